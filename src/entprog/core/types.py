@@ -1,0 +1,204 @@
+"""The values and protocols that pass between the parts of entprog.
+
+Shape legend: B samples, F frames, C channels, H height, W width.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from entprog.core.blocks import Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of what one step trains on.
+
+    `resolution` is the side of the frame in pixels, `frames` the frames of a clip, `batch` the samples of one
+    micro-batch, `tokens` the share of tokens that the middle blocks see (1.0: all of them).
+    """
+
+    resolution: int
+    frames: int
+    batch: int
+    tokens: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one step trains: the active blocks by exact name, and the shape of its batch.
+
+    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only.
+    """
+
+    active: tuple[str, ...]
+    shape: Shape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One noised batch with everything random already fixed.
+
+    `x` is the noised input x_tau and `eps` the noise in it, both [B, F, C, H, W] for the human video task (any
+    shape with the batch first elsewhere); `tau` [B] is the diffusion time; `condition` a mapping of tensors with
+    the batch first (or None where the model has no condition).
+    """
+
+    x: Tensor
+    tau: Tensor
+    eps: Tensor
+    condition: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Samples in this draw."""
+        return self.x.shape[0]
+
+    def with_condition_of(self, shift: int) -> "Draw":
+        """The same noised inputs, each with the condition of the sample `shift` places further on."""
+        rolled = {name: value.roll(-shift, 0) for name, value in self.condition.items()}
+        return Draw(self.x, self.tau, self.eps, rolled)
+
+
+class Task(Protocol):
+    """A model with its noise, its loss and its conditions."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def predict(self, draw: Draw) -> Tensor:
+        """The noise that the model predicts (eps_hat), the shape of `draw.eps`."""
+        ...
+
+    def loss(self, draw: Draw) -> Tensor:
+        """The training loss of a draw, a scalar."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Block names, most important first."""
+
+    names: tuple[str, ...]
+
+    def top(self, m: int) -> tuple[str, ...]:
+        """The `m` most important blocks (0 < m <= L)."""
+        if not 0 < m <= len(self.names):
+            raise ValueError(f"m = {m}: choose from 1 to {len(self.names)}, the number of blocks")
+        return self.names[:m]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One importance for each block, with its standard error over `samples` samples."""
+
+    values: Mapping[str, float]
+    stderr: Mapping[str, float] = field(default_factory=dict)
+    samples: int = 0
+    notes: tuple[str, ...] = ()
+
+    def ranking(self) -> Ranking:
+        """Blocks by descending value; equal values keep the order in which the blocks were scored."""
+        place = {name: i for i, name in enumerate(self.values)}
+        return Ranking(tuple(sorted(self.values, key=lambda name: (-self.values[name], place[name]))))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One measured piece of the search.
+
+    For the supernet one training step; for the probe the whole run of one candidate. `seconds` is wall time,
+    `flops` the exact count of the same work, `loss_before` and `loss_after` are holdout losses, `gain` their
+    difference with `gain_stderr`, the standard error of the difference over paired holdout draws.
+    """
+
+    stage: int
+    step: int
+    workload: Workload
+    seconds: float
+    flops: float
+    loss_before: float
+    loss_after: float
+    gain_stderr: float = 0.0
+
+    @property
+    def gain(self) -> float:
+        """Holdout loss removed."""
+        return self.loss_before - self.loss_after
+
+
+class Score(Protocol):
+    """Plugin kind "score": which blocks first."""
+
+    def score(self, task: Task, blocks: "Blocks", draws: Sequence[Draw]) -> Scores: ...
+
+
+class Schedule(Protocol):
+    """Plugin kind "schedule": how much, when.
+
+    One candidate means that there is nothing to search in that stage.
+    """
+
+    @property
+    def stages(self) -> int: ...
+
+    @property
+    def search_steps(self) -> int:
+        """Training steps that the search of one stage takes (0: none)."""
+        ...
+
+    @property
+    def estimator(self) -> str:
+        """How candidates are measured: "none", "supernet" or "probe"."""
+        ...
+
+    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
+        """Block counts m to choose from in `stage`, of `total` blocks, when `last` were active before (0: none)."""
+        ...
+
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+        """The chosen m and the efficiency of every candidate; `cost` is "flops" or "seconds"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What `method.step(i)` tells the loop about step i."""
+
+    stage: int
+    m: int
+    active: tuple[str, ...]
+    searching: bool
+
+
+class Method(Protocol):
+    """Plugin kind "method", bound to a run: what trains at step i.
+
+    `workload(i)` is known before the batch is drawn, idempotent, and the same on every rank. `replays(i)` is the
+    step whose data, noise and learning rate step i uses: i itself, except that the candidates of a probe all
+    replay the same steps.
+    """
+
+    def workload(self, i: int) -> Workload: ...
+
+    def replays(self, i: int) -> int: ...
+
+    def step(self, i: int) -> AbstractContextManager[StepInfo]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Metric(Protocol):
+    """Plugin kind "metric": compares generated with true clips."""
+
+    def update(self, fake: Tensor, real: Tensor) -> None:
+        """Take clips, both [B, F, 3, H, W] in 0..1."""
+        ...
+
+    def compute(self) -> dict[str, float]: ...
