@@ -1,0 +1,108 @@
+"""The two BlazePose networks in plain torch: a baked op graph, run in order.
+
+Weights and graph: `mediapipe` 0.10.21 (Apache-2.0, (c) The MediaPipe Authors), baked by tools/bake_pose.py.
+Architecture: Bazarevsky et al., "BlazePose: On-device Real-time Body Pose tracking", arXiv 2006.10204.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).parents[1] / "assets"
+DETECTOR_SIDE = 224
+LANDMARK_SIDE = 256
+
+
+class BlazeGraph(nn.Module):
+    """One baked network: images [N,3,H,W] -> its named outputs, each [N, rows, columns].
+
+    H and W are fixed by the graph (224 for "pose_detector", 256 for "pose_landmarks"). Runs without
+    gradients.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        with safe_open(str(ASSETS / f"{name}.safetensors"), framework="pt") as file:
+            graph = json.loads(file.metadata()["graph"])
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for key, shape in graph["pruned"].items():
+            stored[key] = _restore(stored.pop(f"{key}.mask"), stored.pop(f"{key}.values"), shape)
+        for key, value in stored.items():
+            self.register_buffer(key.replace(".", "_"), value.float())
+        self.input: int = graph["input"]
+        self.outputs: dict[str, int] = graph["outputs"]
+        self.ops: list[dict] = graph["ops"]
+        self._last_use = {number: i for i, op in enumerate(self.ops) for number in op["inputs"]}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        # channels_last is what the CPU's convolution kernels run fastest on
+        live = {self.input: images.contiguous(memory_format=torch.channels_last)}
+        keep = set(self.outputs.values())
+        for i, op in enumerate(self.ops):
+            live[op["output"]] = self._run(op, [live[number] for number in op["inputs"]])
+            for number in set(op["inputs"]) - keep:
+                if self._last_use[number] == i:
+                    del live[number]
+        return {label: _rows(live[number]) for label, number in self.outputs.items()}
+
+    def _run(self, op: dict, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
+        match op["op"]:
+            case "conv":
+                left, right, top, bottom = op["pad"]
+                pad: tuple[int, int] = (top, left)
+                if (left, top) != (right, bottom):
+                    x, pad = F.pad(x, op["pad"]), (0, 0)
+                weight = getattr(self, f"{op['output']}_weight")
+                bias = getattr(self, f"{op['output']}_bias")
+                return _activate(
+                    F.conv2d(x, weight, bias, op["stride"], pad, 1, op["groups"]), op["activation"]
+                )
+            case "add":
+                return _activate(x + inputs[1], op["activation"])
+            case "pad":
+                return F.pad(x, op["pad"])
+            case "max_pool":
+                return F.max_pool2d(x, op["kernel"], op["stride"])
+            case "resize":
+                return F.interpolate(x, size=op["size"], mode="bilinear", align_corners=False)
+            case "sigmoid":
+                return x.sigmoid()
+            case "depth_to_space":
+                return _depth_to_space(x, op["block"])
+            case "rows":
+                return x.permute(0, 2, 3, 1).reshape(len(x), *op["shape"])
+            case "concatenate_rows":
+                return torch.cat(inputs, 1)
+        raise ValueError(f"pose asset: unknown op {op['op']!r}; bake it again with tools/bake_pose.py")
+
+
+def _activate(x: Tensor, name: str | None) -> Tensor:
+    if name is None:
+        return x
+    return x.relu_() if name == "relu" else x.clamp_(0, 6)
+
+
+def _depth_to_space(x: Tensor, block: int) -> Tensor:
+    """TensorFlow's channel order (block row, block column, channel); pixel_shuffle has the channel first."""
+    n, channels, height, width = x.shape
+    rest = channels // block**2
+    x = x.reshape(n, block, block, rest, height, width).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(n, rest, height * block, width * block)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1, 2) if x.dim() == 4 else x
+
+
+def _restore(mask: Tensor, values: Tensor, shape: list[int]) -> Tensor:
+    """A pruned weight from its packed bit mask (most significant bit first) and its non-zero values."""
+    bits = (mask[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
+    dense = torch.zeros(torch.Size(shape).numel(), dtype=values.dtype)
+    dense[bits.reshape(-1)[: len(dense)].bool()] = values
+    return dense.reshape(shape)
