@@ -1,0 +1,1 @@
+"""Fine-tune video diffusion models on people: ranked, scheduled partial training."""

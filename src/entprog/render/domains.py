@@ -1,0 +1,85 @@
+"""Families of people, places and movements that a clip may be drawn from."""
+
+from dataclasses import dataclass
+
+ADULT_AGE = 0.4  # MakeHuman's age scale: below this a body is a child or a teenager
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What a family of clips may show. A choice named twice is drawn twice as often.
+
+    `source` and `target` are made for pretraining and fine-tuning: what is learned from one is useful but not
+    enough for the other. They share no body, no hair style, no top, no wall but the plain one, and no movement.
+
+    ============  ==========================================  =====================================================
+    field         source                                      target
+    ============  ==========================================  =====================================================
+    bodies        even rows of the body table                 odd rows of the body table
+    hair          bald, short, mid                            long, bun
+    garments      trousers, breeches, shorts                  dress, skirt, trousers, shorts, jumpsuit
+    tops          plain, block, chest                         stripes, bars, check, dots, logo
+    bottoms       plain                                       plain, side, check
+    backgrounds   plain, gradient, panel                      brick, outdoor, bokeh, plain
+    floors        plain, tile                                 plain, wood
+    motions       walk, sway, exercise                        dance, spin
+    ============  ==========================================  =====================================================
+
+    `all` draws from both.
+    """
+
+    name: str
+    body_rows: tuple[int, ...]  # rows of the body table, modulo 2
+    hair: tuple[str, ...]
+    garments: tuple[str, ...]
+    tops: tuple[str, ...]
+    bottoms: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    floors: tuple[str, ...]
+    motions: tuple[str, ...]
+
+
+SOURCE = Domain(
+    name="source",
+    body_rows=(0,),
+    hair=("short", "short", "mid", "mid", "bald"),
+    garments=("trousers", "trousers", "trousers", "breeches", "shorts"),
+    tops=("plain", "plain", "block", "chest"),
+    bottoms=("plain",),
+    backgrounds=("plain", "gradient", "panel"),
+    floors=("plain", "tile"),
+    motions=("walk", "sway", "exercise"),
+)
+
+TARGET = Domain(
+    name="target",
+    body_rows=(1,),
+    hair=("long", "long", "bun"),
+    garments=("dress", "dress", "skirt", "skirt", "trousers", "trousers", "shorts", "jumpsuit"),
+    tops=("stripes", "bars", "check", "dots", "logo"),
+    bottoms=("plain", "plain", "side", "check"),
+    backgrounds=("brick", "outdoor", "bokeh", "plain"),
+    floors=("plain", "wood"),
+    motions=("dance", "dance", "dance", "spin"),
+)
+
+ALL = Domain(
+    name="all",
+    body_rows=SOURCE.body_rows + TARGET.body_rows,
+    hair=SOURCE.hair + TARGET.hair,
+    garments=SOURCE.garments + TARGET.garments,
+    tops=SOURCE.tops + TARGET.tops,
+    bottoms=SOURCE.bottoms + TARGET.bottoms,
+    backgrounds=SOURCE.backgrounds + TARGET.backgrounds,
+    floors=SOURCE.floors + TARGET.floors,
+    motions=SOURCE.motions + TARGET.motions,
+)
+
+DOMAINS = {domain.name: domain for domain in (SOURCE, TARGET, ALL)}
+
+
+def find_domain(name: str) -> Domain:
+    """Returns the domain of that name, or raises a ValueError that lists the names there are."""
+    if name not in DOMAINS:
+        raise ValueError(f"domain: unknown value {name!r}; choose one of {', '.join(sorted(DOMAINS))}")
+    return DOMAINS[name]

@@ -1,0 +1,60 @@
+"""Vectors and rotations, over any leading axes."""
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def unit(vectors: Array) -> Array:
+    """Returns vectors [..., 3] scaled to length one."""
+    return vectors / (np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None] + 1e-9)
+
+
+def rotate(rotations: Array, vectors: Array) -> Array:
+    """Applies rotations [F, 3, 3] to one vector [3] or to a vector a frame [F, 3]."""
+    return np.einsum("fij,j->fi" if vectors.ndim == 1 else "fij,fj->fi", rotations, vectors)
+
+
+def rotation_about(axis: str, angle: Array) -> Array:
+    """Returns rotations [..., 3, 3] about the axis `x`, `y` or `z` by angle [...] in radians."""
+    cosine, sine, zero, one = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    rows = {
+        "x": [one, zero, zero, zero, cosine, -sine, zero, sine, cosine],
+        "y": [cosine, zero, sine, zero, one, zero, -sine, zero, cosine],
+        "z": [cosine, -sine, zero, sine, cosine, zero, zero, zero, one],
+    }[axis]
+    return np.stack(rows, -1).reshape(*angle.shape, 3, 3)
+
+
+def rotation_between(start: Array, end: Array) -> Array:
+    """Returns the smallest rotations [F, 3, 3] that turn directions start [F, 3] into end [F, 3]."""
+    start, end = unit(start), unit(end)
+    axis = np.cross(start, end)
+    cosine = (start * end).sum(-1)
+    scale = 1 / (1 + np.maximum(cosine, -0.999))  # opposite directions have no smallest rotation: stay finite
+    x, y, z = axis.T
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
+    return np.eye(3) + cross + cross @ cross * scale[:, None, None]
+
+
+def vertex_normals(vertices: Array, faces: Array) -> Array:
+    """Returns unit normals [V, 3] of a mesh: vertices [V, 3], faces [T, 3], weighted by the area of each face."""
+    first, second, third = (vertices[faces[:, corner]] for corner in range(3))
+    face_normals = np.cross(second - first, third - first)
+    normals = np.zeros_like(vertices)
+    for axis in range(3):
+        for corner in range(3):
+            normals[:, axis] += np.bincount(faces[:, corner], face_normals[:, axis], len(vertices))
+    return unit(normals)
+
+
+def grid_faces(rows: int, columns: int, closed: bool) -> Array:
+    """Returns the triangles [T, 3] of a grid of vertices numbered row by row; `closed` joins the last column to
+    the first."""
+    first_row = np.arange(rows - 1)[:, None] * columns
+    column = np.arange(columns if closed else columns - 1)[None]
+    following = (column + 1) % columns
+    a, b = first_row + column, first_row + following
+    c, d = a + columns, b + columns
+    return np.stack([np.stack([a, c, b], -1), np.stack([b, c, d], -1)], -2).reshape(-1, 3)
