@@ -1,0 +1,84 @@
+"""Sample clips as data URIs, so that the page needs no other file."""
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+
+from entprog.report.collect import Run, Samples
+from entprog.report.curves import colour
+
+VIDEOS_A_RUN = 8
+EARLIER = 3
+LARGEST = 4 * 2**20
+TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
+TILES = ("reference", "pose", "generated", "truth")
+
+
+def clips(runs: Sequence[Run]) -> str:
+    """The last samples of every run, clips of the same name side by side, then one clip as training went on."""
+    last = [run.samples[-1] if run.samples else None for run in runs]
+    names = _names(last)
+    if not names:
+        return ""
+    body = []
+    for name in names:
+        shown = "".join(
+            _figure(run, i, samples, name, _where(samples))
+            for i, (run, samples) in enumerate(zip(runs, last, strict=True))
+            if samples and name in samples.clips
+        )
+        body.append(f'<div class="clip"><h3>{escape(name)}</h3><div class="pair">{shown}</div></div>')
+    earlier = "".join(
+        _figure(run, i, samples, names[0], _where(samples))
+        for i, run in enumerate(runs)
+        for samples in _spread(run.samples[:-1])
+        if names[0] in samples.clips
+    )
+    if earlier:
+        body.append(
+            f'<div class="clip"><h3>{escape(names[0])}, while training</h3><div class="strip">{earlier}</div></div>'
+        )
+    most = max(len(samples.clips) for samples in last if samples)
+    left = f'<p class="note">{most - len(names)} more clips lie in samples/.</p>' if most > len(names) else ""
+    return "".join(body) + left
+
+
+def _names(last: Sequence[Samples | None]) -> list[str]:
+    """Up to five clips, those that all runs have first."""
+    counts: dict[str, int] = {}
+    for samples in last:
+        for name in samples.clips if samples else ():
+            counts[name] = counts.get(name, 0) + 1
+    return sorted(counts, key=lambda name: (-counts[name], name))[: VIDEOS_A_RUN - EARLIER]
+
+
+def _spread(samples: Sequence[Samples]) -> list[Samples]:
+    """At most three of the earlier samples, evenly spread, the first and the last among them."""
+    if len(samples) <= EARLIER:
+        return list(samples)
+    return [samples[round(i * (len(samples) - 1) / (EARLIER - 1))] for i in range(EARLIER)]
+
+
+def _where(samples: Samples) -> str:
+    return f"{samples.phase}, step {samples.step:.0f}" if math.isfinite(samples.step) else samples.phase
+
+
+def _figure(run: Run, index: int, samples: Samples, name: str, where: str) -> str:
+    files = samples.clips[name]
+    suffix = ".mp4" if ".mp4" in files else ".gif"
+    label = f"Clip {name}, run {run.label}, {where}: {', '.join(TILES)}"
+    if files[suffix].stat().st_size > LARGEST:
+        shown = f'<p class="note">{escape(files[suffix].name)} is too large to be embedded.</p>'
+    else:
+        data = base64.b64encode(files[suffix].read_bytes()).decode("ascii")
+        address = f"data:{TYPES[suffix]};base64,{data}"
+        if suffix == ".mp4":
+            shown = f'<video autoplay loop muted playsinline aria-label="{escape(label)}" src="{address}"></video>'
+        else:
+            shown = f'<img alt="{escape(label)}" src="{address}">'
+    tiles = "".join(f"<span>{tile}</span>" for tile in TILES)
+    return (
+        f'<figure><figcaption><i class="run-dot" style="--c:{colour(index)}"></i><b>{escape(run.label)}</b> '
+        f'<small>{escape(where)}</small></figcaption>{shown}<div class="tiles">{tiles}</div></figure>'
+    )

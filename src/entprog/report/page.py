@@ -1,0 +1,256 @@
+"""Writes the report: one HTML page with everything inside, no other file and no network needed."""
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from entprog.report import blockcharts, curves, media, tables, units
+from entprog.report.collect import Run, collect
+
+HERE = Path(__file__).parent
+LONGEST = 400
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one self-contained HTML page about one or several run folders and return its path.
+
+    Running, interrupted and failed runs are as welcome as finished ones. `out` defaults to report.html in the run
+    folder, or in the folder that holds all of them when there are several. Written aside and renamed.
+
+    Raises:
+        ValueError: no run was given, or a path is no run folder.
+    """
+    if not runs:
+        raise ValueError("no run given; give at least one run folder")
+    folders = [Path(run) for run in runs]
+    collected = [collect(folder) for folder in folders]
+    if out is None:
+        shared = (
+            folders[0]
+            if len(folders) == 1
+            else Path(os.path.commonpath([path.resolve() for path in folders]))
+        )
+        out = shared / "report.html"
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, render(collected))
+    return out
+
+
+def _write(out: Path, page: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(0o644)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page about collected runs, as HTML."""
+    title = runs[0].label if len(runs) == 1 else " against ".join(run.label for run in runs)
+    if len(runs) > 3:
+        title = f"{len(runs)} runs compared"
+    body = "".join(
+        (
+            _header(title, runs),
+            _section("result", "Result", "", tables.headline(runs)),
+            _samples(runs),
+            _section(
+                "loss",
+                "Loss",
+                "",
+                f'<div class="pair">{curves.loss(runs, "step")}{curves.loss(runs, "elapsed")}</div>',
+            )
+            if any(run.steps for run in runs)
+            else _section("loss", "Loss", "", _line("No step has been logged yet.")),
+            _importance(runs),
+            _map(runs),
+            _memory(runs),
+            _trials(runs),
+            _warnings(runs),
+            _metrics(runs),
+            _details(runs),
+        )
+    )
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)} - entprog</title><style>{style}</style></head>"
+        f"<body><main>{body}</main><script>{script}</script></body></html>\n"
+    )
+
+
+def _section(name: str, title: str, lead: str, body: str) -> str:
+    words = f'<p class="lead">{lead}</p>' if lead else ""
+    return f'<section id="{name}"><h2>{title}</h2>{words}{body}</section>' if body else ""
+
+
+def _line(words: str) -> str:
+    return f'<p class="note">{words}</p>'
+
+
+def _header(title: str, runs: Sequence[Run]) -> str:
+    cards = "".join(_card(run, i) for i, run in enumerate(runs))
+    return f'<header><p class="eyebrow">entprog report</p><h1>{escape(title)}</h1><div class="cards">{cards}</div></header>'
+
+
+def _card(run: Run, index: int) -> str:
+    about = run.about
+    versions = about.get("versions") if isinstance(about.get("versions"), Mapping) else {}
+    facts = {
+        "method": run.method,
+        "device": _device(about),
+        "seed": about.get("seed"),
+        "commit": str(about.get("commit") or "")[:12],
+        "versions": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),
+        "started": _time(about.get("started")),
+        "steps": f"{run.totals.steps:.0f}" if math.isfinite(run.totals.steps) else "",
+        "time": units.seconds(run.totals.seconds) if math.isfinite(run.totals.seconds) else "",
+        "command": about.get("command"),
+    }
+    listed = "".join(
+        f"<dt>{name}</dt><dd{' class=code' if name == 'command' else ''}>{escape(str(value))}</dd>"
+        for name, value in facts.items()
+        if value not in (None, "")
+    )
+    reason = f'<p class="reason">{escape(str(about["reason"]))}</p>' if about.get("reason") else ""
+    raised = len(run.warnings())
+    count = (
+        f'<a class="pill warned" href="#warnings">{raised} warning{"s" * (raised != 1)}</a>' if raised else ""
+    )
+    notes = "".join(_line(escape(note)) for note in run.notes)
+    return (
+        f'<article class="card"><h2><i class="run-dot" style="--c:{curves.colour(index)}"></i>{escape(run.label)} '
+        f'<span class="pill {escape(run.status)}">{escape(run.status)}</span>{count}</h2>'
+        f"{reason}<dl>{listed}</dl>{notes}</article>"
+    )
+
+
+def _device(about: Mapping[str, Any]) -> str:
+    threads = about.get("threads")
+    words = [str(about.get("device") or ""), f"{threads} thread{'s' * (threads != 1)}" if threads else ""]
+    return ", ".join(word for word in words if word)
+
+
+def _time(value: Any) -> str:
+    try:
+        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return str(value or "")
+
+
+def _samples(runs: Sequence[Run]) -> str:
+    lead = "Held-out clips. Each picture, from left to right: the reference, the pose, the generated frame, the truth."
+    return _section("samples", "Samples", lead, media.clips(runs) or _line("No sample clips in these runs."))
+
+
+def _importance(runs: Sequence[Run]) -> str:
+    body = ""
+    for run in runs:
+        charts = "".join(blockcharts.importance(phase) for phase in run.phases)
+        if charts:
+            body += (f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else "") + charts
+    lead = (
+        "What each block contributes, in network order; the number at a bar is its rank. Beside it what training it "
+        "costs: the backward pass runs down to the lowest trained depth."
+    )
+    return _section("importance", "Importance by block", lead, body or _line("No block was scored."))
+
+
+def _map(runs: Sequence[Run]) -> str:
+    body = "".join(blockcharts.block_map(run) for run in runs)
+    return _section("map", "Which block trained when", "One row a block, in network order.", body)
+
+
+def _memory(runs: Sequence[Run]) -> str:
+    largest = max(
+        (
+            value
+            for run in runs
+            for step in run.steps
+            for value in (step.bytes_peak, math.fsum(step.live))
+            if value > 0
+        ),
+        default=0.0,
+    )
+    body = "".join(curves.memory(run, largest) for run in runs if run.steps) if largest else ""
+    lead = "Live bytes in each step by what they are for, and the peak of the step. All runs share one scale."
+    return _section("memory", "Memory", lead, f'<div class="pair">{body}</div>' if body else "")
+
+
+def _trials(runs: Sequence[Run]) -> str:
+    body = ""
+    for run in runs:
+        found = tables.trials(run)
+        if found:
+            title = f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else ""
+            body += f"{title}<p>{tables.search_cost(run).capitalize()}</p>{found}"
+    lead = "In each stage the candidates m (blocks trained) and their efficiency CE(m): loss removed per unit of cost."
+    return _section(
+        "trials", "Trials and choices", lead, body or _line("Nothing was searched in these runs.")
+    )
+
+
+def _warnings(runs: Sequence[Run]) -> str:
+    body = ""
+    for run in runs:
+        if found := tables.warnings(run):
+            body += (f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else "") + found
+    return _section("warnings", "Warnings", "", body or _line("No failure sign was raised."))
+
+
+def _metrics(runs: Sequence[Run]) -> str:
+    lead = (
+        "A model that has learnt something beats both baselines: copying the reference, and the mean frame."
+    )
+    found = tables.metrics(runs)
+    return _section("metrics", "Metrics", lead if found else "", found or _line("Not evaluated yet."))
+
+
+def _details(runs: Sequence[Run]) -> str:
+    parts = [f"<h3>Totals</h3>{tables.totals(runs)}"]
+    for run in runs:
+        prefix = f"{escape(run.label)}: " if len(runs) > 1 else ""
+        if clips := tables.per_clip(run):
+            parts.append(_fold(f"{prefix}metrics of each clip", clips))
+        if run.config:
+            parts.append(_fold(f"{prefix}resolved configuration", _code(run.config)))
+        for phase in run.phases:
+            for stage, report in phase.trainable.items():
+                parts.append(
+                    _fold(f"{prefix}what trains in {escape(phase.name)}, stage {stage}", _code(_cut(report)))
+                )
+    return _section("details", "Details", "", "".join(parts))
+
+
+def _fold(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>{body}</details>"
+
+
+def _code(words: str) -> str:
+    return f'<pre class="scroll" tabindex="0">{escape(words)}</pre>'
+
+
+def _cut(report: str) -> str:
+    """A long report without its middle: the totals at its end stay."""
+    lines = report.splitlines()
+    if len(lines) <= LONGEST:
+        return report
+    left = len(lines) - LONGEST
+    return "\n".join([*lines[: LONGEST - 20], f"... {left} lines left out ...", *lines[-20:]])

@@ -1,0 +1,200 @@
+"""The headline numbers of several runs side by side, as rows for the page and as plain text or Markdown."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from entprog.report import units
+from entprog.report.collect import Run, collect, number
+
+METRICS = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One headline quantity over all runs: printed values, and each compared with the base run.
+
+    `protocol` says how the quantity was measured; `best` is the index of the best run, None where that has no
+    meaning or values are missing.
+    """
+
+    name: str
+    protocol: str
+    values: tuple[str, ...]
+    compared: tuple[str, ...]
+    best: int | None = None
+    minor: bool = False
+
+
+def base_of(runs: Sequence[Run]) -> int:
+    """The run that the others are compared with: the first whose method is "full", else the first."""
+    return next((i for i, run in enumerate(runs) if run.method == "full"), 0)
+
+
+def protocol_of(metrics: Mapping[str, Any], name: str = "") -> str:
+    """How the metrics were measured, in words; `name` picks the part of one metric where parts differ."""
+    protocol = metrics.get("protocol")
+    if not isinstance(protocol, Mapping):
+        return str(protocol or "")
+    parts = {key: value for key, value in protocol.items() if not isinstance(value, Mapping)}
+    own = protocol.get(name)
+    parts |= own if isinstance(own, Mapping) else {}
+    return ", ".join(f"{key.replace('_', ' ')} {_words(value)}" for key, value in parts.items())
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return units.significant(value) if isinstance(value, float) else str(value)
+
+
+def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """The headline rows; quantities that no run has are left out."""
+    base = base_of(runs)
+    found: list[Row | None] = [_holdout(runs, base)]
+    names = dict.fromkeys(METRICS)
+    names.update(dict.fromkeys(key for run in runs for key in _scored(run)))
+    for name in names:
+        values = [number(_scored(run).get(name)) for run in runs]
+        protocols = list(dict.fromkeys(filter(None, (protocol_of(run.metrics, name) for run in runs))))
+        protocol = protocols[0] if len(protocols) == 1 else " / ".join(protocols)
+        if len(protocols) > 1:
+            protocol = f"protocols differ, do not compare: {protocol}"
+        title = METRICS.get(name, name.replace("_", " "))
+        if name == "psnr":
+            found.append(_row("PSNR", protocol, values, base, _decibel, _difference, larger=True))
+        else:
+            found.append(_row(title, protocol, values, base, units.significant, larger=name == "ssim"))
+    devices = " / ".join(dict.fromkeys(str(run.about["device"]) for run in runs if run.about.get("device")))
+    for title, key, protocol, text, minor in (
+        (
+            "time",
+            "seconds",
+            "scoring and search included" + (f", {devices}" if devices else ""),
+            units.seconds,
+            False,
+        ),
+        ("of it scoring", "seconds_scoring", "", units.seconds, True),
+        ("of it search", "seconds_search", "", units.seconds, True),
+        ("FLOPs", "flops", "scoring and search included", units.flops, False),
+        ("peak memory", "bytes_peak", "largest step", units.size, False),
+        ("mean memory", "bytes_mean", "mean over steps of each step's peak", units.size, False),
+        ("steps", "steps", "", lambda value: f"{value:.0f}", True),
+    ):
+        values = [float(getattr(run.totals, key)) for run in runs]
+        if not (minor and not any(value > 0 for value in values)):
+            found.append(_row(title, protocol, values, base, text, minor=minor))
+    return tuple(row for row in found if row)
+
+
+def _scored(run: Run) -> Mapping[str, Any]:
+    value = run.metrics.get("metrics")
+    return value if isinstance(value, Mapping) else {}
+
+
+def _holdout(runs: Sequence[Run], base: int) -> Row | None:
+    draws = {len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")}
+    protocol = "noise-prediction MSE" + (f" on {max(draws)} fixed draws" if draws and max(draws) else "")
+    return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, units.significant)
+
+
+def _decibel(value: float) -> str:
+    return f"{value:.2f} dB" if math.isfinite(value) else units.MISSING
+
+
+def _difference(value: float, base: float) -> str:
+    return f"{value - base:+.2f} dB"
+
+
+def _quotient(value: float, base: float) -> str:
+    return units.ratio(value / base) if base else ""
+
+
+def _row(
+    name: str,
+    protocol: str,
+    values: Sequence[float],
+    base: int,
+    text: Callable[[float], str],
+    compare: Callable[[float, float], str] = _quotient,
+    *,
+    larger: bool = False,
+    minor: bool = False,
+) -> Row | None:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    against = values[base]
+    compared = tuple(
+        "" if minor or i == base or not math.isfinite(value + against) else compare(value, against)
+        for i, value in enumerate(values)
+    )
+    best = None
+    if not minor and len(finite) == len(values) > 1 and min(finite) < max(finite):
+        best = values.index(max(values) if larger else min(values))
+    shown = tuple(text(value) if math.isfinite(value) else units.MISSING for value in values)
+    return Row(name, protocol, shown, compared, best, minor)
+
+
+def _collected(runs: Sequence[Run | Path]) -> list[Run]:
+    if not runs:
+        raise ValueError("no run given; give at least one run folder")
+    return [run if isinstance(run, Run) else collect(run) for run in runs]
+
+
+def summary_table(runs: Sequence[Run | Path]) -> str:
+    """The headline as plain text for a terminal: a line a quantity, a column a run, protocols below."""
+    taken = _collected(runs)
+    found = rows(taken)
+    base = taken[base_of(taken)].label
+    cells = [["", *(run.label for run in taken)]]
+    for row in found:
+        pairs = zip(row.values, row.compared, strict=True)
+        cells.append(
+            [("  " if row.minor else "") + row.name, *(f"{a}  {b:>6}" if b else a for a, b in pairs)]
+        )
+    if len(taken) > 1:  # a column of comparisons lines up only when the base leaves room for it, too
+        pad = max((len(text) for row in found for text in row.compared), default=0)
+        for row, line in zip(found, cells[1:], strict=True):
+            line[1:] = [f"{a}  {b:>{max(6, pad)}}" for a, b in zip(row.values, row.compared, strict=True)]
+        cells[0][1:] = [f"{name}{' ' * (2 + max(6, pad))}" for name in cells[0][1:]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in cells
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    notes = _protocols(found)
+    if len(taken) > 1:
+        notes.append(f"compared with {base} (0.87x: 0.87 times its value)")
+    return "\n".join([*lines, "", *notes]) if notes else "\n".join(lines)
+
+
+def summary_markdown(runs: Sequence[Run | Path]) -> str:
+    """The headline as a Markdown table: a row a run, a column a quantity, protocols below."""
+    taken = _collected(runs)
+    found = [row for row in rows(taken) if not row.minor]
+    lines = ["| run | " + " | ".join(row.name for row in found) + " |", "|---|" + "---:|" * len(found)]
+    for i, run in enumerate(taken):
+        cells = []
+        for row in found:
+            value = f"**{row.values[i]}**" if row.best == i else row.values[i]
+            cells.append(f"{value} ({row.compared[i]})" if row.compared[i] else value)
+        lines.append(f"| {run.label.replace('|', '/')} | " + " | ".join(cells) + " |")
+    notes = _protocols(found)
+    if len(taken) > 1:
+        notes.append(f"in brackets: compared with {taken[base_of(taken)].label}")
+    return "\n".join([*lines, "", "; ".join(notes) + "."]) if notes else "\n".join(lines)
+
+
+def _protocols(found: Sequence[Row]) -> list[str]:
+    """Each protocol once, with the quantities that it holds for."""
+    grouped: dict[str, list[str]] = {}
+    for row in found:
+        if row.protocol:
+            grouped.setdefault(row.protocol, []).append(row.name)
+    return [f"{', '.join(names)}: {protocol}" for protocol, names in grouped.items()]

@@ -1,0 +1,224 @@
+"""The tables of the report: headline, trials and choices, warnings, metrics with their baselines, totals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from entprog.report import summary, units
+from entprog.report.charts import cent
+from entprog.report.collect import Run, number
+from entprog.report.curves import colour
+
+
+def headline(runs: Sequence[Run]) -> str:
+    """One row a quantity with its protocol, one column a run."""
+    base = summary.base_of(runs)
+    heads = "".join(
+        f'<th scope="col"><i class="run-dot" style="--c:{colour(i)}"></i>{escape(run.label)}'
+        f"{'<small>so far</small>' if run.totals.counted else ''}</th>"
+        for i, run in enumerate(runs)
+    )
+    body = []
+    for row in summary.rows(runs):
+        cells = "".join(
+            f"<td{' class=best' if row.best == i else ''}>{escape(value)}<small>{escape(row.compared[i])}</small></td>"
+            for i, value in enumerate(row.values)
+        )
+        protocol = f"<small>{escape(row.protocol)}</small>" if row.protocol else ""
+        style = ' class="minor"' if row.minor else ""
+        body.append(f'<tr{style}><th scope="row">{escape(row.name)}{protocol}</th>{cells}</tr>')
+    if not body:
+        return '<p class="note">No totals and no metrics yet.</p>'
+    note = ""
+    if len(runs) > 1:
+        note = (
+            f'<p class="note">Small figures: the value as a multiple of <b>{escape(runs[base].label)}</b>'
+            " (PSNR: the difference). Bold: the best of the row.</p>"
+        )
+    return (
+        f'<div class="scroll"><table class="headline"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>{note}"
+    )
+
+
+def trials(run: Run) -> str:
+    """Every searched stage: its candidates, their efficiency CE(m), the chosen one; "" without a search."""
+    stages: dict[tuple[str, int], dict[str, Any]] = {}
+    for event in run.events:
+        kind = event.get("event")
+        if kind in ("trial", "choice"):
+            key = (str(event.get("phase", "")), int(event.get("stage") or 0))
+            stage = stages.setdefault(key, {"trials": {}, "choice": {}})
+            if kind == "choice":
+                stage["choice"] = event
+            else:
+                stage["trials"].setdefault(_size(event), []).append(event)
+    cards = "".join(_stage(phase, stage, found) for (phase, stage), found in stages.items())
+    return f'<div class="cards">{cards}</div>' if cards else ""
+
+
+def _size(event: Mapping[str, Any]) -> int:
+    work = event.get("workload") or {}
+    return int(work.get("m") or len(work.get("active") or ()))
+
+
+def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
+    choice = found["choice"]
+    efficiency = {int(key): number(value) for key, value in (choice.get("efficiency") or {}).items()}
+    sizes = sorted({*found["trials"], *efficiency})
+    finite = [value for value in efficiency.values() if math.isfinite(value)]
+    largest = max((abs(value) for value in finite), default=0.0)
+    body = []
+    for m in sizes:
+        tried = found["trials"].get(m, ())
+        value = efficiency.get(m, math.nan)
+        chosen = choice.get("m") == m
+        share = cent(abs(value) / largest if largest and math.isfinite(value) else 0.0)
+        shown = units.significant(value, 3) if math.isfinite(value) else units.MISSING
+        tag = '<b class="chosen">chosen</b>' if chosen else ""
+        body.append(
+            f'<tr{" class=best" if chosen else ""}><th scope="row">m = {m} {tag}</th><td>{len(tried)}</td>'
+            f"<td>{units.seconds(_sum(tried, 'seconds'))}</td><td>{units.flops(_sum(tried, 'flops'))}</td>"
+            f"<td>{_gain(tried)}</td>"
+            f'<td class="cost" style="--share:{share}">{shown}</td></tr>'
+        )
+    state = "" if choice else '<p class="note">No choice yet: the search had not ended.</p>'
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(phase)}, stage {stage}</b></figcaption><div class="scroll">'
+        "<table><thead><tr><th>candidate</th><th>trials</th><th>time</th><th>FLOPs</th><th>loss removed</th>"
+        f"<th>CE(m)</th></tr></thead><tbody>{''.join(body)}</tbody></table></div>{state}</figure>"
+    )
+
+
+def _sum(events: Sequence[Mapping[str, Any]], key: str) -> float:
+    values = [number(event.get(key)) for event in events]
+    return math.fsum(value for value in values if math.isfinite(value)) if values else math.nan
+
+
+def _gain(events: Sequence[Mapping[str, Any]]) -> str:
+    value = _sum(events, "gain")
+    return f"{value:.3g}" if math.isfinite(value) else units.MISSING
+
+
+def search_cost(run: Run) -> str:
+    """What scoring and search cost as shares of the whole, in a sentence."""
+    totals, words = run.totals, []
+    estimator = run.option("estimator")
+    if estimator:
+        words.append(f"candidates measured by the {escape(estimator)} estimator")
+    for name, seconds, flops in (
+        ("search", totals.seconds_search, totals.flops_search),
+        ("scoring", totals.seconds_scoring, totals.flops_scoring),
+    ):
+        shares = [
+            f"{units.percent(part / whole)} of the {what}"
+            for part, whole, what in ((seconds, totals.seconds, "time"), (flops, totals.flops, "FLOPs"))
+            if math.isfinite(part) and math.isfinite(whole) and whole > 0
+        ]
+        if shares:
+            words.append(f"{name} took {' and '.join(shares)} ({units.seconds(seconds)})")
+    return "; ".join(words) + "." if words else ""
+
+
+def warnings(run: Run) -> str:
+    """The failure signs that were raised, each once with the places where it was."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for where, sign, message in run.warnings():
+        grouped.setdefault((sign, message), []).append(where)
+    items = []
+    for (sign, message), places in grouped.items():
+        where = places[0] + (f" and {len(places) - 1} times more" if len(places) > 1 else "")
+        items.append(f"<li><b>{escape(sign)}</b> {escape(message)} <small>{escape(where)}</small></li>")
+    return f'<ul class="warnings">{"".join(items)}</ul>' if items else ""
+
+
+def metrics(runs: Sequence[Run]) -> str:
+    """Metrics and baselines of each run, one line each, with the protocol that they were measured by."""
+    names = dict.fromkeys(key for run in runs for key in run.metrics.get("metrics") or {})
+    if not names:
+        return ""
+    body = []
+    for i, run in enumerate(runs):
+        if not run.metrics.get("metrics"):
+            continue
+        dot = f'<i class="run-dot" style="--c:{colour(i)}"></i>'
+        protocol = summary.protocol_of(run.metrics)
+        body.append(_metric_line(dot + escape(run.label), run.metrics["metrics"], names, protocol))
+        for name, values in (run.metrics.get("baselines") or {}).items():
+            title = escape(name.replace("_", " ")) + " <small>baseline</small>"
+            body.append(_metric_line(title, values, names, protocol, "minor"))
+    heads = "".join(f"<th>{escape(_metric_title(name))}</th>" for name in names)
+    return (
+        f'<div class="scroll"><table class="metrics"><thead><tr><th>run</th>{heads}<th>protocol</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _metric_title(name: str) -> str:
+    title = summary.METRICS.get(name, name.replace("_", " "))
+    return f"{title} (dB)" if name == "psnr" else title
+
+
+def _metric_line(
+    title: str, values: Mapping[str, Any], names: Mapping[str, Any], protocol: str, style: str = ""
+) -> str:
+    cells = "".join(
+        f"<td>{units.significant(number(values[name])) if name in values else units.MISSING}</td>"
+        for name in names
+    )
+    return (
+        f'<tr class="{style}"><th scope="row">{title}</th>{cells}'
+        f'<td class="protocol"><small>{escape(protocol)}</small></td></tr>'
+    )
+
+
+def per_clip(run: Run) -> str:
+    """The metrics of each clip, for the details of a run; "" where there are none."""
+    clips = [row for row in run.metrics.get("per_clip") or () if isinstance(row, Mapping)]
+    if not clips:
+        return ""
+    names = dict.fromkeys(key for row in clips for key, value in row.items() if math.isfinite(number(value)))
+    heads = "".join(f"<th>{escape(_metric_title(name))}</th>" for name in names)
+    body = "".join(
+        f'<tr><th scope="row">{escape(str(row.get("clip", i)))}</th>'
+        + "".join(f"<td>{units.significant(number(row.get(name)))}</td>" for name in names)
+        + "</tr>"
+        for i, row in enumerate(clips)
+    )
+    return f'<div class="scroll"><table><thead><tr><th>clip</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def totals(runs: Sequence[Run]) -> str:
+    """Everything that was counted, one column a run."""
+    lines = (
+        ("steps", "steps", lambda value: f"{value:.0f}"),
+        ("time, all included", "seconds", units.seconds),
+        ("time of scoring", "seconds_scoring", units.seconds),
+        ("time of search", "seconds_search", units.seconds),
+        ("FLOPs, all included", "flops", units.flops),
+        ("FLOPs of scoring", "flops_scoring", units.flops),
+        ("FLOPs of search", "flops_search", units.flops),
+        ("peak memory", "bytes_peak", units.size),
+        ("mean memory", "bytes_mean", units.size),
+        ("holdout loss", "holdout_loss", units.significant),
+    )
+    heads = "".join(f"<th>{escape(run.label)}</th>" for run in runs)
+    body = ""
+    for title, key, form in lines:
+        values = [float(getattr(run.totals, key)) for run in runs]
+        if any(math.isfinite(value) for value in values):
+            cells = "".join(
+                f"<td>{form(value) if math.isfinite(value) else units.MISSING}</td>" for value in values
+            )
+            body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
+    if not body:
+        return ""
+    counted = [run.label for run in runs if run.totals.counted]
+    note = (
+        f'<p class="note">Added up from the log so far: {escape(", ".join(counted))}.</p>' if counted else ""
+    )
+    return (
+        f'<div class="scroll"><table class="totals"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{note}"
+    )
