@@ -1,0 +1,357 @@
+"""Blocks: the pieces of a network that can be skipped, ranked and frozen, each by its exact name."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, overload
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from entprog.core.swap import swapped_forward
+
+__all__ = ["Block", "Blocks", "discover_blocks", "outside_parameters", "unknown_block", "used_outside"]
+
+Role = Callable[[Mapping[str, Any]], str]
+Adapter = Callable[[Mapping[str, Any]], Any]
+
+
+def always_denoising(arguments: Mapping[str, Any]) -> str:
+    """The role of every call in a model without a reference pass."""
+    return "denoising"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A sub-network with the exact dotted name that `model.get_submodule` knows it by."""
+
+    name: str
+    module: nn.Module
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters under their full name in the model."""
+        return self.module.named_parameters(prefix=self.name)
+
+
+class Blocks(Sequence[Block]):
+    """Blocks in declared order, which is the order of execution wherever the model declares it so.
+
+    Args:
+        blocks: the blocks; names and parameters must not overlap.
+        role: tells from the bound call arguments of a block (by parameter name, defaults filled in, `*args`
+            as "args[0]", ..., `**kwargs` by key) which pass the call belongs to: "denoising" or "reference".
+        adapters: for blocks whose identity can't be found by itself (they change the shape, or their identity
+            is zero): block name -> function of the bound arguments that gives the output of the skipped
+            block.
+
+    Raises:
+        ValueError: two blocks have one name, are nested, or share a parameter; an adapter names no block.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        *,
+        role: Role = always_denoising,
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> None:
+        self._blocks = tuple(blocks)
+        self._by_name = {block.name: block for block in self._blocks}
+        self.role = role
+        self.adapters = dict(adapters or {})
+        if len(self._by_name) < len(self._blocks):
+            names = [block.name for block in self._blocks]
+            raise ValueError(f"blocks named twice: {sorted({n for n in names if names.count(n) > 1})}")
+        for name in self.adapters:
+            if name not in self._by_name:
+                raise unknown_block(name, self._by_name)
+        _refuse_nested(self._by_name)
+        _refuse_shared_parameters(self._blocks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._by_name or any(item is block for block in self._blocks)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Block: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Block, ...]: ...
+    def __getitem__(self, key: int | str | slice) -> Block | tuple[Block, ...]:
+        """A block by exact name or place, or several by slice.
+
+        Raises:
+            ValueError: no block has this name.
+        """
+        if isinstance(key, str):
+            if key not in self._by_name:
+                raise unknown_block(key, self._by_name)
+            return self._by_name[key]
+        return self._blocks[key]
+
+    def __repr__(self) -> str:
+        return f"Blocks({list(self.names)})"
+
+
+def discover_blocks(
+    model: nn.Module,
+    pattern: str | Sequence[str] | None = None,
+    *,
+    role: Role | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+) -> Blocks:
+    """Find the blocks of a model; the same model always gives the same blocks in the same order.
+
+    1. The model's own declaration: `entprog_blocks`, a method or attribute that gives names or name -> module
+       (and optionally `entprog_role` and `entprog_adapters`, see `Blocks`). A pattern then chooses among the
+       declared.
+    2. `pattern`: dotted names in which `*` stands for exactly one whole component, never for part of one:
+       "blocks.*" matches blocks.0, but neither blocks.0.attn nor xblocks.0. Several patterns keep their
+       order.
+    3. A guess: the outermost module lists of at least two members of one class. Lists that hold less than a
+       tenth of the parameters of the largest are taken for side paths (embedders, refiners) and left out.
+
+    Raises:
+        ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
+    """
+    declared = _declared(model)
+    role = role or getattr(model, "entprog_role", None) or always_denoising
+    adapters = adapters if adapters is not None else getattr(model, "entprog_adapters", None)
+    if pattern is not None:
+        patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+        found = _matching(model, patterns, declared)
+    elif declared is not None:
+        found = declared
+    else:
+        found = _guess(model)
+    if not found:
+        raise ValueError(f"no block found in {type(model).__name__}; {_what_was_seen(model)}")
+    return Blocks(
+        (Block(name, module) for name, module in found.items()),
+        role=role,
+        adapters={name: adapter for name, adapter in (adapters or {}).items() if name in found},
+    )
+
+
+def unknown_block(name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is no block: names the nearest."""
+    names = list(known)
+    near = get_close_matches(name, names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the {len(names)} blocks are {_shortened(names)}"
+    return ValueError(f"no block is named {name!r}{hint}")
+
+
+def outside_parameters(model: nn.Module, blocks: Blocks) -> dict[str, nn.Parameter]:
+    """Parameters of the model that belong to no block, by name."""
+    owned = {id(parameter) for block in blocks for parameter in block.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in owned}
+
+
+def used_outside(model: nn.Module, blocks: Blocks, run: Callable[[], Any]) -> tuple[str, ...]:
+    """Notice parameters of a block that serve outside their block's forward, by running the model once.
+
+    Such a parameter still acts when its block is skipped, and its freezing reaches further than the block:
+    the head of diffusers' DiT, for one, embeds the time with block 0's embedding. Any operation that reads
+    the parameter while its block is not executing counts, and so does registration at a second place of the
+    model.
+
+    Args:
+        run: calls the model once, without gradient.
+
+    Returns:
+        Full names of the parameters, in the order of the blocks. A warning names them, too.
+    """
+    watch = _OutsideUse(blocks)
+    with ExitStack() as stack, torch.no_grad():
+        for block in blocks:
+            stack.enter_context(watch.entered(block))
+        with watch:
+            run()
+    owner = {id(p): block.name for block in blocks for p in block.parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in owner and not name.startswith(owner[id(parameter)] + "."):
+            watch.seen.add(id(parameter))
+    names = tuple(name for block in blocks for name, p in block.named_parameters() if id(p) in watch.seen)
+    if names:
+        warnings.warn(
+            f"parameters of blocks are used outside their block: {_shortened(names)}; skipping the block "
+            "leaves that use in place, and freezing the block freezes it there, too",
+            stacklevel=2,
+        )
+    return names
+
+
+class _OutsideUse(TorchFunctionMode):
+    """Collects the parameters of blocks that an operation reads while their block is not executing."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.owner = {id(p): block.name for block in blocks for p in block.parameters()}
+        self.depth = dict.fromkeys(blocks.names, 0)
+        self.seen: set[int] = set()
+
+    def entered(self, block: Block) -> AbstractContextManager[None]:
+        """Count how deep the execution is inside `block`."""
+        original, depth, name = block.module.forward, self.depth, block.name
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            depth[name] += 1
+            try:
+                return original(*args, **kwargs)
+            finally:
+                depth[name] -= 1
+
+        return swapped_forward(block.module, forward)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs or {})):
+            name = self.owner.get(id(value))
+            # Reading metadata (dtype, device, shape) is no use: only what yields a tensor is.
+            if name is not None and not self.depth[name] and _yields_tensor(func, result):
+                self.seen.add(id(value))
+        return result
+
+
+def _yields_tensor(func: Any, result: Any) -> bool:
+    if getattr(func, "__self__", None) is torch.Tensor.grad:
+        return False
+    return any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(result))
+
+
+def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
+    """The declaration of the model, or those of its outermost submodules that have one (wrapped models)."""
+    declaring = [name for name, module in model.named_modules() if hasattr(module, "entprog_blocks")]
+    outermost = [
+        n for n in declaring if not any(n != o and n.startswith(o + "." if o else "") for o in declaring)
+    ]
+    if not outermost:
+        return None
+    found: dict[str, nn.Module] = {}
+    for prefix in outermost:
+        module = model.get_submodule(prefix)
+        declaration: Any = module.entprog_blocks
+        declaration = declaration() if callable(declaration) else declaration
+        children = dict(module.named_modules())
+        for name in declaration:
+            if name not in children:
+                raise ValueError(
+                    f"{type(module).__name__}.entprog_blocks declares {name!r}, which is none of its modules"
+                )
+            found[f"{prefix}.{name}" if prefix else name] = children[name]
+    return found
+
+
+def _matching(
+    model: nn.Module, patterns: Sequence[str], declared: Mapping[str, nn.Module] | None
+) -> dict[str, nn.Module]:
+    """Modules by pattern, in the order of the patterns, then of the model."""
+    found: dict[str, nn.Module] = {}
+    matched_by: dict[str, str] = {}
+    modules = declared if declared is not None else dict(model.named_modules())
+    for pattern in patterns:
+        wanted = pattern.split(".")
+        if any("*" in part and part != "*" for part in wanted):
+            raise ValueError(f"pattern {pattern!r}: '*' stands for one whole component; write 'blocks.*'")
+        hits = {name: module for name, module in modules.items() if _matches(name, wanted)}
+        if not hits and declared is not None:
+            raise ValueError(
+                f"pattern {pattern!r} matches none of the blocks that {type(model).__name__} declares: "
+                f"{_shortened(declared)}"
+            )
+        if not hits:
+            raise ValueError(f"pattern {pattern!r} matches no module; {_what_was_seen(model, pattern)}")
+        for name, module in hits.items():
+            if isinstance(module, nn.ModuleList | nn.ModuleDict):
+                raise ValueError(
+                    f"pattern {pattern!r} matches the list {name!r} itself; write {name + '.*'!r}"
+                )
+            if name in found:
+                raise ValueError(
+                    f"block {name!r} is matched twice: by {matched_by[name]!r} and by {pattern!r}"
+                )
+            found[name], matched_by[name] = module, pattern
+    return found
+
+
+def _matches(name: str, wanted: Sequence[str]) -> bool:
+    parts = name.split(".")
+    return len(parts) == len(wanted) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))
+
+
+def _guess(model: nn.Module) -> dict[str, nn.Module]:
+    stacks: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        uniform = isinstance(module, nn.ModuleList) and len({type(member) for member in module}) == 1
+        if uniform and len(module) >= 2 and not any(name.startswith(outer + ".") for outer in stacks):
+            stacks[name] = module
+    sizes = {name: _count(stack) for name, stack in stacks.items()}
+    largest = max(sizes.values(), default=0)
+    return {
+        f"{name}.{i}" if name else str(i): member
+        for name, stack in stacks.items()
+        for i, member in enumerate(stack)
+        if largest and sizes[name] * 10 >= largest
+    }
+
+
+def _what_was_seen(model: nn.Module, pattern: str = "") -> str:
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    if not lists:
+        return "the model has no module list: name its blocks one by one, or declare entprog_blocks() on it"
+    rows = [
+        f"  {name}.*: {len(module)} x {'/'.join(sorted({type(m).__name__ for m in module}))}, "
+        f"{_count(module):,} parameters"
+        for name, module in lists.items()
+    ]
+    near = get_close_matches(pattern, [f"{name}.*" for name in lists], 1, cutoff=0.3)
+    hint = f"\ndid you mean {near[0]!r}?" if near else ""
+    return "its module lists are\n" + "\n".join(rows) + hint
+
+
+def _refuse_nested(names: Iterable[str]) -> None:
+    known = set(names)
+    for name in known:
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            outer = ".".join(parts[:i])
+            if outer in known:
+                raise ValueError(f"block {name!r} lies inside block {outer!r}; choose one of the two")
+
+
+def _refuse_shared_parameters(blocks: Sequence[Block]) -> None:
+    owner: dict[int, tuple[str, str]] = {}
+    for block in blocks:
+        for name, parameter in block.named_parameters():
+            other, first = owner.setdefault(id(parameter), (block.name, name))
+            if other != block.name:
+                raise ValueError(
+                    f"blocks {other!r} and {block.name!r} share a parameter ({first} is {name}): neither can "
+                    "be frozen alone; make one block of them or leave both out"
+                )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(math.prod(p.shape) for p in module.parameters())
+
+
+def _shortened(names: Iterable[str], most: int = 12) -> str:
+    listed = list(names)
+    more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

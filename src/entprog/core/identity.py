@@ -1,0 +1,175 @@
+"""What a block passes on when its residual branches give nothing, found by the zero-parameter probe."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
+
+__all__ = ["Identity", "bind", "find_identity"]
+
+REMEDY = "give an adapter: Blocks(..., adapters={%r: function of the bound arguments -> output})"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Each output of a block as the input that it equals: a place among the leaves of the bound arguments.
+
+    `sources` has one place for each output leaf, None for an output that is None; `dtypes` the output's
+    types, which differ from the input's under autocast.
+    """
+
+    structure: TreeSpec
+    sources: tuple[int | None, ...]
+    dtypes: tuple[torch.dtype | None, ...]
+
+    def apply(self, arguments: Mapping[str, Any]) -> Any:
+        """The output of the block with its residual branches taken out, without computing the block."""
+        leaves, _ = tree_flatten(dict(arguments))
+        outputs = [
+            None if source is None else leaves[source].to(dtype)
+            for source, dtype in zip(self.sources, self.dtypes, strict=True)
+        ]
+        return tree_unflatten(outputs, self.structure)
+
+
+def bind(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, defaults filled in, `*args` as "args[0]", ... and `**kwargs` by key."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            arguments.update({f"{name}[{i}]": item for i, item in enumerate(value)})
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        else:
+            arguments[name] = value
+    return arguments
+
+
+def find_identity(
+    name: str,
+    module: nn.Module,
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Identity:
+    """Call a block with every parameter zero and map each output to the input that it equals.
+
+    A residual block then passes its inputs through exactly, whatever their order and however they are passed.
+    The probe runs once more with its candidate inputs perturbed, so that an output that equals an input by
+    chance (both zero, one tensor given twice) is told from one that follows it. Deterministic; parameters,
+    buffers and the random state stay as they are.
+
+    Args:
+        name: the block's name, for messages.
+        forward: the block's own forward (that on `module` may be swapped).
+
+    Raises:
+        ValueError: an output equals none of the inputs, or several that can't be told apart.
+    """
+    probed = _Probed(module, forward)
+    signature = inspect.signature(forward)
+    leaves, structure = tree_flatten((tuple(args), dict(kwargs)))
+    outputs, form = probed(leaves, structure)
+    candidates = [_equal_to(output, leaves) for output in outputs]
+    perturbed = _perturb(leaves, {place for places in candidates for place in places})
+    outputs_again, _ = probed(perturbed, structure)
+    # Places are first those in (args, kwargs); the identity needs those in the bound arguments.
+    marks = [object() for _ in leaves]
+    marked = [id(mark) for mark in tree_flatten(bind(signature, *tree_unflatten(marks, structure)))[0]]
+    paths = [keystr(path) for path, _ in tree_flatten_with_path((tuple(args), dict(kwargs)))[0]]
+    sources: list[int | None] = []
+    for i, (output, again) in enumerate(zip(outputs, outputs_again, strict=True)):
+        if output is None:
+            sources.append(None)
+            continue
+        following = [place for place in candidates[i] if _same(again, perturbed[place])]
+        if len(following) != 1:
+            raise ValueError(_no_identity(name, module, i, output, leaves, paths, following))
+        sources.append(marked.index(id(marks[following[0]])))
+    dtypes = tuple(output.dtype if isinstance(output, Tensor) else None for output in outputs)
+    return Identity(form, tuple(sources), dtypes)
+
+
+class _Bare(nn.Module):
+    """The block without the hooks of the block itself, which are not to run for a probe."""
+
+    def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.block = block
+        self.call = forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)
+
+
+class _Probed:
+    """The block as a function of its inputs' leaves, all parameters zero."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.bare = _Bare(module, forward)
+
+    def __call__(self, leaves: list[Any], structure: TreeSpec) -> tuple[list[Any], TreeSpec]:
+        copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(copies, structure)
+        state: dict[str, Tensor] = {n: torch.zeros_like(p) for n, p in self.bare.named_parameters()}
+        state.update({n: b.clone() for n, b in self.bare.named_buffers()})
+        devices = {v.device for v in state.values() if v.device.type == "cuda"}
+        with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+            output = functional_call(self.bare, state, args, kwargs)
+        return tree_flatten(output)
+
+
+def _equal_to(output: Any, leaves: Sequence[Any]) -> list[int]:
+    if output is None:
+        return []
+    return [place for place, leaf in enumerate(leaves) if _same(output, leaf)]
+
+
+def _same(output: Any, leaf: Any) -> bool:
+    if not isinstance(output, Tensor) or not isinstance(leaf, Tensor):
+        return False
+    if output.shape != leaf.shape or output.device != leaf.device:
+        return False
+    return torch.equal(output, leaf.to(output.dtype))
+
+
+def _perturb(leaves: Sequence[Any], places: set[int]) -> list[Any]:
+    generator = torch.Generator().manual_seed(0)
+    changed = list(leaves)
+    for place in sorted(places):
+        leaf = leaves[place]
+        if leaf.is_floating_point():
+            noise = torch.randn(leaf.shape, generator=generator).to(leaf.device, leaf.dtype)
+            changed[place] = leaf.detach() + noise
+    return changed
+
+
+def _no_identity(
+    name: str,
+    module: nn.Module,
+    place: int,
+    output: Any,
+    leaves: Sequence[Any],
+    paths: Sequence[str],
+    following: Sequence[int],
+) -> str:
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    seen = ", ".join(
+        f"{path} {tuple(leaf.shape)}"
+        for path, leaf in zip(paths, leaves, strict=True)
+        if isinstance(leaf, Tensor)
+    )
+    start = f"block {name!r} ({type(module).__name__}) can't be skipped: output {place}, {shape}, "
+    if following:
+        start += f"follows several inputs that can't be told apart: {[paths[i] for i in following]}"
+    else:
+        start += f"equals none of its tensor inputs with all parameters zero ({seen})"
+    return f"{start}; {REMEDY % name}"

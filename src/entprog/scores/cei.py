@@ -1,0 +1,156 @@
+"""Conditional entropy inflation: how much wider the predicted noise gets without a block."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from entprog.core import entropy as entropies
+from entprog.core.blocks import Blocks
+from entprog.core.skip import Skipper
+from entprog.core.statistics import mean_and_error, spearman
+from entprog.core.types import Draw, Scores, Task
+from entprog.scores._skipping import Skip, check_roles, in_range, part, scoring, without_each
+
+__all__ = ["CEI"]
+
+FEWEST_FOR_STABLE = 32
+
+
+@dataclass(frozen=True)
+class CEI:
+    """Conditional entropy inflation, the published score.
+
+    pi(b) = mean over samples of [H(eps_hat; skip b) - H(eps_hat)]; in the Gaussian form the entropy
+    difference is log(sigma_skip(b)(eps_hat) / sigma(eps_hat)) (arXiv 2511.21136). Deterministic for given
+    draws.
+
+    Attributes:
+        entropy: the entropy of a prediction: of a Gaussian with its sigma, or of its elements without
+            assumption.
+        sigma: over what the standard deviation is taken: all elements of a sample, or elementwise over
+            `conditions` conditions of the same x_tau and tau (log sigma averaged over elements).
+        skip: the passes in which a block is skipped.
+        tau_min, tau_max: samples with tau outside are left out.
+        samples: use so many at most.
+        stable: stop once the rank correlation of the order with that from the first half of the samples is
+            above this, after at least 32 samples.
+        conditions: how many conditions `sigma = "conditions"` compares (limited by the size of the draws).
+        fast: replay blocks before the skipped one; off for the slow reference, with identical values.
+    """
+
+    entropy: Literal["gaussian", "histogram", "knn"] = "gaussian"
+    sigma: Literal["elements", "conditions"] = "elements"
+    skip: Skip = "denoising"
+    tau_min: float = 0.0
+    tau_max: float = 1.0
+    samples: int | None = None
+    stable: float | None = None
+    conditions: int = 4
+    fast: bool = True
+
+    def __post_init__(self) -> None:
+        if self.sigma == "conditions" and self.entropy != "gaussian":
+            raise ValueError(
+                f'sigma = "conditions" has the gaussian form only, not entropy = {self.entropy!r}: '
+                'few conditions give no density; use entropy = "gaussian" or sigma = "elements"'
+            )
+        if self.conditions < 2:
+            raise ValueError(f"conditions = {self.conditions}: a standard deviation needs at least 2")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples = {self.samples}: use at least 1, or leave it out for all")
+        if self.stable is not None and not 0 < self.stable < 1:
+            raise ValueError(f"stable = {self.stable}: a rank correlation between 0 and 1, such as 0.95")
+
+    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+        """The entropy inflation of each block in nats, with the standard error over samples.
+
+        Raises:
+            ValueError: no sample has tau in range; a block can't be skipped; no reference pass where one is
+                to be skipped; draws of a single sample where conditions are compared.
+        """
+        chosen = in_range(draws, self.tau_min, self.tau_max)
+        rises: dict[str, list[float]] = {name: [] for name in blocks.names}
+        used = 0
+        notes: tuple[str, ...] = ()
+        with scoring(task.model), Skipper(blocks) as skipper:
+            for draw, places in chosen:
+                if self.samples is not None:
+                    places = places[: self.samples - used]
+                if not places:
+                    break
+                measure = self._over_conditions if self.sigma == "conditions" else self._over_elements
+                whole, without = measure(task, skipper, draw, places)
+                for name, entropy in without.items():
+                    rises[name] += (entropy - whole).tolist()
+                used += len(places)
+                if self.stable is not None and (agreement := _agreement(rises, used)) > self.stable:
+                    notes += (f"stopped at {used} samples: order stable at {agreement:.3f} > {self.stable}",)
+                    break
+        notes += check_roles(skipper, self.skip)
+        if uncalled := [name for name in blocks.names if name not in skipper.order]:
+            notes += (f"never called, so without effect: {', '.join(uncalled)}",)
+        results = {name: mean_and_error(values) for name, values in rises.items()}
+        return Scores(
+            values={name: mean for name, (mean, _) in results.items()},
+            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
+            samples=used,
+            notes=notes,
+        )
+
+    def _over_elements(
+        self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Entropy [B] of the whole model, and without each block."""
+        form: Callable[[Tensor], Tensor] = getattr(entropies, self.entropy)
+        chosen = part(draw, places)
+        found = {
+            name: form(eps_hat)
+            for name, eps_hat in without_each(
+                skipper, partial(task.predict, chosen), self.skip, fast=self.fast
+            )
+        }
+        return _split(found)
+
+    def _over_conditions(
+        self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean log sigma [B] over the elements, sigma being that of one element over conditions."""
+        if draw.size < 2:
+            raise ValueError(
+                'sigma = "conditions" needs draws of at least 2 samples, whose conditions it exchanges'
+            )
+        predictions: dict[str | None, list[Tensor]] = {}
+        for shift in range(min(self.conditions, draw.size)):
+            chosen = part(draw.with_condition_of(shift), places)
+            for name, eps_hat in without_each(
+                skipper, partial(task.predict, chosen), self.skip, fast=self.fast
+            ):
+                predictions.setdefault(name, []).append(eps_hat)
+        # An element that no condition moves would have a sigma of zero; its share of noise must not decide.
+        floor = 1e-6 * float(predictions[None][0].double().std())
+        return _split(
+            {
+                name: torch.stack(eps_hats).double().std(0).clamp_min(floor).log().flatten(1).mean(1)
+                for name, eps_hats in predictions.items()
+            }
+        )
+
+
+def _split(entropy: dict[str | None, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    return entropy[None], {name: value for name, value in entropy.items() if name is not None}
+
+
+def _agreement(rises: dict[str, list[float]], used: int) -> float:
+    """Rank correlation of the order with that from the first half of the samples; 0 while there are few."""
+    if used < FEWEST_FOR_STABLE or len(rises) < 2:
+        return 0.0
+    half = used // 2
+    return spearman(
+        [math.fsum(values) / used for values in rises.values()],
+        [math.fsum(values[:half]) / half for values in rises.values()],
+    )
