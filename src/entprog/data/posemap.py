@@ -58,13 +58,14 @@ _LEVELS = 255
 def draw_pose(keypoints: np.ndarray, size: int) -> np.ndarray:
     """Draws pose maps.
 
-    A pixel takes the colour of the limb or joint that covers it most, dimmed by that cover; among equals the later
-    one wins, and joints come after limbs. Cover falls off smoothly with the distance to the middle of the limb, an
-    ellipse as in OpenPose, or of the joint, a disc; both are about size / 64 pixels thick, and at least two.
+    A pixel takes the colour of the limb or joint that covers it most, dimmed by that cover; among equals the
+    later one wins, and joints come after limbs. Cover falls off smoothly with the distance to the middle of a
+    limb, an ellipse as in OpenPose, or of a joint, a disc. Both are about size / 64 pixels thick and at least
+    two.
 
     Args:
-        keypoints: [..., 18, 3] in OpenPose-18 order: x, y in units of the side, visibility. A limb is drawn when
-            both its ends have a visibility of 0.5 or more; ends may lie outside the picture.
+        keypoints: [..., 18, 3] in OpenPose-18 order: x, y in units of the side, visibility. A limb is drawn
+            when both its ends have a visibility of 0.5 or more; ends may lie outside the picture.
         size: side of the maps in pixels.
 
     Returns:
@@ -87,7 +88,7 @@ def draw_pose(keypoints: np.ndarray, size: int) -> np.ndarray:
 
 def half_width(size: int) -> float:
     """Returns half the thickness of limbs and joints in pixels, before their soft rim."""
-    return max(1.0, size / 128)
+    return max(0.65, size / 128)
 
 
 def _draw_chunk(poses: np.ndarray, size: int) -> np.ndarray:
@@ -138,5 +139,5 @@ def _cover(
     along = (from_middle * ahead).sum(1) / (length / 2 + np.float32(0.5))[owner]
     across = (from_middle[:, 1] * ahead[:, 0] - from_middle[:, 0] * ahead[:, 1]) / (width + np.float32(0.35))
     limb = (np.float32(1.3) - along**2 - across**2) / np.float32(0.6)
-    joint = width + np.float32(0.6) - np.hypot(from_middle[:, 0], from_middle[:, 1])
+    joint = (width + np.float32(0.8) - np.hypot(from_middle[:, 0], from_middle[:, 1])) / np.float32(0.6)
     return np.clip(np.where(shape[owner] < len(LIMBS), limb, joint), 0, 1)

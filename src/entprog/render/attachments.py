@@ -1,4 +1,4 @@
-"""Meshes worn over the body: long hair and buns follow the head, skirts hang from the hips around the legs."""
+"""Meshes worn over the body: long hair and buns follow the head, skirts hang around the legs."""
 
 from dataclasses import dataclass
 
@@ -96,7 +96,7 @@ def _build_skirt(body: Body, shape: Shape, look: Look, rotations: Array, heads: 
     around = np.linspace(0, 2 * np.pi, SKIRT_COLUMNS, endpoint=False)
     rings, surface = [], []
     for share in np.linspace(0, 1, SKIRT_ROWS):
-        left, right = (_along_leg(body, heads, side, 1.25 * share * look.skirt_length) for side in "LR")
+        left, right = (_along_leg(body, heads, side, look.way_down(share)) for side in "LR")
         centre = (left + right) / 2 + up * (WAIST_ABOVE_HIPS * (1 - share))
         apart = left - right
         half_gap = np.linalg.norm(apart, axis=1) / 2

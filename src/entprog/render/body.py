@@ -8,6 +8,7 @@ import numpy as np
 
 from entprog.render.geometry import Array
 
+ADULT_AGE = 0.4  # on MakeHuman's scale: below are children and teenagers
 COEFFICIENT_STEP = 1 / 32  # the asset stores shape coefficients in int8 units of this
 
 
@@ -44,7 +45,7 @@ class Body:
     Attributes:
         faces: triangles [T, 3].
         bones: names of the B bones; `parents` [B] holds the index of each one's parent, -1 at the root.
-        skin_weights, keypoint_weights: shares of each bone in the motion of a vertex [V, B], a keypoint [K, B].
+        skin_weights: share of each bone in the motion of a vertex [V, B]; keypoint_weights: likewise [K, B].
         coefficients: shapes of sampled people [P, C]; `ages` [P] on MakeHuman's scale.
         rest: the average person.
         surface: columns of `SurfacePoints` for each vertex [V, 8].
@@ -112,9 +113,9 @@ class Body:
 @functools.cache
 def load_body() -> Body:
     """Reads the body that ships with the package (once a process)."""
-    with importlib.resources.files("entprog").joinpath("assets/body.npz").open("rb") as stream:
-        with np.load(stream, allow_pickle=False) as asset:
-            return Body({name: asset[name] for name in asset.files})
+    path = importlib.resources.files("entprog") / "assets" / "body.npz"
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as asset:
+        return Body({name: asset[name] for name in asset.files})
 
 
 def deform(

@@ -7,9 +7,9 @@ import numpy as np
 from entprog.render.geometry import Array, unit
 from entprog.render.random import random_stream
 
-# Bottom edge and span of the picture in heights of the person: room for raised and spread arms in both framings.
-FULL_BODY = ((-0.09, -0.05), (1.26, 1.36))
-HALF_BODY = ((0.3, 0.38), (0.9, 1.0))
+# Bottom edge and span of the picture in heights of the person: raised and spread arms fit into both framings.
+FULL_BODY = ((-0.07, -0.05), (1.22, 1.32))
+HALF_BODY = ((0.35, 0.41), (0.85, 0.92))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Framing:
         return self.pan == 0
 
     def camera(self, height: float, seconds: float, size: int) -> Camera:
-        """Returns the camera at a time, for a person of that height in metres and a picture of size x size."""
+        """Returns the camera at a time, for a person of that height in metres and a picture of that side."""
         target = np.array([0, 0, height * (self.bottom + self.span / 2)])
         yaw = self.yaw + self.pan * np.sin(2 * np.pi * seconds / self.pan_seconds)
         back = np.array(

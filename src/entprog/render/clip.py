@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from entprog.render.attachments import build_attachments
-from entprog.render.body import Body, Shape, SurfacePoints, deform, load_body
+from entprog.render.body import ADULT_AGE, Body, Shape, SurfacePoints, deform, load_body
 from entprog.render.camera import Camera
 from entprog.render.clothes import BOTTOM, TOP, Look, draw_look
 from entprog.render.domains import Domain, find_domain
@@ -37,8 +37,8 @@ KEYPOINTS = (
     "right_ear",
     "left_ear",
 )
-# A keypoint counts as seen when the surface in front of it is this close, in metres: those of the face lie near
-# the skin, the others inside the limbs.
+# A keypoint counts as seen when the surface in front of it is this close, in metres: those of the face lie
+# near the skin, the others inside the limbs.
 FACE_DEPTH, BODY_DEPTH = 0.06, 0.27
 YOUNG_SHARE = 0.3  # how often a drawn child or teenager is kept, against an adult
 
@@ -49,8 +49,8 @@ class RenderedClip:
 
     Attributes:
         frames: uint8 [F, H, W, 3], sRGB.
-        keypoints: float32 [F, 18, 3] in OpenPose-18 order: x, y in units of the side (0..1 inside the picture) and
-            visibility: 1 seen, 0.5 hidden by the body, 0 outside the picture.
+        keypoints: float32 [F, 18, 3] in OpenPose-18 order: x, y in units of the side, 0..1 in the picture,
+            and visibility: 1 seen, 0.5 hidden by the body, 0 outside the picture.
         motion_kind: what the person does, one of the domain's `motions`.
     """
 
@@ -98,8 +98,8 @@ def render_clip(
         subject: seed of the person: body, skin, hair, clothes.
         motion: seed of the movement alone; more frames extend it.
         scene: seed of the place, the light and the camera, which aims for the height of the subject and never
-            follows: three scenes in four have a fixed camera, whose background is the same in every frame and clip
-            where neither person nor shadow covers it.
+            follows: three scenes in four have a fixed camera, whose background is the same in every frame and
+            clip where neither person nor shadow covers it.
         frames: number of frames, at least 1; size: side of the picture in pixels, at least 16; fps: above 0.
         domain: `source`, `target` or `all`: which people, places and movements are drawn (see `Domain`).
         supersample: each pixel averages a square of this many samples a side.
@@ -160,7 +160,9 @@ def draw_person(body: Body, subject: int, motion: int, domain: Domain, frames: i
         vertices=np.concatenate([vertices] + [part.vertices for part in worn], 1).astype(np.float32),
         normals=np.concatenate([normals] + [part.normals for part in worn], 1).astype(np.float32),
         keypoints=_order_keypoints(body, keypoints),
-        faces=np.concatenate([body.faces] + [part.faces + start for part, start in zip(worn, starts)]),
+        faces=np.concatenate(
+            [body.faces] + [part.faces + start for part, start in zip(worn, starts[:-1], strict=True)]
+        ),
         face_region=np.concatenate(
             [np.full(len(body.faces), -1)] + [np.full(len(part.faces), part.region) for part in worn]
         ).astype(np.int8),
@@ -195,7 +197,7 @@ def _draw_shape(body: Body, seed: int, domain: Domain) -> Shape:
     """Mixes two people of the domain's half of the table, mostly adults."""
     rng = random_stream("body", seed, domain.name)
     rows = np.flatnonzero(np.isin(np.arange(len(body.coefficients)) % 2, domain.body_rows))
-    share = np.where(body.ages[rows] < 0.4, YOUNG_SHARE, 1.0)
+    share = np.where(body.ages[rows] < ADULT_AGE, YOUNG_SHARE, 1.0)
     first, second = body.coefficients[rng.choice(rows, 2, p=share / share.sum())]
     mix = rng.uniform(0, 0.35)
     return body.shape((1 - mix) * first + mix * second)
@@ -211,8 +213,11 @@ def _order_keypoints(body: Body, keypoints: Array) -> Array:
 
 
 def _shadow(contacts: Array, backdrop: Backdrop) -> Array:
-    """Returns how much of the light the person takes from each pixel of the floor [S, S]: a soft spot below each
-    foot, wider when lifted, and one below the hips. Faint rims are cut, so the floor beyond is untouched."""
+    """Returns how much of the light the person takes from each pixel of the floor [S, S].
+
+    There is a soft spot below each foot, wider when lifted, and one below the hips. Faint rims are cut, so
+    that the floor beyond is untouched.
+    """
     x, y = backdrop.ground[..., 0], backdrop.ground[..., 1]
     *feet, hips = contacts
     shadow = 0.22 * np.exp(-((x - hips[0]) ** 2 + (y - hips[1]) ** 2) / 0.12)

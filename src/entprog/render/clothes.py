@@ -11,7 +11,7 @@ from entprog.render.random import choose, random_stream
 
 SKIN, TOP, BOTTOM, SHOE, HAIR = range(5)
 
-# Human skin in sRGB from light to dark; tones between two neighbours are natural, tones off this line are not.
+# Human skin in sRGB from light to dark; what lies between two neighbours is a natural tone too.
 SKIN_TONES = np.array(
     [
         [0.95, 0.80, 0.71],
@@ -52,7 +52,7 @@ class Look:
     shoe_colour: Array
     sole_colour: Array
     pattern_scale: float  # half repeats a metre
-    skirt_length: float  # 0 at the hips, 0.8 at the knees, 1.6 at the ankles
+    skirt_length: float  # about metres below the hips
     skirt_flare: float
     thickness: float
     phases: Array  # [8] of folds and strands
@@ -60,6 +60,10 @@ class Look:
     @property
     def wears_skirt(self) -> bool:
         return self.garment in ("dress", "skirt")
+
+    def way_down(self, share: float) -> float:
+        """Returns how far down the leg a share of the skirt reaches: 0 the hip, 1 the knee, 2 the ankle."""
+        return 1.25 * share * self.skirt_length
 
     def regions(self, body: Body, points: SurfacePoints) -> Array:
         """Returns what covers each point [N] int8: SKIN, TOP, BOTTOM, SHOE or HAIR."""
@@ -75,7 +79,12 @@ class Look:
             "jumpsuit": ankle + 0.03,
             "breeches": knee + 0.02,
             "shorts": hips - 0.14,
-        }.get(self.garment, hips - 0.04)
+        }.get(self.garment)
+        if (
+            hem is None
+        ):  # legs count as skirt down to its hem, so that one pushing through the cloth is not seen
+            way = self.way_down(1.0)
+            hem = np.interp(way, [0, 1, 2], [hips, knee, ankle]) - 0.01
         regions = np.full(len(x), SKIN, np.int8)
         regions[~on_arm & (z <= waist) & (z > hem)] = BOTTOM
         regions[on_chest | (on_arm & (points.along_arm < self.sleeve))] = TOP
@@ -86,7 +95,7 @@ class Look:
 
     def colours(self, body: Body, points: SurfacePoints, regions: Array) -> Array:
         """Returns the colour of each point before light [N, 3] float32, given what covers it."""
-        x, y, z = points.x, points.y, points.z
+        x, z = points.x, points.z
         colour = np.empty((len(x), 3), np.float32)
         colour[:] = self.skin
         self._paint_face(body, points, regions == SKIN, colour)
@@ -166,7 +175,7 @@ class Look:
         """Returns where the second colour of the bottom shows [N]."""
         if self.garment == "dress":  # cut from the cloth of the top
             return self._top_pattern(body, points) & (self.top != "logo")
-        if self.bottom == "side":
+        if self.bottom == "side" and not self.wears_skirt:
             return (np.abs(points.x) > 0.17) & (np.abs(points.y - 0.02) < 0.03)
         if self.bottom == "check":
             return (np.sin(points.z * 50) > 0.6) | (np.sin(points.x * 50) > 0.6)
@@ -187,12 +196,11 @@ def draw_look(seed: int, domain: Domain) -> Look:
     bottom_colours = np.stack([_draw_cloth_colour(rng), top_colours[1]])
     if garment in ("dress", "jumpsuit"):
         bottom_colours = top_colours
-    hair = list(HAIR_COLOURS.values())[
-        rng.choice(len(HAIR_COLOURS), p=[share for _, share in HAIR_COLOURS.values()])
-    ]
+    hair_colours, hair_shares = zip(*HAIR_COLOURS.values(), strict=True)
+    hair = np.array(hair_colours)[rng.choice(len(hair_colours), p=hair_shares)]
     return Look(
         skin=_draw_skin(rng),
-        hair=np.array(hair[0]),
+        hair=hair,
         hair_style=choose(rng, domain.hair),
         garment=garment,
         sleeve=choose(rng, SLEEVES),

@@ -2,28 +2,26 @@
 
 from dataclasses import dataclass
 
-ADULT_AGE = 0.4  # MakeHuman's age scale: below this a body is a child or a teenager
-
 
 @dataclass(frozen=True, slots=True)
 class Domain:
     """What a family of clips may show. A choice named twice is drawn twice as often.
 
     `source` and `target` are made for pretraining and fine-tuning: what is learned from one is useful but not
-    enough for the other. They share no body, no hair style, no top, no wall but the plain one, and no movement.
+    enough for the other. They share no body, hair style, top or movement, and no wall but the plain one.
 
-    ============  ==========================================  =====================================================
-    field         source                                      target
-    ============  ==========================================  =====================================================
-    bodies        even rows of the body table                 odd rows of the body table
-    hair          bald, short, mid                            long, bun
-    garments      trousers, breeches, shorts                  dress, skirt, trousers, shorts, jumpsuit
-    tops          plain, block, chest                         stripes, bars, check, dots, logo
-    bottoms       plain                                       plain, side, check
-    backgrounds   plain, gradient, panel                      brick, outdoor, bokeh, plain
-    floors        plain, tile                                 plain, wood
-    motions       walk, sway, exercise                        dance, spin
-    ============  ==========================================  =====================================================
+    ===========  ===========================  ========================================
+    field        source                       target
+    ===========  ===========================  ========================================
+    bodies       even rows of the body table  odd rows of the body table
+    hair         bald, short, mid             long, bun
+    garments     trousers, breeches, shorts   dress, skirt, trousers, shorts, jumpsuit
+    tops         plain, block, chest          stripes, bars, check, dots, logo
+    bottoms      plain                        plain, side, check
+    backgrounds  plain, gradient, panel       brick, outdoor, bokeh, plain
+    floors       plain, tile                  plain, wood
+    motions      walk, sway, exercise         dance, spin
+    ===========  ===========================  ========================================
 
     `all` draws from both.
     """

@@ -39,7 +39,7 @@ def rotation_between(start: Array, end: Array) -> Array:
 
 
 def vertex_normals(vertices: Array, faces: Array) -> Array:
-    """Returns unit normals [V, 3] of a mesh: vertices [V, 3], faces [T, 3], weighted by the area of each face."""
+    """Returns unit normals [V, 3] of a mesh: vertices [V, 3], faces [T, 3]; larger faces weigh more."""
     first, second, third = (vertices[faces[:, corner]] for corner in range(3))
     face_normals = np.cross(second - first, third - first)
     normals = np.zeros_like(vertices)
@@ -50,8 +50,10 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
 
 
 def grid_faces(rows: int, columns: int, closed: bool) -> Array:
-    """Returns the triangles [T, 3] of a grid of vertices numbered row by row; `closed` joins the last column to
-    the first."""
+    """Returns the triangles [T, 3] of a grid of vertices numbered row by row.
+
+    A `closed` grid joins its last column to the first.
+    """
     first_row = np.arange(rows - 1)[:, None] * columns
     column = np.arange(columns if closed else columns - 1)[None]
     following = (column + 1) % columns

@@ -1,7 +1,7 @@
 """Movement: what the body is asked to do at each moment, as smooth functions of time.
 
-Keys fall on the beats of a tempo and are joined by a spline. Each quantity has a random stream of its own and its
-keys are drawn in order, so more frames extend the same movement.
+Keys fall on the beats of a tempo and are joined by a spline. Each quantity has a random stream of its own and
+its keys are drawn in order, so more frames extend the same movement.
 """
 
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def draw_movement(seed: int, domain: Domain, frames: int, fps: float, leg: float
 
 
 def spline(keys: Array, beats: Array) -> Array:
-    """Joins keys [N, ...], one a beat, at times beats [F], by a Catmull-Rom curve that rests a little on each."""
+    """Joins keys [N, ...], one a beat, at times beats [F]: a Catmull-Rom curve that lingers at each key."""
     last = len(keys) - 1
     index = np.clip(np.floor(beats).astype(int), 0, last)
     part = (beats - index).reshape((-1,) + (1,) * (keys.ndim - 1))

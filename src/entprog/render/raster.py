@@ -11,9 +11,9 @@ _EMPTY = np.int64(1 << 62)
 def rasterise(points: Array, depth: Array, faces: Array, height: int, width: int) -> tuple[Array, Array]:
     """Finds the nearest triangle at each pixel centre.
 
-    All triangles are scanned at once: the pixels of every bounding box in one long list, tested by edge functions,
-    and the nearest kept by an integer key of (depth, place in the list), so equal depths resolve the same way
-    everywhere. Triangles facing away are culled.
+    All triangles are scanned at once: the pixels of every bounding box in one long list, tested by edge
+    functions, and the nearest kept by an integer key of (depth, place in the list), so equal depths resolve
+    the same way everywhere. Triangles facing away are culled.
 
     Args:
         points: pixel coordinates of the vertices [V, 2], y down; depth: [V] metres along the view.
@@ -63,16 +63,19 @@ def rasterise(points: Array, depth: Array, faces: Array, height: int, width: int
 
 
 def interpolate(values: Array, corners: Array, barycentric: Array) -> Array:
-    """Returns vertex values [V, C] at points given by their corners [N, 3] and barycentric coordinates [N, 3]."""
+    """Returns vertex values [V, C] at points given by corners [N, 3] and barycentric coordinates [N, 3]."""
     first, second, third = (values[corners[:, corner]] * barycentric[:, corner, None] for corner in range(3))
     return first + second + third
 
 
 def shrink(image: Array, factor: int) -> Array:
     """Averages blocks of factor x factor pixels of an image [H, W, C]."""
-    height, width, channels = image.shape
-    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
-    return blocks.mean(axis=(1, 3))
+    # Strided sums: several times faster than a mean over the axes of a block.
+    total = np.zeros_like(image[::factor, ::factor])
+    for row in range(factor):
+        for column in range(factor):
+            total += image[row::factor, column::factor]
+    return total / factor**2
 
 
 def _edge(start: Array, end: Array, area: Array, owner: Array, x: Array, y: Array) -> Array:

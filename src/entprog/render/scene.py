@@ -16,8 +16,12 @@ FAR = 60.0  # metres: nothing is drawn in more detail beyond
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """The empty scene as a camera sees it: image [S, S, 3] in 0..1, which pixels are floor [S, S], and the place
-    [S, S, 2] of each on the ground in metres."""
+    """The empty scene as a camera sees it.
+
+    Attributes:
+        image: [S, S, 3] in 0..1; is_floor: which pixels are floor [S, S].
+        ground: where each of those lies on the ground [S, S, 2], in metres.
+    """
 
     image: Array
     is_floor: Array
@@ -100,7 +104,7 @@ def _brick_wall(scene: Scene, x: Array, z: Array) -> Array:
     row = np.floor(z * scene.scale * 2)
     along = x * scene.scale + 0.5 * (row % 2)
     mortar = (along % 1 < 0.05) | ((z * scene.scale * 2) % 1 < 0.1)
-    shade = 0.85 + 0.15 * np.sin(row * 12.9 + np.floor(along) * 7.3)
+    shade = 0.75 + 0.25 * (np.sin(row * 12.9898 + np.floor(along) * 78.233) * 43758.5453 % 1)  # a hash
     return np.where(mortar[..., None], scene.wall_colour * 0.6 + 0.25, scene.wall_colour * shade[..., None])
 
 

@@ -44,7 +44,7 @@ class _Posing:
         self.rotations[:, self.index[bone]] = rotation
 
     def point(self, bone: str, tip: str, direction: Array, carried_by: Array) -> None:
-        """Turns the bone by the smallest rotation after `carried_by` that points it along direction [F, 3]."""
+        """Turns the bone along direction [F, 3] by the smallest rotation from where it is carried."""
         carried = rotate(carried_by, self.between(bone, tip))
         self.rotations[:, self.index[bone]] = rotation_between(carried, direction) @ carried_by
 
