@@ -1,23 +1,25 @@
 """Charts with one row a block: importance with cost, and which block trained when."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby, pairwise
 from typing import Any
 
 from entprog.report import charts, units
-from entprog.report.charts import Axis
+from entprog.report.charts import Axis, cent
 from entprog.report.collect import Phase, Run, Step, number
 from entprog.report.curves import columns, finite, spans
 
 COSTS = (
     ("parameters", "parameters", units.count),
-    ("lowest_depth", "lowest depth", lambda value: f"{value:.0f}"),
-    ("flops", "FLOPs a step", units.flops),
-    ("seconds", "time a step", units.seconds),
+    ("lowest_depth", "depth", lambda value: f"{value:.0f}" if math.isfinite(value) else units.MISSING),
+    ("flops", "FLOPs", units.flops),
+    ("seconds", "time", units.seconds),
     ("bytes", "memory", units.size),
 )
+WEIGHED = ("flops", "seconds", "bytes")
+LEVELS = 4
 
 
 def importance(phase: Phase) -> str:
@@ -32,52 +34,57 @@ def importance(phase: Phase) -> str:
     order = order or sorted(known, key=lambda name: -known[name])
     rank = {name: place + 1 for place, name in enumerate(order)}
     error = {name: finite(number(value)) or 0.0 for name, value in (scores.get("stderr") or {}).items()}
-    low = min(0.0, *(value - error.get(name, 0.0) for name, value in known.items()))
-    high = max(0.0, *(value + error.get(name, 0.0) for name, value in known.items()))
-    scale = Axis(
-        low, high + 0.16 * (high - low or 1.0), "", lambda value: units.significant(value, 2), count=3
-    )
-    cost: dict[str, Any] = scores.get("cost") or {}
-    kinds = [kind for kind in COSTS if any(math.isfinite(_cost(cost, name, kind[0])) for name in names)]
-    largest = {kind[0]: max(finite(_cost(cost, name, kind[0])) or 0.0 for name in names) for kind in kinds}
+    scale = _scale(known, error)
+    largest = max(map(abs, known.values()))
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    heads, cells = _costs(scores.get("cost") or {}, names)
     rows = []
     for name in names:
-        cells = "".join(
-            f'<td class="cost" style="--share:{_share(_cost(cost, name, key), largest[key])}">'
-            f"{text(_cost(cost, name, key))}</td>"
-            for key, _, text in kinds
-        )
-        spread = f" &plusmn; {units.significant(error[name], 2)}" if error.get(name) else ""
-        value = units.significant(values[name], 3)
+        spread = f" &plusmn; {error[name]:.{decimals}f}" if error.get(name) else ""
         bar = _bar(scale, values[name], error.get(name, 0.0), rank.get(name))
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th><td class="bar">{bar}</td>'
-            f'<td class="value">{value}<small>{spread}</small></td>{cells}</tr>'
+            f"<td>{values[name]:.{decimals}f}<small>{spread}</small></td>{cells[name]}</tr>"
         )
     axis = "".join(
-        f'<text x="{charts.cent(scale.place(value))}" y="12" text-anchor="middle">{scale.text(value)}</text>'
-        for value in scale.ticks()
+        f'<text x="{cent(scale.place(value))}" y="12" text-anchor="middle">{words}</text>'
+        for value, words in scale.ticks()
     )
     name = str(scores.get("score") or "score")
-    unit = " (log ratio of sigmas, nats)" if name == "cei" else ""
-    head = "".join(f"<th>{title}</th>" for _, title, _ in kinds)
+    unit = " (nats)" if name == "cei" else ""
     label = f"Importance by block in {phase.name}, score {name}, in network order"
     return (
         f'<figure class="chart"><figcaption><b>{escape(phase.name)}</b>'
         f"<span>{_concentration(known, scores)}</span></figcaption>"
         f'<div class="scroll"><table class="importance" aria-label="{escape(label)}">'
-        f"<thead><tr><th>block, in network order</th>"
+        "<thead><tr><th>block</th>"
         f'<th class="bar">importance: {escape(name)}{unit}<svg width="100%" height="16">{axis}</svg></th>'
-        f"<th>value &plusmn; standard error</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></figure>"
+        f"<th>value &plusmn; s.e.</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "</figure>"
     )
 
 
-def _cost(cost: dict[str, Any], name: str, key: str) -> float:
-    return number((cost.get(name) or {}).get(key))
+def _scale(values: Mapping[str, float], error: Mapping[str, float]) -> Axis:
+    low = min(0.0, *(value - error.get(name, 0.0) for name, value in values.items()))
+    high = max(0.0, *(value + error.get(name, 0.0) for name, value in values.items()))
+    return Axis(
+        low, high + 0.16 * (high - low or 1.0), "", count=3
+    )  # room for the rank beside the longest bar
 
 
-def _share(value: float, largest: float) -> str:
-    return charts.cent(value / largest if largest and math.isfinite(value) else 0.0)
+def _costs(cost: Mapping[str, Any], names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The heads of the cost columns that are known, and the cells of each block."""
+    found = {name: {key: number((cost.get(name) or {}).get(key)) for key, *_ in COSTS} for name in names}
+    kinds = [kind for kind in COSTS if any(math.isfinite(row[kind[0]]) for row in found.values())]
+    cells = dict.fromkeys(names, "")
+    for key, _, text in kinds:
+        largest = max(finite(row[key]) or 0.0 for row in found.values())
+        for name, row in found.items():
+            style = ""
+            if key in WEIGHED and largest and math.isfinite(row[key]):
+                style = f' class="cost" style="--share:{cent(row[key] / largest)}"'
+            cells[name] += f"<td{style}>{text(row[key])}</td>"
+    return "".join(f"<th>{title}</th>" for _, title, _ in kinds), cells
 
 
 def _bar(scale: Axis, value: float, error: float, rank: int | None) -> str:
@@ -85,26 +92,24 @@ def _bar(scale: Axis, value: float, error: float, rank: int | None) -> str:
         return '<span class="muted">not a number</span>'
     zero, end = scale.place(0.0), scale.place(value)
     left, right = scale.place(value - error), scale.place(value + error)
-    tip = max(zero, end, right)
-    place = (
-        f'<text x="{charts.cent(tip)}" dx="6" y="50%" dy=".34em" class="rank">{rank}</text>' if rank else ""
-    )
+    tip, style = max(zero, end, right), "fill" if value >= 0 else "fill below"
+    place = f'<text x="{cent(tip)}" dx="6" y="8" dy=".35em" class="rank">{rank}</text>' if rank else ""
     return (
-        f'<svg width="100%" height="16" aria-hidden="true"><line x1="{charts.cent(zero)}" x2="{charts.cent(zero)}" '
-        f'y2="100%" class="zero"/><rect x="{charts.cent(min(zero, end))}" width="{charts.cent(abs(end - zero))}" '
-        f'y="2" height="12" rx="2" class="{"fill" if value >= 0 else "fill below"}"/>'
-        f'<line x1="{charts.cent(left)}" x2="{charts.cent(right)}" y1="8" y2="8" class="error"/>{place}</svg>'
+        '<svg width="100%" height="16" aria-hidden="true">'
+        f'<line x1="{cent(zero)}" x2="{cent(zero)}" y2="100%" class="zero"/>'
+        f'<rect x="{cent(min(zero, end))}" width="{cent(abs(end - zero))}" y="2" height="12" '
+        f'class="{style}"/>'
+        f'<line x1="{cent(left)}" x2="{cent(right)}" y1="8" y2="8" class="error"/>{place}</svg>'
     )
 
 
-def _concentration(values: dict[str, float], scores: Any) -> str:
+def _concentration(values: Mapping[str, float], scores: Mapping[str, Any]) -> str:
     top = min(3, len(values))
     sizes = sorted((abs(value) for value in values.values()), reverse=True)
     words = []
     if (whole := sum(sizes)) and len(values) > top:
-        words.append(
-            f"the top {top} of {len(values)} hold {units.percent(sum(sizes[:top]) / whole)} of all importance"
-        )
+        share = units.percent(sum(sizes[:top]) / whole)
+        words.append(f"the top {top} of {len(values)} hold {share} of all importance")
     if math.isfinite(samples := number(scores.get("samples"))):
         words.append(f"{samples:.0f} samples")
     if math.isfinite(seconds := number(scores.get("seconds"))):
@@ -112,54 +117,47 @@ def _concentration(values: dict[str, float], scores: Any) -> str:
     return ", ".join(words)
 
 
-LEVELS = 4
-
-
 def block_map(run: Run) -> str:
-    """Block x step: one row a block, a rectangle for each stretch of steps in which it trained."""
+    """Block x step: one row a block, a rectangle for each stretch of steps in which it trained.
+
+    Long runs are drawn in at most 600 columns; a column in which a block trained only at times is paler.
+    """
     steps = run.steps
     names = list(dict.fromkeys(name for phase in run.phases for name in phase.blocks))
     if not steps or not names:
         return ""
-    blocks = {phase.name: phase.blocks for phase in run.phases}
     kinds = list(dict.fromkeys(_kind(name) for name in names))
-    x = Axis(0.0, float(steps[-1].step + 1), "step", lambda value: f"{value:.0f}", "step")
+    x = Axis(0.0, float(steps[-1].step + 1), "step", kind="step")
     parts = columns(steps)
-    sets = [_active_shares(part, blocks) for part in parts]
     edges = [float(part[0].step) for part in parts] + [x.high]
+    blocks = {phase.name: phase.blocks for phase in run.phases}
+    sets = [_active_shares(part, blocks) for part in parts]
     rows = []
     for name in names:
         shares = [found.get(name, 0.0) for found in sets]
         trained = sum(share * len(part) for share, part in zip(shares, parts, strict=True))
-        whole = trained / len(steps)
         body = "".join(
             f'<path opacity="{level / LEVELS:.2g}" d="{_rectangles(shares, edges, level, x)}"/>'
             for level in range(1, LEVELS + 1)
             if any(_level(share) == level for share in shares)
         )
         words = f"{name}: trained in {trained:.0f} of {len(steps)} steps"
-        rows.append(
-            f'<div class="row kind-{kinds.index(_kind(name)) % 4}" title="{escape(words)}"><b>{escape(name)}</b>'
-            f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{body}</svg>'
-            f"<span>{units.percent(whole)}</span></div>"
-        )
-    search = [sum(step.searching for step in part) / len(part) for part in parts]
-    strip = ""
-    if any(search):
-        drawn = _rectangles([math.ceil(share) for share in search], edges, LEVELS, x)
-        strip = (
-            '<div class="row search"><b>search</b><svg viewBox="0 0 1000 10" preserveAspectRatio="none" '
-            f'aria-hidden="true"><path d="{drawn}"/></svg><span></span></div>'
-        )
+        kind = f"kind-{kinds.index(_kind(name)) % 4}"
+        rows.append(_row(kind, name, body, units.percent(trained / len(steps)), words))
+    searched = [float(any(step.searching for step in part)) for part in parts]
+    if any(searched):
+        path = f'<path d="{_rectangles(searched, edges, LEVELS, x)}"/>'
+        count = sum(step.searching for step in steps)
+        rows.insert(0, _row("search", "search", path, "", f"{count} steps of search"))
     heads = "".join(
-        f'<span style="left:{charts.cent(x.place(low))};width:{charts.cent(x.place(high) - x.place(low))}">'
+        f'<span style="left:{cent(x.place(low))};width:{cent(x.place(high) - x.place(low))}">'
         f"{escape(name)}</span>"
         for name, low, high in spans(run, "step")
     )
-    lines = "".join(f'<i style="left:{charts.cent(x.place(at))}"></i>' for at in _stage_starts(steps))
+    lines = "".join(f'<i style="left:{cent(x.place(at))}"></i>' for at in _stage_starts(steps))
     foot = "".join(
-        f'<text x="{charts.cent(x.place(value))}" y="12" text-anchor="middle">{value:.0f}</text>'
-        for value in x.ticks()
+        f'<text x="{cent(x.place(value))}" y="12" text-anchor="middle">{words}</text>'
+        for value, words in x.ticks()
     )
     keys = charts.legend([(kind, f"var(--kind-{i % 4})") for i, kind in enumerate(kinds)], "box")
     label = f"Which block trained when in run {run.label}: {len(names)} blocks over {len(steps)} steps"
@@ -167,9 +165,17 @@ def block_map(run: Run) -> str:
         f'<figure class="chart map"><figcaption><b>{escape(run.label)}</b>{keys}</figcaption>'
         f'<div class="map-body" role="img" aria-label="{escape(label)}">'
         f'<div class="row head"><b>block</b><div class="bands">{heads}</div><span>share</span></div>'
-        f'<div class="stages">{lines}</div>{strip}{"".join(rows)}'
+        f'<div class="stages">{lines}</div>{"".join(rows)}'
         f'<div class="row foot"><b></b><svg height="16">{foot}</svg><span></span></div></div>'
         f'<div class="axis-x">step (thin lines: a new stage; share: of all steps of the run)</div></figure>'
+    )
+
+
+def _row(style: str, name: str, body: str, share: str, words: str) -> str:
+    return (
+        f'<div class="row {style}" title="{escape(words)}"><b>{escape(name)}</b>'
+        f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{body}</svg>'
+        f"<span>{share}</span></div>"
     )
 
 
@@ -178,7 +184,7 @@ def _kind(name: str) -> str:
     return name.rstrip("0123456789").rstrip("._ ") or name
 
 
-def _active_shares(part: Sequence[Step], blocks: dict[str, tuple[str, ...]]) -> dict[str, float]:
+def _active_shares(part: Sequence[Step], blocks: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """How often each block trained within the steps of one column, 0..1."""
     found: dict[str, float] = {}
     for step in part:

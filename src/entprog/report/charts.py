@@ -1,7 +1,8 @@
 """Inline SVG that keeps its text size at any width.
 
-A plot is an SVG without a view box: everything is placed in percent and nothing scales with the page. Only the
-paths live in an inner SVG of 1000 x 1000 units, stretched over the plot, with strokes that do not stretch.
+A plot is an SVG without a view box: everything is placed in percent and nothing scales with the page.
+Only the paths live in an inner SVG of 1000 x 1000 units that is stretched over the plot, with strokes that
+do not stretch.
 """
 
 import math
@@ -15,12 +16,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A linear axis. `kind` is "number", "bytes", "seconds" or "step": the page's script prints values by it."""
+    """A linear axis; its `kind` ("number", "bytes", "seconds", "step") decides how values are printed."""
 
     low: float
     high: float
     label: str
-    text: Callable[[float], str]
+    text: Callable[[float], str] | None = None
     kind: str = "number"
     count: int = 5
 
@@ -28,9 +29,14 @@ class Axis:
         """Where a value lies, 0 at the low end, 1 at the high end; values outside stay outside."""
         return (value - self.low) / ((self.high - self.low) or 1.0)
 
-    def ticks(self) -> list[float]:
-        """Round values inside the axis, about `count` of them."""
-        return ticks(self.low, self.high, self.count, self.kind)
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values inside the axis, about `count` of them, and how each is printed."""
+        values = ticks(self.low, self.high, self.count, self.kind)
+        if self.text:
+            return [(value, self.text(value)) for value in values]
+        apart = values[1] - values[0] if len(values) > 1 else abs(self.high) or 1.0
+        decimals = max(0, math.ceil(-math.log10(apart) - 1e-9))
+        return [(value, f"{value:.{decimals}f}") for value in values]
 
 
 def ticks(low: float, high: float, count: int = 5, kind: str = "number") -> list[float]:
@@ -81,6 +87,15 @@ def smooth(values: Sequence[float], span: float) -> list[float]:
             mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         result.append(mean / weight if weight else float("nan"))
     return result
+
+
+def stairs(points: Sequence[Point], end: float) -> list[Point]:
+    """The same values held until the next point, the last one until `end`; stretches of one value merged."""
+    kept: list[Point] = []
+    for place, value in points:
+        if not kept or kept[-1][1] != value:
+            kept += [(place, kept[-1][1]), (place, value)] if kept else [(place, value)]
+    return [*kept, (end, kept[-1][1])] if kept else kept
 
 
 def path(points: Sequence[Point], x: Axis, y: Axis) -> str:
@@ -138,14 +153,14 @@ def plot(
             f'<rect x="{cent(left)}" width="{cent(right - left)}" height="100%" class="band{i % 2}"/>',
         )
         names.append(f'<span style="left:{cent(left)};width:{cent(right - left)}">{escape(name)}</span>')
-    for value in y.ticks():
+    for value, words in y.ticks():
         at = cent(1 - y.place(value))
         grid.append(f'<line x2="100%" y1="{at}" y2="{at}" class="grid"/>')
-        grid.append(f'<text x="-8" y="{at}" dy=".32em" text-anchor="end">{escape(y.text(value))}</text>')
-    for value in x.ticks():
+        grid.append(f'<text x="-8" y="{at}" dy=".32em" text-anchor="end">{escape(words)}</text>')
+    for value, words in x.ticks():
         at = cent(x.place(value))
         grid.append(f'<line x1="{at}" x2="{at}" y1="100%" y2="100%" class="tick"/>')
-        grid.append(f'<text x="{at}" y="100%" dy="18" text-anchor="middle">{escape(x.text(value))}</text>')
+        grid.append(f'<text x="{at}" y="100%" dy="18" text-anchor="middle">{escape(words)}</text>')
     label = f"{title}. Horizontal: {x.label}. Vertical: {y.label}."
     data = f'data-x="{x.low:.6g},{x.high:.6g},{x.kind}" data-y="{y.low:.6g},{y.high:.6g},{y.kind}"'
     return (
@@ -154,8 +169,8 @@ def plot(
         f'<div class="bands">{"".join(names)}</div>'
         f'<div class="plot" style="height:{height}px" {data}>'
         f'<svg role="img" aria-label="{escape(label)}" width="100%" height="100%">{"".join(grid)}'
-        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">{"".join(paths)}</svg>'
-        f"{''.join(marks)}</svg></div>"
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
+        f"{''.join(paths)}</svg>{''.join(marks)}</svg></div>"
         f'<div class="axis-x">{escape(x.label)}</div>'
         f"{f'<p class=note>{note}</p>' if note else ''}</figure>"
     )

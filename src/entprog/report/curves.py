@@ -38,12 +38,10 @@ def loss(runs: Sequence[Run], by: str) -> str:
         return ""
     seconds = by == "elapsed"
     ends = [spans(run, by)[-1][2] for run in drawn]
-    text = units.seconds if seconds else (lambda value: f"{value:.0f}")
-    label = "training time (min:s or h:min)" if seconds else "step"
-    x = Axis(0.0, max(ends), label, _clock if seconds else text, "seconds" if seconds else "step")
+    x = _time_axis(max(ends)) if seconds else Axis(0.0, max(ends), "step", kind="step")
     lines = [(run, list(_loss_parts(run, by))) for run in runs]
     low, high = _loss_range([part for _, parts in lines for part in parts], runs)
-    y = Axis(low, high, "loss (noise-prediction MSE)", lambda value: units.significant(value, 3))
+    y = Axis(low, high, "loss (noise-prediction MSE)")
     paths, marks, outside, broken = [], [], 0, 0
     for index, (run, parts) in enumerate(lines):
         ink = f'style="color:{colour(index)}"'
@@ -76,11 +74,12 @@ def loss(runs: Sequence[Run], by: str) -> str:
     return charts.plot(title, x, y, paths, marks, bands, note=note, legend=keys)
 
 
-def _clock(value: float) -> str:
-    whole = round(value)
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
-    return f"{whole // 60}:{whole % 60:02d}"
+def _time_axis(end: float) -> Axis:
+    if end < 90:
+        return Axis(0.0, end, "training time (s)", kind="seconds")
+    small = 1 if end < 5400 else 60
+    label = "training time (min:s)" if small == 1 else "training time (h:min)"
+    return Axis(0.0, end, label, lambda t: f"{t // small // 60:.0f}:{t // small % 60:02.0f}", "seconds")
 
 
 def _loss_parts(run: Run, by: str) -> Iterator[tuple[list[Point], list[Point]]]:
@@ -119,21 +118,19 @@ def memory(run: Run, high: float) -> str:
     steps = run.steps
     if not any(math.isfinite(step.bytes_peak) or step.live for step in steps):
         return ""
-    x = Axis(0.0, float(steps[-1].step + 1), "step", lambda value: f"{value:.0f}", "step")
+    x = Axis(0.0, float(steps[-1].step + 1), "step", kind="step")
     y = Axis(0.0, 1.06 * high, "memory (binary units)", units.size, "bytes", 4)
     parts = [part for part in columns(steps) if any(step.live for step in part)]
-    lower = [(float(part[0].step), 0.0) for part in parts]
+    below = [(float(part[0].step), 0.0) for part in parts]
     paths = []
     for place in range(len(CATEGORIES)):
-        upper = [
-            (at, below + max((finite(step.live[place]) or 0.0 for step in part if step.live), default=0.0))
-            for (at, below), part in zip(lower, parts, strict=True)
-        ]
-        paths.append(
-            f'<path class="area" style="color:var(--live-{place})" d="{charts.band(upper, lower, x, y)}"/>'
-        )
-        lower = upper
-    peaks = charts.bucket([(float(s.step), s.bytes_peak) for s in steps if math.isfinite(s.bytes_peak)])
+        most = [max(finite(step.live[place]) or 0.0 for step in part if step.live) for part in parts]
+        above = [(at, low + more) for (at, low), more in zip(below, most, strict=True)]
+        area = charts.band(charts.stairs(above, x.high), charts.stairs(below, x.high), x, y)
+        paths.append(f'<path class="area" style="color:var(--live-{place})" d="{area}"/>')
+        below = above
+    tops = [(float(part[0].step), max(finite(s.bytes_peak) or 0.0 for s in part)) for part in columns(steps)]
+    peaks = charts.stairs([point for point in tops if point[1]], x.high)
     if peaks:
         paths.append(f'<path class="line peak" data-label="peak" d="{charts.path(peaks, x, y)}"/>')
     entries = [(name, f"var(--live-{place})") for place, name in enumerate(CATEGORIES)] if parts else []

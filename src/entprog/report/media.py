@@ -16,7 +16,7 @@ TILES = ("reference", "pose", "generated", "truth")
 
 
 def clips(runs: Sequence[Run]) -> str:
-    """The last samples of every run, clips of the same name side by side, then one clip as training went on."""
+    """The last samples of every run, clips of one name side by side, then one clip as training went on."""
     last = [run.samples[-1] if run.samples else None for run in runs]
     names = _names(last)
     if not names:
@@ -29,16 +29,15 @@ def clips(runs: Sequence[Run]) -> str:
             if samples and name in samples.clips
         )
         body.append(f'<div class="clip"><h3>{escape(name)}</h3><div class="pair">{shown}</div></div>')
-    earlier = "".join(
-        _figure(run, i, samples, names[0], _where(samples))
-        for i, run in enumerate(runs)
-        for samples in _spread(run.samples[:-1])
-        if names[0] in samples.clips
-    )
+    earlier = ""
+    for i, run in enumerate(runs):
+        before = [samples for samples in _spread(run.samples[:-1]) if names[0] in samples.clips]
+        if before:
+            shown = "".join(_figure(run, i, samples, names[0], _where(samples)) for samples in before)
+            earlier += f'<div class="strip">{shown}</div>'
     if earlier:
-        body.append(
-            f'<div class="clip"><h3>{escape(names[0])}, while training</h3><div class="strip">{earlier}</div></div>'
-        )
+        title = f"<h3>{escape(names[0])}, earlier in training</h3>"
+        body.append(f'<div class="clip">{title}<div class="pair">{earlier}</div></div>')
     most = max(len(samples.clips) for samples in last if samples)
     left = f'<p class="note">{most - len(names)} more clips lie in samples/.</p>' if most > len(names) else ""
     return "".join(body) + left
@@ -74,7 +73,8 @@ def _figure(run: Run, index: int, samples: Samples, name: str, where: str) -> st
         data = base64.b64encode(files[suffix].read_bytes()).decode("ascii")
         address = f"data:{TYPES[suffix]};base64,{data}"
         if suffix == ".mp4":
-            shown = f'<video autoplay loop muted playsinline aria-label="{escape(label)}" src="{address}"></video>'
+            how = "autoplay loop muted playsinline"
+            shown = f'<video {how} aria-label="{escape(label)}" src="{address}"></video>'
         else:
             shown = f'<img alt="{escape(label)}" src="{address}">'
     tiles = "".join(f"<span>{tile}</span>" for tile in TILES)

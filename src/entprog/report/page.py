@@ -14,14 +14,17 @@ from entprog.report.collect import Run, collect
 
 HERE = Path(__file__).parent
 LONGEST = 400
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; media-src data:"
+)
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one self-contained HTML page about one or several run folders and return its path.
 
-    Running, interrupted and failed runs are as welcome as finished ones. `out` defaults to report.html in the run
-    folder, or in the folder that holds all of them when there are several. Written aside and renamed.
+    Running, interrupted and failed runs are as welcome as finished ones. `out` defaults to report.html in the
+    run folder, or in the folder that holds all of them when there are several. Written aside and renamed.
 
     Raises:
         ValueError: no run was given, or a path is no run folder.
@@ -31,11 +34,8 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     folders = [Path(run) for run in runs]
     collected = [collect(folder) for folder in folders]
     if out is None:
-        shared = (
-            folders[0]
-            if len(folders) == 1
-            else Path(os.path.commonpath([path.resolve() for path in folders]))
-        )
+        several = [path.resolve() for path in folders]
+        shared = folders[0] if len(folders) == 1 else Path(os.path.commonpath(several))
         out = shared / "report.html"
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,7 @@ def render(runs: Sequence[Run]) -> str:
             _header(title, runs),
             _section("result", "Result", "", tables.headline(runs)),
             _samples(runs),
-            _section(
-                "loss",
-                "Loss",
-                "",
-                f'<div class="pair">{curves.loss(runs, "step")}{curves.loss(runs, "elapsed")}</div>',
-            )
-            if any(run.steps for run in runs)
-            else _section("loss", "Loss", "", _line("No step has been logged yet.")),
+            _loss(runs),
             _importance(runs),
             _map(runs),
             _memory(runs),
@@ -107,7 +100,10 @@ def _line(words: str) -> str:
 
 def _header(title: str, runs: Sequence[Run]) -> str:
     cards = "".join(_card(run, i) for i, run in enumerate(runs))
-    return f'<header><p class="eyebrow">entprog report</p><h1>{escape(title)}</h1><div class="cards">{cards}</div></header>'
+    return (
+        f'<header><p class="eyebrow">entprog report</p><h1>{escape(title)}</h1>'
+        f'<div class="cards">{cards}</div></header>'
+    )
 
 
 def _card(run: Run, index: int) -> str:
@@ -135,8 +131,9 @@ def _card(run: Run, index: int) -> str:
         f'<a class="pill warned" href="#warnings">{raised} warning{"s" * (raised != 1)}</a>' if raised else ""
     )
     notes = "".join(_line(escape(note)) for note in run.notes)
+    dot = f'<i class="run-dot" style="--c:{curves.colour(index)}"></i>'
     return (
-        f'<article class="card"><h2><i class="run-dot" style="--c:{curves.colour(index)}"></i>{escape(run.label)} '
+        f'<article class="card"><h2>{dot}{escape(run.label)} '
         f'<span class="pill {escape(run.status)}">{escape(run.status)}</span>{count}</h2>'
         f"{reason}<dl>{listed}</dl>{notes}</article>"
     )
@@ -156,8 +153,14 @@ def _time(value: Any) -> str:
 
 
 def _samples(runs: Sequence[Run]) -> str:
-    lead = "Held-out clips. Each picture, from left to right: the reference, the pose, the generated frame, the truth."
+    lead = "Held-out clips. In each picture from left to right: reference, pose, generated, truth."
     return _section("samples", "Samples", lead, media.clips(runs) or _line("No sample clips in these runs."))
+
+
+def _loss(runs: Sequence[Run]) -> str:
+    drawn = "".join(curves.loss(runs, by) for by in ("step", "elapsed"))
+    body = f'<div class="pair">{drawn}</div>' if drawn else _line("No step has been logged yet.")
+    return _section("loss", "Loss", "", body)
 
 
 def _importance(runs: Sequence[Run]) -> str:
@@ -167,8 +170,8 @@ def _importance(runs: Sequence[Run]) -> str:
         if charts:
             body += (f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else "") + charts
     lead = (
-        "What each block contributes, in network order; the number at a bar is its rank. Beside it what training it "
-        "costs: the backward pass runs down to the lowest trained depth."
+        "What each block contributes, in network order; the number at a bar is its rank. "
+        "Beside it what training it costs: the backward pass runs down to the lowest trained depth."
     )
     return _section("importance", "Importance by block", lead, body or _line("No block was scored."))
 
@@ -200,8 +203,10 @@ def _trials(runs: Sequence[Run]) -> str:
         found = tables.trials(run)
         if found:
             title = f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else ""
-            body += f"{title}<p>{tables.search_cost(run).capitalize()}</p>{found}"
-    lead = "In each stage the candidates m (blocks trained) and their efficiency CE(m): loss removed per unit of cost."
+            body += f"{title}<p>{tables.search_cost(run)}</p>{found}"
+    lead = (
+        "In each stage the candidates m (blocks trained) and their efficiency CE(m): loss removed per cost."
+    )
     return _section(
         "trials", "Trials and choices", lead, body or _line("Nothing was searched in these runs.")
     )

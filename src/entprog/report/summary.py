@@ -68,17 +68,18 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         else:
             found.append(_row(title, protocol, values, base, units.significant, larger=name == "ssim"))
     devices = " / ".join(dict.fromkeys(str(run.about["device"]) for run in runs if run.about.get("device")))
+    included = "scoring and search included"
     for title, key, protocol, text, minor in (
         (
             "time",
             "seconds",
-            "scoring and search included" + (f", {devices}" if devices else ""),
+            f"{included}, {devices}" if devices else included,
             units.seconds,
             False,
         ),
         ("of it scoring", "seconds_scoring", "", units.seconds, True),
         ("of it search", "seconds_search", "", units.seconds, True),
-        ("FLOPs", "flops", "scoring and search included", units.flops, False),
+        ("FLOPs", "flops", included, units.flops, False),
         ("peak memory", "bytes_peak", "largest step", units.size, False),
         ("mean memory", "bytes_mean", "mean over steps of each step's peak", units.size, False),
         ("steps", "steps", "", lambda value: f"{value:.0f}", True),
@@ -149,24 +150,18 @@ def summary_table(runs: Sequence[Run | Path]) -> str:
     taken = _collected(runs)
     found = rows(taken)
     base = taken[base_of(taken)].label
-    cells = [["", *(run.label for run in taken)]]
+    cells = [["", *(text for run in taken for text in (run.label, ""))]]
     for row in found:
         pairs = zip(row.values, row.compared, strict=True)
-        cells.append(
-            [("  " if row.minor else "") + row.name, *(f"{a}  {b:>6}" if b else a for a, b in pairs)]
-        )
-    if len(taken) > 1:  # a column of comparisons lines up only when the base leaves room for it, too
-        pad = max((len(text) for row in found for text in row.compared), default=0)
-        for row, line in zip(found, cells[1:], strict=True):
-            line[1:] = [f"{a}  {b:>{max(6, pad)}}" for a, b in zip(row.values, row.compared, strict=True)]
-        cells[0][1:] = [f"{name}{' ' * (2 + max(6, pad))}" for name in cells[0][1:]]
+        cells.append([("  " if row.minor else "") + row.name, *(text for pair in pairs for text in pair)])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in cells
-    ]
+    lines = []
+    for line in cells:
+        words = [
+            line[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True) if w),
+        ]
+        lines.append("  ".join(words).rstrip())
     lines.insert(1, "-" * max(map(len, lines)))
     notes = _protocols(found)
     if len(taken) > 1:

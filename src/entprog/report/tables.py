@@ -10,6 +10,8 @@ from entprog.report.charts import cent
 from entprog.report.collect import Run, number
 from entprog.report.curves import colour
 
+BEST = ' class="best"'
+
 
 def headline(runs: Sequence[Run]) -> str:
     """One row a quantity with its protocol, one column a run."""
@@ -22,8 +24,8 @@ def headline(runs: Sequence[Run]) -> str:
     body = []
     for row in summary.rows(runs):
         cells = "".join(
-            f"<td{' class=best' if row.best == i else ''}>{escape(value)}<small>{escape(row.compared[i])}</small></td>"
-            for i, value in enumerate(row.values)
+            f"<td{BEST if row.best == i else ''}>{escape(value)}<small>{escape(compared)}</small></td>"
+            for i, (value, compared) in enumerate(zip(row.values, row.compared, strict=True))
         )
         protocol = f"<small>{escape(row.protocol)}</small>" if row.protocol else ""
         style = ' class="minor"' if row.minor else ""
@@ -54,8 +56,15 @@ def trials(run: Run) -> str:
                 stage["choice"] = event
             else:
                 stage["trials"].setdefault(_size(event), []).append(event)
-    cards = "".join(_stage(phase, stage, found) for (phase, stage), found in stages.items())
-    return f'<div class="cards">{cards}</div>' if cards else ""
+    if not stages:
+        return ""
+    body = "".join(_stage(phase, stage, found) for (phase, stage), found in stages.items())
+    heads = "".join(f"<th>{title}</th>" for title in ("trials", "time", "FLOPs", "loss removed"))
+    return (
+        '<figure class="chart"><div class="scroll"><table class="trials"><thead><tr><th>candidate</th>'
+        f'<th class="bar">efficiency CE(m), best of the stage = full bar</th><th>CE(m)</th>{heads}</tr></thead>'
+        f"{body}</table></div></figure>"
+    )
 
 
 def _size(event: Mapping[str, Any]) -> int:
@@ -66,29 +75,33 @@ def _size(event: Mapping[str, Any]) -> int:
 def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
     choice = found["choice"]
     efficiency = {int(key): number(value) for key, value in (choice.get("efficiency") or {}).items()}
-    sizes = sorted({*found["trials"], *efficiency})
-    finite = [value for value in efficiency.values() if math.isfinite(value)]
-    largest = max((abs(value) for value in finite), default=0.0)
-    body = []
-    for m in sizes:
+    largest = max((abs(value) for value in efficiency.values() if math.isfinite(value)), default=0.0)
+    state = "" if choice else ": no choice yet, the search had not ended"
+    body = [
+        f'<tr class="group"><th colspan="7" scope="rowgroup">{escape(phase)}, stage {stage}{state}</th></tr>'
+    ]
+    for m in sorted({*found["trials"], *efficiency}):
         tried = found["trials"].get(m, ())
         value = efficiency.get(m, math.nan)
         chosen = choice.get("m") == m
-        share = cent(abs(value) / largest if largest and math.isfinite(value) else 0.0)
-        shown = units.significant(value, 3) if math.isfinite(value) else units.MISSING
-        tag = '<b class="chosen">chosen</b>' if chosen else ""
-        body.append(
-            f'<tr{" class=best" if chosen else ""}><th scope="row">m = {m} {tag}</th><td>{len(tried)}</td>'
-            f"<td>{units.seconds(_sum(tried, 'seconds'))}</td><td>{units.flops(_sum(tried, 'flops'))}</td>"
-            f"<td>{_gain(tried)}</td>"
-            f'<td class="cost" style="--share:{share}">{shown}</td></tr>'
+        bar = ""
+        if largest and math.isfinite(value):
+            style = ("fill" if chosen else "fill other") + (" below" if value < 0 else "")
+            bar = f'<rect width="{cent(0.98 * abs(value) / largest)}" y="2" height="12" class="{style}"/>'
+        tag = ' <b class="chosen">chosen</b>' if chosen else ""
+        cells = (
+            units.significant(value, 3) if math.isfinite(value) else units.MISSING,
+            str(len(tried)),
+            units.seconds(_sum(tried, "seconds")),
+            units.flops(_sum(tried, "flops")),
+            _gain(tried),
         )
-    state = "" if choice else '<p class="note">No choice yet: the search had not ended.</p>'
-    return (
-        f'<figure class="chart"><figcaption><b>{escape(phase)}, stage {stage}</b></figcaption><div class="scroll">'
-        "<table><thead><tr><th>candidate</th><th>trials</th><th>time</th><th>FLOPs</th><th>loss removed</th>"
-        f"<th>CE(m)</th></tr></thead><tbody>{''.join(body)}</tbody></table></div>{state}</figure>"
-    )
+        body.append(
+            f'<tr{BEST if chosen else ""}><th scope="row">m = {m}{tag}</th>'
+            f'<td class="bar"><svg width="100%" height="16" aria-hidden="true">{bar}</svg></td>'
+            f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        )
+    return f"<tbody>{''.join(body)}</tbody>"
 
 
 def _sum(events: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -118,7 +131,8 @@ def search_cost(run: Run) -> str:
         ]
         if shares:
             words.append(f"{name} took {' and '.join(shares)} ({units.seconds(seconds)})")
-    return "; ".join(words) + "." if words else ""
+    sentence = "; ".join(words)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
 def warnings(run: Run) -> str:
@@ -150,8 +164,8 @@ def metrics(runs: Sequence[Run]) -> str:
             body.append(_metric_line(title, values, names, protocol, "minor"))
     heads = "".join(f"<th>{escape(_metric_title(name))}</th>" for name in names)
     return (
-        f'<div class="scroll"><table class="metrics"><thead><tr><th>run</th>{heads}<th>protocol</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll"><table class="metrics"><thead><tr><th>run</th>{heads}<th>protocol</th></tr>'
+        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -186,7 +200,10 @@ def per_clip(run: Run) -> str:
         + "</tr>"
         for i, row in enumerate(clips)
     )
-    return f'<div class="scroll"><table><thead><tr><th>clip</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table><thead><tr><th>clip</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def totals(runs: Sequence[Run]) -> str:
