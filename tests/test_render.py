@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from entprog.render import render_clip
-from entprog.render.body import deform, load_body
+from entprog.render.body import SurfacePoints, deform, load_body
 from entprog.render.clip import KEYPOINTS, draw_frame, draw_person
-from entprog.render.clothes import SKIN_TONES, draw_look
+from entprog.render.clothes import BOTTOM, SKIN_TONES, draw_look
 from entprog.render.domains import ALL, SOURCE, TARGET, Domain
 from entprog.render.motion import draw_movement
 from entprog.render.raster import rasterise, shrink
@@ -208,3 +208,13 @@ def test_errors_name_field_and_value(field: str, value: float) -> None:
 def test_an_unknown_domain_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'tartget'; choose one of all, source, target"):
         render_clip(0, 0, 0, domain="tartget")
+
+
+def test_a_skirt_shows_the_colours_of_its_look() -> None:
+    body = load_body()
+    seed = next(seed for seed in range(40) if draw_look(seed, TARGET).garment == "skirt")
+    person = draw_person(body, seed, 0, TARGET, 1, 12.0)
+    below = SurfacePoints(*person.surface[person.faces[person.face_region == BOTTOM]].reshape(-1, 8).T)
+    colours = person.look.colours(body, below, np.full(len(below.x), BOTTOM))
+    shown = (np.abs(colours[:, None] - person.look.bottom_colours).max(-1) < 1e-6).any(1)
+    assert shown.mean() > 0.7  # the rest is the belt

@@ -111,7 +111,11 @@ def _build_skirt(body: Body, shape: Shape, look: Look, rotations: Array, heads: 
         x, y = half_width[:, None] * np.cos(around) * folds, half_depth * np.sin(around) * folds
         rings.append(centre[:, None] + across[:, None] * x[..., None] + forward[:, None] * y[..., None])
         # The pattern is laid out as if the cloth hung straight down, so it stays put as the legs move.
-        drop = hip_height + WAIST_ABOVE_HIPS - share * (WAIST_ABOVE_HIPS + look.skirt_length * 0.5)
+        drop = (
+            body.rest_joint("uleg.L")[2]
+            + WAIST_ABOVE_HIPS
+            - share * (WAIST_ABOVE_HIPS + look.skirt_length * 0.5)
+        )
         surface.append(
             np.stack([width * np.cos(around), depth * np.sin(around), np.full_like(around, drop)], -1)
         )

@@ -80,11 +80,9 @@ class Look:
             "breeches": knee + 0.02,
             "shorts": hips - 0.14,
         }.get(self.garment)
-        if (
-            hem is None
-        ):  # legs count as skirt down to its hem, so that one pushing through the cloth is not seen
-            way = self.way_down(1.0)
-            hem = np.interp(way, [0, 1, 2], [hips, knee, ankle]) - 0.01
+        if hem is None:
+            # Legs count as skirt down to its hem, so that a knee pushing through the cloth is not seen.
+            hem = np.interp(self.way_down(1.0), [0, 1, 2], [hips, knee, ankle]) - 0.01
         regions = np.full(len(x), SKIN, np.int8)
         regions[~on_arm & (z <= waist) & (z > hem)] = BOTTOM
         regions[on_chest | (on_arm & (points.along_arm < self.sleeve))] = TOP
