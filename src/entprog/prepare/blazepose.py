@@ -6,6 +6,7 @@ Architecture: Bazarevsky et al., "BlazePose: On-device Real-time Body Pose track
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class BlazeGraph(nn.Module):
             self.register_buffer(key.replace(".", "_"), value.float())
         self.input: int = graph["input"]
         self.outputs: dict[str, int] = graph["outputs"]
-        self.ops: list[dict] = graph["ops"]
+        self.ops: list[dict[str, Any]] = graph["ops"]
         self._last_use = {number: i for i, op in enumerate(self.ops) for number in op["inputs"]}
 
     @torch.no_grad()
@@ -50,7 +51,7 @@ class BlazeGraph(nn.Module):
                     del live[number]
         return {label: _rows(live[number]) for label, number in self.outputs.items()}
 
-    def _run(self, op: dict, inputs: list[Tensor]) -> Tensor:
+    def _run(self, op: dict[str, Any], inputs: list[Tensor]) -> Tensor:
         x = inputs[0]
         match op["op"]:
             case "conv":

@@ -220,7 +220,7 @@ def _turn(points: Tensor, angle: Tensor) -> Tensor:
 
 
 def _cut_out(images: Tensor, region: Tensor, side: int) -> Tensor:
-    """The turned squares around circles (region [N,4]: x y radius angle) as [N,3,side,side]; black outside."""
+    """The turned squares around circles (region [N,4]: x y radius turn) as [N,3,side,side]; black outside."""
     height, width = images.shape[2:]
     line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -301,4 +301,5 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(box[0] - box[1] / 2, others[:, 0] - others[:, 1] / 2)
     high = np.minimum(box[0] + box[1] / 2, others[:, 0] + others[:, 1] / 2)
     shared = np.clip(high - low, 0, None).prod(1)
-    return shared / np.maximum(box[1].prod() + others[:, 1].prod(1) - shared, 1e-9)
+    union = np.maximum(box[1].prod() + others[:, 1].prod(1) - shared, 1e-9)
+    return np.asarray(shared / union)

@@ -1,0 +1,126 @@
+"""From whole frames to one square around the person: cuts, the square, its pixels and keypoints.
+
+Boxes are (x0, y0, side) in whole pixels of the frame; they may reach beyond it, where the edge is repeated.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = tuple[int, int, int]
+
+NOSE, NECK = 0, 1
+BEYOND = ((NECK, NOSE, 0.9), (3, 4, 0.5), (6, 7, 0.5), (9, 10, 0.25), (12, 13, 0.25))
+"""Body beyond the keypoints (from, to, share of the limb to go on): top of the head, hands, feet."""
+MARGIN = 0.08
+VISIBLE = 0.5
+
+
+def histogram(frame: np.ndarray) -> np.ndarray:
+    """Colours of a frame (uint8 [H,W,3]) in its four quarters: 8 x 8 x 8 bins each, summing to 1 in all."""
+    small = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), size=(64, 64), mode="area")
+    bins = (small[0].to(torch.long) // 32 * torch.tensor([64, 8, 1])[:, None, None]).sum(0).numpy()
+    quarters = [bins[y : y + 32, x : x + 32].ravel() for y in (0, 32) for x in (0, 32)]
+    return np.concatenate([np.bincount(quarter, minlength=512) for quarter in quarters]) / 4096
+
+
+def is_jump(previous: np.ndarray, current: np.ndarray, threshold: float = 0.35) -> bool:
+    """Whether so much of the picture changed its colours between two histograms that it may be a cut."""
+    return bool(np.abs(current - previous).sum() / 2 > threshold)
+
+
+def find_cuts(histograms: list[np.ndarray]) -> list[int]:
+    """Indices of the frames that begin a new shot: a jump that stands out from its neighbours."""
+    change = np.array([np.abs(b - a).sum() / 2 for a, b in pairwise(histograms)])
+    cuts = []
+    for i, value in enumerate(change):
+        usual = np.median(change[max(0, i - 6) : i + 7])
+        if is_jump(histograms[i], histograms[i + 1]) and value > 3 * usual + 0.1:
+            cuts.append(i + 1)
+    return cuts
+
+
+def person_box(keypoints: np.ndarray, width: int, height: int) -> Box | None:
+    """One square that holds the person through a clip, as far as the frame shows it.
+
+    Args:
+        keypoints: [F,18,3] in pixels, visibility 0..1.
+        width, height: of the frame, pixels.
+
+    Returns:
+        The box: the 2nd to 98th percentile, over frames, of the visible body's edges (so that a raised hand
+        counts and one wrong frame does not), with a margin as far as it needs no pixels beyond the frame;
+        moved inside the frame where it fits. None where no frame has a visible keypoint.
+    """
+    beyond = []
+    for start, end, share in BEYOND:
+        a, b = keypoints[:, start], keypoints[:, end]
+        point = b[:, :2] + share * (b[:, :2] - a[:, :2])
+        beyond.append(np.concatenate([point, np.minimum(a, b)[:, 2:]], 1))
+    points = np.concatenate([keypoints, np.stack(beyond, 1)], 1)
+    seen = points[..., 2] >= VISIBLE
+    frames = seen.any(1)
+    if not frames.any():
+        return None
+    xy, hidden = points[frames, :, :2], ~seen[frames, :, None]
+    low = np.percentile(np.where(hidden, np.inf, xy).min(1), 2, axis=0)
+    high = np.percentile(np.where(hidden, -np.inf, xy).max(1), 98, axis=0)
+    size = np.array([width, height])
+    low, high = low.clip(0, size), high.clip(0, size)
+    extent = float((high - low).max())
+    side = int(np.ceil(max(extent, min(extent * (1 + 2 * MARGIN), width, height))))
+    side = max(side, 1)
+    start = np.round((low + high) / 2 - side / 2).astype(int)
+    # inside the frame where the square fits, else centred on it: the least repeated edge
+    x0, y0 = (
+        int(np.clip(v, 0, n - side)) if side <= n else (n - side) // 2
+        for v, n in zip(start, size, strict=True)
+    )
+    return int(x0), int(y0), side
+
+
+def crop(frame: np.ndarray, box: Box) -> np.ndarray:
+    """The pixels of the box, uint8 [side,side,3]; the frame's edge is repeated where the box leaves it."""
+    x0, y0, side = box
+    rows = np.arange(y0, y0 + side).clip(0, frame.shape[0] - 1)
+    columns = np.arange(x0, x0 + side).clip(0, frame.shape[1] - 1)
+    return np.asarray(frame[rows[:, None], columns])
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """Square frames uint8 [F,S,S,3] -> uint8 [F,size,size,3], bilinear with antialiasing."""
+    images = frames.permute(0, 3, 1, 2).float()
+    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def crop_keypoints(keypoints: np.ndarray, box: Box) -> np.ndarray:
+    """Keypoints [F,18,3] in pixels of the frame -> in units of the box's side (0..1 inside), float32."""
+    x0, y0, side = box
+    inside = keypoints.astype(np.float32, copy=True)
+    inside[..., :2] = (inside[..., :2] - np.array([x0, y0], np.float32)) / side
+    return inside
+
+
+def fill_gaps(keypoints: np.ndarray, found: np.ndarray, longest: int = 3) -> np.ndarray:
+    """Keypoints [F,18,3] of frames without a pose, interpolated over time.
+
+    Gaps of up to `longest` frames between two found ones also take over the lesser visibility; in longer gaps
+    and at the ends nothing is visible.
+    """
+    filled = keypoints.astype(np.float32, copy=True)
+    known = np.flatnonzero(found)
+    if not len(known):
+        return filled
+    frames = np.arange(len(filled))
+    for joint in range(filled.shape[1]):
+        for axis in (0, 1):
+            filled[:, joint, axis] = np.interp(frames, known, keypoints[known, joint, axis])
+    filled[~found, :, 2] = 0
+    for before, after in pairwise(known):
+        if 1 < after - before <= longest + 1:
+            filled[before + 1 : after, :, 2] = np.minimum(keypoints[before, :, 2], keypoints[after, :, 2])
+    return filled
