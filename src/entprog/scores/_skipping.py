@@ -38,13 +38,16 @@ def without_each(
     """
     roles = ROLES if skip == "both" else (skip,)
     if not fast:
-        yield None, run()
+        whole = run()
+        check_roles(skipper, skip)
+        yield None, whole
         for name in skipper.blocks.names:
             with skipper.skip(name, roles):
                 yield name, run()
         return
     with skipper.record():
         whole = run()
+    check_roles(skipper, skip)
     yield None, whole
     for name in skipper.blocks.names:
         with skipper.replay(), skipper.skip(name, roles):
@@ -52,34 +55,46 @@ def without_each(
         yield name, result
 
 
-def check_roles(skipper: Skipper, skip: Skip) -> tuple[str, ...]:
-    """Notes about settings without effect; skipping in a reference pass that there is not is refused."""
+def check_roles(skipper: Skipper, skip: Skip, option: str = "skip") -> tuple[str, ...]:
+    """Notes about an `option` without effect; to look for a reference pass that there is not is refused."""
     if skip == "denoising" or "reference" in skipper.roles:
         return ()
     if skip == "reference":
         raise ValueError(
-            'skip = "reference", but no block call is in a reference pass; '
-            'use "denoising", or give the blocks a role'
+            f'{option} = "reference", but no block call is in a reference pass: use "denoising", or give the '
+            "blocks a role"
         )
-    return ('skip = "both" is the same as "denoising" here: there is no reference pass',)
+    return (f'{option} = "both" is the same as "denoising" here: there is no reference pass',)
 
 
-def in_range(draws: Sequence[Draw], tau_min: float, tau_max: float) -> list[tuple[Draw, list[int]]]:
-    """Draws with the places of their samples with tau in [tau_min, tau_max]; draws without any are left out.
+def uncalled(skipper: Skipper) -> tuple[str, ...]:
+    """A note about blocks that the forward never calls."""
+    names = [name for name in skipper.blocks.names if name not in skipper.order]
+    return (f"never called, so without effect: {', '.join(names)}",) if names else ()
+
+
+def choose(
+    draws: Sequence[Draw], tau_min: float, tau_max: float, samples: int | None = None
+) -> list[tuple[Draw, list[int]]]:
+    """Draws with the places of their first `samples` samples in all whose tau is in [tau_min, tau_max].
 
     Raises:
-        ValueError: there are no draws, or no sample is in range.
+        ValueError: there are no draws, or no sample is in range, or none is asked for.
     """
-    kept = []
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples = {samples}: use at least 1, or leave it out for all")
+    chosen, left = [], samples
     for draw in draws:
-        places = [i for i, tau in enumerate(draw.tau.tolist()) if tau_min <= tau <= tau_max]
+        places = [i for i, tau in enumerate(draw.tau.tolist()) if tau_min <= tau <= tau_max][:left]
+        if left is not None:
+            left -= len(places)
         if places:
-            kept.append((draw, places))
-    if not kept:
+            chosen.append((draw, places))
+    if not chosen:
         taus = [tau for draw in draws for tau in draw.tau.tolist()]
         seen = f"they lie in [{min(taus):.3g}, {max(taus):.3g}]" if taus else "there are no draws"
         raise ValueError(f"no sample has tau in [{tau_min}, {tau_max}]: {seen}; widen tau_min and tau_max")
-    return kept
+    return chosen
 
 
 def part(draw: Draw, places: Sequence[int]) -> Draw:

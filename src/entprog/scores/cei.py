@@ -14,7 +14,7 @@ from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
 from entprog.core.statistics import mean_and_error, spearman
 from entprog.core.types import Draw, Scores, Task
-from entprog.scores._skipping import Skip, check_roles, in_range, part, scoring, without_each
+from entprog.scores._skipping import Skip, check_roles, choose, part, scoring, uncalled, without_each
 
 __all__ = ["CEI"]
 
@@ -61,8 +61,6 @@ class CEI:
             )
         if self.conditions < 2:
             raise ValueError(f"conditions = {self.conditions}: a standard deviation needs at least 2")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples = {self.samples}: use at least 1, or leave it out for all")
         if self.stable is not None and not 0 < self.stable < 1:
             raise ValueError(f"stable = {self.stable}: a rank correlation between 0 and 1, such as 0.95")
 
@@ -73,16 +71,11 @@ class CEI:
             ValueError: no sample has tau in range; a block can't be skipped; no reference pass where one is
                 to be skipped; draws of a single sample where conditions are compared.
         """
-        chosen = in_range(draws, self.tau_min, self.tau_max)
         rises: dict[str, list[float]] = {name: [] for name in blocks.names}
         used = 0
         notes: tuple[str, ...] = ()
         with scoring(task.model), Skipper(blocks) as skipper:
-            for draw, places in chosen:
-                if self.samples is not None:
-                    places = places[: self.samples - used]
-                if not places:
-                    break
+            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
                 measure = self._over_conditions if self.sigma == "conditions" else self._over_elements
                 whole, without = measure(task, skipper, draw, places)
                 for name, entropy in without.items():
@@ -91,15 +84,12 @@ class CEI:
                 if self.stable is not None and (agreement := _agreement(rises, used)) > self.stable:
                     notes += (f"stopped at {used} samples: order stable at {agreement:.3f} > {self.stable}",)
                     break
-        notes += check_roles(skipper, self.skip)
-        if uncalled := [name for name in blocks.names if name not in skipper.order]:
-            notes += (f"never called, so without effect: {', '.join(uncalled)}",)
         results = {name: mean_and_error(values) for name, values in rises.items()}
         return Scores(
             values={name: mean for name, (mean, _) in results.items()},
             stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
             samples=used,
-            notes=notes,
+            notes=notes + check_roles(skipper, self.skip) + uncalled(skipper),
         )
 
     def _over_elements(

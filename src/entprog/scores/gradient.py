@@ -1,0 +1,127 @@
+"""Gradient scores: how hard the loss pulls at a block."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from entprog.core.blocks import Blocks
+from entprog.core.statistics import mean_and_error
+from entprog.core.types import Draw, Scores, Task
+from entprog.scores._skipping import choose, part, scoring
+
+__all__ = ["Gradient"]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Size of the loss gradient in a block, or its signal to noise ratio over draws.
+
+    With g_d the gradient of draw d in a block of n parameters: l1 is the mean over draws of sum |g_d| / n, l2
+    of sqrt(sum g_d^2 / n), fisher of sum g_d^2 / n (the diagonal of the empirical Fisher information), all a
+    parameter, so that blocks of any size compare. snr is the mean over parameters of |mean_d g_d| / std_d
+    g_d.
+
+    Attributes:
+        norm: which of these.
+        tau_min, tau_max: samples with tau outside are left out.
+        samples: use so many at most.
+    """
+
+    norm: Literal["l1", "l2", "fisher", "snr"] = "l1"
+    tau_min: float = 0.0
+    tau_max: float = 1.0
+    samples: int | None = None
+
+    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+        """The gradient score of each block, with the standard error over draws (none for snr).
+
+        Gradients and gradient flags of the model stay as they are.
+
+        Raises:
+            ValueError: no sample has tau in range; snr with a single draw; a block without parameters to
+                train.
+        """
+        chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
+        if self.norm == "snr" and len(chosen) < 2:
+            raise ValueError(f'norm = "snr" needs at least 2 draws, got {len(chosen)}; use smaller batches')
+        members = {block.name: [p for p in block.parameters() if p.is_floating_point()] for block in blocks}
+        if empty := [name for name, parameters in members.items() if not parameters]:
+            raise ValueError(f"block {empty[0]!r} has no parameters, so no gradient")
+        sizes: dict[str, list[float]] = {name: [] for name in members}
+        running = {name: [_Moments(p) for p in parameters] for name, parameters in members.items()}
+        everything = [p for parameters in members.values() for p in parameters]
+        with scoring(task.model, gradient=True), _requiring_gradient(everything):
+            for draw, places in chosen:
+                loss = task.loss(part(draw, places))
+                found = iter(torch.autograd.grad(loss, everything, allow_unused=True))
+                for name, parameters in members.items():
+                    gradients = [_or_zero(next(found), p) for p in parameters]
+                    if self.norm != "snr":
+                        sizes[name].append(self._size(gradients))
+                        continue
+                    for moments, gradient in zip(running[name], gradients, strict=True):
+                        moments.add(gradient)
+        samples = sum(len(places) for _, places in chosen)
+        if self.norm == "snr":
+            return Scores({name: _snr(moments) for name, moments in running.items()}, samples=samples)
+        results = {name: mean_and_error(values) for name, values in sizes.items()}
+        return Scores(
+            values={name: mean for name, (mean, _) in results.items()},
+            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
+            samples=samples,
+        )
+
+    def _size(self, gradients: Sequence[Tensor]) -> float:
+        count = sum(g.numel() for g in gradients)
+        if self.norm == "l1":
+            return math.fsum(float(g.abs().sum(dtype=torch.float64)) for g in gradients) / count
+        squares = math.fsum(float(g.square().sum(dtype=torch.float64)) for g in gradients) / count
+        return math.sqrt(squares) if self.norm == "l2" else squares
+
+
+class _Moments:
+    """Mean and spread of a gradient's elements over draws, updated one draw at a time (Welford)."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.count = 0
+        self.like = like
+
+    def add(self, gradient: Tensor) -> None:
+        if not self.count:
+            self.mean = torch.zeros_like(self.like, dtype=torch.float32, requires_grad=False)
+            self.spread = torch.zeros_like(self.mean)
+        self.count += 1
+        change = gradient.float() - self.mean
+        self.mean += change / self.count
+        self.spread += change * (gradient.float() - self.mean)
+
+    def ratio(self) -> Tensor:
+        """|mean| / standard deviation of each element; 0 where no gradient ever came."""
+        deviation = (self.spread / (self.count - 1)).sqrt()
+        return torch.where(self.mean == 0, 0.0, self.mean.abs() / deviation.clamp_min(1e-30))
+
+
+def _snr(moments: Sequence[_Moments]) -> float:
+    count = sum(m.mean.numel() for m in moments)
+    return math.fsum(float(m.ratio().sum(dtype=torch.float64)) for m in moments) / count
+
+
+def _or_zero(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+@contextmanager
+def _requiring_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    flags = [p.requires_grad for p in parameters]
+    try:
+        for p in parameters:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, flag in zip(parameters, flags, strict=True):
+            p.requires_grad_(flag)

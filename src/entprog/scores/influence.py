@@ -1,0 +1,81 @@
+"""Block influence: how far a block turns its tokens."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from entprog.core.blocks import Blocks
+from entprog.core.skip import ROLES, Skipper
+from entprog.core.statistics import mean_and_error
+from entprog.core.types import Draw, Scores, Task
+from entprog.scores._skipping import check_roles, choose, part, scoring, uncalled
+
+__all__ = ["Influence"]
+
+
+@dataclass(frozen=True)
+class Influence:
+    """1 - cosine between what a block would pass on and what it gives, averaged over tokens (ShortGPT).
+
+    A token is a vector along the last axis. One forward for each draw (arXiv 2403.03853, equation 1).
+
+    Attributes:
+        calls: the passes in which a block is looked at.
+        tau_min, tau_max: samples with tau outside are left out.
+        samples: use so many at most.
+    """
+
+    calls: Literal["denoising", "reference", "both"] = "denoising"
+    tau_min: float = 0.0
+    tau_max: float = 1.0
+    samples: int | None = None
+
+    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+        """Influences, weighted by the samples of each draw, with the standard error over draws.
+
+        Raises:
+            ValueError: no sample has tau in range; what a block passes on can't be found; no reference pass
+                where one is to be looked at.
+        """
+        turns: dict[str, list[float]] = {name: [] for name in blocks.names}
+        sizes: list[float] = []
+        roles = ROLES if self.calls == "both" else (self.calls,)
+        with scoring(task.model), Skipper(blocks) as skipper:
+            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
+                with skipper.record():
+                    task.predict(part(draw, places))
+                for name, values in turns.items():
+                    turned = [
+                        _turn(skipper.identity(name, call), call.output)
+                        for call in skipper.calls[name]
+                        if call.role in roles
+                    ]
+                    values.append(math.fsum(turned) / max(len(turned), 1))
+                sizes.append(len(places))
+        results = {name: mean_and_error(values, sizes) for name, values in turns.items()}
+        return Scores(
+            values={name: mean for name, (mean, _) in results.items()},
+            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
+            samples=int(sum(sizes)),
+            notes=check_roles(skipper, self.calls, "calls") + uncalled(skipper),
+        )
+
+
+def _turn(passed_on: Any, output: Any) -> float:
+    """Mean of 1 - cosine over the tokens of all outputs."""
+    cosines = [
+        torch.cosine_similarity(a.double(), b.double(), dim=-1).flatten()
+        for a, b in _pairs(passed_on, output)
+    ]
+    return 1.0 - float(torch.cat(cosines).mean())
+
+
+def _pairs(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    for a, b in zip(tree_leaves(first), tree_leaves(second), strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            yield a, b

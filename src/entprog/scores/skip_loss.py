@@ -1,0 +1,56 @@
+"""Loss rise on skip: how much worse the model gets without a block."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from entprog.core.blocks import Blocks
+from entprog.core.skip import Skipper
+from entprog.core.statistics import mean_and_error
+from entprog.core.types import Draw, Scores, Task
+from entprog.scores._skipping import Skip, check_roles, choose, part, scoring, uncalled, without_each
+
+__all__ = ["SkipLoss"]
+
+
+@dataclass(frozen=True)
+class SkipLoss:
+    """Rise of the training loss when a block is skipped, averaged over draws.
+
+    Attributes:
+        skip: the passes in which a block is skipped.
+        tau_min, tau_max: samples with tau outside are left out.
+        samples: use so many at most.
+        fast: replay blocks before the skipped one; off for the slow reference, with identical values.
+    """
+
+    skip: Skip = "denoising"
+    tau_min: float = 0.0
+    tau_max: float = 1.0
+    samples: int | None = None
+    fast: bool = True
+
+    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+        """Loss rises, weighted by the samples of each draw, with the standard error over draws.
+
+        Raises:
+            ValueError: no sample has tau in range; a block can't be skipped; no reference pass where one is
+                to be skipped.
+        """
+        rises: dict[str, list[float]] = {name: [] for name in blocks.names}
+        sizes: list[float] = []
+        with scoring(task.model), Skipper(blocks) as skipper:
+            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
+                loss = partial(task.loss, part(draw, places))
+                losses = {n: float(v) for n, v in without_each(skipper, loss, self.skip, fast=self.fast)}
+                for name, values in rises.items():
+                    values.append(losses[name] - losses[None])
+                sizes.append(len(places))
+        results = {name: mean_and_error(values, sizes) for name, values in rises.items()}
+        return Scores(
+            values={name: mean for name, (mean, _) in results.items()},
+            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
+            samples=int(sum(sizes)),
+            notes=check_roles(skipper, self.skip) + uncalled(skipper),
+        )
