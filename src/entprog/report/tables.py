@@ -62,8 +62,8 @@ def trials(run: Run) -> str:
     heads = "".join(f"<th>{title}</th>" for title in ("trials", "time", "FLOPs", "loss removed"))
     return (
         '<figure class="chart"><div class="scroll"><table class="trials"><thead><tr><th>candidate</th>'
-        f'<th class="bar">efficiency CE(m), best of the stage = full bar</th><th>CE(m)</th>{heads}</tr></thead>'
-        f"{body}</table></div></figure>"
+        f'<th class="bar">efficiency CE(m), full bar: best of the stage</th><th>CE(m)</th>{heads}</tr>'
+        f"</thead>{body}</table></div></figure>"
     )
 
 
