@@ -131,8 +131,8 @@ def discover_blocks(
         ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
     """
     declared = _declared(model)
-    role = role or getattr(model, "entprog_role", None) or always_denoising
-    adapters = adapters if adapters is not None else getattr(model, "entprog_adapters", None)
+    role = role or _attribute(model, "entprog_role") or always_denoising
+    adapters = adapters if adapters is not None else _attribute(model, "entprog_adapters")
     if pattern is not None:
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         found = _matching(model, patterns, declared)
@@ -256,6 +256,11 @@ def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
                 )
             found[f"{prefix}.{name}" if prefix else name] = children[name]
     return found
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    """What the outermost module that has it says."""
+    return next((getattr(module, name) for module in model.modules() if hasattr(module, name)), None)
 
 
 def _matching(

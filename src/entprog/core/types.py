@@ -3,12 +3,12 @@
 Shape legend: B samples, F frames, C channels, H height, W width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 if TYPE_CHECKING:
     from entprog.core.blocks import Blocks
@@ -173,10 +173,59 @@ class StepInfo:
     m: int
     active: tuple[str, ...]
     searching: bool
+    discardable: bool = False
+    """Whether this step may be undone when its probe ends (averaged weights leave such steps out)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is bound to for one phase of a run.
+
+    Attributes:
+        task: model and loss, used for holdout readings.
+        blocks: the blocks that may train.
+        optimizer: the one optimizer of the phase, made with `param_groups`.
+        total_steps: optimizer steps of the phase.
+        shape: shape of the phase's batches; None in a foreign loop.
+        holdout: fixed draws that a search reads its loss on.
+        ranking: blocks by importance; None where a method needs none.
+        schedule: how many blocks, when.
+        rerank: ranks anew; None to keep `ranking` for the whole phase.
+        flops: exact FLOPs of one optimizer step of a workload, asked after that step has run.
+        reading_flops: exact FLOPs of one holdout reading.
+        cost: "flops" or "seconds": what a choice weighs gain against.
+        states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
+        outside: whether parameters outside the blocks train.
+        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made.
+        seed: of the search's own draws.
+    """
+
+    task: "Task"
+    blocks: "Blocks"
+    optimizer: optim.Optimizer
+    total_steps: int
+    shape: Shape | None = None
+    holdout: Sequence[Draw] = ()
+    ranking: Ranking | None = None
+    schedule: "Schedule | None" = None
+    rerank: Callable[[], Ranking] | None = None
+    flops: Callable[[Workload], float] = lambda workload: float(len(workload.active))
+    reading_flops: Callable[[], float] = lambda: 0.0
+    cost: str = "flops"
+    states: Literal["keep", "drop", "offload"] = "keep"
+    outside: bool = True
+    notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
+    seed: int = 0
+
+
+class MethodPlugin(Protocol):
+    """Plugin kind "method": options, and `bind`, which gives the object that a loop uses."""
+
+    def bind(self, setting: Setting) -> "Method": ...
 
 
 class Method(Protocol):
-    """Plugin kind "method", bound to a run: what trains at step i.
+    """A method bound to a phase: what trains at step i.
 
     `workload(i)` is known before the batch is drawn, idempotent, and the same on every rank. `replays(i)` is the
     step whose data, noise and learning rate step i uses: i itself, except that the candidates of a probe all

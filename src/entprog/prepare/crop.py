@@ -27,7 +27,7 @@ def histogram(frame: np.ndarray) -> np.ndarray:
     return np.concatenate([np.bincount(quarter, minlength=512) for quarter in quarters]) / 4096
 
 
-def is_jump(previous: np.ndarray, current: np.ndarray, threshold: float = 0.35) -> bool:
+def is_jump(previous: np.ndarray, current: np.ndarray, threshold: float = 0.25) -> bool:
     """Whether so much of the picture changed its colours between two histograms that it may be a cut."""
     return bool(np.abs(current - previous).sum() / 2 > threshold)
 

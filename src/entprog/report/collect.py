@@ -306,7 +306,8 @@ def _totals(
 ) -> Totals:
     names = [name for name in Totals.__dataclass_fields__ if name != "counted"]
     if given:
-        return Totals(**{name: number(given.get(name)) for name in names})
+        values: dict[str, Any] = {name: number(given.get(name)) for name in names}
+        return Totals(**values)
     if not steps:
         return Totals(counted=True)
 

@@ -96,8 +96,10 @@ def _scored(run: Run) -> Mapping[str, Any]:
 
 
 def _holdout(runs: Sequence[Run], base: int) -> Row | None:
-    draws = {len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")}
-    protocol = "noise-prediction MSE" + (f" on {max(draws)} fixed draws" if draws and max(draws) else "")
+    draws = max(
+        (len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")), default=0
+    )
+    protocol = "noise-prediction MSE" + (f" on {draws} fixed draws" if draws else "")
     return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, units.significant)
 
 
@@ -145,28 +147,51 @@ def _collected(runs: Sequence[Run | Path]) -> list[Run]:
     return [run if isinstance(run, Run) else collect(run) for run in runs]
 
 
-def summary_table(runs: Sequence[Run | Path]) -> str:
-    """The headline as plain text for a terminal: a line a quantity, a column a run, protocols below."""
+def summary_table(runs: Sequence[Run | Path], width: int = 100) -> str:
+    """The headline as plain text for a terminal: a line a quantity, a column a run, protocols below.
+
+    More runs than fit into `width` characters go into further tables below, each with the base run first.
+    """
     taken = _collected(runs)
     found = rows(taken)
-    base = taken[base_of(taken)].label
-    cells = [["", *(text for run in taken for text in (run.label, ""))]]
-    for row in found:
-        pairs = zip(row.values, row.compared, strict=True)
-        cells.append([("  " if row.minor else "") + row.name, *(text for pair in pairs for text in pair)])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = []
-    for line in cells:
-        words = [
-            line[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True) if w),
-        ]
-        lines.append("  ".join(words).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
+    base = base_of(taken)
+    names = ["", *(("  " if row.minor else "") + row.name for row in found)]
+    columns = [
+        (
+            _right([run.label, *(row.values[i] for row in found)]),
+            _right(["", *(row.compared[i] for row in found)]),
+        )
+        for i, run in enumerate(taken)
+    ]
+    head = [name.ljust(max(map(len, names))) for name in names]
+    tables, current = [], _beside(head, columns[base])
+    for i, column in enumerate(columns):
+        if i == base:
+            continue
+        wider = _beside(current, column)
+        if len(wider[0]) > width and len(current[0]) > len(_beside(head, columns[base])[0]):
+            tables.append(current)
+            wider = _beside(_beside(head, columns[base]), column)
+        current = wider
+    tables.append(current)
+    blocks = [
+        "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *map(str.rstrip, lines[1:])]) for lines in tables
+    ]
     notes = _protocols(found)
     if len(taken) > 1:
-        notes.append(f"compared with {base} (0.87x: 0.87 times its value)")
-    return "\n".join([*lines, "", *notes]) if notes else "\n".join(lines)
+        notes.append(f"compared with {taken[base].label} (0.87x: 0.87 times its value)")
+    return "\n\n".join([*blocks, "\n".join(notes)] if notes else blocks)
+
+
+def _right(cells: Sequence[str]) -> list[str]:
+    return [cell.rjust(max(map(len, cells))) for cell in cells]
+
+
+def _beside(lines: Sequence[str], column: tuple[list[str], list[str]]) -> list[str]:
+    """The lines with a run's values to their right, and its comparisons where it has any."""
+    values, compared = column
+    both = [f"{a}  {b}" if b else a for a, b in zip(values, compared, strict=True)]
+    return [f"{line}  {cell}" for line, cell in zip(lines, both, strict=True)]
 
 
 def summary_markdown(runs: Sequence[Run | Path]) -> str:
