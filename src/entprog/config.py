@@ -1,0 +1,253 @@
+"""One typed, frozen configuration for each run.
+
+Every field is a key of the recipe (TOML); tables nest as the classes do. Names follow diffusers where it has one.
+`read_config` (validate.py) fills, checks and reports; this file only says what there is.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """[data] where clips come from.
+
+    Attributes:
+        path: a folder made by `entprog prepare`; empty for rendered people.
+        domain: rendered people: "target" (the demo's), "source" (the base's) or "all".
+        subjects: rendered people: training subjects.
+        clips_per_subject: rendered people: clips of each subject, before the same scene.
+        holdout: rendered people: held-out subjects.
+        frames: rendered people: frames of a clip.
+        sizes: sides in pixels that latents are stored for.
+        seed: rendered people: offset of all seeds.
+        workers: rendering processes (0: as many as cores).
+        cache: folder that keeps rendered data between runs; empty for the user's cache folder.
+    """
+
+    path: str = ""
+    domain: Literal["source", "target", "all"] = "target"
+    subjects: int = 32
+    clips_per_subject: int = 2
+    holdout: int = 16
+    frames: int = 16
+    sizes: tuple[int, ...] = (32, 64)
+    seed: int = 0
+    workers: int = 0
+    cache: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """[model] the network and where its weights start.
+
+    Attributes:
+        size: "nano" (the shipped base), "s", "b" or "xl" (28 blocks, width 1152, patch 2).
+        init: "base" (shipped nano weights), "scratch", or a path to a safetensors file or a run's final folder.
+        reference: "siamese" shares the weights with the reference pass; "separate" is the paper's comparison.
+        reference_gradient: whether gradients flow through the reference pass.
+        pose: "input" one linear adapter (published); "blocks" zero-initialised adapters at every block.
+        beta_schedule: noise schedule by its diffusers name.
+        condition_dropout: share of samples trained without condition, for guidance.
+    """
+
+    size: Literal["nano", "s", "b", "xl"] = "nano"
+    init: str = "base"
+    reference: Literal["siamese", "separate", "none"] = "siamese"
+    reference_gradient: bool = True
+    pose: Literal["input", "blocks", "none"] = "input"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    condition_dropout: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RankingConfig:
+    """[ranking] which blocks come first.
+
+    Attributes:
+        score: a plugin of kind "score" (cei, skip_loss, gradient, influence, order, or package.module:Class).
+        options: the score's own options.
+        samples: probe samples that the score may use.
+        pattern: block names, `*` for one dotted part; empty for the model's own declaration.
+        again: rank anew at the start of each stage, not only of each phase.
+    """
+
+    score: str = "cei"
+    options: dict[str, Any] = field(default_factory=dict)
+    samples: int = 64
+    pattern: tuple[str, ...] = ()
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """[schedule] how many blocks, when.
+
+    Attributes:
+        name: a plugin of kind "schedule" (linear, fixed, descending, adaptive, or package.module:Class).
+        options: the schedule's own options.
+        cost: what a choice weighs gain against: "flops" (exact, repeatable), "seconds" (recorded trials are
+            replayed on resume), or "auto": flops on a CPU, seconds elsewhere.
+        states: optimizer states of frozen blocks: "keep", "drop" or "offload".
+        outside: whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases.
+    """
+
+    name: str = "adaptive"
+    options: dict[str, Any] = field(default_factory=dict)
+    cost: Literal["auto", "flops", "seconds"] = "auto"
+    states: Literal["keep", "drop", "offload"] = "keep"
+    outside: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseConfig:
+    """[phases.NAME] one phase of training; phases run in the order in which the recipe lists them.
+
+    Attributes:
+        steps: optimizer steps; 0 leaves the phase out.
+        blocks: which blocks may train: "spatial", "temporal" or "all".
+        outside: whether parameters outside the blocks train in this phase.
+        pose: whether the model sees poses.
+        frames: frames of a training clip.
+        resolution: side in pixels.
+        batch: samples of a micro-batch.
+        learning_rate: peak learning rate.
+    """
+
+    steps: int = 1000
+    blocks: Literal["spatial", "temporal", "all"] = "spatial"
+    outside: bool = True
+    pose: bool = True
+    frames: int = 1
+    resolution: int = 64
+    batch: int = 8
+    learning_rate: float = 1e-5
+
+
+PUBLISHED: dict[str, PhaseConfig] = {
+    "subject": PhaseConfig(steps=50_000, pose=False, batch=32),
+    "pose": PhaseConfig(steps=200_000, batch=8),
+    "video": PhaseConfig(steps=200_000, blocks="temporal", outside=False, frames=10, batch=4),
+}
+"""The paper's three phases; a recipe's phase of that name starts from these values."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """[train] the loop.
+
+    Attributes:
+        lr_scheduler: a diffusers scheduler name; each phase runs it once from its own learning rate.
+        lr_warmup_steps: steps of linear warm-up at the start of each phase.
+        gradient_accumulation_steps: micro-batches of an optimizer step.
+        max_grad_norm: gradients are clipped to this norm (0: never).
+        mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where it is faster, else no.
+        gradient_checkpointing: recompute activations in the backward pass.
+        adam_beta1, adam_beta2, adam_epsilon, adam_weight_decay: AdamW.
+        ema_decay: decay of averaged weights (0: none).
+        checkpointing_steps: steps between checkpoints, over all phases (0: only at the end and when stopped).
+        checkpoints_total_limit: older checkpoints are deleted beyond this many (0: keep all).
+        validation_steps: steps between holdout readings and samples (0: at the end of each phase only).
+        validation_clips: held-out clips that are sampled then (0: no samples while training).
+        holdout_clips: held-out clips in the fixed holdout draws.
+        report_to: "none" or "tensorboard"; log.jsonl is always written.
+        seed: everything random follows from it.
+        threads: CPU threads (0: torch's choice).
+    """
+
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "polynomial"
+    ] = "constant"
+    lr_warmup_steps: int = 0
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    adam_weight_decay: float = 0.01
+    ema_decay: float = 0.0
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 0
+    validation_clips: int = 0
+    holdout_clips: int = 32
+    report_to: Literal["none", "tensorboard"] = "none"
+    seed: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """[sample] how clips are generated.
+
+    Attributes:
+        scheduler: "ddim", "ddpm" (IDDPM spacing) or "dpm++".
+        num_inference_steps: model calls a clip.
+        guidance_scale: classifier-free guidance; 1 for none.
+        seed: of the initial noise.
+        weights: "ema" where a run has them, else "model".
+    """
+
+    scheduler: Literal["ddim", "ddpm", "dpm++"] = "ddim"
+    num_inference_steps: int = 25
+    guidance_scale: float = 2.0
+    seed: int = 0
+    weights: Literal["auto", "ema", "model"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateConfig:
+    """[evaluate] the pinned protocol.
+
+    Attributes:
+        metrics: plugins of kind "metric".
+        clips: held-out clips.
+        frames: frames of each, from its first frame on.
+        resolution: side in pixels at which generated and true frames are compared.
+        videos: clips that are written as mp4 and GIF.
+    """
+
+    metrics: tuple[str, ...] = ("l1", "psnr", "ssim")
+    clips: int = 16
+    frames: int = 10
+    resolution: int = 64
+    videos: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A run.
+
+    Attributes:
+        output_dir: the run folder; it must not exist yet.
+        label: name of the run in tables; empty for the method's name.
+        method: a plugin of kind "method": "full" or "progressive" (or package.module:Class).
+        preset: "paper" sets ranking and schedule as published; "" leaves every key to the recipe.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    output_dir: str = "runs/run"
+    label: str = ""
+    method: str = "progressive"
+    preset: Literal["", "paper"] = ""
+    device: str = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    phases: dict[str, PhaseConfig] = field(default_factory=lambda: dict(PUBLISHED))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "": {},
+    "paper": {
+        "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
+        "schedule": {"name": "adaptive", "options": {"estimator": "supernet"}},
+    },
+}
+"""Values that a preset puts under the recipe's own (the recipe's keys win)."""

@@ -1,0 +1,84 @@
+"""The snapshot-and-restore estimator: every candidate trains alone from the same weights on the same batches.
+
+Slower than the supernet but it measures what it says: candidates share weights, optimizer state, data, noise and
+learning rate at their start, and each is read once, at its end, on paired holdout draws.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from entprog.core.types import Trial
+
+
+class Snapshot:
+    """Copies of all weights and optimizer states, restored in place."""
+
+    def __init__(self, weights: dict[str, Tensor], optimizer: dict[int, dict[str, Any]]) -> None:
+        self.weights, self.optimizer = weights, optimizer
+
+    @classmethod
+    @torch.no_grad()
+    def take(cls, model: nn.Module, optimizer: optim.Optimizer) -> "Snapshot":
+        """Copy the parameters that any search can move, those of the optimizer, and their states."""
+        inside = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        weights = {n: p.detach().clone() for n, p in model.named_parameters() if id(p) in inside}
+        states = {
+            place: {k: v.clone() if isinstance(v, Tensor) else v for k, v in optimizer.state[p].items()}
+            for place, p in enumerate(_parameters(optimizer))
+            if optimizer.state.get(p)
+        }
+        return cls(weights, states)
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module, optimizer: optim.Optimizer) -> None:
+        """Put the copies back, bit for bit; states that did not exist at the copy are dropped."""
+        named = dict(model.named_parameters())
+        for name, value in self.weights.items():
+            named[name].copy_(value)
+            named[name].grad = None
+        for place, p in enumerate(_parameters(optimizer)):
+            if place in self.optimizer:
+                kept = self.optimizer[place]
+                optimizer.state[p] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
+            else:
+                optimizer.state.pop(p, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {"weights": self.weights, "optimizer": {str(k): v for k, v in self.optimizer.items()}}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Snapshot":
+        """The inverse of `state_dict`."""
+        return cls(dict(state["weights"]), {int(k): dict(v) for k, v in state["optimizer"].items()})
+
+
+def _parameters(optimizer: optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the loss removed over paired holdout draws."""
+    differences = [b - a for b, a in zip(before, after, strict=True)]
+    mean = sum(differences) / len(differences)
+    if len(differences) < 2:
+        return mean, math.inf
+    variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
+    return mean, math.sqrt(variance / len(differences))
+
+
+def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+    """The chosen m and the gain per cost of each candidate.
+
+    The best candidate wins unless a larger one is within two standard errors of it: then the larger, since a
+    short horizon flatters small ones (FINDINGS 4).
+    """
+    rates = {len(t.workload.active): t.gain / getattr(t, cost) for t in trials}
+    errors = {len(t.workload.active): t.gain_stderr / getattr(t, cost) for t in trials}
+    best = max(rates, key=lambda m: (rates[m], m))
+    near = [m for m in rates if rates[best] - rates[m] <= 2 * math.hypot(errors[m], errors[best])]
+    return max([best, *near]), rates

@@ -1,0 +1,38 @@
+"""The published estimator: a nested supernet that trains a random candidate at each step.
+
+Source: Ent-Prog, arXiv 2511.21136. At the start of a stage every step draws m from the candidates M_k, trains the
+top m blocks of the shared weights, and reads the loss l_m on a small fixed holdout:
+
+    CE(m) = - sum_{s >= 2} (l_m^(s) - l_m^(s-1)) / sum_{s >= 2} T_m^(s),        m* = argmax CE(m)
+
+where s counts the steps that trained m. The numerator telescopes to first minus last reading of shared weights.
+"""
+
+import random
+from collections.abc import Sequence
+
+from entprog.core.types import Trial
+
+
+def supernet_candidate(seed: int, step: int, candidates: Sequence[int]) -> int:
+    """The m that supernet step `step` trains; a pure function, so asking twice or resuming changes nothing."""
+    return random.Random(f"supernet {seed} {step}").choice(list(candidates))
+
+
+def convergence_efficiency(trials: Sequence[Trial], cost: str) -> dict[int, float]:
+    """CE(m) of each m that was trained at least twice: loss removed per FLOP or per second.
+
+    Args:
+        trials: the trials of one stage, in order.
+        cost: "flops" or "seconds", the T of the formula.
+    """
+    readings: dict[int, list[Trial]] = {}
+    for trial in trials:
+        readings.setdefault(len(trial.workload.active), []).append(trial)
+    efficiency = {}
+    for m, mine in sorted(readings.items()):
+        spent = sum(getattr(trial, cost) for trial in mine[1:])
+        if len(mine) >= 2 and spent > 0:
+            gained = sum(before.loss_after - after.loss_after for before, after in zip(mine, mine[1:], strict=False))
+            efficiency[m] = gained / spent
+    return efficiency

@@ -1,0 +1,44 @@
+"""Opens the data set that a configuration names: a prepared folder, or rendered people."""
+
+import os
+from pathlib import Path
+
+from entprog.config import DataConfig
+from entprog.data.rendered import RenderedPeople, render_data_set
+from entprog.data.shards import Shards
+from entprog.nets.codec import PatchCodec
+
+
+def cache_folder() -> Path:
+    """Where rendered data is kept: $ENTPROG_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")
+
+
+def open_data(config: DataConfig, *, progress: bool = True) -> Shards:
+    """The data set of a run; people are rendered at first use.
+
+    Raises:
+        ValueError: the folder is no prepared data set, is empty, or holds latents of another codec.
+    """
+    codec = PatchCodec.default()
+    if config.path:
+        shards = Shards(config.path)
+    else:
+        spec = RenderedPeople(
+            domain=config.domain,
+            subjects=config.subjects,
+            clips_per_subject=config.clips_per_subject,
+            holdout=config.holdout,
+            frames=config.frames,
+            sizes=tuple(config.sizes),
+            seed=config.seed,
+        )
+        cache = Path(config.cache) if config.cache else cache_folder()
+        shards = Shards(render_data_set(spec, cache, codec, workers=config.workers, progress=progress))
+    if shards.about.get("codec_hash") != codec.hash:
+        raise ValueError(
+            f"data.path = {str(shards.folder)!r}: its latents were made by codec {shards.about.get('codec_hash')}, "
+            f"this version has {codec.hash}; prepare the videos again"
+        )
+    return shards

@@ -1,0 +1,109 @@
+"""The PCA patch codec: frames to latents and back by one orthonormal projection of small patches.
+
+A patch of 4 x 4 pixels (48 numbers) becomes 16 channels. Nothing is learned beyond the principal components, so
+encoding a frame takes microseconds and decoding is exact up to the dropped components.
+"""
+
+import hashlib
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FACTOR = 4
+CHANNELS = 16
+
+
+class PatchCodec:
+    """Principal components of RGB patches as a latent space.
+
+    Attributes:
+        mean: [48] mean patch, in -1..1.
+        basis: [16, 48] orthonormal rows, most variance first.
+        scale: [16] divisor of each coefficient. Scaling by the square root of a channel's standard deviation
+            (half whitening) keeps coarse channels louder than fine ones, as in pixels, without drowning these.
+    """
+
+    name = "pca-f4c16"
+
+    def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor) -> None:
+        self.mean, self.basis, self.scale = mean.float(), basis.float(), scale.float()
+
+    @classmethod
+    def default(cls) -> "PatchCodec":
+        """The codec that ships with the package."""
+        with as_file(files("entprog") / "assets" / "codec.safetensors") as path:
+            return cls.load(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PatchCodec":
+        """Read a codec file written by `save`."""
+        tensors = load_file(str(path))
+        missing = {"mean", "basis", "scale"} - tensors.keys()
+        if missing:
+            raise ValueError(f"codec = {str(path)!r}: no tensors {sorted(missing)}; give a file written by PatchCodec.save")
+        return cls(tensors["mean"], tensors["basis"], tensors["scale"])
+
+    @classmethod
+    def fit(cls, frames: Tensor) -> "PatchCodec":
+        """Principal components of all patches of uint8 frames [F, H, W, 3]."""
+        patches = _patches(frames).flatten(0, 2).double()
+        mean = patches.mean(0)
+        centred = patches - mean
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+        order = values.argsort(descending=True)[:CHANNELS]
+        basis = vectors[:, order].T
+        basis = basis * basis.sum(1, keepdim=True).sign().where(basis.sum(1, keepdim=True).abs() > 1e-6, torch.ones(()))
+        deviation = values[order].clamp_min(1e-12).sqrt()
+        scale = deviation.sqrt()
+        scale = scale * ((deviation / scale) ** 2).mean().sqrt()
+        return cls(mean, basis, scale)
+
+    def save(self, path: str | Path) -> None:
+        """Write the codec as safetensors."""
+        tensors = {"mean": self.mean, "basis": self.basis.contiguous(), "scale": self.scale}
+        save_file(tensors, str(path), {"name": self.name})
+
+    @property
+    def hash(self) -> str:
+        """Short fingerprint of the codec's numbers; latents of different codecs do not mix."""
+        digest = hashlib.sha256()
+        for tensor in (self.mean, self.basis, self.scale):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(self, frames: Tensor | np.ndarray) -> Tensor:
+        """uint8 frames [..., H, W, 3] (H, W multiples of 4) to float32 latents [..., 16, H/4, W/4]."""
+        frames = torch.as_tensor(frames)
+        lead = frames.shape[:-3]
+        coefficients = (_patches(frames.reshape(-1, *frames.shape[-3:])) - self.mean) @ self.basis.T / self.scale
+        latents = coefficients.permute(0, 3, 1, 2)
+        return latents.reshape(*lead, *latents.shape[1:])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [..., 16, h, w] to frames in 0..1, [..., 3, 4h, 4w]."""
+        lead = latents.shape[:-3]
+        flat = latents.reshape(-1, *latents.shape[-3:]).float().permute(0, 2, 3, 1)
+        mean, basis, scale = (t.to(flat.device) for t in (self.mean, self.basis, self.scale))
+        patches = (flat * scale) @ basis + mean
+        frames = functional.pixel_shuffle(patches.permute(0, 3, 1, 2), FACTOR)
+        frames = ((frames + 1) / 2).clamp(0, 1)
+        return frames.reshape(*lead, *frames.shape[1:])
+
+
+def _patches(frames: Tensor) -> Tensor:
+    """uint8 frames [F, H, W, 3] to patches in -1..1, [F, H/4, W/4, 48]."""
+    height, width = frames.shape[1:3]
+    if height % FACTOR or width % FACTOR:
+        raise ValueError(f"frame size {height}x{width}: must be a multiple of {FACTOR}")
+    pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return functional.pixel_unshuffle(pixels, FACTOR).permute(0, 2, 3, 1)
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames in 0..1, [..., 3, H, W], to uint8 [..., H, W, 3] for writing."""
+    return (frames.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()

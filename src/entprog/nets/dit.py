@@ -1,0 +1,197 @@
+"""The latent video diffusion transformer with a Siamese reference and a pose adapter.
+
+Shape legend: B samples, F frames, C latent channels, H W latent height and width, N tokens of a frame, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from entprog.nets.conditioning import POSE_WIDTH, PoseEmbedding, pose_features
+from entprog.nets.layers import SpatialBlock, TauEmbedding, TemporalBlock, grid_codes, modulate, sinusoids
+
+
+@dataclass(frozen=True, slots=True)
+class DiTConfig:
+    """Everything that fixes the weights' shapes.
+
+    Attributes:
+        depth: spatial blocks.
+        width: D, a multiple of 4 and of `heads`.
+        temporal_every: a temporal block follows every n-th spatial block; 0 for none (an image model).
+        reference: "siamese" runs the same weights on the reference image; "separate" a second stack of spatial
+            blocks (the comparison of the paper's Table I); "none" no reference.
+        pose: "input" one linear adapter at the input (published); "blocks" zero-initialised adapters at every
+            block, beside the one at the input; "none".
+        span: side of the position grid that token centres are spread over, whatever the size of the picture.
+    """
+
+    depth: int = 12
+    width: int = 160
+    heads: int = 5
+    patch: int = 2
+    channels: int = 16
+    temporal_every: int = 2
+    reference: Literal["siamese", "separate", "none"] = "siamese"
+    pose: Literal["input", "blocks", "none"] = "input"
+    span: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("reference", ("siamese", "separate", "none")), ("pose", ("input", "blocks", "none"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"model.width = {self.width}: must be a multiple of 4 and of heads = {self.heads}")
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"depth": 12, "width": 160, "heads": 5},
+    "s": {"depth": 12, "width": 384, "heads": 6},
+    "b": {"depth": 12, "width": 768, "heads": 12},
+    "xl": {"depth": 28, "width": 1152, "heads": 16},
+}
+
+
+class VideoDiT(nn.Module):
+    """Predicts the noise in a latent clip from a reference image and pose maps."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.gradient_checkpointing = False
+        self.reference_gradient = True
+        self.temporal_off = False
+        self._in_reference = False
+        self.patch_embed = nn.Linear(config.channels * config.patch**2, width)
+        self.tau_embed = TauEmbedding(width)
+        self.pose_embed = PoseEmbedding(width) if config.pose != "none" else None
+        pose_width = POSE_WIDTH if config.pose == "blocks" else 0
+        self.blocks = nn.ModuleList(
+            SpatialBlock(width, config.heads, pose_width=pose_width) for _ in range(config.depth)
+        )
+        self.temporal = nn.ModuleList(
+            TemporalBlock(width, config.heads)
+            for _ in range(config.depth // config.temporal_every if config.temporal_every else 0)
+        )
+        self.reference_blocks = nn.ModuleList(
+            SpatialBlock(width, config.heads)
+            for _ in range(config.depth - 1 if config.reference == "separate" else 0)
+        )
+        self.head_modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, config.channels * config.patch**2)
+        for layer in (self.head_modulation, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def entprog_blocks(self) -> list[str]:
+        """Block names in the order of execution: each temporal block right after its spatial one."""
+        names = [f"reference_blocks.{i}" for i in range(len(self.reference_blocks))]
+        for i in range(len(self.blocks)):
+            names.append(f"blocks.{i}")
+            if self._temporal_after(i) is not None:
+                names.append(f"temporal.{self._temporal_after(i)}")
+        return names
+
+    def entprog_role(self, arguments: dict[str, Any]) -> str:
+        """Which pass a running block call belongs to: the reference's own or the denoising one."""
+        return "reference" if self._in_reference else "denoising"
+
+    def _temporal_after(self, i: int) -> int | None:
+        every = self.config.temporal_every
+        return (i + 1) // every - 1 if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.temporal) else None
+
+    def forward(
+        self,
+        x: Tensor,
+        tau: Tensor,
+        reference: Tensor | None = None,
+        pose: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the noise.
+
+        Args:
+            x: noised latents [B, F, C, H, W]; H and W multiples of the patch.
+            tau: diffusion time in 0..1, [B].
+            reference: clean latents of the reference image [B, C, H, W]; zeros stand for a dropped condition.
+            pose: pose maps in 0..1, [B, F, 3, S, S]; zeros stand for a dropped condition; None for no pose at all.
+
+        Returns:
+            eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1.
+        """
+        frames = x.shape[1]
+        h, grid = self._embed(x)
+        features = None
+        if pose is not None and self.pose_embed is not None:
+            features = pose_features(pose.to(h.dtype), grid)
+            h = h + self.pose_embed(features)
+        c = nn.functional.silu(self.tau_embed(tau))
+        states: list[Tensor | None] = [None] * len(self.blocks)
+        clean_c = None
+        if reference is not None and self.config.reference != "none":
+            clean_c = nn.functional.silu(self.tau_embed(torch.zeros_like(tau)))
+            states = list(self._reference_states(reference, clean_c))
+        places = sinusoids(torch.arange(frames, device=x.device), self.config.width).to(h.dtype)
+        inner = features if self.config.pose == "blocks" else None
+        for i, block in enumerate(self.blocks):
+            h = self._run(block, h, c, states[i], clean_c, inner)
+            follower = self._temporal_after(i)
+            if follower is not None and frames > 1 and not self.temporal_off:
+                h = self._run(self.temporal[follower], h, c, places)
+        shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
+        return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
+
+    def _reference_states(self, reference: Tensor, clean_c: Tensor) -> list[Tensor]:
+        """Hidden states of the clean reference at the entrance of each spatial block, each [B, M, D]."""
+        stack = self.reference_blocks if self.config.reference == "separate" else self.blocks
+        self._in_reference = True
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.reference_gradient):
+                h, _ = self._embed(reference[:, None])
+                states = [h[:, 0]]
+                for block in list(stack)[: len(self.blocks) - 1]:
+                    h = self._run(block, h, clean_c)
+                    states.append(h[:, 0])
+        finally:
+            self._in_reference = False
+        return states
+
+    def _run(self, block: nn.Module, *arguments: Tensor | None) -> Tensor:
+        run: Callable[..., Tensor] = block
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Latents [B, F, C, H, W] to tokens [B, F, N, D] with their position codes, and the token grid."""
+        samples, frames, channels, height, width = x.shape
+        p = self.config.patch
+        if height % p or width % p:
+            raise ValueError(f"latent size {height}x{width}: must be a multiple of the patch, {p}")
+        rows, columns = height // p, width // p
+        patches = x.view(samples, frames, channels, rows, p, columns, p).permute(0, 1, 3, 5, 2, 4, 6)
+        h = self.patch_embed(patches.reshape(samples, frames, rows * columns, -1))
+        codes = grid_codes(rows, columns, self.config.width, self.config.span, x.device)
+        return h + codes.to(h.dtype), (rows, columns)
+
+    def _unpatch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        samples, frames = tokens.shape[:2]
+        p, channels = self.config.patch, self.config.channels
+        x = tokens.view(samples, frames, *grid, channels, p, p).permute(0, 1, 4, 2, 5, 3, 6)
+        return x.reshape(samples, frames, channels, grid[0] * p, grid[1] * p)
+
+
+def build_dit(size: str = "nano", **overrides: Any) -> VideoDiT:
+    """A model of one of the named `SIZES`, with any field of `DiTConfig` overridden."""
+    if size not in SIZES:
+        raise ValueError(f"model.size = {size!r}: choose one of {', '.join(SIZES)}")
+    return VideoDiT(DiTConfig(**{**SIZES[size], **overrides}))
+
+
+def config_dict(config: DiTConfig) -> dict[str, Any]:
+    """The configuration as plain values, as it is written beside the weights."""
+    return asdict(config)

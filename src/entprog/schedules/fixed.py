@@ -1,0 +1,50 @@
+"""Block counts as given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from entprog.core.types import Trial
+
+__all__ = ["Fixed"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Train m[k] blocks in stage k.
+
+    Attributes:
+        m: block counts, one a stage, each from 1 to the number of blocks. Values below 1 are shares of it.
+    """
+
+    m: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        if not self.m or any(value <= 0 for value in self.m):
+            raise ValueError(f"schedule.options.m = {list(self.m)}: give at least one count, each above 0")
+
+    @property
+    def stages(self) -> int:
+        """One for each given count."""
+        return len(self.m)
+
+    @property
+    def search_steps(self) -> int:
+        """Nothing is searched."""
+        return 0
+
+    @property
+    def estimator(self) -> str:
+        """Nothing is measured."""
+        return "none"
+
+    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
+        """The given count of this stage."""
+        value = self.m[stage]
+        count = max(1, round(value * total)) if value < 1 else int(value)
+        if count > total:
+            raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
+        return (count,)
+
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+        """Never needed: there is one candidate."""
+        raise ValueError("the fixed schedule has one candidate a stage and never chooses")

@@ -1,0 +1,90 @@
+"""The human video task: a reference image and poses in, a clip of that person out.
+
+Shape legend: B samples, F frames, C latent channels, h w latent height and width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from entprog.core.types import Draw, Shape
+from entprog.data.clips import Batch
+from entprog.data.sampler import generator, sample_noise, stratified_tau
+from entprog.diffusion.objective import Noising
+from entprog.nets.codec import CHANNELS, FACTOR
+from entprog.nets.dit import VideoDiT
+
+FAMILIES: dict[str, Callable[[str], bool]] = {
+    "all": lambda name: True,
+    "spatial": lambda name: not name.startswith("temporal."),
+    "temporal": lambda name: name.startswith("temporal."),
+}
+
+
+@dataclass
+class HumanVideo:
+    """Noise prediction with mean squared error (published objective) on latent clips.
+
+    Attributes:
+        model: the transformer.
+        noising: the forward process.
+        full_size: largest side in pixels of the data set; noise is drawn at it and cut to smaller shapes.
+        pose: whether the phase shows poses to the model (phase 1 does not).
+        dropout: share of samples whose whole condition is zeroed, for classifier-free guidance.
+        autocast: dtype of the forward pass ("bf16", "fp16") or "no".
+    """
+
+    model: VideoDiT
+    noising: Noising
+    full_size: int = 64
+    pose: bool = True
+    dropout: float = 0.0
+    autocast: str = "no"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def draw(self, batch: Batch, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
+        """Fix everything random about a batch: tau, noise and which conditions are dropped.
+
+        A pure function of (seed, positions): the same sample gets the same tau, noise and dropout in any batch,
+        on any rank, and at any size (noise is drawn at full size and cut).
+        """
+        side = shape.resolution // FACTOR
+        full = (CHANNELS, self.full_size // FACTOR, self.full_size // FACTOR)
+        noise = [sample_noise(seed, int(p), shape.frames, full, (side, side)) for p in batch.positions]
+        eps = torch.from_numpy(np.stack(noise)).to(self.device)
+        tau = torch.from_numpy(stratified_tau(seed, batch.positions)).float().to(self.device)
+        rate = self.dropout if dropout is None else dropout
+        kept = [generator(seed, 4, int(p)).random() >= rate for p in batch.positions]
+        keep = torch.tensor(kept, dtype=torch.float32, device=self.device)
+        condition = {"reference": batch.reference.to(self.device) * keep.view(-1, 1, 1, 1)}
+        if self.pose:
+            maps = batch.pose.to(self.device).float() / 255
+            condition["pose"] = maps * keep.view(-1, 1, 1, 1, 1)
+        x = self.noising.add(batch.latents.to(self.device), eps, tau)
+        return Draw(x, tau, eps, condition)
+
+    def predict(self, draw: Draw) -> Tensor:
+        """eps_hat [B, F, C, h, w] float32."""
+        with self.precision():
+            return self.model(draw.x, draw.tau, draw.condition["reference"], draw.condition.get("pose"))
+
+    def loss(self, draw: Draw) -> Tensor:
+        """Mean squared error of the predicted noise, a scalar."""
+        return (self.predict(draw) - draw.eps).pow(2).mean()
+
+    def losses(self, draw: Draw) -> Tensor:
+        """Mean squared error of each sample, [B]."""
+        return (self.predict(draw) - draw.eps).pow(2).flatten(1).mean(1)
+
+    def precision(self) -> Any:
+        """The autocast context of a forward pass."""
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return torch.autocast(self.device.type, kinds.get(self.autocast), enabled=self.autocast in kinds)
