@@ -234,7 +234,7 @@ def _refine(points: Tensor, heatmap: Tensor) -> Tensor:
     """Points [N,39,2] moved to the mean of their heatmap in 7x7 cells where it is confident."""
     n, count = points.shape[:2]
     stride = LANDMARK_SIDE // HEATMAP_SIDE
-    cell = (points / stride).long()
+    cell = (points / stride).floor().long()
     inside = ((cell >= 0) & (cell < HEATMAP_SIDE)).all(-1)
     reach = torch.arange(-3, 4, device=points.device)
     columns = cell[..., 0, None, None] + reach
