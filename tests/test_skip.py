@@ -195,12 +195,6 @@ def test_forwards_come_back_after_an_exception_and_nest():
     outer, inner = Skipper(blocks), Skipper(blocks)
     skips = inner.skip("blocks.0"), outer.skip("blocks.1")
     with pytest.raises(RuntimeError, match="stop"), outer, inner, skips[0], skips[1]:
-        pytest.raises(RuntimeError, match="stop"),
-        outer,
-        inner,
-        inner.skip("blocks.0"),
-        outer.skip("blocks.1"),
-    ):
         task.predict(toy_draws(1)[0])
         raise RuntimeError("stop")
     assert task.model.blocks[0].__dict__["forward"] is own
