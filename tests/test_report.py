@@ -3,12 +3,23 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from entprog.report import charts, collect, curves, summary_markdown, summary_table, units, write_report
+from entprog.report import (
+    charts,
+    collect,
+    curves,
+    summary_markdown,
+    summary_table,
+    tables,
+    units,
+    write_report,
+)
 from entprog.report.charts import Axis
 from entprog.report.summary import rows
 from fake_run import make_run
@@ -223,6 +234,38 @@ def test_summary_as_text_and_markdown(runs: list[Path]) -> None:
     assert "compared" not in summary_table(runs[:1])
 
 
+def test_many_runs_stay_within_the_terminal(tmp_path: Path, runs: list[Path]) -> None:
+    more = [
+        make_run(tmp_path / name, label=name, steps=4, clips=()) for name in ("linear", "descending", "lisa")
+    ]
+    text = summary_table([*more, *runs])
+    *parts, notes = text.split("\n\n")
+    assert len(parts) == 2 and all(part.split()[0] == "full" for part in parts)
+    assert max(len(line) for part in parts for line in part.splitlines()) <= 100
+    assert notes.endswith("compared with full (0.87x: 0.87 times its value)")
+
+
+def test_trials_mark_the_chosen_and_name_the_unfinished(runs: list[Path], tmp_path: Path) -> None:
+    run = collect(runs[1])
+    table = tables.trials(run)
+    assert table.count('class="chosen"') == 9 and table.count("no choice yet") == 0
+    assert "probe estimator; search took 24 % of the time" in tables.search_cost(run)
+    events = runs[1] / "events.jsonl"
+    kept = [line for line in events.read_text().splitlines() if '"choice"' not in line]
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "events.jsonl").write_text("\n".join(kept))
+    (other / "run.json").write_text("{}")
+    assert tables.trials(collect(other)).count("no choice yet") == 9
+
+
+def test_neither_torch_nor_the_trainer_is_imported() -> None:
+    code = "import sys, entprog.report; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = [name for name in done.stdout.split() if name.startswith(("torch", "entprog."))]
+    assert all(name.startswith("entprog.report") for name in loaded), loaded
+
+
 def test_differing_protocols_are_pointed_out(tmp_path: Path, runs: list[Path]) -> None:
     other = make_run(tmp_path / "other", steps=4, clips=())
     metrics = json.loads((other / "metrics.json").read_text())
@@ -275,7 +318,7 @@ def test_ticks_are_round() -> None:
     assert Axis(0, 0.93, "x").ticks()[1] == (pytest.approx(0.2), "0.2")
     assert charts.ticks(0, 60, kind="step") == [0, 20, 40, 60]
     assert charts.ticks(0, 3, kind="step") == [0, 1, 2, 3]
-    assert charts.ticks(0, 230 * 2**20, 4, "bytes") == [0, 100 * 2**20, 200 * 2**20]
+    assert charts.ticks(0, 230 * 2**20, 4, "bytes") == [i * 50 * 2**20 for i in range(5)]
     assert charts.ticks(1, 1) == [1]
 
 

@@ -160,10 +160,11 @@ def block_map(run: Run) -> str:
         for value, words in x.ticks()
     )
     keys = charts.legend([(kind, f"var(--kind-{i % 4})") for i, kind in enumerate(kinds)], "box")
+    longest = max(map(len, names))
     label = f"Which block trained when in run {run.label}: {len(names)} blocks over {len(steps)} steps"
     return (
         f'<figure class="chart map"><figcaption><b>{escape(run.label)}</b>{keys}</figcaption>'
-        f'<div class="map-body" role="img" aria-label="{escape(label)}">'
+        f'<div class="map-body" style="--long:{longest}" role="img" aria-label="{escape(label)}">'
         f'<div class="row head"><b>block</b><div class="bands">{heads}</div><span>share</span></div>'
         f'<div class="stages">{lines}</div>{"".join(rows)}'
         f'<div class="row foot"><b></b><svg height="16">{foot}</svg><span></span></div></div>'
@@ -173,7 +174,7 @@ def block_map(run: Run) -> str:
 
 def _row(style: str, name: str, body: str, share: str, words: str) -> str:
     return (
-        f'<div class="row {style}" title="{escape(words)}"><b>{escape(name)}</b>'
+        f'<div class="row {style}" title="{escape(words)}"><b><bdi dir="ltr">{escape(name)}</bdi></b>'
         f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{body}</svg>'
         f"<span>{share}</span></div>"
     )

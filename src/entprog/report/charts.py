@@ -34,6 +34,8 @@ class Axis:
         values = ticks(self.low, self.high, self.count, self.kind)
         if self.text:
             return [(value, self.text(value)) for value in values]
+        if self.kind == "step" and self.high >= 10_000:
+            return [(value, f"{value / 1000:g}k" if value else "0") for value in values]
         apart = values[1] - values[0] if len(values) > 1 else abs(self.high) or 1.0
         decimals = max(0, math.ceil(-math.log10(apart) - 1e-9))
         return [(value, f"{value:.{decimals}f}") for value in values]
@@ -46,7 +48,7 @@ def ticks(low: float, high: float, count: int = 5, kind: str = "number") -> list
         return [low]
     wanted = span / count
     if kind == "seconds" and wanted > 5:
-        clock = [10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400]
+        clock = [10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200]
         step = float(next((s for s in clock if s >= wanted), 86400 * math.ceil(wanted / 86400)))
     elif kind == "bytes":
         unit = 1024.0 ** max(0, math.floor(math.log(max(wanted, 1.0), 1024)))
@@ -61,7 +63,7 @@ def ticks(low: float, high: float, count: int = 5, kind: str = "number") -> list
 
 def _round_step(wanted: float) -> float:
     power = 10.0 ** math.floor(math.log10(wanted))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * 0.999))
+    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * 0.85))
 
 
 def bucket(points: Sequence[Point], limit: int = POINTS) -> list[Point]:

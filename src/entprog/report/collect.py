@@ -84,7 +84,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        return str(self.about.get("label") or self.method or self.folder.name)
+        return str(self.about.get("label") or self.method or self.folder.resolve().name)
 
     @property
     def method(self) -> str:

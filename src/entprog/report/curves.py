@@ -63,7 +63,7 @@ def loss(runs: Sequence[Run], by: str) -> str:
             marks.append(charts.mark(x.place(at), y.place(value), colour(index), title))
     note = "Faint: every step. Line: moving average, restarted in each phase. Dots: holdout loss."
     if outside:
-        note += f" {outside} single steps lie outside the frame."
+        note += f" Outside the frame: {outside} of the single steps."
     if broken:
         note += f" Crosses: {broken} steps with a loss that is NaN or infinite."
     bands = spans(max(drawn, key=lambda run: len(run.steps)) if not seconds else drawn[0], by)

@@ -29,6 +29,8 @@ def clips(runs: Sequence[Run]) -> str:
             if samples and name in samples.clips
         )
         body.append(f'<div class="clip"><h3>{escape(name)}</h3><div class="pair">{shown}</div></div>')
+    if len(runs) == 1:
+        body = [f'<div class="pair">{"".join(body)}</div>']
     earlier = ""
     for i, run in enumerate(runs):
         before = [samples for samples in _spread(run.samples[:-1]) if names[0] in samples.clips]

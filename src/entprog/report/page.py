@@ -14,6 +14,7 @@ from entprog.report.collect import Run, collect
 
 HERE = Path(__file__).parent
 LONGEST = 400
+OPEN = 2
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -116,7 +117,7 @@ def _card(run: Run, index: int) -> str:
         "commit": str(about.get("commit") or "")[:12],
         "versions": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),
         "started": _time(about.get("started")),
-        "steps": f"{run.totals.steps:.0f}" if math.isfinite(run.totals.steps) else "",
+        "steps": f"{run.totals.steps:,.0f}" if math.isfinite(run.totals.steps) else "",
         "time": units.seconds(run.totals.seconds) if math.isfinite(run.totals.seconds) else "",
         "command": about.get("command"),
     }
@@ -154,7 +155,10 @@ def _time(value: Any) -> str:
 
 def _samples(runs: Sequence[Run]) -> str:
     lead = "Held-out clips. In each picture from left to right: reference, pose, generated, truth."
-    return _section("samples", "Samples", lead, media.clips(runs) or _line("No sample clips in these runs."))
+    body = media.clips(runs)
+    return _section(
+        "samples", "Samples", lead if body else "", body or _line("No sample clips in these runs.")
+    )
 
 
 def _loss(runs: Sequence[Run]) -> str:
@@ -164,21 +168,31 @@ def _loss(runs: Sequence[Run]) -> str:
 
 
 def _importance(runs: Sequence[Run]) -> str:
-    body = ""
-    for run in runs:
-        charts = "".join(blockcharts.importance(phase) for phase in run.phases)
-        if charts:
-            body += (f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else "") + charts
+    drawn = [(run, "".join(blockcharts.importance(phase) for phase in run.phases)) for run in runs]
     lead = (
         "What each block contributes, in network order; the number at a bar is its rank. "
         "Beside it what training it costs: the backward pass runs down to the lowest trained depth."
     )
-    return _section("importance", "Importance by block", lead, body or _line("No block was scored."))
+    body = _each(drawn, titles=len(runs) > 1)
+    return _section(
+        "importance", "Importance by block", lead if body else "", body or _line("No block was scored.")
+    )
 
 
 def _map(runs: Sequence[Run]) -> str:
-    body = "".join(blockcharts.block_map(run) for run in runs)
+    body = _each([(run, blockcharts.block_map(run)) for run in runs], titles=False)
     return _section("map", "Which block trained when", "One row a block, in network order.", body)
+
+
+def _each(drawn: Sequence[tuple[Run, str]], titles: bool) -> str:
+    """The charts of each run; from the third run on they are folded away."""
+    body = ""
+    for place, (run, charts) in enumerate([pair for pair in drawn if pair[1]]):
+        if place < OPEN:
+            body += (f"<h3>{escape(run.label)}</h3>" if titles else "") + charts
+        else:
+            body += _fold(escape(run.label), charts)
+    return body
 
 
 def _memory(runs: Sequence[Run]) -> str:

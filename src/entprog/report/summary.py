@@ -17,7 +17,7 @@ class Row:
     """One headline quantity over all runs: printed values, and each compared with the base run.
 
     `protocol` says how the quantity was measured; `best` is the index of the best run, None where that has no
-    meaning or values are missing.
+    meaning, values are missing or several runs share the best.
     """
 
     name: str
@@ -82,7 +82,7 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         ("FLOPs", "flops", included, units.flops, False),
         ("peak memory", "bytes_peak", "largest step", units.size, False),
         ("mean memory", "bytes_mean", "mean over steps of each step's peak", units.size, False),
-        ("steps", "steps", "", lambda value: f"{value:.0f}", True),
+        ("steps", "steps", "", lambda value: f"{value:,.0f}", True),
     ):
         values = [float(getattr(run.totals, key)) for run in runs]
         if not (minor and not any(value > 0 for value in values)):
@@ -134,9 +134,9 @@ def _row(
         "" if minor or i == base or not math.isfinite(value + against) else compare(value, against)
         for i, value in enumerate(values)
     )
-    best = None
-    if not minor and len(finite) == len(values) > 1 and min(finite) < max(finite):
-        best = values.index(max(values) if larger else min(values))
+    leading = max(finite) if larger else min(finite)
+    known = not minor and len(finite) == len(values) > 1
+    best = values.index(leading) if known and finite.count(leading) == 1 else None
     shown = tuple(text(value) if math.isfinite(value) else units.MISSING for value in values)
     return Row(name, protocol, shown, compared, best, minor)
 

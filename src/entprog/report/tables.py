@@ -7,7 +7,7 @@ from typing import Any
 
 from entprog.report import summary, units
 from entprog.report.charts import cent
-from entprog.report.collect import Run, number
+from entprog.report.collect import Run, natural, number
 from entprog.report.curves import colour
 
 BEST = ' class="best"'
@@ -67,23 +67,23 @@ def trials(run: Run) -> str:
     )
 
 
-def _size(event: Mapping[str, Any]) -> int:
+def _size(event: Mapping[str, Any]) -> str:
     work = event.get("workload") or {}
-    return int(work.get("m") or len(work.get("active") or ()))
+    return str(work.get("m") or len(work.get("active") or ()))
 
 
 def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
     choice = found["choice"]
-    efficiency = {int(key): number(value) for key, value in (choice.get("efficiency") or {}).items()}
+    efficiency = {str(key): number(value) for key, value in (choice.get("efficiency") or {}).items()}
     largest = max((abs(value) for value in efficiency.values() if math.isfinite(value)), default=0.0)
     state = "" if choice else ": no choice yet, the search had not ended"
     body = [
         f'<tr class="group"><th colspan="7" scope="rowgroup">{escape(phase)}, stage {stage}{state}</th></tr>'
     ]
-    for m in sorted({*found["trials"], *efficiency}):
+    for m in sorted({*found["trials"], *efficiency}, key=natural):
         tried = found["trials"].get(m, ())
         value = efficiency.get(m, math.nan)
-        chosen = choice.get("m") == m
+        chosen = str(choice.get("m")) == m
         bar = ""
         if largest and math.isfinite(value):
             style = ("fill" if chosen else "fill other") + (" below" if value < 0 else "")
@@ -97,7 +97,7 @@ def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
             _gain(tried),
         )
         body.append(
-            f'<tr{BEST if chosen else ""}><th scope="row">m = {m}{tag}</th>'
+            f'<tr{BEST if chosen else ""}><th scope="row">m = {escape(m)}{tag}</th>'
             f'<td class="bar"><svg width="100%" height="16" aria-hidden="true">{bar}</svg></td>'
             f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         )
@@ -209,7 +209,7 @@ def per_clip(run: Run) -> str:
 def totals(runs: Sequence[Run]) -> str:
     """Everything that was counted, one column a run."""
     lines = (
-        ("steps", "steps", lambda value: f"{value:.0f}"),
+        ("steps", "steps", lambda value: f"{value:,.0f}"),
         ("time, all included", "seconds", units.seconds),
         ("time of scoring", "seconds_scoring", units.seconds),
         ("time of search", "seconds_search", units.seconds),
