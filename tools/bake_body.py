@@ -108,7 +108,7 @@ def sample_people(model: anny.Anny, regressor: anny.KeypointsRegressor) -> Peopl
     generator = torch.Generator().manual_seed(0)
     sliders = {}
     for name in model.phenotype_labels:
-        # Every label draws a row for each slider and keeps its own: so came the numbers of the committed asset.
+        # Every label draws a row for each slider and keeps its own, as the committed asset did.
         drawn = dict(zip(RANGES, torch.rand(len(RANGES), PEOPLE, generator=generator), strict=True))
         low, high = RANGES[name]
         sliders[name] = drawn[name] * (high - low) + low
