@@ -51,7 +51,7 @@ class PatchCodec:
     @classmethod
     def fit(cls, frames: Tensor) -> "PatchCodec":
         """Principal components of all patches of uint8 frames [F, H, W, 3]."""
-        patches = _patches(frames).flatten(0, 2).double()
+        patches = _patches(frames.movedim(-1, -3).float() / 127.5 - 1).flatten(0, 2).double()
         mean = patches.mean(0)
         centred = patches - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -78,10 +78,19 @@ class PatchCodec:
 
     def encode(self, frames: Tensor | np.ndarray) -> Tensor:
         """uint8 frames [..., H, W, 3] (H, W multiples of 4) to float32 latents [..., 16, H/4, W/4]."""
-        frames = torch.as_tensor(frames)
-        lead = frames.shape[:-3]
-        coefficients = (_patches(frames.reshape(-1, *frames.shape[-3:])) - self.mean) @ self.basis.T / self.scale
-        latents = coefficients.permute(0, 3, 1, 2)
+        pixels = torch.as_tensor(frames).movedim(-1, -3).float() / 127.5 - 1
+        return self._project(pixels)
+
+    def encode_pixels(self, frames: Tensor) -> Tensor:
+        """Frames in 0..1, [..., 3, H, W], to latents [..., 16, H/4, W/4] on the same device, without rounding."""
+        return self._project(frames.float() * 2 - 1)
+
+    def _project(self, pixels: Tensor) -> Tensor:
+        """Pixels in -1..1, [..., 3, H, W], to latents."""
+        lead = pixels.shape[:-3]
+        patches = _patches(pixels.reshape(-1, *pixels.shape[-3:]))
+        mean, basis, scale = (t.to(patches.device) for t in (self.mean, self.basis, self.scale))
+        latents = ((patches - mean) @ basis.T / scale).permute(0, 3, 1, 2)
         return latents.reshape(*lead, *latents.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -95,12 +104,11 @@ class PatchCodec:
         return frames.reshape(*lead, *frames.shape[1:])
 
 
-def _patches(frames: Tensor) -> Tensor:
-    """uint8 frames [F, H, W, 3] to patches in -1..1, [F, H/4, W/4, 48]."""
-    height, width = frames.shape[1:3]
+def _patches(pixels: Tensor) -> Tensor:
+    """Pixels [F, 3, H, W] to patches [F, H/4, W/4, 48]."""
+    height, width = pixels.shape[2:]
     if height % FACTOR or width % FACTOR:
         raise ValueError(f"frame size {height}x{width}: must be a multiple of {FACTOR}")
-    pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
     return functional.pixel_unshuffle(pixels, FACTOR).permute(0, 2, 3, 1)
 
 

@@ -3,7 +3,7 @@
 Shape legend: B samples, F frames, C latent channels, H W latent height and width, N tokens of a frame, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -111,6 +111,7 @@ class VideoDiT(nn.Module):
         tau: Tensor,
         reference: Tensor | None = None,
         pose: Tensor | None = None,
+        reference_states: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Predict the noise.
 
@@ -119,6 +120,8 @@ class VideoDiT(nn.Module):
             tau: diffusion time in 0..1, [B].
             reference: clean latents of the reference image [B, C, H, W]; zeros stand for a dropped condition.
             pose: pose maps in 0..1, [B, F, 3, S, S]; zeros stand for a dropped condition; None for no pose at all.
+            reference_states: what the method of that name gave for `reference`, which is then not read. They do
+                not depend on x, tau or pose: a sampler computes them once for all its steps.
 
         Returns:
             eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1.
@@ -132,9 +135,11 @@ class VideoDiT(nn.Module):
         c = nn.functional.silu(self.tau_embed(tau))
         states: list[Tensor | None] = [None] * len(self.blocks)
         clean_c = None
-        if reference is not None and self.config.reference != "none":
-            clean_c = nn.functional.silu(self.tau_embed(torch.zeros_like(tau)))
-            states = list(self._reference_states(reference, clean_c))
+        if reference is not None and reference_states is None:
+            reference_states = self.reference_states(reference)
+        if reference_states:
+            clean_c = self._clean(x)
+            states = list(reference_states)
         places = sinusoids(torch.arange(frames, device=x.device), self.config.width).to(h.dtype)
         inner = features if self.config.pose == "blocks" else None
         for i, block in enumerate(self.blocks):
@@ -145,8 +150,11 @@ class VideoDiT(nn.Module):
         shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
         return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
 
-    def _reference_states(self, reference: Tensor, clean_c: Tensor) -> list[Tensor]:
-        """Hidden states of the clean reference at the entrance of each spatial block, each [B, M, D]."""
+    def reference_states(self, reference: Tensor) -> list[Tensor]:
+        """Hidden states [B, M, D] of clean references [B, C, H, W] at the entrance of each spatial block."""
+        if self.config.reference == "none":
+            return []
+        clean_c = self._clean(reference)
         stack = self.reference_blocks if self.config.reference == "separate" else self.blocks
         self._in_reference = True
         try:
@@ -159,6 +167,11 @@ class VideoDiT(nn.Module):
         finally:
             self._in_reference = False
         return states
+
+    def _clean(self, like: Tensor) -> Tensor:
+        """Condition vectors [B, D] of tau = 0, one for each sample of `like`."""
+        zeros = torch.zeros(like.shape[0], dtype=torch.float32, device=like.device)
+        return nn.functional.silu(self.tau_embed(zeros))
 
     def _run(self, block: nn.Module, *arguments: Tensor | None) -> Tensor:
         run: Callable[..., Tensor] = block
