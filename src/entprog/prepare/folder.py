@@ -93,13 +93,14 @@ def prepare_folder(
     store = Store(out, settings)
     done = {row["source"] for row in store.rows}
     todo = [file for file in files if file.resolve().as_posix() not in done]
-    estimator = PoseEstimator(device)
+    estimator: PoseEstimator | None = None
     names = {row["name"] for row in store.rows}
     before = len(files) - len(todo)
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
         for file in todo:
             name = _name(file, names)
             names.add(name)
+            estimator = estimator or PoseEstimator(device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
             store.add(row, clips)
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
