@@ -104,10 +104,9 @@ def test_uneven_timestamps_and_a_broken_clock(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     video = Video(path, fps=10)
-    seen = numbers(video)
+    # frame 5 follows frame 4 at the file's nominal rate, 1000 a second, and so falls between two instants
+    assert numbers(video) == [0, 1, 2, 2, 2, 3, 3, 3, 4, 6]
     assert video.decoded == 7
-    assert seen[:3] == [0, 1, 2] and seen.count(2) + seen.count(3) in (5, 6, 7) and len(seen) < 20
-    assert seen == sorted(seen) and set(seen) == set(range(7)) - ({5} if 5 not in seen else set())
 
 
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))])

@@ -33,7 +33,9 @@ class BlazeGraph(nn.Module):
         for key, shape in graph["pruned"].items():
             stored[key] = _restore(stored.pop(f"{key}.mask"), stored.pop(f"{key}.values"), shape)
         for key, value in stored.items():
-            self.register_buffer(key.replace(".", "_"), value.float())
+            # channels_last, here and for the images, is what the CPU's convolution kernels run fastest on
+            layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+            self.register_buffer(key.replace(".", "_"), value.float().contiguous(memory_format=layout))
         self.input: int = graph["input"]
         self.outputs: dict[str, int] = graph["outputs"]
         self.ops: list[dict[str, Any]] = graph["ops"]
@@ -41,7 +43,6 @@ class BlazeGraph(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        # channels_last is what the CPU's convolution kernels run fastest on
         live = {self.input: images.contiguous(memory_format=torch.channels_last)}
         keep = set(self.outputs.values())
         for i, op in enumerate(self.ops):
