@@ -69,7 +69,12 @@ class RenderedPeople:
 
 
 def render_data_set(
-    spec: RenderedPeople, cache: Path, codec: PatchCodec | None = None, *, workers: int = 0, progress: bool = True
+    spec: RenderedPeople,
+    cache: Path,
+    codec: PatchCodec | None = None,
+    *,
+    workers: int = 0,
+    progress: bool = True,
 ) -> Path:
     """Render `spec` into `cache`/rendered-FINGERPRINT unless it is there, and return that folder.
 
@@ -107,13 +112,17 @@ def render_data_set(
     return final
 
 
-def _rendered(spec: RenderedPeople, jobs: list[tuple[str, int, int, int]], workers: int) -> Iterator[RenderedClip]:
+def _rendered(
+    spec: RenderedPeople, jobs: list[tuple[str, int, int, int]], workers: int
+) -> Iterator[RenderedClip]:
     if workers == 1 or len(jobs) < 8:
         yield from (_render(spec, job) for job in jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(_render, [spec] * len(jobs), jobs, chunksize=max(1, min(16, len(jobs) // workers)))
+            yield from pool.map(
+                _render, [spec] * len(jobs), jobs, chunksize=max(1, min(16, len(jobs) // workers))
+            )
         except BrokenProcessPool as broken:
             raise RuntimeError(
                 "a rendering worker died (killed, or out of memory); nothing was written. "

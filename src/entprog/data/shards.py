@@ -1,8 +1,8 @@
 """A prepared data set on disk: safetensors shards of latents and keypoints, and one index row a clip.
 
-    dataset.json                 format, codec, sizes, fps, counts
-    index.jsonl                  one row a kept clip, written last
-    shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for each size, pose [T, 18, 3] float32
+dataset.json                 format, codec, sizes, fps, counts
+index.jsonl                  one row a kept clip, written last
+shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for each size, pose [T, 18, 3] float32
 """
 
 import json
@@ -114,10 +114,16 @@ class Shards:
             )
         self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         if self.about.get("format") != FORMAT:
-            raise ValueError(f"{about}: format {self.about.get('format')!r}, this version reads {FORMAT}; prepare it again")
-        self.rows = [ClipRow(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines() if line]
+            raise ValueError(
+                f"{about}: format {self.about.get('format')!r}, this version reads {FORMAT}; prepare it again"
+            )
+        self.rows = [
+            ClipRow(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines() if line
+        ]
         if not self.rows:
-            raise ValueError(f"data.path = {str(folder)!r}: the data set is empty; see prepare.jsonl for what was dropped")
+            raise ValueError(
+                f"data.path = {str(folder)!r}: the data set is empty; see prepare.jsonl for what was dropped"
+            )
         self._open: dict[str, Any] = {}
 
     @property
@@ -128,7 +134,9 @@ class Shards:
     def latents(self, row: ClipRow, size: int, start: int, frames: int) -> Tensor:
         """Latents [frames, C, size/4, size/4] float32 from frame `start` of a clip."""
         if size not in self.sizes:
-            raise ValueError(f"resolution = {size}: the data set stores {list(self.sizes)}; prepare it with that size too")
+            raise ValueError(
+                f"resolution = {size}: the data set stores {list(self.sizes)}; prepare it with that size too"
+            )
         return self._slice(row, f"latents_{size}", start, frames).float()
 
     def pose(self, row: ClipRow, start: int, frames: int) -> np.ndarray:
@@ -137,7 +145,9 @@ class Shards:
 
     def _slice(self, row: ClipRow, key: str, start: int, frames: int) -> Tensor:
         if not 0 <= start <= start + frames <= row.frames:
-            raise ValueError(f"clip {row.clip!r}: frames {start}..{start + frames} asked for, it has {row.frames}")
+            raise ValueError(
+                f"clip {row.clip!r}: frames {start}..{start + frames} asked for, it has {row.frames}"
+            )
         if row.shard not in self._open:
             self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
         stored = self._open[row.shard].get_slice(key)

@@ -31,7 +31,9 @@ class Progressive:
             ValueError: more stages than steps, a search longer than its stage, or what is needed is missing.
         """
         if setting.ranking is None or setting.schedule is None:
-            raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
+            raise ValueError(
+                "method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]"
+            )
         return _Bound(setting, setting.ranking, setting.schedule)
 
 
@@ -51,7 +53,11 @@ class _Bound:
         self.setting, self.schedule = setting, schedule
         self._check()
         self.freezer = Freezer(
-            setting.task.model, setting.blocks, setting.optimizer, states=setting.states, outside=setting.outside
+            setting.task.model,
+            setting.blocks,
+            setting.optimizer,
+            states=setting.states,
+            outside=setting.outside,
         )
         self.rankings: list[Ranking] = [ranking]
         self.chosen: list[int] = []
@@ -198,7 +204,9 @@ class _Bound:
         self._record(
             Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error)
         )
-        self.probe["ends"][len(workload.active)] = Snapshot.take(self.setting.task.model, self.setting.optimizer)
+        self.probe["ends"][len(workload.active)] = Snapshot.take(
+            self.setting.task.model, self.setting.optimizer
+        )
         if place.offset == place.search - 1:
             self._choose(place)
             losers = [t for t in self._stage_trials(place.stage) if len(t.workload.active) != self.chosen[-1]]

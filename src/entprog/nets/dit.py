@@ -41,11 +41,18 @@ class DiTConfig:
     span: float = 8.0
 
     def __post_init__(self) -> None:
-        for name, choices in (("reference", ("siamese", "separate", "none")), ("pose", ("input", "blocks", "none"))):
+        for name, choices in (
+            ("reference", ("siamese", "separate", "none")),
+            ("pose", ("input", "blocks", "none")),
+        ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}"
+                )
         if self.width % self.heads or self.width % 4:
-            raise ValueError(f"model.width = {self.width}: must be a multiple of 4 and of heads = {self.heads}")
+            raise ValueError(
+                f"model.width = {self.width}: must be a multiple of 4 and of heads = {self.heads}"
+            )
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -103,7 +110,11 @@ class VideoDiT(nn.Module):
 
     def _temporal_after(self, i: int) -> int | None:
         every = self.config.temporal_every
-        return (i + 1) // every - 1 if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.temporal) else None
+        return (
+            (i + 1) // every - 1
+            if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.temporal)
+            else None
+        )
 
     def forward(
         self,

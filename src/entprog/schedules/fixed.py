@@ -42,7 +42,9 @@ class Fixed:
         value = self.m[stage]
         count = max(1, round(value * total)) if value < 1 else int(value)
         if count > total:
-            raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
+            raise ValueError(
+                f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}"
+            )
         return (count,)
 
     def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:

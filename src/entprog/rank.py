@@ -1,0 +1,49 @@
+"""`entprog rank RECIPE`: score the blocks of each phase and show the order, without training."""
+
+from typing import Any
+
+from tqdm import tqdm
+
+from entprog.config import Config
+from entprog.core.types import Ranking, Shape
+from entprog.data.clips import Clips
+from entprog.data.source import open_data
+from entprog.tasks.build import build_task
+from entprog.train.draws import fixed_draws, phase_blocks
+from entprog.train.ranking import rank_blocks, ranking_table
+
+
+def rank(config: Config, *, phase: str | None = None) -> None:
+    """Print the ranking of one phase, or of all.
+
+    Raises:
+        ValueError: no such phase, or a wrong setting.
+    """
+    if phase is not None and phase not in config.phases:
+        raise ValueError(f"phase = {phase!r}: the recipe has {', '.join(config.phases)}")
+    shards, task = open_data(config.data), build_task(config)
+    for number, (name, settings) in enumerate(config.phases.items()):
+        if phase not in (None, name) or settings.steps == 0:
+            continue
+        blocks = phase_blocks(task, config, settings)
+        task.pose = settings.pose
+        seed = config.train.seed * 1000 + number
+        shape = Shape(settings.resolution, settings.frames, settings.batch)
+        clips = Clips(shards, "train", seed=seed, frames=settings.frames)
+        draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
+        scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
+        table = ranking_table(task, blocks, draws[0], scores, config.ranking)
+        tqdm.write(
+            f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}"
+        )
+
+
+def _text(table: dict[str, Any], ranking: Ranking) -> str:
+    lines = [f"{'rank':>4}  {'block':<22} {'importance':>11}  {'error':>8}  {'depth':>5}  {'parameters':>11}"]
+    for place, name in enumerate(ranking.names, 1):
+        cost = table["cost"][name]
+        lines.append(
+            f"{place:>4}  {name:<22} {table['values'][name]:>11.5f}  {table['stderr'].get(name, 0.0):>8.5f}  "
+            f"{cost['lowest_depth']:>5}  {cost['parameters']:>11,}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""Complete, atomic checkpoints: tensors as safetensors, the rest as JSON, no pickle.
+
+checkpoint-N/
+    state.json            everything that is no tensor, with a marker in each tensor's place
+    state.safetensors     the tensors, by their path in the state
+    complete              written last of all, before the folder is renamed into place
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+MARK = "__tensor__"
+
+
+def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` as run/checkpoint-`step`: aside, flushed to disk, then renamed.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; what was there before is untouched.
+    """
+    final = run / f"checkpoint-{step}"
+    aside = run / f".checkpoint-{step}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        plain = _split({"format": FORMAT, **state}, "", tensors)
+        save_file(tensors, str(aside / "state.safetensors"))
+        _write(aside / "state.json", json.dumps(plain))
+        _write(aside / "complete", f"{step}\n")
+        _flush(aside / "state.safetensors")
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        _flush(run)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(
+            f"checkpoint-{step} could not be written to {run} ({error}); earlier checkpoints are intact. "
+            "Free some space and go on with --resume-from-checkpoint latest"
+        ) from error
+    return final
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint back, as it was given to `save_checkpoint`.
+
+    Raises:
+        ValueError: no checkpoint, one of another program or version, or a truncated one.
+    """
+    if not (path / "complete").is_file() or not (path / "state.json").is_file():
+        raise ValueError(f"resume_from_checkpoint = {str(path)!r}: no complete checkpoint of entprog there")
+    try:
+        plain = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(str(path / "state.safetensors"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"resume_from_checkpoint = {str(path)!r}: truncated or damaged ({error}); name an earlier checkpoint"
+        ) from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise ValueError(
+            f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train anew"
+        )
+    missing: list[str] = []
+    state = _join(plain, tensors, missing)
+    if missing:
+        raise ValueError(
+            f"resume_from_checkpoint = {str(path)!r}: damaged, no tensor {missing[0]!r}; name an earlier checkpoint"
+        )
+    return state  # type: ignore[no-any-return]
+
+
+def find_checkpoint(run: Path, wanted: str) -> Path:
+    """The checkpoint that "latest" or a path names.
+
+    A bare name such as "checkpoint-200" is looked for in the run folder.
+    """
+    if wanted != "latest":
+        for path in (Path(wanted), run / wanted):
+            if path.is_dir():
+                return path
+        raise ValueError(
+            f"resume_from_checkpoint = {wanted!r}: no such folder; give latest or a checkpoint folder"
+        )
+    found = checkpoints(run)
+    if not found:
+        raise ValueError(
+            f"resume_from_checkpoint = 'latest': no complete checkpoint in {run}; train without it"
+        )
+    return found[-1]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if (p / "complete").is_file() and p.name[11:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[11:]))
+
+
+def prune(run: Path, limit: int) -> None:
+    """Delete the oldest checkpoints beyond `limit` (0: keep all)."""
+    if limit:
+        for old in checkpoints(run)[:-limit]:
+            shutil.rmtree(old)
+
+
+def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # safetensors refuses views of one storage: a clone stands alone.
+        tensors[path] = value.detach().cpu().clone().contiguous()
+        return {MARK: path}
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            raise TypeError(f"state {path!r}: keys must be strings")
+        return {key: _split(item, f"{path}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_split(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"state {path!r}: {type(value).__name__} is neither a tensor nor plain")
+
+
+def _join(value: Any, tensors: dict[str, Tensor], missing: list[str]) -> Any:
+    if isinstance(value, dict):
+        if MARK in value:
+            if value[MARK] not in tensors:
+                missing.append(value[MARK])
+                return torch.empty(0)
+            return tensors[value[MARK]]
+        return {key: _join(item, tensors, missing) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_join(item, tensors, missing) for item in value]
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,47 @@
+"""Which blocks a phase may train, and the draws that never change: probe and holdout."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from entprog.config import Config, PhaseConfig
+from entprog.core.blocks import Blocks, discover_blocks
+from entprog.core.types import Draw, Shape
+from entprog.data.clips import Clips
+from entprog.data.shards import write_atomically
+from entprog.tasks.human_video import FAMILIES, HumanVideo
+
+
+def phase_blocks(task: HumanVideo, config: Config, settings: PhaseConfig) -> Blocks:
+    """The model's blocks that a phase may train."""
+    every = discover_blocks(task.model, list(config.ranking.pattern) or None)
+    chosen = [block for block in every if FAMILIES[settings.blocks](block.name)]
+    if not chosen:
+        raise ValueError(
+            f"phases: blocks = {settings.blocks!r} leaves none of {len(every)} blocks; check ranking.pattern"
+        )
+    return Blocks(chosen, role=every.role)
+
+
+def fixed_draws(task: HumanVideo, clips: Clips, shape: Shape, samples: int, seed: int) -> list[Draw]:
+    """`samples` samples in draws of up to 8, without condition dropout; a pure function of its arguments."""
+    size = min(8, samples)
+    small = replace(shape, batch=size)
+    return [
+        task.draw(clips.batch(position, small), small, seed, dropout=0.0)
+        for position in range(0, samples - size + 1, size)
+    ]
+
+
+def save_draws(folder: Path, probe: list[Draw], holdout: list[Draw]) -> None:
+    """Write the fixed draws, so that anyone can read the same losses again."""
+    tensors = {}
+    for kind, draws in (("probe", probe), ("holdout", holdout)):
+        for k, draw in enumerate(draws):
+            values = {"x": draw.x.half(), "tau": draw.tau, "eps": draw.eps.half(), **draw.condition}
+            tensors.update({f"{kind}.{k}.{name}": v.contiguous().cpu() for name, v in values.items()})
+    save_file(tensors, str(folder / "draws.safetensors"))
+    about = {"probe": [d.size for d in probe], "holdout": [d.size for d in holdout]}
+    write_atomically(folder / "draws.json", json.dumps(about) + "\n")

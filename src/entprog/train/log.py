@@ -1,0 +1,193 @@
+"""What a run writes while it goes: one JSON line a step, one an event, and its status."""
+
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import diffusers
+import numpy
+import torch
+
+from entprog.config import Config
+from entprog.data.shards import write_atomically
+
+
+class RunLog:
+    """log.jsonl, events.jsonl and, if asked for, TensorBoard.
+
+    Resuming cuts both files back to the checkpoint's step, so that a resumed run's log reads like one that never
+    stopped. `elapsed` counts seconds of work over all sittings.
+    """
+
+    def __init__(self, run: Path, report_to: str = "none") -> None:
+        self.run = run
+        self._steps = _Lines(run / "log.jsonl")
+        self._events = _Lines(run / "events.jsonl")
+        self._before = 0.0
+        self._start = time.perf_counter()
+        self.step = 0
+        self.phase = ""
+        self._board: Any = None
+        if report_to == "tensorboard":
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ValueError(
+                    "train.report_to = 'tensorboard': tensorboard is not installed; pip install 'entprog[tensorboard]'"
+                ) from error
+            self._board = SummaryWriter(str(run / "tensorboard"))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of work so far, earlier sittings included."""
+        return self._before + time.perf_counter() - self._start
+
+    def resume(self, step: int, elapsed: float) -> None:
+        """Forget what was logged at or after `step`, and go on counting from `elapsed` seconds."""
+        self._steps.cut(lambda row: row["step"] < step)
+        self._events.cut(lambda row: row["elapsed"] <= elapsed)
+        self._before, self._start = elapsed, time.perf_counter()
+
+    def line(self, row: dict[str, Any]) -> None:
+        """Append a step's line; NaN and infinities become null-safe strings' JSON equivalents."""
+        self._steps.add(row)
+        if self._board is not None:
+            for key, name in (("loss", "train/loss"), ("lr", "lr"), ("grad_norm", "grad_norm"),
+                              ("seconds", "timing/step"), ("stage", "stage"), ("m", "m"),
+                              ("trainable_params", "trainable_params")):  # fmt: skip
+                if row.get(key) is not None:
+                    self._board.add_scalar(name, row[key], row["step"])
+
+    def event(self, name: str, values: dict[str, Any] | None = None) -> None:
+        """Append an event at the current step."""
+        head = {"time": now(), "elapsed": round(self.elapsed, 4), "step": self.step, "phase": self.phase}
+        self._events.add({**head, "event": name, **(values or {})})
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._steps.close()
+        self._events.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class _Lines:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: TextIO | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self._stream is None:
+            self._stream = self.path.open("a", encoding="utf-8")
+        self._stream.write(json.dumps(_finite(row)) + "\n")
+        self._stream.flush()
+
+    def cut(self, keep: Any) -> None:
+        self.close()
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # a killed run can leave half a line at the end
+                break
+            if keep(row):
+                kept.append(line + "\n")
+        write_atomically(self.path, "".join(kept))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: such numbers are written as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def now() -> str:
+    """UTC time, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_run(config: Config, device: torch.device, command: str) -> dict[str, Any]:
+    """The head of run.json: what runs, where, from which commit and with which versions."""
+    return {
+        "status": "running",
+        "reason": None,
+        "label": config.label or config.method,
+        "method": config.method,
+        "command": command,
+        "commit": _commit(),
+        "versions": {
+            "entprog": _version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "numpy": numpy.__version__,
+        },
+        "device": _device_name(device),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "seed": config.train.seed,
+        "started": now(),
+        "finished": None,
+    }
+
+
+def write_status(run: Path, values: dict[str, Any]) -> None:
+    """Update run.json."""
+    path = run / "run.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_atomically(path, json.dumps({**old, **values}, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    place = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=place, capture_output=True, text=True, check=False
+    ) if _has_git() else None  # fmt: skip
+    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+
+
+def _has_git() -> bool:
+    from shutil import which
+
+    return which("git") is not None
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("entprog")
+    except PackageNotFoundError:
+        return "source"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    for line in _cpu_lines():
+        if line.startswith("model name"):
+            return f"CPU {line.split(':', 1)[1].strip()}"
+    return f"CPU {platform.machine()} {sys.platform}"
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

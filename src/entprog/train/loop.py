@@ -1,0 +1,170 @@
+"""The loop of one phase: a visible `for`, the same for every method."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import nn, optim
+from tqdm import tqdm
+
+from entprog.config import PhaseConfig, TrainConfig
+from entprog.core.types import Method, Shape, StepInfo, Workload
+from entprog.data.clips import Clips
+from entprog.plan.meter import Meter, StepCost
+from entprog.train.checkpoint import checkpoints
+from entprog.train.state import Session
+from entprog.train.watch import Watch
+
+
+@dataclass
+class Phase:
+    """Everything that one phase trains with."""
+
+    number: int
+    name: str
+    config: PhaseConfig
+    shape: Shape
+    clips: Clips
+    method: Method
+    optimizer: optim.Optimizer
+    block_names: tuple[str, ...]
+    folder: Path
+    watch: Watch
+    seed: int
+    scaler: torch.amp.GradScaler
+
+
+def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
+    """Train steps `start`.. of a phase.
+
+    `save(phase_step)` writes a checkpoint that resumes at that step. Stops by SystemExit after a signal.
+
+    Raises:
+        ValueError: the loss is not finite; nothing of that step is kept.
+    """
+    config, method, task = session.config.train, phase.method, session.task
+    rate = learning_rates(config, phase.config)
+    place = {name: k for k, name in enumerate(phase.block_names)}
+    for i in range(start, phase.config.steps):
+        started = time.perf_counter()
+        replayed = method.replays(i)
+        workload = method.workload(i)
+        for group in phase.optimizer.param_groups:
+            group["lr"] = rate(replayed)
+        with method.step(i) as info:
+            workload = Workload(info.active, workload.shape)
+            loss, cost = _forward_backward(session, phase, replayed, workload)
+            if not math.isfinite(loss):
+                raise ValueError(_not_finite(session, phase, i, loss))
+            phase.scaler.unscale_(phase.optimizer)
+            norm = _clip(task.model, config.max_grad_norm)
+            phase.scaler.step(phase.optimizer)
+            phase.scaler.update()
+            phase.optimizer.zero_grad(set_to_none=True)
+        if not info.discardable:
+            session.averages.update(task.model)
+        seconds = time.perf_counter() - started
+        _account(session, phase, i, info, loss, norm, rate(replayed), cost, seconds, place)
+        bar.update()
+        bar.set_postfix(
+            phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False
+        )
+        session.step += 1
+        save_now = config.checkpointing_steps and session.step % config.checkpointing_steps == 0
+        stopped = session.stop is not None and session.stop.number is not None
+        if save_now or stopped:
+            save(i + 1)
+        if stopped:
+            raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
+        if (
+            config.validation_steps
+            and session.step % config.validation_steps == 0
+            and i + 1 < phase.config.steps
+        ):
+            session.validate(phase)
+
+
+def _forward_backward(
+    session: Session, phase: Phase, replayed: int, workload: Workload
+) -> tuple[float, StepCost]:
+    """Mean loss of the step's micro-batches, with gradients left in place; metered once a workload."""
+    count = session.config.train.gradient_accumulation_steps
+    shape = workload.shape or phase.shape
+
+    def passes() -> float:
+        total = 0.0
+        for k in range(count):
+            batch = phase.clips.batch((replayed * count + k) * shape.batch, shape)
+            loss = session.task.loss(session.task.draw(batch, shape, phase.seed))
+            phase.scaler.scale(loss / count).backward()
+            total += float(loss.detach()) / count
+        return total
+
+    if workload in session.costs:
+        return passes(), session.costs[workload]
+    with Meter(session.task.model, phase.optimizer) as meter:
+        mean = passes()
+    session.costs[workload] = meter.cost()
+    return mean, session.costs[workload]
+
+
+def learning_rates(config: TrainConfig, phase: PhaseConfig) -> Callable[[int], float]:
+    """The learning rate of a phase's step as a pure function, by diffusers' scheduler of that name."""
+    dummy = optim.SGD([nn.Parameter(torch.zeros(1))], lr=phase.learning_rate)
+    scheduler = get_scheduler(
+        config.lr_scheduler,
+        dummy,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=phase.steps,
+    )
+    factor = scheduler.lr_lambdas[0]
+    if config.lr_scheduler == "constant" and config.lr_warmup_steps:
+        return lambda i: phase.learning_rate * min(1.0, (i + 1) / config.lr_warmup_steps)
+    # Step 0 of a warm-up would train at rate zero.
+    offset = 1 if config.lr_warmup_steps else 0
+    return lambda i: phase.learning_rate * factor(i + offset)
+
+
+def _clip(model: nn.Module, limit: float) -> float:
+    gradients = [p for p in model.parameters() if p.grad is not None]
+    return float(nn.utils.clip_grad_norm_(gradients, limit or math.inf))
+
+
+def _account(
+    session: Session, phase: Phase, i: int, info: StepInfo, loss: float, norm: float, lr: float,
+    cost: StepCost, seconds: float, place: dict[str, int],
+) -> None:  # fmt: skip
+    totals, trained = session.totals, _trainable(session.task.model)
+    totals.steps += 1
+    totals.flops += cost.flops
+    totals.seconds_training += seconds
+    totals.bytes_peak = max(totals.bytes_peak, cost.peak)
+    totals.byte_seconds += cost.peak * seconds
+    phase.watch.step(loss, info.active, info.searching)
+    session.history.append(cost.flops)
+    shape = phase.shape
+    session.log.line({
+        "step": session.step, "phase": phase.folder.name, "phase_step": i, "stage": info.stage, "loss": loss,
+        "lr": lr, "grad_norm": norm, "m": info.m, "active": [place[name] for name in info.active],
+        "trainable_params": trained, "seconds": round(seconds, 5), "elapsed": round(session.log.elapsed, 4),
+        "flops": cost.flops, "bytes_peak": cost.peak, "bytes_live": cost.by_category, "frames": shape.frames,
+        "resolution": shape.resolution, "batch": shape.batch, "searching": info.searching,
+    })  # fmt: skip
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _not_finite(session: Session, phase: Phase, i: int, loss: float) -> str:
+    kept = checkpoints(session.run)
+    back = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
+    return (
+        f"the loss is {loss} at step {session.step} (phase {phase.name}, step {i}, learning rate "
+        f"{phase.config.learning_rate}); stopped before the weights changed; {back}. "
+        "Lower the learning rate, or set train.max_grad_norm"
+    )

@@ -1,0 +1,390 @@
+"""`entprog train RECIPE`: one run from configuration to report."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from entprog import plugins
+from entprog.config import Config, PhaseConfig
+from entprog.core.blocks import discover_blocks
+from entprog.core.freeze import param_groups
+from entprog.core.types import Draw, Setting, Shape, Workload
+from entprog.data.clips import Clips
+from entprog.data.shards import write_atomically
+from entprog.data.source import open_data
+from entprog.evaluate import evaluate_task
+from entprog.plan.meter import Meter
+from entprog.report import write_report
+from entprog.tasks.build import build_task, save_weights
+from entprog.tasks.human_video import HumanVideo
+from entprog.train.checkpoint import find_checkpoint, load_checkpoint, prune, save_checkpoint
+from entprog.train.draws import fixed_draws, phase_blocks, save_draws
+from entprog.train.log import RunLog, describe_run, now, write_status
+from entprog.train.loop import Phase, run_phase
+from entprog.train.ranking import rank_phase, reranker
+from entprog.train.state import (
+    Averages,
+    Session,
+    StopSignal,
+    Totals,
+    load_optimizer_state,
+    optimizer_state,
+)
+from entprog.train.watch import Watch
+from entprog.validate import RESUMABLE, differences, read_config, write_config
+
+
+def train(config: Config, *, resume_from_checkpoint: str | None = None, command: str = "") -> Path:
+    """Train as configured and return the run folder.
+
+    Args:
+        config: the whole run; `config.output_dir` must not exist unless resuming.
+        resume_from_checkpoint: "latest" or a checkpoint folder; the run continues bit for bit on a CPU.
+        command: what the user typed, kept in run.json.
+
+    Raises:
+        ValueError: a wrong setting, a folder that exists, a checkpoint that does not fit, or a loss that is not
+            finite.
+        OSError: the disk is full.
+        SystemExit: 128 + n after signal n, with a checkpoint saved.
+    """
+    # 1. The run folder, before any work: never overwritten, complete from its first second.
+    run = Path(config.output_dir)
+    saved = _open_folder(run, config, resume_from_checkpoint)
+
+    # 2. Seeds and threads.
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+
+    # 3. Data and task.
+    try:
+        shards = open_data(config.data)
+        task = build_task(config)
+        _check_sizes(config, shards.sizes)
+    except BaseException:
+        if saved is None:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    write_status(
+        run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **_kept(run, saved)}
+    )
+    log = RunLog(run, config.train.report_to)
+    session = Session(config, run, task, shards, log, Averages(task.model, config.train.ema_decay))
+    try:
+        if saved is not None:
+            _restore(session, saved)
+        _phases(session, saved)
+        # 9. Evaluate, report, status.
+        _finish(session)
+    except SystemExit as stopped:
+        reason = f"signal {int(stopped.code or 0) - 128}; go on with --resume-from-checkpoint latest"
+        log.event("stop", {"reason": reason})
+        write_status(run, {"status": "interrupted", "reason": reason, "finished": now()})
+        print(f"entprog: stopped at step {session.step} by {reason}", file=sys.stderr)
+        raise
+    except BaseException as error:
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = str(error) or type(error).__name__
+        _try_to_say(run, log, kind, reason)
+        raise
+    finally:
+        log.close()
+    return run
+
+
+def _phases(session: Session, saved: dict[str, Any] | None) -> None:
+    """4. to 8. for each phase in turn; those before the checkpoint's are done already."""
+    config = session.config
+    active = [(name, phase) for name, phase in config.phases.items() if phase.steps > 0]
+    total = sum(phase.steps for _, phase in active)
+    first = saved["phase_number"] if saved else 0
+    stop = session.stop = StopSignal()
+    with stop.watching(), tqdm(total=total, initial=session.step, desc="Steps", unit="step") as bar:
+        for number, (name, settings) in enumerate(active):
+            if number < first:
+                continue
+            mine = saved if saved is not None and number == first else None
+            _one_phase(session, number, name, settings, mine, bar)
+            if stop.number is not None and number + 1 < len(active):
+                raise SystemExit(128 + stop.number)
+
+
+def _one_phase(
+    session: Session, number: int, name: str, settings: PhaseConfig, saved: dict[str, Any] | None, bar: tqdm
+) -> None:
+    config, task, log = session.config, session.task, session.log
+    folder = session.run / f"{number + 1}-{name}"
+    folder.mkdir(exist_ok=True)
+    log.phase = folder.name
+    seed = config.train.seed * 1000 + number
+
+    # 4. The phase's blocks; everything else is frozen for its whole length.
+    blocks = phase_blocks(task, config, settings)
+    task.pose = settings.pose
+    outside = settings.outside and config.schedule.outside
+    inside = {id(p) for block in blocks for p in block.parameters()}
+    owned = {id(p) for block in discover_blocks(task.model) for p in block.parameters()}
+    for parameter in task.model.parameters():
+        parameter.requires_grad_(id(parameter) in inside or (outside and id(parameter) not in owned))
+        parameter.grad = None
+    session.costs.clear()
+    session.history.clear()
+    if saved is None:
+        log.event("phase", {"blocks": list(blocks.names), "config": asdict(settings)})
+
+    # 5. Fixed draws: the same probe and holdout for every method that uses this seed.
+    shape = Shape(settings.resolution, settings.frames, settings.batch)
+    clips = Clips(session.shards, "train", seed=seed, frames=settings.frames)
+    if settings.batch > len(clips):
+        raise ValueError(
+            f"phases.{name}.batch = {settings.batch}: larger than the data set's {len(clips)} training clips of "
+            f"{settings.frames} frames; lower it, or use train.gradient_accumulation_steps"
+        )
+    probe = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
+    held = Clips(session.shards, "holdout", seed=config.train.seed, frames=settings.frames)
+    holdout = fixed_draws(task, held, shape, config.train.holdout_clips, seed + 700)
+    if saved is None:
+        save_draws(folder, probe, holdout)
+
+    # 6. Rank.
+    watch = Watch(
+        lambda sign, message: log.event("warning", {"sign": sign, "message": message}) or tqdm.write(message)
+    )
+    ranking = rank_phase(session, folder, blocks, probe, watch)
+
+    # 7. One optimizer with a group a block, and the method bound to it.
+    optimizer = torch.optim.AdamW(
+        param_groups(task.model, blocks, lr=settings.learning_rate),
+        lr=settings.learning_rate,
+        betas=(config.train.adam_beta1, config.train.adam_beta2),
+        eps=config.train.adam_epsilon,
+        weight_decay=config.train.adam_weight_decay,
+        fused=True,
+    )
+    readings = _ReadingFlops(session, holdout)
+    setting = Setting(
+        task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
+        ranking=ranking, schedule=_schedule(config), rerank=reranker(session, blocks, probe),
+        flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
+        cost=_cost(config, task.device), states=config.schedule.states, outside=outside,
+        notify=_Notes(session, folder, task), seed=seed,
+    )  # fmt: skip
+    method = plugins.load("method", config.method).bind(setting)
+    setting.notify.method = method
+    scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
+    phase = Phase(
+        number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler
+    )
+    start = 0
+    if saved is not None:
+        method.load_state_dict(saved["method"])
+        load_optimizer_state(optimizer, saved["optimizer"])
+        watch.load_state_dict(saved["watch"])
+        if saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
+        session.history.extend(saved["history"])
+        start = saved["phase_step"]
+    session.validate = lambda phase: _validate(session, phase, holdout)
+
+    # 8. The visible loop.
+    base = (session.totals.seconds_search, session.totals.flops_search)
+
+    def save(phase_step: int) -> None:
+        _spent(session, method, base)
+        path = save_checkpoint(session.run, session.step, _state(session, phase, phase_step))
+        prune(session.run, config.train.checkpoints_total_limit)
+        log.event("checkpoint", {"path": path.name})
+
+    run_phase(session, phase, start, save, bar)
+    _spent(session, method, base)
+    everything = Workload(tuple(blocks.names), shape)
+    full = session.costs[everything].flops if everything in session.costs else None
+    watch.search(getattr(method, "search_flops", 0.0), full, session.history)
+    _validate(session, phase, holdout)
+    save(settings.steps)
+    method.freezer.release() if hasattr(method, "freezer") else None
+
+
+class _ReadingFlops:
+    """FLOPs of one reading of all holdout draws, counted once and added to the run's total each time."""
+
+    def __init__(self, session: Session, holdout: list[Draw]) -> None:
+        self.session, self.holdout, self.each = session, holdout, 0.0
+
+    def __call__(self) -> float:
+        if not self.each:
+            with torch.no_grad(), Meter() as meter:
+                self.session.task.loss(self.holdout[0])
+            self.each = float(meter.flops) * len(self.holdout)
+        self.session.totals.flops += self.each
+        return self.each
+
+
+class _Notes:
+    """Turns what the method reports into events and trainable reports."""
+
+    def __init__(self, session: Session, folder: Path, task: HumanVideo) -> None:
+        self.session, self.folder, self.task = session, folder, task
+        self.method: Any = None
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        self.session.log.event(event, values)
+        if event == "stage" and hasattr(self.method, "freezer"):
+            path = self.folder / f"trainable-stage{values['stage']}.txt"
+            write_atomically(path, self.method.freezer.trainable_report())
+
+
+def _schedule(config: Config) -> Any:
+    if config.method == "full":
+        return None
+    return plugins.load("schedule", config.schedule.name, **config.schedule.options)
+
+
+def _cost(config: Config, device: torch.device) -> str:
+    if config.schedule.cost != "auto":
+        return config.schedule.cost
+    return "flops" if device.type == "cpu" else "seconds"
+
+
+def _spent(session: Session, method: Any, base: tuple[float, float]) -> None:
+    session.totals.seconds_search = base[0] + getattr(method, "search_seconds", 0.0)
+    session.totals.flops_search = base[1] + getattr(method, "search_flops", 0.0)
+
+
+@torch.no_grad()
+def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
+    """Holdout loss with the weights that will be used (averaged ones where kept), and samples if asked for."""
+    config = session.config
+    with session.averages.applied(session.task.model):
+        losses = [float(session.task.loss(draw)) for draw in holdout]
+        session.holdout_loss = sum(losses) / len(losses)
+        session.log.event("holdout", {"loss": session.holdout_loss, "per_draw": losses})
+        if config.train.validation_clips and phase.config.pose:
+            few = replace(
+                config.evaluate,
+                clips=config.train.validation_clips,
+                videos=config.train.validation_clips,
+                frames=min(config.evaluate.frames, phase.config.frames),
+                resolution=phase.config.resolution,
+            )
+            result = evaluate_task(
+                session.task, session.shards, replace(config, evaluate=few),
+                session.run / "samples" / f"{phase.folder.name}-{session.step}", progress=False,
+            )  # fmt: skip
+            phase.watch.background_error(result["metrics"]["background_l1"])
+            session.log.event("sample", {"metrics": result["metrics"]})
+
+
+def _state(session: Session, phase: Phase, phase_step: int) -> dict[str, Any]:
+    done = phase_step >= phase.config.steps
+    return {
+        "step": session.step,
+        "phase_number": phase.number + 1 if done else phase.number,
+        "phase_step": 0 if done else phase_step,
+        "elapsed": session.log.elapsed,
+        "model": dict(session.task.model.state_dict()),
+        "averages": {"weights": session.averages.weights, "updates": session.averages.updates},
+        "totals": asdict(session.totals),
+        "holdout_loss": session.holdout_loss,
+        "history": list(session.history),
+        "between": done,
+        "method": None if done else phase.method.state_dict(),
+        "optimizer": None if done else optimizer_state(phase.optimizer),
+        "watch": None if done else phase.watch.state_dict(),
+        "scaler": None if done else phase.scaler.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+
+
+def _restore(session: Session, saved: dict[str, Any]) -> None:
+    session.task.model.load_state_dict(saved["model"])
+    device = session.task.device
+    session.averages.weights = {n: v.to(device) for n, v in saved["averages"]["weights"].items()}
+    session.averages.updates = saved["averages"]["updates"]
+    session.totals = Totals(**saved["totals"])
+    session.holdout_loss = saved["holdout_loss"]
+    session.step = session.log.step = saved["step"]
+    torch.set_rng_state(saved["random"])
+    session.log.resume(saved["step"], saved["elapsed"])
+    session.log.event("resume", {"from": saved["step"]})
+    if saved["between"]:
+        saved.update(phase_step=0)
+
+
+def _finish(session: Session) -> None:
+    config, run = session.config, session.run
+    final = run / "final"
+    final.mkdir(exist_ok=True)
+    model = session.task.model
+    save_weights(dict(model.state_dict()), final / "model.safetensors")
+    if session.averages.weights:
+        save_weights({**model.state_dict(), **session.averages.weights}, final / "ema.safetensors")
+    write_atomically(final / "config.json", json.dumps(asdict(model.config), indent=2) + "\n")
+    totals = session.totals.summary(session.holdout_loss)
+    write_atomically(run / "totals.json", json.dumps(totals, indent=2) + "\n")
+    session.task.pose = True
+    if config.evaluate.clips:
+        with session.averages.applied(model):
+            evaluate_task(session.task, session.shards, config, run)
+    session.log.event("finish", totals)
+    write_status(run, {"status": "finished", "finished": now()})
+    page = write_report([run])
+    tqdm.write(f"{run}: holdout loss {session.holdout_loss:.4f}; report in {page}")
+
+
+def _open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
+    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
+    if resume is None:
+        if run.exists():
+            raise ValueError(
+                f"output_dir = {str(run)!r}: exists; choose another, or go on with --resume-from-checkpoint latest"
+            )
+        run.mkdir(parents=True)
+        write_atomically(run / "config.toml", write_config(config))
+        return None
+    if not (run / "config.toml").is_file():
+        raise ValueError(
+            f"output_dir = {str(run)!r}: no run to resume there; train without --resume-from-checkpoint"
+        )
+    changed = [
+        line
+        for line in differences(read_config(run / "config.toml"), config)
+        if not any(line.startswith(prefix) for prefix in RESUMABLE)
+    ]
+    if changed:
+        raise ValueError(
+            "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
+        )
+    return load_checkpoint(find_checkpoint(run, resume))
+
+
+def _kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
+    """A resumed run keeps the time of its first start."""
+    if saved is None or not (run / "run.json").is_file():
+        return {}
+    return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
+
+
+def _check_sizes(config: Config, sizes: tuple[int, ...]) -> None:
+    wrong = [f"phases.{n}.resolution = {p.resolution}" for n, p in config.phases.items()
+             if p.steps and p.resolution not in sizes]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"{'; '.join(wrong)}: the data set stores {list(sizes)}; prepare it with that size too"
+        )
+
+
+def _try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
+    """Note why a run ended; a full disk must not hide the first error."""
+    try:
+        log.event("stop", {"reason": reason})
+        write_status(run, {"status": kind, "reason": reason, "finished": now()})
+    except OSError as error:
+        print(f"entprog: could not note that in {run}: {error}", file=sys.stderr)

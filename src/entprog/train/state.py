@@ -1,0 +1,151 @@
+"""What a training run carries from step to step, and how it becomes a checkpoint."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from entprog.config import Config
+from entprog.core.types import Workload
+from entprog.data.shards import Shards
+from entprog.plan.meter import StepCost
+from entprog.tasks.human_video import HumanVideo
+from entprog.train.log import RunLog
+
+
+@dataclass
+class Totals:
+    """Everything a run has spent, scoring and search included; part of each checkpoint.
+
+    `byte_seconds` is peak bytes times seconds, for the mean over time.
+    """
+
+    steps: int = 0
+    seconds_training: float = 0.0
+    seconds_scoring: float = 0.0
+    seconds_search: float = 0.0
+    flops: float = 0.0
+    flops_scoring: float = 0.0
+    flops_search: float = 0.0
+    bytes_peak: int = 0
+    byte_seconds: float = 0.0
+
+    def summary(self, holdout_loss: float | None) -> dict[str, Any]:
+        """The content of totals.json."""
+        seconds = self.seconds_training + self.seconds_scoring
+        return {
+            "steps": self.steps,
+            "seconds": seconds,
+            "seconds_scoring": self.seconds_scoring,
+            "seconds_search": self.seconds_search,
+            "flops": self.flops + self.flops_scoring,
+            "flops_scoring": self.flops_scoring,
+            "flops_search": self.flops_search,
+            "bytes_peak": self.bytes_peak,
+            "bytes_mean": self.byte_seconds / self.seconds_training if self.seconds_training else 0.0,
+            "holdout_loss": holdout_loss,
+        }
+
+
+class Averages:
+    """Exponential moving average of all weights, in float32; decay 0 keeps none."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {}
+        self.updates = 0
+        if decay:
+            self.weights = {n: p.detach().float().clone() for n, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model; the decay warms up as (1 + n) / (10 + n)."""
+        if not self.weights:
+            return
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = dict(model.named_parameters())
+        torch._foreach_lerp_(
+            list(self.weights.values()), [current[n].detach().float() for n in self.weights], 1 - decay
+        )
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The averaged weights in the model's place, bit-exactly undone at the end; nothing where there are none."""
+        if not self.weights:
+            yield
+            return
+        named = dict(model.named_parameters())
+        kept = {n: p.detach().clone() for n, p in named.items()}
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                named[name].copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    named[name].copy_(value)
+
+
+@dataclass
+class Session:
+    """One sitting of a run."""
+
+    config: Config
+    run: Path
+    task: HumanVideo
+    shards: Shards
+    log: RunLog
+    averages: Averages
+    totals: Totals = field(default_factory=Totals)
+    step: int = 0
+    costs: dict[Workload, StepCost] = field(default_factory=dict)
+    stop: "StopSignal | None" = None
+    holdout_loss: float | None = None
+    history: list[float] = field(default_factory=list)
+    validate: Callable[..., None] = lambda phase: None
+
+
+class StopSignal:
+    """Remembers SIGINT and SIGTERM so that the loop can save and stop between two steps."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Catch both signals inside; a second SIGINT interrupts at once. Only the main thread can."""
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            if self.number is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.number = number
+
+        try:
+            before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever owns it decides
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's states with string keys, ready for a checkpoint; groups are made anew."""
+    return {str(k): v for k, v in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {int(k): v for k, v in state.items()}, "param_groups": groups})
