@@ -86,9 +86,7 @@ def test_tracking_agrees_with_single_frames_and_repeats_exactly(estimator, frame
     track = estimator.track(iter(frames))
     assert track.found.all() and track.people[0] == 1
     keypoints, _ = estimator.single(torch.from_numpy(frames))
-    away = np.abs(
-        track.keypoints[:, :9, :2] / [frames.shape[2], frames.shape[1]] - keypoints[:, :9, :2].numpy()
-    )
+    away = np.abs(track.keypoints[:, :9, :2] / [frames.shape[2], frames.shape[1]] - keypoints[:, :9, :2].numpy())
     assert away.mean() < 0.02
     again = estimator.track(iter(frames[:3]), restart=[1])
     assert np.array_equal(again.keypoints[0], track.keypoints[0])
@@ -102,6 +100,14 @@ def test_single_reads_small_frames(estimator, frames):
     keypoints, score = estimator.single(small)
     assert (score >= FOUND_THRESHOLD).all()
     assert (keypoints[:, :6, :2] - large[:, :6, :2]).abs().mean() < 0.03
+
+
+def test_single_in_batches_is_the_same(estimator, frames, monkeypatch):
+    few = torch.from_numpy(frames[:3, ::4, ::4].copy())
+    whole = estimator.single(few)
+    monkeypatch.setattr("entprog.prepare.pose.BATCH", 2)
+    for part, expected in zip(estimator.single(few), whole, strict=True):
+        torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_largest_of_two_people_is_followed(estimator, frames):

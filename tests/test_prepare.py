@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from entprog.prepare.crop import (
     person_box,
     resize,
 )
-from entprog.prepare.folder import prepare_folder
+from entprog.prepare.folder import _name, prepare_folder
 from entprog.prepare.store import Store, room_needed, split_files
 from entprog.prepare.video import Video, VideoError, read_video, write_gif, write_video
 from entprog.render import render_clip
@@ -267,9 +268,7 @@ def test_a_folder_becomes_a_data_set(tmp_path, people):
     ]
     kept = [row for row in rows(out) if row["status"] == "kept"]
     assert all(row["reason"] is None and row["decoded_frames"] == 18 for row in kept)
-    assert all(
-        row["pose_found"] > 0.9 and row["people_max"] == 1 and row["size"] == [128, 128] for row in kept
-    )
+    assert all(row["pose_found"] > 0.9 and row["people_max"] == 1 and row["size"] == [128, 128] for row in kept)
 
 
 def test_the_stored_latents_are_those_of_the_crop(tmp_path, people):
@@ -315,9 +314,7 @@ def test_an_interrupted_run_goes_on_and_new_files_are_added(tmp_path, people, mo
         assert (whole / name).read_bytes() == before[name], name
     with pytest.raises(ValueError, match=r"fps: 12.0 then, 8.0 now"):
         run(files, pieces, fps=8)
-    with pytest.raises(
-        ValueError, match=r"codec_hash: '0' then, '1' now; sizes: \[16, 32\] then, \[16\] now"
-    ):
+    with pytest.raises(ValueError, match=r"codec_hash: '0' then, '1' now; sizes: \[16, 32\] then, \[16\] now"):
         run(files, pieces, sizes=[16], codec={"codec": "stand-in", "codec_hash": "1"})
 
 
@@ -397,6 +394,14 @@ def test_bad_paths_are_named(tmp_path):
         run([tmp_path], tmp_path)
     with pytest.raises(ValueError, match=r"none of 1 files can be used .1 x unreadable: Invalid data"):
         run([tmp_path], tmp_path / "out")
+
+
+def test_clip_names_are_never_shared():
+    taken = {"a-1", "b", "c-1234abcd"}
+    assert _name(Path("in/a-2.mp4"), taken) == "a-2" and _name(Path("in/c.mp4"), taken) == "c"
+    # a cut in a.mp4 would give "a-1"
+    assert re.fullmatch("a-[0-9a-f]{8}", _name(Path("in/a.mp4"), taken))
+    assert _name(Path("in/b.mp4"), taken) != _name(Path("other/b.mp4"), taken)
 
 
 def test_an_encode_of_another_shape_is_refused(tmp_path, people):

@@ -62,9 +62,7 @@ class BlazeGraph(nn.Module):
                     x, pad = F.pad(x, op["pad"]), (0, 0)
                 weight = getattr(self, f"{op['output']}_weight")
                 bias = getattr(self, f"{op['output']}_bias")
-                return _activate(
-                    F.conv2d(x, weight, bias, op["stride"], pad, 1, op["groups"]), op["activation"]
-                )
+                return _activate(F.conv2d(x, weight, bias, op["stride"], pad, 1, op["groups"]), op["activation"])
             case "add":
                 return _activate(x + inputs[1], op["activation"])
             case "pad":

@@ -75,10 +75,7 @@ def person_box(keypoints: np.ndarray, width: int, height: int) -> Box | None:
     side = max(side, 1)
     start = np.round((low + high) / 2 - side / 2).astype(int)
     # inside the frame where the square fits, else centred on it: the least repeated edge
-    x0, y0 = (
-        int(np.clip(v, 0, n - side)) if side <= n else (n - side) // 2
-        for v, n in zip(start, size, strict=True)
-    )
+    x0, y0 = (int(np.clip(v, 0, n - side)) if side <= n else (n - side) // 2 for v, n in zip(start, size, strict=True))
     return int(x0), int(y0), side
 
 

@@ -50,9 +50,7 @@ class Part:
     keypoints: np.ndarray
 
 
-def prepare_file(
-    file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode
-) -> tuple[Row, Clips]:
+def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode) -> tuple[Row, Clips]:
     """One file's row for prepare.jsonl and its clips' tensors ("latents_SIZE" and "pose") by clip name.
 
     Never fails for what is in the file: the row then says why it was dropped.
@@ -160,7 +158,5 @@ def _encode(file: Path, parts: list[Part], settings: Row, encode: Encode) -> Ite
 def _checked(latents: Tensor, frames: int, size: int) -> Tensor:
     expected = (frames, 16, size // 4, size // 4)
     if tuple(latents.shape) != expected:
-        raise ValueError(
-            f"encode: gave {tuple(latents.shape)} for {frames} frames of {size} px; expected {expected}"
-        )
+        raise ValueError(f"encode: gave {tuple(latents.shape)} for {frames} frames of {size} px; expected {expected}")
     return latents.to(torch.float16).cpu()

@@ -6,6 +6,7 @@ at full size for the pixels inside each clip's square.
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,23 +55,24 @@ def prepare_folder(
     """Prepare videos; run again after an interruption, or with more inputs, it goes on where it stopped.
 
     Args:
-        inputs: video files, and folders (searched recursively for mp4 mov mkv webm avi m4v gif). out: folder
-        of the data set; new, empty, or begun by this function with the same settings. sizes: sides in pixels
-        for which latents are stored; multiples of 8 from 16 on. fps: frames a second of the clips. people:
-        with several people in frame, take the "largest" where the shot begins, or "drop" the file.
-        min_frames: shorter clips are dropped. max_frames: read at most so many frames (at `fps`) of each
-        file; None reads all. holdout: share of the files held out, chosen by a hash of the file name; at
-        least one file is for training, and of
-            two or more at least one is held out unless this is 0.
-        encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec. Given together with
-        codec: {"codec": name, "codec_hash": hash} for dataset.json.
+        inputs: video files, and folders (searched recursively for mp4 mov mkv webm avi m4v gif).
+        out: folder of the data set; new, empty, or begun by this function with the same settings.
+        sizes: sides in pixels for which latents are stored; multiples of 8 from 16 on.
+        fps: frames a second of the clips.
+        people: with several people in frame, take the "largest" where the shot begins, or "drop" the file.
+        min_frames: shorter clips are dropped.
+        max_frames: read at most so many frames (at `fps`) of each file; None reads all.
+        holdout: share of the files held out, chosen by a hash of the file name; at least one file is for
+            training, and of two or more at least one is held out unless this is 0.
+        encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
+        codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
 
     Raises:
-        ValueError: a setting or path is wrong (all are named), or no file could be used (the reasons are
-        counted). OSError: the disk is full; finished files are kept.
+        ValueError: a setting or path is wrong (all are named), or no file could be used (with the reasons).
+        OSError: the disk is full; finished files are kept.
     """
-    paths, out, sizes = [Path(path) for path in inputs], Path(out), list(sizes)
+    paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
     _check(paths, sizes, fps, people, min_frames, max_frames, holdout, encode, codec)
     if encode is None or codec is None:
         from entprog.nets.codec import PatchCodec
@@ -94,24 +96,22 @@ def prepare_folder(
     done = {row["source"] for row in store.rows}
     todo = [file for file in files if file.resolve().as_posix() not in done]
     estimator: PoseEstimator | None = None
-    names = {row["name"] for row in store.rows}
+    names = {name for row in store.rows for name in (row["name"], *row["clips"])}
     before = len(files) - len(todo)
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
         for file in todo:
             name = _name(file, names)
-            names.add(name)
             estimator = estimator or PoseEstimator(device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
             store.add(row, clips)
+            names |= {name, *clips}
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
             bar.update()
     dropped = [row for row in store.rows if row["status"] == "dropped"]
     reasons = dict(Counter(row["reason"] for row in dropped).most_common())
     if len(dropped) == len(store.rows):
         counted = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        raise ValueError(
-            f"inputs: none of {len(dropped)} files can be used ({counted}); see {out / 'prepare.jsonl'}"
-        )
+        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {out / 'prepare.jsonl'}")
     rows = store.finish(codec, holdout)
     frames = sum(row.frames for row in rows)
     kept = len(store.rows) - len(dropped)
@@ -146,9 +146,7 @@ def _check(
     if not 0 <= holdout < 1:
         wrong.append(f"holdout: {holdout}; give a share from 0 to below 1")
     if (encode is None) != (codec is None) or (codec is not None and set(codec) != {"codec", "codec_hash"}):
-        wrong.append(
-            f'codec: {codec}; give encode and {{"codec": ..., "codec_hash": ...}} together, or neither'
-        )
+        wrong.append(f'codec: {codec}; give encode and {{"codec": ..., "codec_hash": ...}} together, or neither')
     if wrong:
         raise ValueError("\n".join(wrong))
 
@@ -177,7 +175,9 @@ def _is_video(file: Path) -> bool:
 
 
 def _name(file: Path, taken: set[str]) -> str:
-    """The file's stem; where another file has it, with a hash of the whole path."""
-    if file.stem not in taken:
-        return file.stem
-    return f"{file.stem}-{sha256(file.resolve().as_posix().encode()).hexdigest()[:8]}"
+    """The file's stem; with a hash of the whole path where its clips could be confused with another file's."""
+    stem = file.stem.encode("utf-8", "replace").decode()
+    own = re.compile(re.escape(stem) + r"(-\d+)?")
+    if not any(own.fullmatch(name) for name in taken):
+        return stem
+    return f"{stem}-{sha256(os.fsencode(file.resolve())).hexdigest()[:8]}"

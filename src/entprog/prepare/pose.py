@@ -28,6 +28,9 @@ SHOULDERS = (11, 12)
 MARGIN = 1.25
 HEATMAP_SIDE = 64
 COUNT_EVERY = 8
+"""While a person is followed, the detector counts the people in every so many frames."""
+BATCH = 32
+"""Frames that `single` hands to the networks at once, which bounds its memory."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,7 @@ class PoseEstimator:
         """People of each frame (uint8 [N,H,W,3]), the largest first; an empty list where there is none."""
         images, (height, width) = self._images(frames), frames.shape[1:3]
         side = max(height, width)
-        whole = torch.tensor([[width / 2, height / 2, side / 2, 0.0]], device=self.device).expand(
-            len(frames), 4
-        )
+        whole = torch.tensor([[width / 2, height / 2, side / 2, 0.0]], device=self.device).expand(len(frames), 4)
         outputs = self.detector(_cut_out(images, whole, DETECTOR_SIDE) / 127.5 - 1)
         score = outputs["scores"][..., 0].clamp(-80, 80).sigmoid()
         values = outputs["boxes"].unflatten(-1, (6, 2)) / DETECTOR_SIDE
@@ -99,6 +100,9 @@ class PoseEstimator:
             float32 [N]: below FOUND_THRESHOLD there is no credible pose. Both on the CPU. The largest person
             is taken; where the detector sees none, the landmark network looks at the whole frame.
         """
+        if len(frames) > BATCH:
+            parts = [self.single(part) for part in torch.split(frames, BATCH)]
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         height, width = frames.shape[1:3]
         short = min(height, width)
         if short < LANDMARK_SIDE:
@@ -169,9 +173,7 @@ class Tracker:
             count = len(people)
             if score < FOUND_THRESHOLD:
                 self.circle = None
-                keypoints, score = (
-                    self._follow(batch, people[0]) if people else (np.zeros((18, 3), np.float32), 0.0)
-                )
+                keypoints, score = self._follow(batch, people[0]) if people else (np.zeros((18, 3), np.float32), 0.0)
         self.rows.append((keypoints, score, count))
 
     def result(self) -> Track:
@@ -240,9 +242,7 @@ def _refine(points: Tensor, heatmap: Tensor) -> Tensor:
     columns = cell[..., 0, None, None] + reach
     rows = cell[..., 1, None, None] + reach[:, None]
     on_map = (columns >= 0) & (columns < HEATMAP_SIDE) & (rows >= 0) & (rows < HEATMAP_SIDE)
-    index = (rows.clamp(0, HEATMAP_SIDE - 1) * HEATMAP_SIDE + columns.clamp(0, HEATMAP_SIDE - 1)).reshape(
-        n, count, 49
-    )
+    index = (rows.clamp(0, HEATMAP_SIDE - 1) * HEATMAP_SIDE + columns.clamp(0, HEATMAP_SIDE - 1)).reshape(n, count, 49)
     weight = heatmap.sigmoid().transpose(1, 2).gather(2, index).reshape(n, count, 7, 7) * on_map
     total = weight.sum((2, 3)).clamp_min(1e-9)
     mean = torch.stack([(weight * columns).sum((2, 3)) / total, (weight * rows).sum((2, 3)) / total], -1)
@@ -252,9 +252,7 @@ def _refine(points: Tensor, heatmap: Tensor) -> Tensor:
 
 def _circle(centre: list[float], rim: list[float], score: float) -> Person:
     dx, dy = rim[0] - centre[0], rim[1] - centre[1]
-    return Person(
-        (centre[0], centre[1]), MARGIN * math.hypot(dx, dy), math.atan2(dy, dx) + math.pi / 2, score
-    )
+    return Person((centre[0], centre[1]), MARGIN * math.hypot(dx, dy), math.atan2(dy, dx) + math.pi / 2, score)
 
 
 def _smooth(last: Person | None, new: Person) -> Person:
@@ -289,9 +287,7 @@ def _people(points: np.ndarray, score: np.ndarray) -> list[Person]:
         centre, rim = (points[group, 2:4] * weight[:, None, None]).sum(0).tolist()
         person = _circle(centre, rim, float(score[best]))
         # two boxes of one body: their hips coincide
-        if person.radius > 0 and all(
-            math.dist(centre, p.centre) > 0.5 * max(person.radius, p.radius) for p in people
-        ):
+        if person.radius > 0 and all(math.dist(centre, p.centre) > 0.5 * max(person.radius, p.radius) for p in people):
             people.append(person)
     return sorted(people, key=lambda person: -person.radius)
 

@@ -55,12 +55,8 @@ class Store:
     def _compare(self, before: dict[str, Any]) -> None:
         keys = [key for key in {**before, **self.settings} if before.get(key) != self.settings.get(key)]
         if keys:
-            changed = "; ".join(
-                f"{key}: {before.get(key)!r} then, {self.settings.get(key)!r} now" for key in keys
-            )
-            raise ValueError(
-                f"out: {self.out} was prepared with other settings ({changed}); use those or a new folder"
-            )
+            changed = "; ".join(f"{key}: {before.get(key)!r} then, {self.settings.get(key)!r} now" for key in keys)
+            raise ValueError(f"out: {self.out} was prepared with other settings ({changed}); use those or a new folder")
 
     def _done(self) -> list[dict[str, Any]]:
         """Rows of an earlier run whose clips are still there; a line cut off by a kill does not count."""
@@ -68,7 +64,7 @@ class Store:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         indexed = {row.clip for row in self._indexed()}
-        return [row for row in rows if set(row["clips"]) <= indexed or self._part(row["clips"][0]).is_file()]
+        return [row for row in rows if set(row["clips"]) <= indexed or self._part(row).is_file()]
 
     def _indexed(self) -> list[ClipRow]:
         path = self.out / "index.jsonl"
@@ -76,18 +72,16 @@ class Store:
             return []
         return Shards(self.out).rows
 
-    def _part(self, clip: str) -> Path:
-        return self.parts / f"{clip}.safetensors"
+    def _part(self, row: dict[str, Any]) -> Path:
+        return self.parts / f"{row['name']}.safetensors"
 
     def add(self, row: dict[str, Any], clips: dict[str, dict[str, Tensor]]) -> None:
         """Keep one file: its row, and its clips' tensors ("latents_SIZE" and "pose") by clip name."""
         with room_needed(self.out):
             if clips:
-                with written_aside(self._part(row["clips"][0])) as aside:
+                with written_aside(self._part(row)) as aside:
                     tensors = {
-                        f"{clip}/{key}": t.contiguous()
-                        for clip, named in clips.items()
-                        for key, t in named.items()
+                        f"{clip}/{key}": t.contiguous() for clip, named in clips.items() for key, t in named.items()
                     }
                     save_file(tensors, str(aside))
             with (self.out / "prepare.jsonl").open("a", encoding="utf-8") as stream:
@@ -126,7 +120,7 @@ class Store:
         return writer.rows
 
     def _move(self, row: dict[str, Any], writer: ShardWriter, split: str, sizes: tuple[int, ...]) -> None:
-        with safe_open(str(self._part(row["clips"][0])), "pt") as part:
+        with safe_open(str(self._part(row)), "pt") as part:
             for clip in row["clips"]:
                 latents = {size: part.get_tensor(f"{clip}/latents_{size}") for size in sizes}
                 writer.add(
@@ -147,9 +141,7 @@ def split_files(sources: list[str], holdout: float) -> dict[str, str]:
     About the share `holdout` is held out; of two or more files (and holdout above 0) at least one is, and at
     least one is for training.
     """
-    place = {
-        source: int(sha256(Path(source).name.encode()).hexdigest()[:12], 16) / 16**12 for source in sources
-    }
+    place = {source: int(sha256(os.fsencode(Path(source).name)).hexdigest()[:12], 16) / 16**12 for source in sources}
     order = sorted(place, key=lambda source: (place[source], source))
     count = sum(place[source] < holdout for source in order)
     least = 1 if holdout > 0 and len(order) > 1 else 0

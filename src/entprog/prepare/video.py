@@ -175,9 +175,7 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
     durations = [max(10, end - start) for start, end in zip([0, *ends], ends, strict=False)]
     images = [Image.fromarray(frame) for frame in frames]
     with written_aside(path) as aside:
-        images[0].save(
-            aside, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
-        )
+        images[0].save(aside, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
