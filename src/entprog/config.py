@@ -143,7 +143,10 @@ class TrainConfig:
         max_grad_norm: gradients are clipped to this norm (0: never).
         mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where it is faster, else no.
         gradient_checkpointing: recompute activations in the backward pass.
-        adam_beta1, adam_beta2, adam_epsilon, adam_weight_decay: AdamW.
+        adam_beta1: AdamW's decay of the running mean of gradients.
+        adam_beta2: AdamW's decay of the running mean of squared gradients.
+        adam_epsilon: AdamW's guard against division by zero.
+        adam_weight_decay: AdamW's weight decay.
         ema_decay: decay of averaged weights (0: none).
         checkpointing_steps: steps between checkpoints, over all phases (0: only at the end and when stopped).
         checkpoints_total_limit: older checkpoints are deleted beyond this many (0: keep all).

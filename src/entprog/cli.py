@@ -1,0 +1,380 @@
+"""The `entprog` command: arguments only; each command imports its verb when it runs."""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter, UnknownOptionError
+
+from entprog import keys
+from entprog.config import Config
+from entprog.console import plain_errors
+from entprog.validate import ConfigError, read_config
+
+HELP = """Fine-tune video diffusion models on people, by training what matters most.
+
+Begin with `entprog demo`: it needs no data and no network. With videos:
+
+    entprog prepare VIDEOS data/mine
+    entprog train recipe.toml --data.path data/mine --output-dir runs/mine
+    entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
+    entprog evaluate runs/mine
+    entprog report runs/mine
+
+`entprog COMMAND --help` explains each, and `entprog train --keys` lists all
+that a recipe can say."""
+
+Overrides = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set", negative=(), show_default=False, help="KEY=VALUE over the recipe's; --KEY VALUE is short for it."
+    ),
+]
+OVERRIDING = ("train", "rank")
+"""Commands that take any key of the recipe as an option."""
+
+
+def _version() -> str:
+    try:
+        return f"entprog {version('entprog')}"
+    except PackageNotFoundError:
+        return "entprog (not installed: run from its source folder)"
+
+
+app = App(
+    name="entprog",
+    help=HELP,
+    help_format="plaintext",
+    version=_version,
+    exit_on_error=False,
+    print_error=False,
+    verbose=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+@app.command(sort_key=0)
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Show all of it on rendered people, in a few minutes on two cores.
+
+    Trains the shipped base twice from the same weights, data and noise: once
+    in full, once with the published method. Ends with a table of both and a
+    page to look at. Needs no data and no network.
+
+        entprog demo --out runs/demo
+
+    Args:
+        out: folder of both runs; it must not exist yet.
+    """
+    from entprog.demo import demo as verb
+
+    verb(out)
+
+
+@app.command(sort_key=1)
+def prepare(
+    inputs: list[Path],
+    out: Path,
+    /,
+    *,
+    sizes: Annotated[tuple[str, ...], Parameter(negative=(), show_default="32,64")] = ("32", "64"),
+    fps: float = 12.0,
+    people: Literal["largest", "drop"] = "largest",
+    min_frames: int = 16,
+    max_frames: int | None = None,
+    holdout: float = 0.1,
+    device: str = "cpu",
+) -> None:
+    """Turn videos of people into a data set for training.
+
+    Decodes each video, finds the pose of one person, cuts one fixed square
+    around them and stores latents and keypoints. OUT/prepare.jsonl says of
+    every file what became of it. Run it again after an interruption, or with
+    more videos, and it goes on where it stopped.
+
+        entprog prepare videos/ more/dance.mp4 data/mine --sizes 32,64
+
+    Args:
+        inputs: video files, and folders that are searched with all their subfolders.
+        out: folder of the data set.
+        sizes: sides in pixels to store latents for, multiples of 8; repeat it, or list them with commas.
+        fps: frames a second of the clips.
+        people: with several people in a picture: follow the largest, or drop the file.
+        min_frames: drop clips that are shorter.
+        max_frames: read at most so many frames of each file.
+        holdout: share of the files kept from training, to judge it by.
+        device: where the pose networks run.
+    """
+    from entprog.prepare.folder import prepare_folder
+
+    result = prepare_folder(
+        inputs, out, sizes=_integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
+        max_frames=max_frames, holdout=holdout, device=device,
+    )  # fmt: skip
+    files = f"{result.kept} files kept, {result.dropped} dropped"
+    print(f"{result.out}: {result.clips} clips, {result.frames} frames; {files}")
+    for reason, count in result.reasons.items():
+        print(f"  {count} x {reason}")
+
+
+@app.command(sort_key=2)
+def rank(recipe: Path, /, *, phase: str | None = None, overrides: Overrides = ()) -> None:
+    """Score the blocks of a recipe's model without training, and print the ranking.
+
+    Shows each block's importance with its standard error, beside what it costs
+    to train it. Takes the recipe's keys as options, as `entprog train` does.
+
+        entprog rank recipe.toml --phase pose --ranking.score gradient
+
+    Args:
+        recipe: the run's configuration, a TOML file.
+        phase: only this phase of the recipe.
+    """
+    config = _configuration(recipe, overrides)
+    if phase is not None and phase not in config.phases:
+        raise ConfigError([f"--phase {phase}: the recipe has the phases {', '.join(config.phases)}"])
+    from entprog.rank import rank as verb
+
+    verb(config, phase=phase)
+
+
+@app.command(sort_key=3, usage="Usage: entprog train RECIPE [--KEY VALUE ...] [OPTIONS]")
+def train(
+    recipe: Path | None = None,
+    /,
+    *,
+    resume_from_checkpoint: str | None = None,
+    keys: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    output_dir: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    label: str | None = None,
+    device: str | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Train by a recipe: rank the blocks of each phase, then train them as the schedule says.
+
+    A recipe is a TOML file that says what differs from the defaults. All its
+    keys with type, default and meaning, as a recipe to begin from:
+
+        entprog train --keys
+
+    Every key of a table is an option, too: its dotted name, then its value as
+    in TOML, where lists need no brackets and text needs no quotes.
+
+        entprog train recipe.toml --train.seed 3 --phases.video.steps 500
+
+    Ctrl-C saves a checkpoint and stops; this goes on where it stopped:
+
+        entprog train recipe.toml --resume-from-checkpoint latest
+
+    Args:
+        recipe: the run's configuration, a TOML file.
+        resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
+        keys: print all keys of a recipe and stop.
+        output_dir: the run folder; it must not exist yet.
+        method: "full" or "progressive".
+        preset: "paper" for the published ranking and schedule.
+        label: name of the run in tables.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    if keys:
+        print(_all_keys(), end="")
+        return
+    if recipe is None:
+        raise ConfigError(["train needs a RECIPE, a TOML file; entprog train --keys prints one to begin from"])
+    own = {"output_dir": output_dir, "method": method, "preset": preset, "label": label, "device": device}
+    overrides = (*overrides, *(f"{key}={value}" for key, value in own.items() if value is not None))
+    config = _configuration(recipe, overrides)
+    command = ["entprog", "train", str(recipe), *(f"--{pair}" for pair in overrides)]
+    if resume_from_checkpoint is not None:
+        command += ["--resume-from-checkpoint", resume_from_checkpoint]
+    from entprog.train.run import train as verb
+
+    print(verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command)))
+
+
+@app.command(sort_key=4)
+def sample(
+    run: Path,
+    /,
+    *,
+    reference: str,
+    drive: str,
+    out: Path,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | None = None,
+    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+    resolution: int | None = None,
+) -> None:
+    """Animate the person of one picture with the poses of a video.
+
+    Writes an mp4 and a GIF with reference, pose and generated clip side by
+    side, and the generated frames as PNG. What is not given is as the run's
+    own configuration says.
+
+        entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
+
+    Args:
+        run: a folder made by entprog train.
+        reference: an image, or a clip of the run's data by its name.
+        drive: whose poses to follow: a video file, or a clip of the run's data by its name.
+        out: folder for the clips.
+        num_inference_steps: model calls a clip; more are slower and finer.
+        guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
+        seed: of the initial noise.
+        scheduler: how noise is removed.
+        resolution: side in pixels.
+    """
+    from entprog.sample import sample as verb
+
+    given = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "scheduler": scheduler,
+        "resolution": resolution,
+    }
+    print(verb(run, reference=reference, drive=drive, out=out, **_without_none(given)))
+
+
+@app.command(sort_key=5)
+def evaluate(
+    run: Path,
+    /,
+    *,
+    clips: int | None = None,
+    frames: int | None = None,
+    videos: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | None = None,
+    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+) -> None:
+    """Measure a finished run on held-out clips, and write its metrics.json.
+
+    Compares generated with true frames under a pinned protocol, which is
+    printed beside the numbers, next to two baselines: copying the reference,
+    and the mean frame.
+
+        entprog evaluate runs/mine --clips 64
+
+    Args:
+        run: a folder made by entprog train.
+        clips: held-out clips.
+        frames: frames of each, from its first frame on.
+        videos: clips that are written as mp4 and GIF.
+        num_inference_steps: model calls a clip.
+        guidance_scale: classifier-free guidance; 1 for none.
+        seed: of the initial noise.
+        scheduler: how noise is removed.
+    """
+    from entprog.evaluate import evaluate as verb
+
+    given = {
+        "clips": clips,
+        "frames": frames,
+        "videos": videos,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "scheduler": scheduler,
+    }
+    verb(run, **_without_none(given))
+
+
+@app.command(sort_key=6)
+def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:
+    """Make one page about one or several runs.
+
+    A single HTML file that needs nothing outside it: importance of the blocks,
+    which of them trained when, loss, memory, metrics and sample videos. Several
+    runs are compared; runs that still train can be looked at, too.
+
+        entprog report runs/full runs/progressive --out compare.html
+
+    Args:
+        runs: folders made by entprog train.
+        out: the page; by default report.html in the run's folder, or in the folder that holds all runs.
+    """
+    from entprog.report import write_report
+
+    print(write_report(runs, out))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; returns on success.
+
+    Each problem is one line on stderr that begins with "entprog: "; ENTPROG_DEBUG=1 shows where it came from.
+
+    Raises:
+        SystemExit: 2 for anything the user can mend, 130 when interrupted.
+    """
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if "" not in sys.path:
+        # Plugins of the user's own ("package.module:Class") are found beside where the command runs.
+        sys.path.append("")
+    with plain_errors():
+        try:
+            app(_with_overrides_set(tokens))
+        except UnknownOptionError as error:
+            raise _with_a_key(error, tokens[0]) from error
+
+
+def _with_overrides_set(tokens: list[str]) -> list[str]:
+    """`--train.seed 3` as `--set=train.seed=3`, for commands that take overrides.
+
+    A key without a value, as in `--train.gradient_checkpointing --train.seed 3`, is true.
+    """
+    if not tokens or tokens[0] not in OVERRIDING:
+        return tokens
+    rewritten, rest = tokens[:1], tokens[1:]
+    while rest:
+        token = rest.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or "." not in key:
+            rewritten.append(token)
+            continue
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        rewritten.append(f"--set={key}={value}")
+    return rewritten
+
+
+def _configuration(recipe: Path, overrides: Sequence[str]) -> Config:
+    pairs = [pair.partition("=") for pair in overrides]
+    return read_config(recipe, [(key, value) for key, _, value in pairs])
+
+
+def _all_keys() -> str:
+    return (
+        "# Every key of a recipe, at its default. Keep what you change; leave out the rest.\n"
+        "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + keys.recipe()
+    )
+
+
+def _integers(name: str, texts: Sequence[str]) -> list[int]:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if wrong := [part for part in parts if not re.fullmatch(r"\d+", part)]:
+        raise ValueError(f"--{name} {wrong[0]!r}: expected integers, such as --{name} 32,64")
+    return [int(part) for part in parts]
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_a_key(error: UnknownOptionError, command: str) -> Exception:
+    """The error, with the key of a recipe that may have been meant: --seed for --train.seed."""
+    name = (error.token.keyword or error.token.value).lstrip("-").split("=")[0].replace("-", "_")
+    near = keys.nearest(name, ["NAME"]) if command in OVERRIDING else []
+    said, guess, _ = str(error).partition(" Did you mean ")
+    if not near or (guess and not all(key.endswith(f".{name}") for key in near)):
+        return error
+    return ValueError(f"{said} Did you mean {' or '.join(f'--{key}' for key in near)}?")

@@ -1,0 +1,239 @@
+"""Keys that are right each by itself and wrong together, or set to no effect."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from entprog import plugins
+from entprog.config import PUBLISHED, Config, PhaseConfig
+
+RENDERED = (
+    "domain",
+    "subjects",
+    "clips_per_subject",
+    "holdout",
+    "frames",
+    "sizes",
+    "seed",
+    "workers",
+    "cache",
+)
+"""Keys of [data] that say what to render."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong, in words that follow the first of the `keys` that it comes from."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
+    """Everything that keeps this configuration from running; `files`: data and weights must exist, too."""
+    yield from _run(config)
+    yield from _model(config)
+    yield from _data(config)
+    for name, phase in running(config).items():
+        yield from _phase(name, phase, config)
+    yield from _plugins(config)
+    yield from _loop(config)
+    if files:
+        yield from _files(config)
+
+
+def running(config: Config) -> dict[str, PhaseConfig]:
+    """The phases that have steps, in order."""
+    return {name: phase for name, phase in config.phases.items() if phase.steps > 0}
+
+
+def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
+    """Settings that change nothing; `given` holds the dotted keys that the user wrote."""
+    train = config.train
+    if train.validation_clips and not train.validation_steps:
+        yield Finding(
+            ("train.validation_clips", "train.validation_steps"),
+            f" = {train.validation_clips}: no clips are sampled between the ends of phases, "
+            "as train.validation_steps = 0",
+        )
+    if train.lr_warmup_steps and train.lr_scheduler == "constant":
+        yield Finding(
+            ("train.lr_warmup_steps", "train.lr_scheduler"),
+            f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
+        )
+    if config.data.path and (idle := [key for key in RENDERED if f"data.{key}" in given]):
+        yield Finding(
+            (f"data.{idle[0]}",),
+            f"{_and_others(idle)}: no effect, as data.path = {config.data.path!r} replaces rendered people",
+        )
+    for name in config.phases:
+        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
+            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
+    if config.model.reference == "none" and "model.reference_gradient" in given:
+        yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
+    if config.method == "full":
+        idle = sorted(key for key in given if key == "preset" or key.split(".")[0] in ("ranking", "schedule"))
+        if idle:
+            yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "full" trains every block')
+
+
+def _run(config: Config) -> Iterator[Finding]:
+    if not config.output_dir.strip():
+        yield Finding(("output_dir",), ' = "": name a folder for the run')
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        yield Finding(("device",), f' = {config.device!r}: expected "auto", "cpu", "cuda" or "cuda:N"')
+    if not running(config):
+        yield Finding(("phases",), ": no phase has steps; give at least one phase with steps above 0")
+
+
+def _model(config: Config) -> Iterator[Finding]:
+    model = config.model
+    if not model.init.strip():
+        yield Finding(("model.init",), ' = "": expected "base", "scratch" or the path of weights')
+    if model.init == "base" and model.size != "nano":
+        yield Finding(
+            ("model.init", "model.size"),
+            f' = "base": the shipped weights are of size "nano", but model.size = "{model.size}"; '
+            'set init = "scratch" or a path',
+        )
+    skip = config.ranking.options.get("skip")
+    if model.reference == "none" and skip in ("reference", "both"):
+        yield Finding(
+            ("ranking.options.skip", "model.reference"),
+            f' = "{skip}": there is no reference pass to skip in, as model.reference = "none"; set skip = "denoising"',
+        )
+    if model.pose == "none":
+        for name in (name for name, phase in running(config).items() if phase.pose):
+            yield Finding(
+                (f"phases.{name}.pose", "model.pose"),
+                ' = true: the model takes no poses, as model.pose = "none"; set one of them otherwise',
+            )
+
+
+def _data(config: Config) -> Iterator[Finding]:
+    data = config.data
+    if data.path:
+        return
+    if not data.sizes:
+        yield Finding(("data.sizes",), " = []: give at least one size")
+    if len(set(data.sizes)) < len(data.sizes):
+        yield Finding(("data.sizes",), f" = {list(data.sizes)}: a size is there twice")
+    for size in data.sizes:
+        if size % 8:
+            yield Finding(("data.sizes",), f" = {list(data.sizes)}: {size} is no multiple of 8")
+    if config.evaluate.frames > data.frames:
+        yield Finding(
+            ("evaluate.frames", "data.frames"),
+            f" = {config.evaluate.frames}: rendered clips have only data.frames = {data.frames}",
+        )
+
+
+def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
+    dotted, data = f"phases.{name}", config.data
+    if phase.resolution % 8:
+        yield Finding((f"{dotted}.resolution",), f" = {phase.resolution}: no multiple of 8")
+    elif not data.path and phase.resolution not in data.sizes:
+        yield Finding(
+            (f"{dotted}.resolution", "data.sizes"),
+            f" = {phase.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
+        )
+    if not data.path and phase.frames > data.frames:
+        yield Finding(
+            (f"{dotted}.frames", "data.frames"),
+            f" = {phase.frames}: rendered clips have only data.frames = {data.frames}",
+        )
+    if phase.blocks == "temporal" and phase.frames == 1:
+        yield Finding(
+            (f"{dotted}.blocks", f"{dotted}.frames"),
+            f' = "temporal": these blocks need at least 2 frames, {dotted}.frames = 1',
+        )
+
+
+def _plugins(config: Config) -> Iterator[Finding]:
+    chosen: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("method", "method", config.method, {}),
+        ("score", "ranking.score", config.ranking.score, config.ranking.options),
+        ("schedule", "schedule.name", config.schedule.name, config.schedule.options),
+        *(("metric", f"evaluate.metrics[{i}]", name, {}) for i, name in enumerate(config.evaluate.metrics)),
+    ]
+    wrong = {key: list(_plugin(kind, key, name, options)) for kind, key, name, options in chosen}
+    for findings in wrong.values():
+        yield from findings
+    if config.method == "progressive" and not wrong["schedule.name"]:
+        yield from _stages(config)
+
+
+def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator[Finding]:
+    try:
+        plugins.find(kind, name)
+    except (ValueError, ImportError) as error:
+        yield Finding((key,), f" = {name!r}: {error}")
+        return
+    for text in plugins.problems(kind, name, options):
+        yield Finding((f"{key.rpartition('.')[0]}.options", key), f": {text}")
+
+
+def _stages(config: Config) -> Iterator[Finding]:
+    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    for name, phase in running(config).items():
+        steps = (f"phases.{name}.steps", "schedule")
+        length = phase.steps // schedule.stages
+        if schedule.stages > phase.steps:
+            yield Finding(
+                steps,
+                f" = {phase.steps}: fewer than the {schedule.stages} stages of schedule "
+                f'"{config.schedule.name}"; lower schedule.options.stages or raise steps',
+            )
+        elif schedule.estimator != "none" and schedule.search_steps >= length:
+            yield Finding(
+                steps,
+                f" = {phase.steps}: each of {schedule.stages} stages has {length} steps, its search alone takes "
+                f"schedule.options.search_steps = {schedule.search_steps}; lower one of these or raise steps",
+            )
+
+
+def _loop(config: Config) -> Iterator[Finding]:
+    train, phases = config.train, running(config)
+    if phases and train.lr_scheduler != "constant":
+        shortest = min(phases, key=lambda name: phases[name].steps)
+        if train.lr_warmup_steps > phases[shortest].steps:
+            yield Finding(
+                ("train.lr_warmup_steps", f"phases.{shortest}.steps"),
+                f" = {train.lr_warmup_steps}: longer than the phase {shortest}, "
+                f"phases.{shortest}.steps = {phases[shortest].steps}",
+            )
+    if train.mixed_precision == "fp16" and config.device == "cpu":
+        yield Finding(
+            ("train.mixed_precision", "device"),
+            ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
+        )
+    if config.sample.weights == "ema" and train.ema_decay == 0:
+        yield Finding(
+            ("sample.weights", "train.ema_decay"),
+            ' = "ema": no averaged weights are kept, as train.ema_decay = 0',
+        )
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    data, init = config.data, config.model.init
+    if data.path and not Path(data.path).is_dir():
+        yield Finding(
+            ("data.path",),
+            f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}",
+        )
+    if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
+        yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
+    if config.train.report_to == "tensorboard" and find_spec("tensorboard") is None:
+        yield Finding(
+            ("train.report_to",),
+            ' = "tensorboard": it is not installed; pip install "entprog[tensorboard]"',
+        )
+
+
+def _and_others(keys: list[str]) -> str:
+    """What follows the first key in a sentence about all of them."""
+    return f" and {len(keys) - 1} more" if len(keys) > 1 else ""
