@@ -49,14 +49,14 @@ def read_scores(path: Path) -> Ranking:
 
 
 def rank_phase(
-    session: Session, folder: Path, blocks: Blocks, probe: list[Draw], watch: Watch
+    session: Session, folder: Path, blocks: Blocks, probe: list[Draw], watch: Watch, *, resumed: bool
 ) -> Ranking | None:
     """The phase's ranking, charged to the run; read back from scores.json when the phase is resumed."""
     config = session.config
     if config.method == "full":
         return None
     path = folder / "scores.json"
-    if path.is_file():
+    if resumed:
         return read_scores(path)
     started = time.perf_counter()
     with Meter() as meter:

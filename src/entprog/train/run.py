@@ -110,7 +110,7 @@ def _phases(session: Session, saved: dict[str, Any] | None) -> None:
         for number, (name, settings) in enumerate(active):
             if number < first:
                 continue
-            mine = saved if saved is not None and number == first else None
+            mine = saved if saved is not None and number == first and not saved["between"] else None
             _one_phase(session, number, name, settings, mine, bar)
             if stop.number is not None and number + 1 < len(active):
                 raise SystemExit(128 + stop.number)
@@ -157,7 +157,7 @@ def _one_phase(
     watch = Watch(
         lambda sign, message: log.event("warning", {"sign": sign, "message": message}) or tqdm.write(message)
     )
-    ranking = rank_phase(session, folder, blocks, probe, watch)
+    ranking = rank_phase(session, folder, blocks, probe, watch, resumed=saved is not None)
 
     # 7. One optimizer with a group a block, and the method bound to it.
     optimizer = torch.optim.AdamW(
@@ -194,11 +194,11 @@ def _one_phase(
     session.validate = lambda phase: _validate(session, phase, holdout)
 
     # 8. The visible loop.
-    base = (session.totals.seconds_search, session.totals.flops_search)
+    base = tuple(saved["search_base"]) if saved else (session.totals.seconds_search, session.totals.flops_search)
 
     def save(phase_step: int) -> None:
         _spent(session, method, base)
-        path = save_checkpoint(session.run, session.step, _state(session, phase, phase_step))
+        path = save_checkpoint(session.run, session.step, _state(session, phase, phase_step, base))
         prune(session.run, config.train.checkpoints_total_limit)
         log.event("checkpoint", {"path": path.name})
 
@@ -253,7 +253,7 @@ def _cost(config: Config, device: torch.device) -> str:
     return "flops" if device.type == "cpu" else "seconds"
 
 
-def _spent(session: Session, method: Any, base: tuple[float, float]) -> None:
+def _spent(session: Session, method: Any, base: tuple[float, ...]) -> None:
     session.totals.seconds_search = base[0] + getattr(method, "search_seconds", 0.0)
     session.totals.flops_search = base[1] + getattr(method, "search_flops", 0.0)
 
@@ -282,7 +282,7 @@ def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
             session.log.event("sample", {"metrics": result["metrics"]})
 
 
-def _state(session: Session, phase: Phase, phase_step: int) -> dict[str, Any]:
+def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, ...]) -> dict[str, Any]:
     done = phase_step >= phase.config.steps
     return {
         "step": session.step,
@@ -295,6 +295,7 @@ def _state(session: Session, phase: Phase, phase_step: int) -> dict[str, Any]:
         "holdout_loss": session.holdout_loss,
         "history": list(session.history),
         "between": done,
+        "search_base": list(base),
         "method": None if done else phase.method.state_dict(),
         "optimizer": None if done else optimizer_state(phase.optimizer),
         "watch": None if done else phase.watch.state_dict(),
@@ -314,8 +315,6 @@ def _restore(session: Session, saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["random"])
     session.log.resume(saved["step"], saved["elapsed"])
     session.log.event("resume", {"from": saved["step"]})
-    if saved["between"]:
-        saved.update(phase_step=0)
 
 
 def _finish(session: Session) -> None:
