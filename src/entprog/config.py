@@ -105,7 +105,8 @@ class PhaseConfig:
 
     Attributes:
         steps: optimizer steps; 0 leaves the phase out.
-        blocks: which blocks may train: "spatial", "temporal" or "all".
+        blocks: which blocks may train: "spatial", "temporal" or "all". In a "spatial" phase temporal blocks do
+            not run at all: several frames are then so many images of one reference.
         outside: whether parameters outside the blocks train in this phase.
         pose: whether the model sees poses.
         frames: frames of a training clip.
@@ -138,7 +139,8 @@ class TrainConfig:
 
     Attributes:
         lr_scheduler: a diffusers scheduler name; each phase runs it once from its own learning rate.
-        lr_warmup_steps: steps of linear warm-up at the start of each phase.
+        lr_warmup_steps: steps of linear warm-up at the start of each phase (or of the run, see lr_span).
+        lr_span: whether lr_scheduler runs once in each "phase" or once over the whole "run".
         gradient_accumulation_steps: micro-batches of an optimizer step.
         max_grad_norm: gradients are clipped to this norm (0: never).
         mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where it is faster, else no.
@@ -151,7 +153,7 @@ class TrainConfig:
         checkpointing_steps: steps between checkpoints, over all phases (0: only at the end and when stopped).
         checkpoints_total_limit: older checkpoints are deleted beyond this many (0: keep all).
         validation_steps: steps between holdout readings and samples (0: at the end of each phase only).
-        validation_clips: held-out clips that are sampled then (0: no samples while training).
+        validation_clips: held-out clips that are sampled then, in phases with poses (0: none).
         holdout_clips: held-out clips in the fixed holdout draws.
         report_to: "none" or "tensorboard"; log.jsonl is always written.
         seed: everything random follows from it.
@@ -162,6 +164,7 @@ class TrainConfig:
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial"
     ] = "constant"
     lr_warmup_steps: int = 0
+    lr_span: Literal["phase", "run"] = "phase"
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 1.0
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -206,7 +209,7 @@ class EvaluateConfig:
 
     Attributes:
         metrics: plugins of kind "metric".
-        clips: held-out clips.
+        clips: held-out clips (0: training ends without an evaluation).
         frames: frames of each, from its first frame on.
         resolution: side in pixels at which generated and true frames are compared.
         videos: clips that are written as mp4 and GIF.

@@ -27,6 +27,7 @@ def rank(config: Config, *, phase: str | None = None) -> None:
             continue
         blocks = phase_blocks(task, config, settings)
         task.pose = settings.pose
+        task.model.temporal_off = settings.blocks == "spatial"
         seed = config.train.seed * 1000 + number
         shape = Shape(settings.resolution, settings.frames, settings.batch)
         clips = Clips(shards, "train", seed=seed, frames=settings.frames)

@@ -47,7 +47,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         ValueError: the loss is not finite; nothing of that step is kept.
     """
     config, method, task = session.config.train, phase.method, session.task
-    rate = learning_rates(config, phase.config)
+    rate = learning_rates(config, phase.config, *session.span(phase.number))
     place = {name: k for k, name in enumerate(phase.block_names)}
     for i in range(start, phase.config.steps):
         started = time.perf_counter()
@@ -112,20 +112,25 @@ def _forward_backward(
     return mean, session.costs[workload]
 
 
-def learning_rates(config: TrainConfig, phase: PhaseConfig) -> Callable[[int], float]:
-    """The learning rate of a phase's step as a pure function, by diffusers' scheduler of that name."""
+def learning_rates(
+    config: TrainConfig, phase: PhaseConfig, first: int = 0, total: int | None = None
+) -> Callable[[int], float]:
+    """The learning rate of a phase's step as a pure function, by diffusers' scheduler of that name.
+
+    The schedule has `total` steps (None: the phase's) of which `first` lie before the phase.
+    """
     dummy = optim.SGD([nn.Parameter(torch.zeros(1))], lr=phase.learning_rate)
     scheduler = get_scheduler(
         config.lr_scheduler,
         dummy,
         num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=phase.steps,
+        num_training_steps=total or phase.steps,
     )
     factor = scheduler.lr_lambdas[0]
     if config.lr_scheduler == "constant" and config.lr_warmup_steps:
-        return lambda i: phase.learning_rate * min(1.0, (i + 1) / config.lr_warmup_steps)
+        return lambda i: phase.learning_rate * min(1.0, (i + first + 1) / config.lr_warmup_steps)
     # Step 0 of a warm-up would train at rate zero.
-    offset = 1 if config.lr_warmup_steps else 0
+    offset = first + (1 if config.lr_warmup_steps else 0)
     return lambda i: phase.learning_rate * factor(i + offset)
 
 

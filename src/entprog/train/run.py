@@ -128,6 +128,7 @@ def _one_phase(
     # 4. The phase's blocks; everything else is frozen for its whole length.
     blocks = phase_blocks(task, config, settings)
     task.pose = settings.pose
+    task.model.temporal_off = settings.blocks == "spatial"
     outside = settings.outside and config.schedule.outside
     inside = {id(p) for block in blocks for p in block.parameters()}
     owned = {id(p) for block in discover_blocks(task.model) for p in block.parameters()}
@@ -329,6 +330,7 @@ def _finish(session: Session) -> None:
     totals = session.totals.summary(session.holdout_loss)
     write_atomically(run / "totals.json", json.dumps(totals, indent=2) + "\n")
     session.task.pose = True
+    model.temporal_off = False
     if config.evaluate.clips:
         with session.averages.applied(model):
             evaluate_task(session.task, session.shards, config, run)

@@ -112,6 +112,13 @@ class Session:
     history: list[float] = field(default_factory=list)
     validate: Callable[..., None] = lambda phase: None
 
+    def span(self, number: int) -> tuple[int, int | None]:
+        """Steps before phase `number` and in all, where the learning rate's schedule spans the run."""
+        if self.config.train.lr_span == "phase":
+            return 0, None
+        steps = [phase.steps for phase in self.config.phases.values() if phase.steps > 0]
+        return sum(steps[:number]), sum(steps)
+
 
 class StopSignal:
     """Remembers SIGINT and SIGTERM so that the loop can save and stop between two steps."""
