@@ -6,7 +6,7 @@ from torch import nn
 
 from entprog.core.blocks import Block, Blocks, discover_blocks, outside_parameters, used_outside
 from entprog.core.depth import block_costs
-from toy import ToyBlock, ToyDiT, toy_draws, toy_task
+from toy import ToyBlock, ToyDiT, siamese_role, toy_draws, toy_task
 
 
 class Tree(nn.Module):
@@ -142,17 +142,18 @@ def test_use_outside_its_block_is_noticed():
 def test_clean_models_use_nothing_outside():
     for variant in ("plain", "tuple", "siamese"):
         task = toy_task(3, variant)
-        assert (
-            used_outside(task.model, discover_blocks(task.model), lambda t=task: t.predict(toy_draws()[0]))
-            == ()
-        )
+        assert used_outside(task.model, discover_blocks(task.model), lambda t=task: t.predict(toy_draws()[0])) == ()
 
 
 def test_costs_follow_the_order_of_execution():
     task = toy_task(3)
     blocks = Blocks(reversed(list(discover_blocks(task.model))))
     costs = block_costs(task, blocks, toy_draws()[0])
-    assert {name: cost["lowest_depth"] for name, cost in costs.items()} == {
-        f"blocks.{i}": i for i in range(3)
-    }
+    assert {name: cost["lowest_depth"] for name, cost in costs.items()} == {f"blocks.{i}": i for i in range(3)}
+    siamese = toy_task(3, "siamese")
+    siamese.model.late = toy_task(1).model.blocks[0]
+    blocks = Blocks([*discover_blocks(siamese.model, role=siamese_role), Block("late", siamese.model.late)])
+    with pytest.warns(UserWarning, match="never calls: late"):
+        places = block_costs(siamese, blocks, toy_draws()[0])
+    assert [places[name]["lowest_depth"] for name in blocks.names] == [0, 1, 2, 3]
     assert costs["blocks.0"]["bytes"] == 4 * costs["blocks.0"]["parameters"] == 4 * 2736

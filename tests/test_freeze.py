@@ -84,9 +84,9 @@ def test_outside_can_be_frozen_and_what_was_frozen_stays_so():
     with Freezer(task.model, blocks, built, outside=False) as freezer:
         before = weights(task)
         step(task, built)
-        assert moved(before, task) == {
-            n for n in names_in(task, "blocks.0", "blocks.1", "blocks.2", "blocks.3")
-        } - (names_in(task, "blocks.1.norm"))
+        assert moved(before, task) == {n for n in names_in(task, "blocks.0", "blocks.1", "blocks.2", "blocks.3")} - (
+            names_in(task, "blocks.1.norm")
+        )
         freezer.train_only(["blocks.0"])
         freezer.train_only(["blocks.1"])
         assert not any(p.requires_grad for p in task.model.blocks[1].norm.parameters())
@@ -186,9 +186,7 @@ def test_report_has_totals_and_one_line_a_tensor():
     assert f"trained {trained:,} of {total:,} parameters" in head and "1 of 4 blocks" in head
     assert listed == "blocks: blocks.1"
     assert len(lines) == len(named)
-    assert (
-        "blocks.1.norm.weight (16,) 16 trained" in lines and "blocks.0.norm.weight (16,) 16 frozen" in lines
-    )
+    assert "blocks.1.norm.weight (16,) 16 trained" in lines and "blocks.0.norm.weight (16,) 16 frozen" in lines
 
 
 def test_wrong_names_are_told():
@@ -212,9 +210,7 @@ def test_states_leave_the_gpu_and_come_back():
     blocks = discover_blocks(task.model)
     built = torch.optim.AdamW(param_groups(task.model, blocks, lr=1e-2))
     freezer = Freezer(task.model, blocks, built, states="offload")
-    task.model(
-        torch.randn(2, 6, 16).cuda(), torch.rand(2).cuda(), torch.randn(2, 6, 16).cuda()
-    ).sum().backward()
+    task.model(torch.randn(2, 6, 16).cuda(), torch.rand(2).cuda(), torch.randn(2, 6, 16).cuda()).sum().backward()
     built.step()
     parameter = task.model.blocks[0].query.weight
     before = {key: value.clone() for key, value in built.state[parameter].items()}

@@ -70,9 +70,7 @@ def test_every_score_keeps_the_contract(name):
     plugin = load("score", name)
     told = describe("score", name)
     assert told.summary and all(not option.required for option in told.options)
-    assert {o.name: o.default for o in told.options} == {
-        o.name: getattr(plugin, o.name) for o in told.options
-    }
+    assert {o.name: o.default for o in told.options} == {o.name: getattr(plugin, o.name) for o in told.options}
     with pytest.raises(FrozenInstanceError):
         setattr(plugin, told.options[0].name, None)
     assert plugin == load("score", name)
@@ -80,10 +78,7 @@ def test_every_score_keeps_the_contract(name):
 
 def test_a_new_file_is_a_new_name(tmp_path, monkeypatch):
     (tmp_path / "shortest.py").write_text(
-        "from dataclasses import dataclass\n"
-        "__all__ = ['Shortest']\n"
-        "@dataclass(frozen=True)\n"
-        "class Shortest: ...\n"
+        "from dataclasses import dataclass\n__all__ = ['Shortest']\n@dataclass(frozen=True)\nclass Shortest: ...\n"
     )
     (tmp_path / "_helper.py").write_text("")
     folders = [*entprog.scores.__path__, str(tmp_path)]
@@ -137,9 +132,7 @@ def test_wrong_options_are_told(own, options, message):
 
 
 def test_wrong_names_are_told(own):
-    with pytest.raises(
-        ValueError, match=r"no score 'ceii'; did you mean 'cei'\? \(choose from cei, gradient"
-    ):
+    with pytest.raises(ValueError, match=r"no score 'ceii'; did you mean 'cei'\? \(choose from cei, gradient"):
         load("score", "ceii")
     with pytest.raises(ValueError, match="no module 'mien'"):
         load("score", "mien:Mine")

@@ -53,9 +53,7 @@ def test_every_score_scores_every_block_and_leaves_no_trace(name, variant):
 def test_fast_cei_is_the_slow_cei(variant, options):
     task, blocks = setup(variant=variant)
     draws = toy_draws(2)
-    fast, slow = (
-        load("score", "cei", fast=fast, **options).score(task, blocks, draws) for fast in (True, False)
-    )
+    fast, slow = (load("score", "cei", fast=fast, **options).score(task, blocks, draws) for fast in (True, False))
     assert fast == slow
     if options.get("skip", "denoising") == "denoising":
         rises = [load("score", "skip_loss", fast=fast).score(task, blocks, draws) for fast in (True, False)]
@@ -123,8 +121,7 @@ def test_reference_pass():
     task, blocks = setup(variant="siamese")
     draws = toy_draws(1)
     by_pass = {
-        skip: load("score", "cei", skip=skip).score(task, blocks, draws)
-        for skip in ("denoising", "reference", "both")
+        skip: load("score", "cei", skip=skip).score(task, blocks, draws) for skip in ("denoising", "reference", "both")
     }
     assert len({scores.values["blocks.1"] for scores in by_pass.values()}) == 3
     # The last reference call feeds nothing: skipping it changes nothing.
@@ -144,6 +141,22 @@ def test_cei_refuses_what_has_no_meaning():
     task, blocks = setup()
     with pytest.raises(ValueError, match="at least 2 samples"):
         load("score", "cei", sigma="conditions").score(task, blocks, toy_draws(1, size=1))
+
+
+@pytest.mark.parametrize("name", ["cei", "skip_loss", "influence", "gradient"])
+def test_predictions_that_are_not_finite_give_no_order(name):
+    task, blocks = setup()
+    with torch.no_grad():
+        task.model.inlet.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"'blocks\.0'.*not finite"):
+        load("score", name).score(task, blocks, toy_draws(2))
+
+
+def test_a_model_without_condition_has_no_sigma_over_conditions():
+    task, blocks = setup()
+    bare = [Draw(d.x, d.tau, d.eps) for d in toy_draws(1)]
+    with pytest.raises(ValueError, match="a model with a condition"):
+        load("score", "cei", sigma="conditions").score(task, blocks, bare)
 
 
 def test_a_block_that_is_never_called_is_noted():
@@ -217,9 +230,7 @@ def test_orders(tmp_path):
     lines.write_text("\ufeff" + "\r\n".join(ranking[::-1]) + "\n")
     assert order(order="file", path=str(lines)) == ranking[::-1]
     lines.write_text("blocks.0\nblocks.7\n")
-    with pytest.raises(
-        ValueError, match=r"missing \['blocks.1', 'blocks.2', 'blocks.3'\], unknown \['blocks.7'\]"
-    ):
+    with pytest.raises(ValueError, match=r"missing \['blocks.1', 'blocks.2', 'blocks.3'\], unknown \['blocks.7'\]"):
         order(order="file", path=str(lines))
     saved.write_text("[1]")
     with pytest.raises(ValueError, match='no JSON object with "order"'):

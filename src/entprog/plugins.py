@@ -67,16 +67,12 @@ def find(kind: str, name: str) -> type[Any]:
     elif name in known:
         path, attribute = f"entprog.{FOLDERS[kind]}.{name}", ""
     else:
-        raise ValueError(
-            f"no {kind} {name!r}{_nearest(name, known)}; your own is named 'package.module:Class'"
-        )
+        raise ValueError(f"no {kind} {name!r}{_nearest(name, known)}; your own is named 'package.module:Class'")
     module = _import(kind, name, path)
     if not attribute:
         public = list(getattr(module, "__all__", ()))
         if len(public) != 1:
-            raise ValueError(
-                f"{kind} {name!r}: {path}.__all__ must name the one public class, but is {public}"
-            )
+            raise ValueError(f"{kind} {name!r}: {path}.__all__ must name the one public class, but is {public}")
         attribute = public[0]
     if not hasattr(module, attribute):
         classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
@@ -124,9 +120,7 @@ def describe(kind: str, name: str) -> Description:
     return Description(kind, name, (documented or "").split("\n")[0], options)
 
 
-def _checked(
-    cls: type[Any], kind: str, name: str, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Options converted to the types of the fields, and what is wrong with them."""
     fields = {f.name: f for f in _options(cls)}
     hints = typing.get_type_hints(cls)
@@ -174,11 +168,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Path) and isinstance(value, str):
         return hint(value)
     # True is an int in Python, but not for somebody who asks for a number.
-    if (
-        isinstance(hint, type)
-        and isinstance(value, hint)
-        and not (isinstance(value, bool) and hint is not bool)
-    ):
+    if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
     raise TypeError
 

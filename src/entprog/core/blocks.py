@@ -238,9 +238,7 @@ def _yields_tensor(func: Any, result: Any) -> bool:
 def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
     """The declaration of the model, or those of its outermost submodules that have one (wrapped models)."""
     declaring = [name for name, module in model.named_modules() if hasattr(module, "entprog_blocks")]
-    outermost = [
-        n for n in declaring if not any(n != o and n.startswith(o + "." if o else "") for o in declaring)
-    ]
+    outermost = [n for n in declaring if not any(n != o and n.startswith(o + "." if o else "") for o in declaring)]
     if not outermost:
         return None
     found: dict[str, nn.Module] = {}
@@ -284,13 +282,9 @@ def _matching(
             raise ValueError(f"pattern {pattern!r} matches no module; {_what_was_seen(model, pattern)}")
         for name, module in hits.items():
             if isinstance(module, nn.ModuleList | nn.ModuleDict):
-                raise ValueError(
-                    f"pattern {pattern!r} matches the list {name!r} itself; write {name + '.*'!r}"
-                )
+                raise ValueError(f"pattern {pattern!r} matches the list {name!r} itself; write {name + '.*'!r}")
             if name in found:
-                raise ValueError(
-                    f"block {name!r} is matched twice: by {matched_by[name]!r} and by {pattern!r}"
-                )
+                raise ValueError(f"block {name!r} is matched twice: by {matched_by[name]!r} and by {pattern!r}")
             found[name], matched_by[name] = module, pattern
     return found
 

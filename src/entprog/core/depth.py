@@ -16,16 +16,18 @@ def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, A
     """Measure by one forward where each block stands.
 
     Returns:
-        block name -> `lowest_depth`, its place in the order of first execution from 0 (where the backward
-        ends when it is the lowest active block); `parameters`, their count; `bytes` of these parameters.
-        Blocks that the forward never calls come last, with a warning.
+        block name -> `lowest_depth`, its place from 0 in the order of execution (where the backward ends when it
+        is the lowest active block); `parameters`, their count; `bytes` of these parameters. The denoising calls
+        decide the place; blocks that have a reference call only stand before them, and blocks that the forward
+        never calls last, with a warning.
     """
     with torch.no_grad(), Skipper(blocks) as skipper:
         task.predict(draw)
-    uncalled = [name for name in blocks.names if name not in skipper.order]
-    if uncalled:
-        warnings.warn(f"blocks that the forward never calls: {', '.join(uncalled)}", stacklevel=2)
-    place = {name: i for i, name in enumerate([*skipper.order, *uncalled])}
+    if skipper.uncalled:
+        warnings.warn(f"blocks that the forward never calls: {', '.join(skipper.uncalled)}", stacklevel=2)
+    denoising = [name for name, role in skipper.order if role == "denoising"]
+    reference = [name for name, role in skipper.order if role == "reference" and name not in denoising]
+    place = {name: i for i, name in enumerate([*reference, *denoising, *skipper.uncalled])}
     return {
         block.name: {
             "lowest_depth": place[block.name],

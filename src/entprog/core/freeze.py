@@ -63,9 +63,7 @@ class Freezer:
         self._trainable = {name for name, p in self._names.items() if p.requires_grad}
         by_id = {id(p): name for name, p in self._names.items()}
         if strange := [block.name for block in blocks for p in block.parameters() if id(p) not in by_id]:
-            raise ValueError(
-                f"block {strange[0]!r} is no part of this model: discover the blocks of the model itself"
-            )
+            raise ValueError(f"block {strange[0]!r} is no part of this model: discover the blocks of the model itself")
         self._members = {block.name: [by_id[id(p)] for p in block.parameters()] for block in blocks}
         self._outside = list(outside_parameters(model, blocks))
         self._offloaded: dict[str, dict[str, Any]] = {}

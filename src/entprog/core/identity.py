@@ -81,10 +81,12 @@ def find_identity(
     candidates = [_equal_to(output, leaves) for output in outputs]
     perturbed = _perturb(leaves, {place for places in candidates for place in places})
     outputs_again, _ = probed(perturbed, structure)
-    # Places are first those in (args, kwargs); the identity needs those in the bound arguments.
+    # Leaves are counted in (args, kwargs) so far; the identity counts them in the bound arguments.
     marks = [object() for _ in leaves]
-    marked = [id(mark) for mark in tree_flatten(bind(signature, *tree_unflatten(marks, structure)))[0]]
-    paths = [keystr(path) for path, _ in tree_flatten_with_path((tuple(args), dict(kwargs)))[0]]
+    bound = tree_flatten_with_path(bind(signature, *tree_unflatten(marks, structure)))[0]
+    place_of = {id(mark): place for place, (_, mark) in enumerate(bound)}
+    name_of = {id(mark): keystr(path[:1])[2:-2] + keystr(path[1:]) for path, mark in bound}
+    paths = [name_of[id(mark)] for mark in marks]
     sources: list[int | None] = []
     for i, (output, again) in enumerate(zip(outputs, outputs_again, strict=True)):
         if output is None:
@@ -93,7 +95,7 @@ def find_identity(
         following = [place for place in candidates[i] if _same(again, perturbed[place])]
         if len(following) != 1:
             raise ValueError(_no_identity(name, module, i, output, leaves, paths, following))
-        sources.append(marked.index(id(marks[following[0]])))
+        sources.append(place_of[id(marks[following[0]])])
     dtypes = tuple(output.dtype if isinstance(output, Tensor) else None for output in outputs)
     return Identity(form, tuple(sources), dtypes)
 
@@ -163,11 +165,11 @@ def _no_identity(
 ) -> str:
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     seen = ", ".join(
-        f"{path} {tuple(leaf.shape)}"
-        for path, leaf in zip(paths, leaves, strict=True)
-        if isinstance(leaf, Tensor)
+        f"{path} {tuple(leaf.shape)}" for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)
     )
     start = f"block {name!r} ({type(module).__name__}) can't be skipped: output {place}, {shape}, "
+    if any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in leaves):
+        return f"{start}its inputs hold NaN: the model's weights or its own inputs are not finite"
     if following:
         start += f"follows several inputs that can't be told apart: {[paths[i] for i in following]}"
     else:

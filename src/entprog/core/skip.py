@@ -38,9 +38,7 @@ class Call:
     @classmethod
     def of(cls, role: str, arguments: Mapping[str, Any], inputs: tuple[Any, Any], output: Any) -> "Call":
         leaves, structure = tree_flatten(inputs)
-        return cls(
-            role, arguments, output, tuple(leaves), structure, _versions([*leaves, *tree_leaves(output)])
-        )
+        return cls(role, arguments, output, tuple(leaves), structure, _versions([*leaves, *tree_leaves(output)]))
 
     def answers(self, inputs: tuple[Any, Any]) -> bool:
         """Whether `inputs` are bitwise those of this call, and nobody has written into what was recorded."""
@@ -69,8 +67,7 @@ class Skipper:
     Attributes:
         executed, skipped, replayed: calls of each block by what became of them; recomputation in a backward
             pass is not counted.
-        order: names of the blocks in the order of their first call.
-        roles: the roles that `blocks.role` has told.
+        order: (block name, role) in the order of their first call.
         calls: what was recorded, by block name.
     """
 
@@ -79,8 +76,8 @@ class Skipper:
         self.executed = dict.fromkeys(blocks.names, 0)
         self.skipped = dict.fromkeys(blocks.names, 0)
         self.replayed = dict.fromkeys(blocks.names, 0)
-        self.order: list[str] = []
-        self.roles: set[str] = set()
+        self.order: list[tuple[str, str]] = []
+        self._seen: set[tuple[str, str]] = set()
         self.calls: dict[str, list[Call]] = {}
         self._identities: dict[tuple[str, str], list[tuple[TreeSpec, tuple[bool, ...], Identity]]] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
@@ -105,6 +102,17 @@ class Skipper:
         self.calls = {}
         if stack is not None:
             stack.close()
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles of the calls so far."""
+        return {role for _, role in self.order}
+
+    @property
+    def uncalled(self) -> tuple[str, ...]:
+        """Names of the blocks that no forward has called so far."""
+        called = {name for name, _ in self.order}
+        return tuple(name for name in self.blocks.names if name not in called)
 
     @contextmanager
     def skip(self, names: str | Iterable[str], roles: Sequence[str] = ROLES) -> Iterator[None]:
@@ -212,14 +220,12 @@ class Skipper:
         return identity.apply(arguments)
 
     def _note(self, name: str, role: str) -> None:
-        if name not in self.order:
-            self.order.append(name)
-        if role not in self.roles:
-            if role not in ROLES:
-                raise ValueError(
-                    f"blocks.role gave {role!r} for block {name!r}: choose from {', '.join(ROLES)}"
-                )
-            self.roles.add(role)
+        if (name, role) in self._seen:
+            return
+        if role not in ROLES:
+            raise ValueError(f"blocks.role gave {role!r} for block {name!r}: choose from {', '.join(ROLES)}")
+        self._seen.add((name, role))
+        self.order.append((name, role))
 
 
 def _versions(leaves: Iterable[Any]) -> tuple[int, ...]:
@@ -230,8 +236,7 @@ def _versions(leaves: Iterable[Any]) -> tuple[int, ...]:
 def _equal(new: Any, old: Any) -> bool:
     if isinstance(new, Tensor) and isinstance(old, Tensor):
         return new is old or (
-            (new.dtype, new.device, new.shape, new.stride())
-            == (old.dtype, old.device, old.shape, old.stride())
+            (new.dtype, new.device, new.shape, new.stride()) == (old.dtype, old.device, old.shape, old.stride())
             and torch.equal(new, old)
         )
     return type(new) is type(old) and isinstance(new, PLAIN) and bool(new == old)

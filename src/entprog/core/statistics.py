@@ -39,9 +39,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Rank correlation in -1..1; 0 where one side is constant, which says nothing about the order."""
     if len(first) != len(second) or len(first) < 2:
-        raise ValueError(
-            f"rank correlation of {len(first)} and {len(second)} values: needs two equal lengths >= 2"
-        )
+        raise ValueError(f"rank correlation of {len(first)} and {len(second)} values: needs two equal lengths >= 2")
     a, b = ranks(first), ranks(second)
     middle = (len(a) - 1) / 2
     both = math.fsum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))

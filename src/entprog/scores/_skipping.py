@@ -1,6 +1,7 @@
 """Run a task once whole and once without each block, at about half the cost of doing so one by one."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from entprog.core.skip import ROLES, Skipper
-from entprog.core.types import Draw
+from entprog.core.statistics import mean_and_error
+from entprog.core.types import Draw, Scores
 
 Result = TypeVar("Result")
 Skip = Literal["denoising", "reference", "both"]
@@ -39,7 +41,7 @@ def without_each(
     roles = ROLES if skip == "both" else (skip,)
     if not fast:
         whole = run()
-        check_roles(skipper, skip)
+        notes_on(skipper, skip)
         yield None, whole
         for name in skipper.blocks.names:
             with skipper.skip(name, roles):
@@ -47,7 +49,7 @@ def without_each(
         return
     with skipper.record():
         whole = run()
-    check_roles(skipper, skip)
+    notes_on(skipper, skip)
     yield None, whole
     for name in skipper.blocks.names:
         with skipper.replay(), skipper.skip(name, roles):
@@ -55,22 +57,47 @@ def without_each(
         yield name, result
 
 
-def check_roles(skipper: Skipper, skip: Skip, option: str = "skip") -> tuple[str, ...]:
-    """Notes about an `option` without effect; to look for a reference pass that there is not is refused."""
-    if skip == "denoising" or "reference" in skipper.roles:
-        return ()
-    if skip == "reference":
-        raise ValueError(
-            f'{option} = "reference", but no block call is in a reference pass: use "denoising", or give the '
-            "blocks a role"
-        )
-    return (f'{option} = "both" is the same as "denoising" here: there is no reference pass',)
+def notes_on(skipper: Skipper, skip: Skip, option: str = "skip") -> tuple[str, ...]:
+    """Notes about an `option`, or blocks, without effect.
+
+    Raises:
+        ValueError: a reference pass is looked for where there is none.
+    """
+    notes: tuple[str, ...] = ()
+    if skip != "denoising" and "reference" not in skipper.roles:
+        if skip == "reference":
+            raise ValueError(
+                f'{option} = "reference", but no block call is in a reference pass: use "denoising", or give the '
+                "blocks a role"
+            )
+        notes += (f'{option} = "both" is the same as "denoising" here: there is no reference pass',)
+    if skipper.uncalled:
+        notes += (f"never called, so without effect: {', '.join(skipper.uncalled)}",)
+    return notes
 
 
-def uncalled(skipper: Skipper) -> tuple[str, ...]:
-    """A note about blocks that the forward never calls."""
-    names = [name for name in skipper.blocks.names if name not in skipper.order]
-    return (f"never called, so without effect: {', '.join(names)}",) if names else ()
+def summary(
+    values: Mapping[str, Sequence[float]],
+    samples: int,
+    *,
+    weights: Sequence[float] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Scores:
+    """Scores from one value a sample (or draw, with its weight) for each block.
+
+    Raises:
+        ValueError: a value is not finite, so that there is no order.
+    """
+    results = {name: mean_and_error(each, weights) for name, each in values.items()}
+    for name, (mean, _) in results.items():
+        if not math.isfinite(mean):
+            raise ValueError(f"the score of block {name!r} is {mean}: the model's prediction or loss is not finite")
+    return Scores(
+        values={name: mean for name, (mean, _) in results.items()},
+        stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
+        samples=samples,
+        notes=notes,
+    )
 
 
 def choose(
@@ -102,7 +129,5 @@ def part(draw: Draw, places: Sequence[int]) -> Draw:
     if list(places) == list(range(draw.size)):
         return draw
     index = torch.tensor(places, device=draw.x.device)
-    condition = {name: value[index.to(value.device)] for name, value in draw.condition.items()}
-    return Draw(
-        draw.x[index], draw.tau[index.to(draw.tau.device)], draw.eps[index.to(draw.eps.device)], condition
-    )
+    condition = {name: value[index.to(value.device)] for name, value in (draw.condition or {}).items()}
+    return Draw(draw.x[index], draw.tau[index.to(draw.tau.device)], draw.eps[index.to(draw.eps.device)], condition)

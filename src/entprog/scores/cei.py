@@ -12,9 +12,9 @@ from torch import Tensor
 from entprog.core import entropy as entropies
 from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
-from entprog.core.statistics import mean_and_error, spearman
+from entprog.core.statistics import spearman
 from entprog.core.types import Draw, Scores, Task
-from entprog.scores._skipping import Skip, check_roles, choose, part, scoring, uncalled, without_each
+from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
 
 __all__ = ["CEI"]
 
@@ -84,13 +84,7 @@ class CEI:
                 if self.stable is not None and (agreement := _agreement(rises, used)) > self.stable:
                     notes += (f"stopped at {used} samples: order stable at {agreement:.3f} > {self.stable}",)
                     break
-        results = {name: mean_and_error(values) for name, values in rises.items()}
-        return Scores(
-            values={name: mean for name, (mean, _) in results.items()},
-            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
-            samples=used,
-            notes=notes + check_roles(skipper, self.skip) + uncalled(skipper),
-        )
+        return summary(rises, used, notes=notes + notes_on(skipper, self.skip))
 
     def _over_elements(
         self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
@@ -100,9 +94,7 @@ class CEI:
         chosen = part(draw, places)
         found = {
             name: form(eps_hat)
-            for name, eps_hat in without_each(
-                skipper, partial(task.predict, chosen), self.skip, fast=self.fast
-            )
+            for name, eps_hat in without_each(skipper, partial(task.predict, chosen), self.skip, fast=self.fast)
         }
         return _split(found)
 
@@ -110,16 +102,15 @@ class CEI:
         self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean log sigma [B] over the elements, sigma being that of one element over conditions."""
-        if draw.size < 2:
+        if draw.size < 2 or not draw.condition:
             raise ValueError(
-                'sigma = "conditions" needs draws of at least 2 samples, whose conditions it exchanges'
+                'sigma = "conditions" exchanges the conditions of the samples of a draw: it needs draws of at least '
+                '2 samples, and a model with a condition; use sigma = "elements"'
             )
         predictions: dict[str | None, list[Tensor]] = {}
         for shift in range(min(self.conditions, draw.size)):
             chosen = part(draw.with_condition_of(shift), places)
-            for name, eps_hat in without_each(
-                skipper, partial(task.predict, chosen), self.skip, fast=self.fast
-            ):
+            for name, eps_hat in without_each(skipper, partial(task.predict, chosen), self.skip, fast=self.fast):
                 predictions.setdefault(name, []).append(eps_hat)
         # An element that no condition moves would have a sigma of zero; its share of noise must not decide.
         floor = 1e-6 * float(predictions[None][0].double().std())

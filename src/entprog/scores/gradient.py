@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
-from entprog.core.statistics import mean_and_error
 from entprog.core.types import Draw, Scores, Task
-from entprog.scores._skipping import choose, part, scoring
+from entprog.scores._skipping import choose, part, scoring, summary
 
 __all__ = ["Gradient"]
 
@@ -68,13 +67,8 @@ class Gradient:
                         moments.add(gradient)
         samples = sum(len(places) for _, places in chosen)
         if self.norm == "snr":
-            return Scores({name: _snr(moments) for name, moments in running.items()}, samples=samples)
-        results = {name: mean_and_error(values) for name, values in sizes.items()}
-        return Scores(
-            values={name: mean for name, (mean, _) in results.items()},
-            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
-            samples=samples,
-        )
+            return summary({name: [_snr(moments)] for name, moments in running.items()}, samples)
+        return summary(sizes, samples)
 
     def _size(self, gradients: Sequence[Tensor]) -> float:
         count = sum(g.numel() for g in gradients)

@@ -11,9 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from entprog.core.blocks import Blocks
 from entprog.core.skip import ROLES, Skipper
-from entprog.core.statistics import mean_and_error
 from entprog.core.types import Draw, Scores, Task
-from entprog.scores._skipping import check_roles, choose, part, scoring, uncalled
+from entprog.scores._skipping import choose, notes_on, part, scoring, summary
 
 __all__ = ["Influence"]
 
@@ -44,6 +43,7 @@ class Influence:
         """
         turns: dict[str, list[float]] = {name: [] for name in blocks.names}
         sizes: list[float] = []
+        notes: tuple[str, ...] = ()
         roles = ROLES if self.calls == "both" else (self.calls,)
         with scoring(task.model), Skipper(blocks) as skipper:
             for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
@@ -57,21 +57,13 @@ class Influence:
                     ]
                     values.append(math.fsum(turned) / max(len(turned), 1))
                 sizes.append(len(places))
-        results = {name: mean_and_error(values, sizes) for name, values in turns.items()}
-        return Scores(
-            values={name: mean for name, (mean, _) in results.items()},
-            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
-            samples=int(sum(sizes)),
-            notes=check_roles(skipper, self.calls, "calls") + uncalled(skipper),
-        )
+                notes = notes_on(skipper, self.calls, "calls")
+        return summary(turns, int(sum(sizes)), weights=sizes, notes=notes)
 
 
 def _turn(passed_on: Any, output: Any) -> float:
     """Mean of 1 - cosine over the tokens of all outputs."""
-    cosines = [
-        torch.cosine_similarity(a.double(), b.double(), dim=-1).flatten()
-        for a, b in _pairs(passed_on, output)
-    ]
+    cosines = [torch.cosine_similarity(a.double(), b.double(), dim=-1).flatten() for a, b in _pairs(passed_on, output)]
     return 1.0 - float(torch.cat(cosines).mean())
 
 

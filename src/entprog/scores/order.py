@@ -33,9 +33,7 @@ class Order:
 
     def __post_init__(self) -> None:
         if (self.order == "file") != (self.path is not None):
-            raise ValueError(
-                f'order = {self.order!r}, path = {self.path!r}: order = "file" and a path go together'
-            )
+            raise ValueError(f'order = {self.order!r}, path = {self.path!r}: order = "file" and a path go together')
         if self.of == "order":
             raise ValueError('of = "order": choose a score that measures, such as "cei"')
 

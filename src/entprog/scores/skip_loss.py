@@ -1,15 +1,13 @@
 """Loss rise on skip: how much worse the model gets without a block."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
-from entprog.core.statistics import mean_and_error
 from entprog.core.types import Draw, Scores, Task
-from entprog.scores._skipping import Skip, check_roles, choose, part, scoring, uncalled, without_each
+from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
 
 __all__ = ["SkipLoss"]
 
@@ -47,10 +45,4 @@ class SkipLoss:
                 for name, values in rises.items():
                     values.append(losses[name] - losses[None])
                 sizes.append(len(places))
-        results = {name: mean_and_error(values, sizes) for name, values in rises.items()}
-        return Scores(
-            values={name: mean for name, (mean, _) in results.items()},
-            stderr={name: error for name, (_, error) in results.items() if math.isfinite(error)},
-            samples=int(sum(sizes)),
-            notes=check_roles(skipper, self.skip) + uncalled(skipper),
-        )
+        return summary(rises, int(sum(sizes)), weights=sizes, notes=notes_on(skipper, self.skip))
