@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from entprog.core.blocks import Block, Blocks, discover_blocks, outside_parameters, used_outside
+from entprog.core.blocks import Block, Blocks, discover_blocks, outside_parameters
 from entprog.core.depth import block_costs
+from entprog.core.outside import used_outside
 from toy import ToyBlock, ToyDiT, siamese_role, toy_draws, toy_task
 
 

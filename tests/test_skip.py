@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from entprog.core.blocks import Block, Blocks, discover_blocks, used_outside
+from entprog.core.blocks import Block, Blocks, discover_blocks
+from entprog.core.outside import used_outside
 from entprog.core.skip import Skipper
 from entprog.scores._skipping import without_each
 from toy import siamese_role, toy_draws, toy_task

@@ -1,21 +1,14 @@
 """Blocks: the pieces of a network that can be skipped, ranked and frozen, each by its exact name."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, overload
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from entprog.core.swap import swapped_forward
-
-__all__ = ["Block", "Blocks", "discover_blocks", "outside_parameters", "unknown_block", "used_outside"]
+__all__ = ["Block", "Blocks", "discover_blocks", "outside_parameters", "shortened", "unknown_block"]
 
 Role = Callable[[Mapping[str, Any]], str]
 Adapter = Callable[[Mapping[str, Any]], Any]
@@ -153,7 +146,7 @@ def unknown_block(name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is no block: names the nearest."""
     names = list(known)
     near = get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; the {len(names)} blocks are {_shortened(names)}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the {len(names)} blocks are {shortened(names)}"
     return ValueError(f"no block is named {name!r}{hint}")
 
 
@@ -161,78 +154,6 @@ def outside_parameters(model: nn.Module, blocks: Blocks) -> dict[str, nn.Paramet
     """Parameters of the model that belong to no block, by name."""
     owned = {id(parameter) for block in blocks for parameter in block.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) not in owned}
-
-
-def used_outside(model: nn.Module, blocks: Blocks, run: Callable[[], Any]) -> tuple[str, ...]:
-    """Notice parameters of a block that serve outside their block's forward, by running the model once.
-
-    Such a parameter still acts when its block is skipped, and its freezing reaches further than the block:
-    the head of diffusers' DiT, for one, embeds the time with block 0's embedding. Any operation that reads
-    the parameter while its block is not executing counts, and so does registration at a second place of the
-    model.
-
-    Args:
-        run: calls the model once, without gradient.
-
-    Returns:
-        Full names of the parameters, in the order of the blocks. A warning names them, too.
-    """
-    watch = _OutsideUse(blocks)
-    with ExitStack() as stack, torch.no_grad():
-        for block in blocks:
-            stack.enter_context(watch.entered(block))
-        with watch:
-            run()
-    owner = {id(p): block.name for block in blocks for p in block.parameters()}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in owner and not name.startswith(owner[id(parameter)] + "."):
-            watch.seen.add(id(parameter))
-    names = tuple(name for block in blocks for name, p in block.named_parameters() if id(p) in watch.seen)
-    if names:
-        warnings.warn(
-            f"parameters of blocks are used outside their block: {_shortened(names)}; skipping the block "
-            "leaves that use in place, and freezing the block freezes it there, too",
-            stacklevel=2,
-        )
-    return names
-
-
-class _OutsideUse(TorchFunctionMode):
-    """Collects the parameters of blocks that an operation reads while their block is not executing."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        super().__init__()
-        self.owner = {id(p): block.name for block in blocks for p in block.parameters()}
-        self.depth = dict.fromkeys(blocks.names, 0)
-        self.seen: set[int] = set()
-
-    def entered(self, block: Block) -> AbstractContextManager[None]:
-        """Count how deep the execution is inside `block`."""
-        original, depth, name = block.module.forward, self.depth, block.name
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            depth[name] += 1
-            try:
-                return original(*args, **kwargs)
-            finally:
-                depth[name] -= 1
-
-        return swapped_forward(block.module, forward)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs or {})):
-            name = self.owner.get(id(value))
-            # Reading metadata (dtype, device, shape) is no use: only what yields a tensor is.
-            if name is not None and not self.depth[name] and _yields_tensor(func, result):
-                self.seen.add(id(value))
-        return result
-
-
-def _yields_tensor(func: Any, result: Any) -> bool:
-    if getattr(func, "__self__", None) is torch.Tensor.grad:
-        return False
-    return any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(result))
 
 
 def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
@@ -276,7 +197,7 @@ def _matching(
         if not hits and declared is not None:
             raise ValueError(
                 f"pattern {pattern!r} matches none of the blocks that {type(model).__name__} declares: "
-                f"{_shortened(declared)}"
+                f"{shortened(declared)}"
             )
         if not hits:
             raise ValueError(f"pattern {pattern!r} matches no module; {_what_was_seen(model, pattern)}")
@@ -350,7 +271,8 @@ def _count(module: nn.Module) -> int:
     return sum(math.prod(p.shape) for p in module.parameters())
 
 
-def _shortened(names: Iterable[str], most: int = 12) -> str:
+def shortened(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message: the first `most` of them, and how many there are."""
     listed = list(names)
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
