@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, UnknownOptionError
 
 from entprog import keys
-from entprog.config import Config
 from entprog.console import plain_errors
 from entprog.validate import ConfigError, read_config
 
@@ -123,7 +122,15 @@ def prepare(
 
 
 @app.command(sort_key=2)
-def rank(recipe: Path, /, *, phase: str | None = None, overrides: Overrides = ()) -> None:
+def rank(
+    recipe: Path,
+    /,
+    *,
+    phase: str | None = None,
+    preset: str | None = None,
+    device: str | None = None,
+    overrides: Overrides = (),
+) -> None:
     """Score the blocks of a recipe's model without training, and print the ranking.
 
     Shows each block's importance with its standard error, beside what it costs
@@ -134,10 +141,10 @@ def rank(recipe: Path, /, *, phase: str | None = None, overrides: Overrides = ()
     Args:
         recipe: the run's configuration, a TOML file.
         phase: only this phase of the recipe.
+        preset: "paper" for the published ranking.
+        device: "auto", "cpu", "cuda" or "cuda:N".
     """
-    config = _configuration(recipe, overrides)
-    if phase is not None and phase not in config.phases:
-        raise ConfigError([f"--phase {phase}: the recipe has the phases {', '.join(config.phases)}"])
+    config = read_config(recipe, _pairs(overrides, preset=preset, device=device))
     from entprog.rank import rank as verb
 
     verb(config, phase=phase)
@@ -188,10 +195,9 @@ def train(
         return
     if recipe is None:
         raise ConfigError(["train needs a RECIPE, a TOML file; entprog train --keys prints one to begin from"])
-    own = {"output_dir": output_dir, "method": method, "preset": preset, "label": label, "device": device}
-    overrides = (*overrides, *(f"{key}={value}" for key, value in own.items() if value is not None))
-    config = _configuration(recipe, overrides)
-    command = ["entprog", "train", str(recipe), *(f"--{pair}" for pair in overrides)]
+    pairs = _pairs(overrides, output_dir=output_dir, method=method, preset=preset, label=label, device=device)
+    config = read_config(recipe, pairs)
+    command = ["entprog", "train", str(recipe), *(f"--{key}={value}" for key, value in pairs)]
     if resume_from_checkpoint is not None:
         command += ["--resume-from-checkpoint", resume_from_checkpoint]
     from entprog.train.run import train as verb
@@ -347,9 +353,10 @@ def _with_overrides_set(tokens: list[str]) -> list[str]:
     return rewritten
 
 
-def _configuration(recipe: Path, overrides: Sequence[str]) -> Config:
-    pairs = [pair.partition("=") for pair in overrides]
-    return read_config(recipe, [(key, value) for key, _, value in pairs])
+def _pairs(overrides: Sequence[str], **options: str | None) -> list[tuple[str, str]]:
+    """Overrides as (dotted key, value), with the options that were given."""
+    parts = [pair.partition("=") for pair in overrides]
+    return [(key, value) for key, _, value in parts] + list(_without_none(options).items())
 
 
 def _all_keys() -> str:

@@ -51,14 +51,13 @@ def running(config: Config) -> dict[str, PhaseConfig]:
     return {name: phase for name, phase in config.phases.items() if phase.steps > 0}
 
 
-def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
-    """Settings that change nothing; `given` holds the dotted keys that the user wrote."""
+def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
+    """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
     train = config.train
-    if train.validation_clips and not train.validation_steps:
+    if train.validation_clips and not any(phase.pose for phase in running(config).values()):
         yield Finding(
-            ("train.validation_clips", "train.validation_steps"),
-            f" = {train.validation_clips}: no clips are sampled between the ends of phases, "
-            "as train.validation_steps = 0",
+            ("train.validation_clips",),
+            f" = {train.validation_clips}: no effect, as no phase has pose = true: nothing can be animated",
         )
     if train.lr_warmup_steps and train.lr_scheduler == "constant":
         yield Finding(
@@ -75,10 +74,14 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
-    if config.method == "full":
-        idle = sorted(key for key in given if key == "preset" or key.split(".")[0] in ("ranking", "schedule"))
-        if idle:
-            yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "full" trains every block')
+    # Somebody who types --method full compares with what the recipe does otherwise: no word about its keys.
+    idle = sorted(
+        key
+        for key in given
+        if (key == "preset" or key.split(".")[0] in ("ranking", "schedule")) and (key in typed) == ("method" in typed)
+    )
+    if config.method == "full" and idle:
+        yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "full" trains every block')
 
 
 def _run(config: Config) -> Iterator[Finding]:
@@ -145,6 +148,13 @@ def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
         yield Finding(
             (f"{dotted}.frames", "data.frames"),
             f" = {phase.frames}: rendered clips have only data.frames = {data.frames}",
+        )
+    clips = data.subjects * data.clips_per_subject
+    if not data.path and phase.batch > clips:
+        yield Finding(
+            (f"{dotted}.batch", "data.subjects", "data.clips_per_subject"),
+            f" = {phase.batch}: larger than the data set, data.subjects * data.clips_per_subject = {clips} clips; "
+            "lower it, or use train.gradient_accumulation_steps",
         )
     if phase.blocks == "temporal" and phase.frames == 1:
         yield Finding(

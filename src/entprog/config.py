@@ -160,9 +160,7 @@ class TrainConfig:
         threads: CPU threads (0: torch's choice).
     """
 
-    lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "polynomial"
-    ] = "constant"
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"] = "constant"
     lr_warmup_steps: int = 0
     lr_span: Literal["phase", "run"] = "phase"
     gradient_accumulation_steps: int = 1

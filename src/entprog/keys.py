@@ -46,7 +46,7 @@ LIMITS = {
     "sample.num_inference_steps": "[1, 1000]",
     "sample.guidance_scale": "[0, inf)",
     "sample.seed": "[0, 4294967295]",
-    "evaluate.clips": "[1, inf)",
+    "evaluate.clips": "[0, inf)",
     "evaluate.frames": "[1, inf)",
     "evaluate.resolution": "[16, 1024]",
     "evaluate.videos": "[0, inf)",
@@ -77,7 +77,7 @@ def is_table(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
 
 
-def keys(phases: Iterable[str] = ("*",)) -> list[str]:
+def dotted_keys(phases: Iterable[str] = ("*",)) -> list[str]:
     """Every dotted key, those of a phase once for each of `phases`."""
     found = []
     for name, kind in hints(Config).items():
@@ -125,7 +125,7 @@ def expected(kind: Any) -> str:
 def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
     """The keys that somebody who wrote `dotted` may have meant, best first; none where nothing is near."""
     phases = list(phases)
-    known = keys(phases)
+    known = dotted_keys(phases)
     table, _, last = dotted.rpartition(".")
     if last in ELSEWHERE:
         return [key for key in known if _starred(key) == ELSEWHERE[last]][:3]

@@ -73,12 +73,12 @@ def read_config(
     config = reader.config(reader.with_overrides(tree, pairs))
     for finding in combinations.problems(config, files=not resolved):
         # A value that was not understood was left at its default: nothing follows from that.
-        if not any(key == bad or key.startswith(f"{bad}.") for key in finding.keys for bad in reader.bad):
+        if not any(_related(key, bad) for key in finding.keys for bad in reader.bad):
             reader.problem(finding.keys[0], finding.text, bad=False)
     if reader.problems:
         raise ConfigError(reader.problems)
     if not resolved:
-        for finding in combinations.without_effect(config, reader.given):
+        for finding in combinations.without_effect(config, reader.given, reader.typed):
             warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=2)
     return config
 
@@ -99,7 +99,7 @@ def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
         before["phases"], after["phases"] = list(a.phases), list(b.phases)
     lines = []
     for key in dict.fromkeys([*before, *after]):
-        ignored = any(key == prefix or key.startswith(f"{prefix}.") for prefix in ignore)
+        ignored = any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)
         # repr tells 1 from true and 1.0, which an option of a plugin may not take for the same.
         if repr(before.get(key)) != repr(after.get(key)) and not ignored:
             lines.append(f"{key}: {_written(before, key)} -> {_written(after, key)}")
@@ -119,7 +119,7 @@ class Reader:
 
     def told(self, dotted: str, text: str) -> str:
         """One line: where the key was written, the key, what about it."""
-        if any(key == dotted or key.startswith(f"{dotted}.") for key in self.typed):
+        if any(f"{key}.".startswith(f"{dotted}.") for key in self.typed):
             return f"--{dotted}{text}"
         return f"{self.name}: {dotted}{text}" if self.name else f"{dotted}{text}"
 
@@ -249,6 +249,11 @@ def _path(dotted: str) -> list[str]:
     parts = dotted.strip().split(".")
     named = 1 if parts[0] == "phases" else None
     return [part if i == named else part.replace("-", "_") for i, part in enumerate(parts)]
+
+
+def _related(a: str, b: str) -> bool:
+    """Whether two dotted keys are the same, or one a table that holds the other."""
+    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
 
 
 def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import tomllib
 import typing
+from datetime import date, time
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Literal
@@ -31,7 +32,10 @@ def converted(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise wrong
-        return tuple(converted(item, typing.get_args(kind)[0]) for item in value)
+        try:
+            return tuple(converted(item, typing.get_args(kind)[0]) for item in value)
+        except TypeError:
+            raise wrong from None
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):
             raise wrong
@@ -91,5 +95,5 @@ def shown(value: Any) -> str:
     value = literal(value) if isinstance(value, Typed) else value
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = str(value) if isinstance(value, date | time) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

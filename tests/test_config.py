@@ -1,0 +1,455 @@
+"""Recipes: everything wrong is told at once, in one line each; what is right reads back equal."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import pytest
+
+from entprog import keys
+from entprog.config import PUBLISHED, Config, PhaseConfig
+from entprog.validate import RESUMABLE, ConfigError, ConfigWarning, differences, read_config, write_config
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Writes a recipe beside the test and returns its path, short as the user would type it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes, name: str = "recipe.toml") -> Path:
+        path = Path(name)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def problems(path: Path | None, overrides=()) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        read_config(path, overrides)
+    assert str(error.value) == "\n".join(error.value.problems)
+    assert all("\n" not in line for line in error.value.problems)
+    return error.value.problems
+
+
+def test_no_recipe_gives_the_defaults():
+    assert read_config(None) == Config()
+
+
+def test_values_reach_their_fields_with_the_types_of_the_fields(recipe):
+    config = read_config(
+        recipe(
+            'output_dir = "runs/a"\n[data]\nsizes = [64]\n[train]\nmax_grad_norm = 2\nseed = 7\n'
+            '[ranking]\nscore = "gradient"\n[ranking.options]\n[phases.pose]\nlearning_rate = 1\n'
+        )
+    )
+    assert (config.output_dir, config.data.sizes, config.train.seed) == ("runs/a", (64,), 7)
+    assert config.train.max_grad_norm == 2.0 and isinstance(config.train.max_grad_norm, float)
+    assert isinstance(config.phases["pose"].learning_rate, float)
+
+
+def test_all_problems_are_told_at_once(recipe):
+    path = recipe(
+        'metod = "full"\n[train]\nlearning_rat = 1\nseed = "x"\nmax_grad_norm = -1\n'
+        '[modl]\n[model]\nsize = "nao"\n[phases.pose]\nframes = true\nbatch = 0\n[ranking]\nscore = "cej"\n'
+    )
+    told = problems(path, {"sample.seed": "-3", "phases.pos.steps": "4"})
+    assert told[:11] == [
+        "--phases.pos.steps: the recipe has no such phase, it runs pose; did you mean pose?",
+        "recipe.toml: metod: unknown key; did you mean method?",
+        "recipe.toml: train.learning_rat: unknown key; did you mean phases.pose.learning_rate?",
+        "recipe.toml: train.seed = 'x': expected an integer",
+        "recipe.toml: train.max_grad_norm = -1: must be at least 0",
+        "recipe.toml: modl: unknown key; did you mean model?",
+        'recipe.toml: model.size = \'nao\': expected one of "nano", "s", "b", "xl"; did you mean "nano"?',
+        "--sample.seed = -3: must be at least 0 and at most 4294967295",
+        "recipe.toml: phases.pose.frames = true: expected an integer",
+        "recipe.toml: phases.pose.batch = 0: must be at least 1",
+        told[10],
+    ]
+    assert len(told) == 11 and told[10].startswith(
+        "recipe.toml: ranking.score = 'cej': no score 'cej'; did you mean 'cei'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("[train]\nlr_schedular = 1", "train.lr_scheduler"),
+        ("seed = 1", "train.seed"),
+        ("[train]\ntrain_batch_size = 1", "phases.subject.batch"),
+        ("max_train_steps = 1", "phases.subject.steps"),
+        ("lr = 1", "phases.subject.learning_rate"),
+        ("[sampel]\nseed = 1", "sample"),
+        ("[data]\nsise = [32]", "data.sizes"),
+        ("[phases.pose]\nresolutoin = 64", "phases.pose.resolution"),
+        ("guidance_scale = 2", "sample.guidance_scale"),
+    ],
+)
+def test_unknown_keys_name_what_was_meant(recipe, written, meant):
+    (line,) = problems(recipe(written))
+    assert "unknown key; did you mean" in line and meant in line
+
+
+def test_a_key_like_no_other_is_named_without_a_guess(recipe):
+    assert problems(recipe("zzqqxx = 1")) == ["recipe.toml: zzqqxx: unknown key"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[train]\nseed = 1.5", "train.seed = 1.5: expected an integer"),
+        ("[train]\nseed = true", "train.seed = true: expected an integer"),
+        ("[train]\nseed = 2026-01-01", "train.seed = 2026-01-01: expected an integer"),
+        ("[train]\nmax_grad_norm = true", "train.max_grad_norm = true: expected a number"),
+        ('[train]\nmax_grad_norm = "1"', "train.max_grad_norm = '1': expected a number"),
+        ("[train]\nmax_grad_norm = nan", "train.max_grad_norm = nan: must be a finite number"),
+        ("[train]\nmax_grad_norm = inf", "train.max_grad_norm = inf: must be a finite number"),
+        (f"[train]\nmax_grad_norm = 1{'0' * 400}", None),
+        ("[train]\ngradient_checkpointing = 1", "train.gradient_checkpointing = 1: expected true or false"),
+        ("[data]\nsizes = 32", "data.sizes = 32: expected a list of integers"),
+        ("[data]\nsizes = [32, '64']", "data.sizes = [32, '64']: expected a list of integers"),
+        ("[evaluate]\nmetrics = 'l1'", "evaluate.metrics = 'l1': expected a list of texts"),
+        ("label = 3", "label = 3: expected text"),
+        ("train = 3", "train = 3: expected a table, [train]"),
+        ("phases = 3", "phases = 3: expected tables, such as [phases.pose]"),
+        ("[phases]\nsteps = 3", "phases.steps = 3: expected a table, such as [phases.pose]"),
+        ("[ranking]\noptions = 3", "ranking.options = 3: expected a table"),
+        ("[model]\nsize = 3", 'model.size = 3: expected one of "nano", "s", "b", "xl"'),
+        ("[phases.'../up']\nsteps = 1", "phases.../up: a phase names a folder; use letters, digits, - and _"),
+    ],
+)
+def test_wrong_types(recipe, text, line):
+    told = problems(recipe(text))
+    assert len(told) == 1
+    assert told[0] == f"recipe.toml: {line}" if line else told[0].endswith("too large a number")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "good", "bad"),
+    [
+        ("train.adam_beta1", "0", "1"),
+        ("train.adam_beta2", "0.99", "-0.1"),
+        ("train.ema_decay", "0.9999", "1.0"),
+        ("train.adam_epsilon", "1e-6", "0"),
+        ("model.condition_dropout", "0", "1"),
+        ("phases.pose.learning_rate", "1e-9", "0"),
+        ("phases.pose.batch", "1", "0"),
+        ("train.gradient_accumulation_steps", "2", "0"),
+        ("train.checkpointing_steps", "0", "-1"),
+        ("sample.num_inference_steps", "1", "1001"),
+        ("data.sizes", "[16,64]", "[8,64]"),
+    ],
+)
+def test_ranges(dotted, good, bad):
+    read_config(None, {dotted: good})
+    told = problems(None, {dotted: bad})
+    assert told[0].startswith(f"--{dotted} = ") and "must be " in told[0]
+
+
+def test_every_limit_belongs_to_a_key_and_holds_for_its_default():
+    assert set(keys.LIMITS) <= set(keys.dotted_keys())
+    defaults = Config()
+    for dotted, interval in keys.LIMITS.items():
+        table, _, key = dotted.rpartition(".")
+        owner = PhaseConfig() if table == "phases.*" else getattr(defaults, table)
+        value = getattr(owner, key)
+        for number in value if isinstance(value, tuple) else (value,):
+            assert keys.inside(number, interval), dotted
+    numbers = {
+        dotted
+        for table, kind in keys.hints(Config).items()
+        for key, type_ in (keys.hints(kind) if keys.is_table(kind) else {}).items()
+        for dotted in [f"{table}.{key}"]
+        if type_ in (int, float)
+    }
+    assert numbers <= set(keys.LIMITS), "every number has a range"
+
+
+# Files that are no recipe
+
+
+def test_a_byte_order_mark_tabs_and_crlf_are_fine(recipe):
+    text = '\ufefflabel\t=\t"a"\r\n[train]\r\n\tseed\t= 3\t# three\r\n'
+    config = read_config(recipe(text))
+    assert (config.label, config.train.seed) == ("a", 3)
+
+
+def test_syntax_errors_have_their_line(recipe):
+    assert problems(recipe("[train]\nseed = \n")) == ["recipe.toml: line 2, column 8: Invalid value"]
+    (twice,) = problems(recipe("[train]\nseed = 1\nseed = 2\n"))
+    assert twice.startswith("recipe.toml: line 3") and "overwrite" in twice
+    (end,) = problems(recipe('label = "a'))
+    assert end.startswith("recipe.toml: ")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes(range(256)),
+        b"label = 'a'\0",
+        "label = 'ü'".encode("latin-1"),
+        'label = "a"'.encode("utf-16"),
+        b"#" * 1_000_001,
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 5000,
+    ],
+    ids=["binary", "nul", "latin-1", "utf-16", "large", "deep", "digits"],
+)
+def test_files_that_are_no_recipe_give_one_line(recipe, data):
+    (line,) = problems(recipe(data))
+    assert line.startswith("recipe.toml: ")
+
+
+def test_an_empty_file_is_a_recipe(recipe):
+    assert read_config(recipe("")) == Config()
+
+
+def test_missing_file_and_folder(recipe):
+    recipe("")
+    assert problems(Path("recpie.toml")) == ["recpie.toml: no such file; did you mean recipe.toml?"]
+    assert problems(Path("nowhere/x.toml")) == ["nowhere/x.toml: no such file"]
+    Path("run").mkdir()
+    assert problems(Path("run")) == ["run: is a folder, not a recipe; give a TOML file"]
+    Path("run/config.toml").touch()
+    assert problems(Path("run")) == ["run: is a folder; did you mean run/config.toml?"]
+    assert problems(Path("recipe.toml/x")) == ["recipe.toml/x: can't be read: Not a directory"]
+
+
+# Presets, phases, overrides
+
+
+def test_a_preset_lies_under_the_recipe(recipe):
+    config = read_config(
+        recipe('preset = "paper"\n[ranking.options]\nsigma = "conditions"\n[schedule.options]\nstages = 2')
+    )
+    assert config.ranking.options == {"entropy": "gaussian", "sigma": "conditions"}
+    assert config.schedule.options == {"estimator": "supernet", "stages": 2}
+
+
+def test_a_preset_gives_no_options_to_a_plugin_it_did_not_name(recipe):
+    config = read_config(recipe('preset = "paper"\n[schedule]\nname = "linear"'), {"ranking.score": "gradient"})
+    assert config.ranking.options == {} and config.schedule.options == {}
+    assert read_config(None, {"preset": '"paper"'}).ranking.options != {}
+
+
+def test_unknown_preset(recipe):
+    assert 'did you mean "paper"?' in problems(recipe('preset = "papre"'))[0]
+
+
+def test_phases_run_in_the_order_of_the_file_and_start_from_the_published(recipe):
+    config = read_config(
+        recipe("[phases.video]\nsteps = 400\n[phases.extra]\nsteps = 300\n[phases.subject]\nbatch = 4")
+    )
+    assert list(config.phases) == ["video", "extra", "subject"]
+    assert config.phases["video"] == dataclasses.replace(PUBLISHED["video"], steps=400)
+    assert config.phases["extra"] == PhaseConfig(steps=300)
+    assert config.phases["subject"].pose is False
+
+
+def test_a_recipe_without_phases_runs_the_published(recipe):
+    config = read_config(recipe("[train]\nseed = 1"), [("phases.video.steps", "500")])
+    assert list(config.phases) == list(PUBLISHED)
+    assert config.phases["video"].steps == 500 and config.phases["pose"] == PUBLISHED["pose"]
+
+
+def test_overrides_are_toml_or_text(recipe):
+    path = recipe('label = "a"\n[train]\nseed = 1\n[phases.pose]\nsteps = 400')
+    config = read_config(
+        path,
+        [
+            ("train.seed", "2"),
+            ("train.seed", "3"),
+            ("label", "2024"),
+            ("output-dir", "runs/x y"),
+            ("train.gradient-checkpointing", "True"),
+            ("data.sizes", "64,32"),
+            ("evaluate.metrics", "l1"),
+            ("phases.pose.learning-rate", "1e-4"),
+            ("ranking.options.skip", "both"),
+            ("ranking.options.samples", "8"),
+            ("model.size", '"nano"'),
+        ],
+    )
+    assert config.train.seed == 3 and config.label == "2024" and config.output_dir == "runs/x y"
+    assert config.train.gradient_checkpointing and config.data.sizes == (64, 32)
+    assert config.evaluate.metrics == ("l1",) and config.phases["pose"].learning_rate == 1e-4
+    assert config.ranking.options == {"skip": "both", "samples": 8}
+
+
+def test_wrong_overrides_name_the_option(recipe):
+    path = recipe("[train]\nseed = 1")
+    assert problems(path, {"train.seed": "three"}) == ["--train.seed = 'three': expected an integer"]
+    assert problems(path, {"train.sed": "3"}) == ["--train.sed: unknown key; did you mean train.seed?"]
+    assert problems(path, {"train.seed.x": "3"}) == ["--train.seed.x: train.seed is no table"]
+    assert problems(path, {"train": "3"}) == ["--train = 3: expected a table, [train]"]
+    assert problems(path, {"data.sizes": "32,x"}) == ["--data.sizes = '32,x': expected a list of integers"]
+    (line,) = problems(path, {"train.seed": "3\nlabel = 4"})
+    assert line.endswith("expected an integer")
+
+
+# Combinations
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"phases.pose.resolution": "96"}, ["phases.pose.resolution = 96", "data.sizes = [32, 64]"]),
+        ({"phases.pose.resolution": "60"}, ["phases.pose.resolution = 60", "no multiple of 8"]),
+        ({"data.sizes": "32,32,64"}, ["data.sizes", "twice"]),
+        ({"data.sizes": "32,60,64"}, ["data.sizes", "60 is no multiple of 8"]),
+        ({"phases.video.frames": "17"}, ["phases.video.frames = 17", "data.frames = 16"]),
+        ({"evaluate.frames": "17"}, ["evaluate.frames = 17", "data.frames = 16"]),
+        ({"phases.video.frames": "1"}, ["phases.video.blocks", "at least 2 frames"]),
+        ({"phases.pose.batch": "65"}, ["phases.pose.batch = 65", "64 clips"]),
+        ({"model.reference": "none", "ranking.options.skip": "both"}, ["ranking.options.skip", 'skip = "denoising"']),
+        ({"model.size": "s"}, ["model.init", '"nano"', 'model.size = "s"']),
+        ({"model.init": ""}, ["model.init"]),
+        ({"model.init": "nowhere.safetensors"}, ["model.init", "no such file"]),
+        ({"data.path": "nowhere"}, ["data.path", "entprog prepare VIDEOS nowhere"]),
+        ({"train.lr_scheduler": "cosine", "train.lr_warmup_steps": "60000"}, ["lr_warmup_steps = 60000", "subject"]),
+        ({"train.mixed_precision": "fp16", "device": "cpu"}, ["mixed_precision", "bf16"]),
+        ({"sample.weights": "ema"}, ["sample.weights", "train.ema_decay = 0"]),
+        ({"device": "gpu"}, ["device", '"cuda:N"']),
+        ({"output_dir": ""}, ["output_dir"]),
+        ({"schedule.options.stages": "0"}, ["schedule.options", "stages = 0"]),
+        ({"schedule.options.stagse": "3"}, ["schedule.options", "did you mean 'stages'"]),
+        ({"schedule.name": "adaptve"}, ["schedule.name", "did you mean 'adaptive'"]),
+        ({"method": "ful"}, ["method", "did you mean 'full'"]),
+        ({"evaluate.metrics": "l1,psrn"}, ["evaluate.metrics[1]", "did you mean 'psnr'"]),
+        ({"ranking.score": "no.such.module:Score"}, ["ranking.score", "no.such"] ),
+        ({"ranking.options.entropy": "knnn"}, ["ranking.options", "entropy", "'knn'"]),
+    ],
+)  # fmt: skip
+def test_impossible_combinations(tmp_path, monkeypatch, overrides, words):
+    monkeypatch.chdir(tmp_path)
+    told = problems(None, overrides)
+    assert len(told) == 1 and all(word in told[0] for word in words), told
+
+
+def test_poses_for_a_model_without(recipe):
+    told = problems(None, {"model.pose": "none"})
+    assert [line.split(" ")[0] for line in told] == ["phases.pose.pose", "phases.video.pose"]
+
+
+def test_stages_and_searches_fit_into_each_phase(recipe):
+    path = recipe(
+        "[phases.pose]\nsteps = 3\n[phases.video]\nsteps = 40\n[schedule.options]\nstages = 4\nsearch_steps = 10"
+    )
+    few, short = problems(path)
+    assert few.startswith("recipe.toml: phases.pose.steps = 3: fewer than the 4 stages")
+    assert (
+        short.startswith("recipe.toml: phases.video.steps = 40: each of 4 stages has 10 steps")
+        and "search_steps = 10" in short
+    )
+    read_config(path, {"method": "full"})
+    read_config(path, {"schedule.options.search_steps": "9", "phases.pose.steps": "0"})
+
+
+def test_nothing_to_run():
+    told = problems(None, {f"phases.{name}.steps": "0" for name in PUBLISHED})
+    assert told == ["--phases: no phase has steps; give at least one phase with steps above 0"]
+
+
+def test_nothing_follows_from_a_value_that_was_not_understood(recipe):
+    assert problems(recipe("[data]\nsizes = 'all'\n[phases.pose]\nresolution = 96")) == [
+        "recipe.toml: data.sizes = 'all': expected a list of integers"
+    ]
+
+
+def test_phases_left_out_are_not_checked():
+    config = read_config(None, {"phases.pose.steps": "0", "phases.pose.resolution": "48"})
+    assert config.phases["pose"].steps == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nlr_warmup_steps = 3", 'train.lr_warmup_steps = 3: no effect with lr_scheduler = "constant"'),
+        ("[train]\nvalidation_clips = 3\n[phases.subject]", "train.validation_clips = 3: no effect"),
+        ("[data]\npath = '.'\nsubjects = 3\nseed = 2", "data.subjects and 1 more: no effect, as data.path"),
+        ("[model]\nreference = 'none'\nreference_gradient = true", "model.reference_gradient: no effect"),
+        ("method = 'full'\n[ranking]\nsamples = 8", 'ranking.samples: no effect, as method = "full"'),
+        ("[phases.vidoe]\nsteps = 100", "phases.vidoe: starts from general values; did you mean phases.video?"),
+    ],
+)
+def test_settings_without_effect_are_warned_of(recipe, text, words):
+    path = recipe(text)
+    with pytest.warns(ConfigWarning) as caught:
+        read_config(path)
+    assert len(caught) == 1 and str(caught[0].message).startswith("recipe.toml: ") and words in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_config(path, resolved=True)
+
+
+def test_comparing_with_full_training_is_no_mistake(recipe):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_config(recipe("[ranking]\nsamples = 8"), {"method": "full"}).method == "full"
+
+
+def test_a_finished_run_reads_where_its_data_is_gone(recipe):
+    path = recipe("[data]\npath = 'gone'\n[model]\ninit = 'gone.safetensors'")
+    assert len(problems(path)) == 2
+    assert read_config(path, resolved=True).data.path == "gone"
+
+
+# Writing and comparing
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"preset": "paper", "ranking.score": "gradient", "label": 'a "b" \\ ü', "train.max_grad_norm": "1e-9"},
+        {"preset": "paper", "ranking.options.skip": "both", "data.sizes": "64", "ranking.pattern": "blocks.*,head"},
+    ],
+)
+def test_written_configurations_read_back_equal(recipe, overrides):
+    config = read_config(None, overrides)
+    assert read_config(recipe(write_config(config))) == config
+
+
+def test_phases_keep_their_order_when_written(recipe):
+    config = read_config(recipe("[phases.video]\nsteps = 400\n[phases.a]\nsteps = 400\n[phases.subject]\nsteps = 400"))
+    again = read_config(recipe(write_config(config)))
+    assert again == config and list(again.phases) == ["video", "a", "subject"]
+
+
+def test_the_printed_recipe_is_the_default_one(recipe):
+    text = keys.recipe()
+    assert read_config(recipe(text)) == Config()
+    assert all(len(line) <= 100 for line in text.splitlines())
+    for dotted in keys.dotted_keys():
+        assert f"\n{dotted.rpartition('.')[2]} = " in f"\n{text}", dotted
+
+
+def test_every_key_is_explained():
+    for table in (Config, PhaseConfig, *(kind for kind in keys.hints(Config).values() if keys.is_table(kind))):
+        leaves = {key for key, kind in keys.hints(table).items() if not keys.is_table(kind) and key != "phases"}
+        assert leaves == set(keys.meanings(table)), table
+
+
+def test_differences_between_configurations():
+    a = read_config(None)
+    assert differences(a, a) == []
+    b = read_config(None, {"train.seed": "1", "label": "b", "ranking.options.skip": "both", "phases.pose.steps": "0"})
+    assert differences(a, b) == [
+        "label: '' -> 'b'",
+        "ranking.options: {} -> (not set)",
+        "phases.pose.steps: 200000 -> 0",
+        "train.seed: 0 -> 1",
+        "ranking.options.skip: (not set) -> 'both'",
+    ]
+    turned = dataclasses.replace(a, phases=dict(reversed(a.phases.items())))
+    assert differences(a, turned) == ["phases: ['subject', 'pose', 'video'] -> ['video', 'pose', 'subject']"]
+
+
+def test_what_may_differ_on_resume():
+    a = read_config(None)
+    b = read_config(None, {"label": "b", "sample.seed": "4", "train.validation_steps": "5", "evaluate.clips": "3"})
+    assert len(differences(a, b)) == 4 and differences(a, b, RESUMABLE) == []
+    assert differences(a, read_config(None, {"train.threads": "1"}), RESUMABLE) == ["train.threads: 0 -> 1"]
+    known = {*keys.dotted_keys(), *keys.hints(Config)}
+    assert set(RESUMABLE) <= known
