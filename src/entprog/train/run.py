@@ -138,6 +138,7 @@ def _one_phase(
     session.costs.clear()
     session.history.clear()
     if saved is None:
+        session.averages.updates = 0  # other blocks begin to train: their average warms up anew
         log.event("phase", {"blocks": list(blocks.names), "config": asdict(settings)})
 
     # 5. Fixed draws: the same probe and holdout for every method that uses this seed.
