@@ -126,6 +126,13 @@ def test_module_is_the_command(capsys):
         (["prepare", "nowhere", "out"], "nowhere"),
         (["sample", "runs/a", "--reference", "x.png"], "--drive"),
         (["sample", "runs/a", "--reference", "x", "--drive", "y", "--out", "z", "--seed", "x"], "--seed"),
+        (
+            ["sample", "runs/a", "--reference", "x", "--drive", "y", "--out", "z", "--num-inference-steps", "0"],
+            "--num-inference-steps 0: must be at least 1",
+        ),
+        (["sample", "runs/a", "--reference", "x", "--drive", "y", "--out", "z"], "runs/a"),
+        (["evaluate", "runs/a"], "runs/a"),
+        (["rank", "r.toml", "--phase", "pos"], "subject, pose, video"),
         (["evaluate", "runs/a", "--clip", "3"], "--clips"),
         (["report"], "RUNS"),
         (["report", "nowhere"], "nowhere"),

@@ -1,17 +1,17 @@
 """The `entprog` command: arguments only; each command imports its verb when it runs."""
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter, UnknownOptionError
 
 from entprog import keys
 from entprog.console import plain_errors
+from entprog.options import Overrides, integers, pairs, with_a_key, with_overrides_set, within_limits, without_none
 from entprog.validate import ConfigError, read_config
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
@@ -26,15 +26,6 @@ Begin with `entprog demo`: it needs no data and no network. With videos:
 
 `entprog COMMAND --help` explains each, and `entprog train --keys` lists all
 that a recipe can say."""
-
-Overrides = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--set", negative=(), show_default=False, help="KEY=VALUE over the recipe's; --KEY VALUE is short for it."
-    ),
-]
-OVERRIDING = ("train", "rank")
-"""Commands that take any key of the recipe as an option."""
 
 
 def _version() -> str:
@@ -68,7 +59,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         entprog demo --out runs/demo
 
     Args:
-        out: folder of both runs; it must not exist yet.
+        out: folder of both runs; finished ones in it are kept, interrupted ones go on.
     """
     from entprog.demo import demo as verb
 
@@ -112,7 +103,7 @@ def prepare(
     from entprog.prepare.folder import prepare_folder
 
     result = prepare_folder(
-        inputs, out, sizes=_integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
+        inputs, out, sizes=integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
         max_frames=max_frames, holdout=holdout, device=device,
     )  # fmt: skip
     files = f"{result.kept} files kept, {result.dropped} dropped"
@@ -144,7 +135,7 @@ def rank(
         preset: "paper" for the published ranking.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
-    config = read_config(recipe, _pairs(overrides, preset=preset, device=device))
+    config = read_config(recipe, pairs(overrides, preset=preset, device=device))
     from entprog.rank import rank as verb
 
     verb(config, phase=phase)
@@ -195,9 +186,9 @@ def train(
         return
     if recipe is None:
         raise ConfigError(["train needs a RECIPE, a TOML file; entprog train --keys prints one to begin from"])
-    pairs = _pairs(overrides, output_dir=output_dir, method=method, preset=preset, label=label, device=device)
-    config = read_config(recipe, pairs)
-    command = ["entprog", "train", str(recipe), *(f"--{key}={value}" for key, value in pairs)]
+    over = pairs(overrides, output_dir=output_dir, method=method, preset=preset, label=label, device=device)
+    config = read_config(recipe, over)
+    command = ["entprog", "train", str(recipe), *(f"--{key}={value}" for key, value in over)]
     if resume_from_checkpoint is not None:
         command += ["--resume-from-checkpoint", resume_from_checkpoint]
     from entprog.train.run import train as verb
@@ -218,6 +209,7 @@ def sample(
     seed: int | None = None,
     scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
     resolution: int | None = None,
+    frames: int | None = None,
 ) -> None:
     """Animate the person of one picture with the poses of a video.
 
@@ -229,25 +221,31 @@ def sample(
 
     Args:
         run: a folder made by entprog train.
-        reference: an image, or a clip of the run's data by its name.
-        drive: whose poses to follow: a video file, or a clip of the run's data by its name.
+        reference: an image, or a clip by name: CLIP of the run's data, FOLDER:CLIP of another prepared folder.
+        drive: whose poses to follow: a video file, or a clip by name.
         out: folder for the clips.
         num_inference_steps: model calls a clip; more are slower and finer.
         guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
         seed: of the initial noise.
         scheduler: how noise is removed.
         resolution: side in pixels.
+        frames: at most so many.
     """
     from entprog.sample import sample as verb
 
-    given = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "scheduler": scheduler,
-        "resolution": resolution,
+    numbers = {
+        "sample.num_inference_steps": num_inference_steps,
+        "sample.guidance_scale": guidance_scale,
+        "sample.seed": seed,
+        "evaluate.resolution": resolution,
+        "evaluate.frames": frames,
     }
-    print(verb(run, reference=reference, drive=drive, out=out, **_without_none(given)))
+    within_limits(without_none(numbers))
+    clip = verb(
+        run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
+    )  # fmt: skip
+    print(clip)
 
 
 @app.command(sort_key=5)
@@ -262,12 +260,13 @@ def evaluate(
     guidance_scale: float | None = None,
     seed: int | None = None,
     scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+    overrides: Overrides = (),
 ) -> None:
     """Measure a finished run on held-out clips, and write its metrics.json.
 
     Compares generated with true frames under a pinned protocol, which is
     printed beside the numbers, next to two baselines: copying the reference,
-    and the mean frame.
+    and the mean frame. What is not given is as the run's own configuration says.
 
         entprog evaluate runs/mine --clips 64
 
@@ -283,16 +282,16 @@ def evaluate(
     """
     from entprog.evaluate import evaluate as verb
 
-    given = {
-        "clips": clips,
-        "frames": frames,
-        "videos": videos,
+    of_evaluate = {"clips": clips, "frames": frames, "videos": videos}
+    of_sample = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "seed": seed,
         "scheduler": scheduler,
     }
-    verb(run, **_without_none(given))
+    given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
+    given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
+    verb(run, overrides=dict(pairs(overrides)) | given)
 
 
 @app.command(sort_key=6)
@@ -328,35 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.path.append("")
     with plain_errors():
         try:
-            app(_with_overrides_set(tokens))
+            app(with_overrides_set(tokens))
         except UnknownOptionError as error:
-            raise _with_a_key(error, tokens[0]) from error
-
-
-def _with_overrides_set(tokens: list[str]) -> list[str]:
-    """`--train.seed 3` as `--set=train.seed=3`, for commands that take overrides.
-
-    A key without a value, as in `--train.gradient_checkpointing --train.seed 3`, is true.
-    """
-    if not tokens or tokens[0] not in OVERRIDING:
-        return tokens
-    rewritten, rest = tokens[:1], tokens[1:]
-    while rest:
-        token = rest.pop(0)
-        key, equals, value = token.removeprefix("--").partition("=")
-        if not token.startswith("--") or "." not in key:
-            rewritten.append(token)
-            continue
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        rewritten.append(f"--set={key}={value}")
-    return rewritten
-
-
-def _pairs(overrides: Sequence[str], **options: str | None) -> list[tuple[str, str]]:
-    """Overrides as (dotted key, value), with the options that were given."""
-    parts = [pair.partition("=") for pair in overrides]
-    return [(key, value) for key, _, value in parts] + list(_without_none(options).items())
+            raise with_a_key(error, tokens[0]) from error
 
 
 def _all_keys() -> str:
@@ -364,24 +337,3 @@ def _all_keys() -> str:
         "# Every key of a recipe, at its default. Keep what you change; leave out the rest.\n"
         "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + keys.recipe()
     )
-
-
-def _integers(name: str, texts: Sequence[str]) -> list[int]:
-    parts = [part.strip() for text in texts for part in text.split(",")]
-    if wrong := [part for part in parts if not re.fullmatch(r"\d+", part)]:
-        raise ValueError(f"--{name} {wrong[0]!r}: expected integers, such as --{name} 32,64")
-    return [int(part) for part in parts]
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _with_a_key(error: UnknownOptionError, command: str) -> Exception:
-    """The error, with the key of a recipe that may have been meant: --seed for --train.seed."""
-    name = (error.token.keyword or error.token.value).lstrip("-").split("=")[0].replace("-", "_")
-    near = keys.nearest(name, ["NAME"]) if command in OVERRIDING else []
-    said, guess, _ = str(error).partition(" Did you mean ")
-    if not near or (guess and not all(key.endswith(f".{name}") for key in near)):
-        return error
-    return ValueError(f"{said} Did you mean {' or '.join(f'--{key}' for key in near)}?")

@@ -128,10 +128,17 @@ def _data(config: Config) -> Iterator[Finding]:
     for size in data.sizes:
         if size % 8:
             yield Finding(("data.sizes",), f" = {list(data.sizes)}: {size} is no multiple of 8")
+    if config.evaluate.clips == 0:
+        return
     if config.evaluate.frames > data.frames:
         yield Finding(
             ("evaluate.frames", "data.frames"),
             f" = {config.evaluate.frames}: rendered clips have only data.frames = {data.frames}",
+        )
+    if config.evaluate.resolution not in data.sizes:
+        yield Finding(
+            ("evaluate.resolution", "data.sizes"),
+            f" = {config.evaluate.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
         )
 
 
