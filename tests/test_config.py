@@ -10,7 +10,6 @@ from entprog.config import PUBLISHED, Config, PhaseConfig
 from entprog.validate import RESUMABLE, differences, read_config, write_config
 from recipes import problems
 
-
 SHIPPED = Path(__file__).parents[1]
 
 

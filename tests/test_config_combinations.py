@@ -51,6 +51,8 @@ def recipe(tmp_path, monkeypatch):
         ({"method": "ful"}, ["method", "did you mean 'full'"]),
         ({"evaluate.metrics": "l1,psrn"}, ["evaluate.metrics[1]", "did you mean 'psnr'"]),
         ({"ranking.score": "no.such.module:Score"}, ["ranking.score", "no.such"] ),
+        ({"ranking.score": "..:x"}, ["ranking.score", '"package.module:Class"']),
+        ({"schedule.name": "entprog.scores.cei:CEI"}, ["schedule.name", "CEI has no stages"]),
         ({"ranking.options.entropy": "knnn"}, ["ranking.options", "entropy", "'knn'"]),
     ],
 )  # fmt: skip

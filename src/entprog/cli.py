@@ -193,7 +193,7 @@ def train(
         command += ["--resume-from-checkpoint", resume_from_checkpoint]
     from entprog.train.run import train as verb
 
-    print(verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command)))
+    verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command))
 
 
 @app.command(sort_key=4)

@@ -10,6 +10,7 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config import PUBLISHED, Config, PhaseConfig
+from entprog.keys import hints
 
 RENDERED = (
     "domain",
@@ -23,6 +24,14 @@ RENDERED = (
     "cache",
 )
 """Keys of [data] that say what to render."""
+
+MEMBERS = {
+    "method": ("bind",),
+    "score": ("score",),
+    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
+    "metric": ("update", "compute"),
+}
+"""What a class must have to be of a kind (core/types.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +194,17 @@ def _plugins(config: Config) -> Iterator[Finding]:
 
 
 def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator[Finding]:
+    if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        yield Finding((key,), f' = {name!r}: expected a name, or your own as "package.module:Class"')
+        return
     try:
-        plugins.find(kind, name)
+        found = plugins.find(kind, name)
     except (ValueError, ImportError) as error:
         yield Finding((key,), f" = {name!r}: {error}")
+        return
+    missing = [member for member in MEMBERS[kind] if not (hasattr(found, member) or member in hints(found))]
+    if missing:
+        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(missing)}")
         return
     for text in plugins.problems(kind, name, options):
         yield Finding((f"{key.rpartition('.')[0]}.options", key), f": {text}")

@@ -26,6 +26,7 @@ def plain_errors() -> Iterator[None]:
         _show_warnings_in_one_line()
         try:
             yield
+            sys.stdout.flush()
         except KeyboardInterrupt:
             say(["stopped"])
             raise SystemExit(130) from None
