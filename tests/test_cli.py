@@ -224,7 +224,8 @@ def test_report_of_runs(capsys, tmp_path):
 
 def test_plugins_beside_the_recipe_are_found(capsys):
     Path("my_plugin_beside.py").write_text(
-        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    width: int = 1\n    score = None\n"
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\n"
+        "class Mine:\n    width: int = 1\n    score: int = 1\n"
     )
     Path("r.toml").write_text('[ranking]\nscore = "my_plugin_beside:Mine"\n[ranking.options]\nwidht = 2\n')
     (line,) = failed(capsys, "train", "r.toml")
