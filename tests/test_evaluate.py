@@ -177,8 +177,20 @@ def test_pose_error_is_measured_against_the_driving_keypoints() -> None:
     assert values["pck"] > 0.7 and rows[0]["pck"] == values["pck"]
 
 
+def test_poses_are_compared_with_those_of_the_next_clip(
+    task: HumanVideo, data: Shards, config: Config, tmp_path: Path
+) -> None:
+    few = replace(config.evaluate, metrics=("pose_error",), clips=2, frames=1, videos=0)
+    result = evaluate_task(task, data, replace(config, evaluate=few), tmp_path, progress=False)
+    shuffled = result["baselines"]["shuffled_poses"]
+    assert shuffled.keys() == {"pose_error", "pck", "pose_found"}
+    assert shuffled["pose_found"] == result["metrics"]["pose_found"]
+    assert "shuffled poses" in table(result)
+
+
 def test_evaluate_opens_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = evaluate(run, overrides={"sample.guidance_scale": 1.0}, clips=2, videos=0)
+    overrides = {"sample.guidance_scale": 1.0, "evaluate.clips": "2", "evaluate.videos": 0}
+    result = evaluate(run, overrides=overrides)
     assert result["protocol"]["guidance_scale"] == 1.0 and len(result["per_clip"]) == 2
     assert json.loads((run / "metrics.json").read_text()) == result
     assert "mean frame" in capsys.readouterr().out
@@ -187,7 +199,7 @@ def test_evaluate_opens_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(ValueError, match="entprog train"):
         evaluate(run / "final")
     with pytest.raises(ValueError, match=r"evaluate\.frames = 9: the longest held-out clip has 4"):
-        evaluate(run, frames=9)
+        evaluate(run, overrides={"evaluate.frames": 9})
 
 
 def test_sample_by_clip_names(run: Path, data: Shards, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Shape legend: F frames, H W height and width in pixels.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,13 +67,12 @@ class KeypointMetric(Protocol):
     def update_keypoints(self, fake: Tensor, keypoints: Tensor) -> None: ...
 
 
-def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Evaluate a finished run and write `metrics.json` and `samples/final` into its folder.
 
     Args:
         run: a folder made by `entprog train`.
         overrides: dotted keys over the run's own configuration, such as {"sample.guidance_scale": 1.5}.
-        settings: the same for keys of [evaluate] and [sample], by their bare names.
 
     Returns:
         What `metrics.json` holds; a table of it is printed, with the protocol.
@@ -82,10 +81,7 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, **setting
         ValueError: no finished run, or no held-out clip that fits the protocol.
     """
     run = Path(run)
-    sampling = {field.name for field in fields(SampleConfig)}
-    keys = {f"{'sample' if name in sampling else 'evaluate'}.{name}": value for name, value in settings.items()}
-    keys |= overrides or {}
-    given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
+    given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (overrides or {}).items()}
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
     config = read_config(run / "config.toml", given, resolved=True)
@@ -111,7 +107,8 @@ def evaluate_task(
     """Generate the held-out clips, measure them and two baselines, write `out`/metrics.json and samples.
 
     The baselines show the same frames: `copy_reference` the reference image throughout, `mean_frame` the mean of
-    up to 512 training frames, evenly spread. "background_l1" is left out where every frame is full of a person,
+    up to 512 training frames, evenly spread. With a metric of poses there is `shuffled_poses`, too: the generated
+    frames against the poses of the next clip. "background_l1" is left out where every frame is full of a person,
     "identity" where all clips show one subject.
 
     Args:
@@ -126,14 +123,21 @@ def evaluate_task(
     mean = mean_frame(shards, config.evaluate.resolution, codec)
     copied = [clip.reference.expand_as(clip.truth) for clip in generated]
     averaged = [mean.expand_as(clip.truth) for clip in generated]
+    baselines = {
+        "copy_reference": measure(copied, generated, names)[0],
+        "mean_frame": measure(averaged, generated, names)[0],
+    }
+    posed = [name for name in names if issubclass(plugins.find("metric", name), KeypointMetric)]
+    if posed and len(generated) > 1:
+        nexts = [*generated[1:], generated[0]]
+        shuffled = [replace(clip, keypoints=other.keypoints) for clip, other in zip(generated, nexts, strict=True)]
+        found = measure([clip.generated for clip in generated], shuffled, posed)[0]
+        baselines["shuffled_poses"] = {name: value for name, value in found.items() if name not in POOLING}
     result = {
         "protocol": protocol(config, clips=len(generated), weights=weights),
         "metrics": values,
         "per_clip": rows,
-        "baselines": {
-            "copy_reference": measure(copied, generated, names)[0],
-            "mean_frame": measure(averaged, generated, names)[0],
-        },
+        "baselines": baselines,
     }
     write_samples(samples or out / "samples" / "final", generated[: config.evaluate.videos])
     write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
@@ -328,10 +332,14 @@ def table(result: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
     head = " " * 16 + "".join(f"{name:>15}" for name in names)
     body = [
-        f"{title.replace('_', ' '):<16}" + "".join(f"{values.get(name, float('nan')):>15.4f}" for name in names)
+        f"{title.replace('_', ' '):<16}" + "".join(f"{_number(values.get(name)):>15}" for name in names)
         for title, values in lines.items()
     ]
     parts = result["protocol"]
     plain = [f"{key.replace('_', ' ')}: {value}" for key, value in parts.items() if not isinstance(value, Mapping)]
     pooled = [f"  {name}: {value['pooling']}" for name, value in parts.items() if isinstance(value, Mapping)]
     return "\n".join([head, *body, "Protocol: " + "; ".join(plain), *pooled])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
