@@ -26,13 +26,18 @@ def phase_blocks(task: HumanVideo, config: Config, settings: PhaseConfig) -> Blo
 
 
 def fixed_draws(task: HumanVideo, clips: Clips, shape: Shape, samples: int, seed: int) -> list[Draw]:
-    """`samples` samples in draws of up to 8, without condition dropout; a pure function of its arguments."""
-    size = min(8, samples)
-    small = replace(shape, batch=size)
-    return [
-        task.draw(clips.batch(position, small), small, seed, dropout=0.0)
-        for position in range(0, samples - size + 1, size)
-    ]
+    """`samples` samples in as few draws of up to 8 as will do, without condition dropout.
+
+    Their sizes differ by at most one, so that the mean over draws is all but the mean over samples. A pure
+    function of its arguments.
+    """
+    count = -(-samples // 8)
+    ends = [samples * (k + 1) // count for k in range(count)]
+    draws = []
+    for first, end in zip([0, *ends], ends, strict=False):
+        small = replace(shape, batch=end - first)
+        draws.append(task.draw(clips.batch(first, small), small, seed, dropout=0.0))
+    return draws
 
 
 def save_draws(folder: Path, probe: list[Draw], holdout: list[Draw]) -> None:
