@@ -21,6 +21,8 @@ class Fixed:
     def __post_init__(self) -> None:
         if not self.m or any(value <= 0 for value in self.m):
             raise ValueError(f"schedule.options.m = {list(self.m)}: give at least one count, each above 0")
+        if any(value > 1 and value != int(value) for value in self.m):
+            raise ValueError(f"schedule.options.m = {list(self.m)}: counts above 1 must be whole")
 
     @property
     def stages(self) -> int:
@@ -42,9 +44,7 @@ class Fixed:
         value = self.m[stage]
         count = max(1, round(value * total)) if value < 1 else int(value)
         if count > total:
-            raise ValueError(
-                f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}"
-            )
+            raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
         return (count,)
 
     def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
