@@ -194,9 +194,9 @@ class SampleConfig:
         weights: "ema" where a run has them, else "model".
     """
 
-    scheduler: Literal["ddim", "ddpm", "dpm++"] = "ddim"
-    num_inference_steps: int = 25
-    guidance_scale: float = 2.0
+    scheduler: Literal["ddim", "ddpm", "dpm++"] = "ddpm"
+    num_inference_steps: int = 12
+    guidance_scale: float = 1.5
     seed: int = 0
     weights: Literal["auto", "ema", "model"] = "auto"
 

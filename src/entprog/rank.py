@@ -34,9 +34,7 @@ def rank(config: Config, *, phase: str | None = None) -> None:
         draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
         scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
         table = ranking_table(task, blocks, draws[0], scores, config.ranking)
-        tqdm.write(
-            f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}"
-        )
+        tqdm.write(f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}")
 
 
 def _text(table: dict[str, Any], ranking: Ranking) -> str:

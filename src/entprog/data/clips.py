@@ -88,9 +88,7 @@ class Clips:
         """Read the samples' tensors and draw their pose maps at one pixel a pixel."""
         size, frames = shape.resolution, shape.frames
         latents = torch.stack([self.shards.latents(s.row, size, s.start, frames) for s in samples])
-        reference = torch.stack(
-            [self.shards.latents(s.reference, size, s.reference_frame, 1)[0] for s in samples]
-        )
+        reference = torch.stack([self.shards.latents(s.reference, size, s.reference_frame, 1)[0] for s in samples])
         keypoints = np.stack([self.shards.pose(s.row, s.start, frames) for s in samples])
         maps = torch.from_numpy(draw_pose(keypoints, size)).movedim(-1, -3)
         return Batch(latents, reference, maps, positions, tuple(s.row.clip for s in samples))

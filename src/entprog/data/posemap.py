@@ -46,9 +46,7 @@ COLOURS = np.array(
     ],
     np.float32,
 )
-DRAWN_FROM = (
-    0.5  # the least visibility that is drawn: hidden keypoints are, those outside the picture are not
-)
+DRAWN_FROM = 0.5  # the least visibility that is drawn: hidden keypoints are, those outside the picture are not
 LIMB_SHADE = 0.6
 CHUNK = 64  # maps drawn at once, which bounds the memory
 _PALETTE = np.concatenate([COLOURS[: len(LIMBS)] * LIMB_SHADE, COLOURS])

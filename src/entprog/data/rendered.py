@@ -112,17 +112,13 @@ def render_data_set(
     return final
 
 
-def _rendered(
-    spec: RenderedPeople, jobs: list[tuple[str, int, int, int]], workers: int
-) -> Iterator[RenderedClip]:
+def _rendered(spec: RenderedPeople, jobs: list[tuple[str, int, int, int]], workers: int) -> Iterator[RenderedClip]:
     if workers == 1 or len(jobs) < 8:
         yield from (_render(spec, job) for job in jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(
-                _render, [spec] * len(jobs), jobs, chunksize=max(1, min(16, len(jobs) // workers))
-            )
+            yield from pool.map(_render, [spec] * len(jobs), jobs, chunksize=max(1, min(16, len(jobs) // workers)))
         except BrokenProcessPool as broken:
             raise RuntimeError(
                 "a rendering worker died (killed, or out of memory); nothing was written. "

@@ -29,9 +29,7 @@ def stratified_tau(seed: int, positions: np.ndarray) -> np.ndarray:
     return (offset + positions * GOLDEN) % 1.0
 
 
-def sample_noise(
-    seed: int, position: int, frames: int, full: tuple[int, int, int], cut: tuple[int, int]
-) -> np.ndarray:
+def sample_noise(seed: int, position: int, frames: int, full: tuple[int, int, int], cut: tuple[int, int]) -> np.ndarray:
     """Standard normal noise [frames, C, *cut] float32 of one sample.
 
     Drawn frame by frame at the `full` size (C, H, W) and cut to the top left: the same numbers for the same

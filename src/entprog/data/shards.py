@@ -117,9 +117,7 @@ class Shards:
             raise ValueError(
                 f"{about}: format {self.about.get('format')!r}, this version reads {FORMAT}; prepare it again"
             )
-        self.rows = [
-            ClipRow(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines() if line
-        ]
+        self.rows = [ClipRow(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines() if line]
         if not self.rows:
             raise ValueError(
                 f"data.path = {str(folder)!r}: the data set is empty; see prepare.jsonl for what was dropped"
@@ -145,9 +143,7 @@ class Shards:
 
     def _slice(self, row: ClipRow, key: str, start: int, frames: int) -> Tensor:
         if not 0 <= start <= start + frames <= row.frames:
-            raise ValueError(
-                f"clip {row.clip!r}: frames {start}..{start + frames} asked for, it has {row.frames}"
-            )
+            raise ValueError(f"clip {row.clip!r}: frames {start}..{start + frames} asked for, it has {row.frames}")
         if row.shard not in self._open:
             self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
         stored = self._open[row.shard].get_slice(key)

@@ -1,6 +1,7 @@
 """The forward process: x_tau from clean latents and noise, thin over diffusers' noise schedules."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -23,8 +24,8 @@ class Noising:
             raise ValueError(
                 f"diffusion.beta_schedule = {self.beta_schedule!r}: choose linear, scaled_linear or squaredcos_cap_v2"
             )
-        table = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule=self.beta_schedule).alphas_cumprod
-        object.__setattr__(self, "_table", table)
+        scheduler: Any = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule=self.beta_schedule)
+        object.__setattr__(self, "_table", scheduler.alphas_cumprod)
 
     def steps(self, tau: Tensor) -> Tensor:
         """Discrete steps 0..999 of times tau in 0..1."""

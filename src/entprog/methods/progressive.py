@@ -31,9 +31,7 @@ class Progressive:
             ValueError: more stages than steps, a search longer than its stage, or what is needed is missing.
         """
         if setting.ranking is None or setting.schedule is None:
-            raise ValueError(
-                "method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]"
-            )
+            raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
         return _Bound(setting, setting.ranking, setting.schedule)
 
 
@@ -201,12 +199,8 @@ class _Bound:
         _, error = paired_gain(before, after)
         flops = self.setting.flops(workload) * share
         mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
-        self._record(
-            Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error)
-        )
-        self.probe["ends"][len(workload.active)] = Snapshot.take(
-            self.setting.task.model, self.setting.optimizer
-        )
+        self._record(Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error))
+        self.probe["ends"][len(workload.active)] = Snapshot.take(self.setting.task.model, self.setting.optimizer)
         if place.offset == place.search - 1:
             self._choose(place)
             losers = [t for t in self._stage_trials(place.stage) if len(t.workload.active) != self.chosen[-1]]

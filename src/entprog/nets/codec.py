@@ -59,9 +59,7 @@ class PatchCodec:
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         order = values.argsort(descending=True)[:CHANNELS]
         basis = vectors[:, order].T
-        basis = basis * basis.sum(1, keepdim=True).sign().where(
-            basis.sum(1, keepdim=True).abs() > 1e-6, torch.ones(())
-        )
+        basis = basis * basis.sum(1, keepdim=True).sign().where(basis.sum(1, keepdim=True).abs() > 1e-6, torch.ones(()))
         deviation = values[order].clamp_min(1e-12).sqrt()
         scale = deviation.sqrt()
         scale = scale * ((deviation / scale) ** 2).mean().sqrt()

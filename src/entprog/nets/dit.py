@@ -46,13 +46,9 @@ class DiTConfig:
             ("pose", ("input", "blocks", "none")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}"
-                )
+                raise ValueError(f"model.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.width % self.heads or self.width % 4:
-            raise ValueError(
-                f"model.width = {self.width}: must be a multiple of 4 and of heads = {self.heads}"
-            )
+            raise ValueError(f"model.width = {self.width}: must be a multiple of 4 and of heads = {self.heads}")
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -86,8 +82,7 @@ class VideoDiT(nn.Module):
             for _ in range(config.depth // config.temporal_every if config.temporal_every else 0)
         )
         self.reference_blocks = nn.ModuleList(
-            SpatialBlock(width, config.heads)
-            for _ in range(config.depth - 1 if config.reference == "separate" else 0)
+            SpatialBlock(width, config.heads) for _ in range(config.depth - 1 if config.reference == "separate" else 0)
         )
         self.head_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, config.channels * config.patch**2)
@@ -111,9 +106,7 @@ class VideoDiT(nn.Module):
     def _temporal_after(self, i: int) -> int | None:
         every = self.config.temporal_every
         return (
-            (i + 1) // every - 1
-            if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.temporal)
-            else None
+            (i + 1) // every - 1 if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.temporal) else None
         )
 
     def forward(

@@ -70,7 +70,7 @@ class TauEmbedding(nn.Module):
 
     def forward(self, tau: Tensor) -> Tensor:
         codes = sinusoids(tau.float() * 1000, self.frequencies)
-        return self.mlp(codes.to(self.mlp[0].weight.dtype))
+        return self.mlp(codes.to(next(self.mlp.parameters()).dtype))
 
 
 class SpatialBlock(nn.Module):

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 ATTENTION: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, out_val=None, **other: (
-        sdpa_flop(q.shape, k.shape, v.shape)
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, out_val=None, **other: sdpa_flop(
+        q.shape, k.shape, v.shape
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *rest, out_val=None, **other: sdpa_backward_flop(
-            grad.shape, q.shape, k.shape, v.shape
-        )
+        lambda grad, q, k, v, *rest, out_val=None, **other: sdpa_backward_flop(grad.shape, q.shape, k.shape, v.shape)
     ),
 }
 """FLOPs of CPU flash attention, which torch's own counter leaves at zero."""
@@ -105,10 +104,10 @@ class Meter(TorchDispatchMode):
         if key in self._live:
             return
         size = storage.nbytes()
-        self._live[key] = (size, category, weakref.ref(storage, lambda _, key=key: self._free(key)))
+        self._live[key] = (size, category, weakref.ref(storage, partial(self._free, key)))
         self._now[category] += size
 
-    def _free(self, key: int) -> None:
+    def _free(self, key: int, gone: Any = None) -> None:
         size, category, _ = self._live.pop(key)
         self._now[category] -= size
 
@@ -134,9 +133,7 @@ class Meter(TorchDispatchMode):
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter)
                 if state:
-                    total += sum(
-                        v.numel() * v.element_size() for v in state.values() if isinstance(v, Tensor)
-                    )
+                    total += sum(v.numel() * v.element_size() for v in state.values() if isinstance(v, Tensor))
                 elif parameter.requires_grad:
                     total += 2 * parameter.numel() * parameter.element_size()
         return total

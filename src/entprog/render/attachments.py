@@ -25,9 +25,7 @@ class Attachment:
     region: int
 
 
-def build_attachments(
-    body: Body, shape: Shape, look: Look, rotations: Array, heads: Array
-) -> list[Attachment]:
+def build_attachments(body: Body, shape: Shape, look: Look, rotations: Array, heads: Array) -> list[Attachment]:
     """Builds what this look wears, for the posed bones: rotations [F, B, 3, 3], heads [F, B, 3]."""
     attachments = []
     if look.hair_style in ("long", "bun"):
@@ -79,9 +77,7 @@ def _sphere(centre: Array, radius: float, rows: int = 9) -> tuple[Array, Array]:
     polar = np.linspace(0, np.pi, rows)[:, None]
     around = np.linspace(0, 2 * np.pi, 2 * rows, endpoint=False)
     flat = np.ones_like(around)
-    points = np.stack(
-        [np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) * flat], -1
-    )
+    points = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) * flat], -1)
     return points.reshape(-1, 3) * radius + centre, grid_faces(rows, 2 * rows, closed=True)
 
 
@@ -104,21 +100,13 @@ def _build_skirt(body: Body, shape: Shape, look: Look, rotations: Array, heads: 
         across = unit(level + 1e-3 * left_way)
         forward = np.cross(up, across)
         widening, folds = min(1.0, 4 * share), 1 + 0.05 * share * np.sin(8 * around + look.phases[0])
-        half_width = (
-            np.maximum(width * (0.86 + 0.14 * widening), half_gap + 0.52 * width) + look.skirt_flare * share
-        )
+        half_width = np.maximum(width * (0.86 + 0.14 * widening), half_gap + 0.52 * width) + look.skirt_flare * share
         half_depth = depth * (0.9 + 0.1 * widening) + 0.02 + 0.9 * look.skirt_flare * share
         x, y = half_width[:, None] * np.cos(around) * folds, half_depth * np.sin(around) * folds
         rings.append(centre[:, None] + across[:, None] * x[..., None] + forward[:, None] * y[..., None])
         # The pattern is laid out as if the cloth hung straight down, so it stays put as the legs move.
-        drop = (
-            body.rest_joint("uleg.L")[2]
-            + WAIST_ABOVE_HIPS
-            - share * (WAIST_ABOVE_HIPS + look.skirt_length * 0.5)
-        )
-        surface.append(
-            np.stack([width * np.cos(around), depth * np.sin(around), np.full_like(around, drop)], -1)
-        )
+        drop = body.rest_joint("uleg.L")[2] + WAIST_ABOVE_HIPS - share * (WAIST_ABOVE_HIPS + look.skirt_length * 0.5)
+        surface.append(np.stack([width * np.cos(around), depth * np.sin(around), np.full_like(around, drop)], -1))
     vertices = np.stack(rings, 1).reshape(len(heads), -1, 3)
     faces = grid_faces(SKIRT_ROWS, SKIRT_COLUMNS, closed=True)
     normals = np.stack([vertex_normals(frame, faces) for frame in vertices])

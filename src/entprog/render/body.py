@@ -118,9 +118,7 @@ def load_body() -> Body:
         return Body({name: asset[name] for name in asset.files})
 
 
-def deform(
-    points: Array, weights: Array, joints: Array, rotations: Array, heads: Array
-) -> tuple[Array, Array]:
+def deform(points: Array, weights: Array, joints: Array, rotations: Array, heads: Array) -> tuple[Array, Array]:
     """Moves points with the bones by linear blend skinning.
 
     Args:

@@ -54,9 +54,7 @@ class Framing:
         """Returns the camera at a time, for a person of that height in metres and a picture of that side."""
         target = np.array([0, 0, height * (self.bottom + self.span / 2)])
         yaw = self.yaw + self.pan * np.sin(2 * np.pi * seconds / self.pan_seconds)
-        back = np.array(
-            [np.sin(yaw) * np.cos(self.pitch), -np.cos(yaw) * np.cos(self.pitch), np.sin(self.pitch)]
-        )
+        back = np.array([np.sin(yaw) * np.cos(self.pitch), -np.cos(yaw) * np.cos(self.pitch), np.sin(self.pitch)])
         eye = target + height * self.span / 2 / np.tan(self.field_of_view / 2) * back
         eye[2] = max(eye[2], 0.15)
         forward = unit(target - eye)

@@ -174,9 +174,7 @@ def draw_person(body: Body, subject: int, motion: int, domain: Domain, frames: i
     )
 
 
-def draw_frame(
-    person: Person, frame: int, scene: Scene, camera: Camera, backdrop: Backdrop
-) -> tuple[Array, Array]:
+def draw_frame(person: Person, frame: int, scene: Scene, camera: Camera, backdrop: Backdrop) -> tuple[Array, Array]:
     """Draws one frame.
 
     Returns:
@@ -207,9 +205,7 @@ def _order_keypoints(body: Body, keypoints: Array) -> Array:
     """Returns the body's keypoints [F, K, 3] in OpenPose-18 order [F, 18, 3]."""
     shoulders = [keypoints[:, body.keypoint_index[f"{side}_shoulder"]] for side in ("left", "right")]
     neck = (shoulders[0] + shoulders[1]) / 2
-    return np.stack(
-        [neck if name == "neck" else keypoints[:, body.keypoint_index[name]] for name in KEYPOINTS], 1
-    )
+    return np.stack([neck if name == "neck" else keypoints[:, body.keypoint_index[name]] for name in KEYPOINTS], 1)
 
 
 def _shadow(contacts: Array, backdrop: Backdrop) -> Array:

@@ -54,9 +54,7 @@ _DANCE = Style(tuple(ARM_POSES), amount=1.0, arm_spread=0.13, mirrored=0.35)
 STYLES = {
     "dance": _DANCE,
     "spin": _DANCE,
-    "sway": Style(
-        ("down", "down", "hips", "low", "chin", "back"), amount=0.35, arm_spread=0.05, mirrored=0.35
-    ),
+    "sway": Style(("down", "down", "hips", "low", "chin", "back"), amount=0.35, arm_spread=0.05, mirrored=0.35),
     "exercise": Style(("out", "up", "forward", "down", "flex"), amount=0.15, arm_spread=0.05, mirrored=1.0),
 }
 
@@ -107,9 +105,7 @@ def spline(keys: Array, beats: Array) -> Array:
     part = 0.6 * part * part * (3 - 2 * part) + 0.4 * part
     before, here, after, later = (keys[np.clip(index + step, 0, last)] for step in (-1, 0, 1, 2))
     cubic = 3 * (here - after) + later - before
-    return here + 0.5 * part * (
-        after - before + part * (2 * before - 5 * here + 4 * after - later + part * cubic)
-    )
+    return here + 0.5 * part * (after - before + part * (2 * before - 5 * here + 4 * after - later + part * cubic))
 
 
 def _count_keys(beats: Array) -> int:
@@ -166,9 +162,7 @@ def _walk(seed: int, domain: Domain, seconds: Array, beats: Array, leg: float) -
     )
 
 
-def _move_on_the_beat(
-    kind: str, seed: int, domain: Domain, seconds: Array, beats: Array, leg: float
-) -> Movement:
+def _move_on_the_beat(kind: str, seed: int, domain: Domain, seconds: Array, beats: Array, leg: float) -> Movement:
     """Dances, sways or exercises: a new pose of arms, hips and feet on every beat."""
     style = STYLES[kind]
     keys = _count_keys(beats)
@@ -177,9 +171,7 @@ def _move_on_the_beat(
     arms = spline(_arm_keys(kind, style, seed, domain, keys), beats)
 
     sideways = rng.uniform(0, 0.11) * leg * style.amount
-    dip = {"exercise": choose(rng, (0.02, 0.45)), "sway": rng.uniform(0.01, 0.06)}.get(
-        kind, rng.uniform(0.02, 0.22)
-    )
+    dip = {"exercise": choose(rng, (0.02, 0.45)), "sway": rng.uniform(0.01, 0.06)}.get(kind, rng.uniform(0.02, 0.22))
     depth = random_stream("motion", seed, domain.name, "depth").normal(0, 0.03, keys) * leg * style.amount
     down = -np.where(odd, dip, 0.015) * leg - 0.01 * leg
     root = spline(np.stack([np.where(odd, sideways, -sideways), depth, down], 1), beats)
@@ -195,9 +187,7 @@ def _move_on_the_beat(
     foot[..., 2] = np.maximum(foot[..., 2], 0)
 
     facing = choose(rng, (0.0, 0.0, 0.0, 0.5, -0.5))
-    turn = (
-        choose(rng, (1, -1)) * rng.uniform(1.2, 3.5) * seconds if kind == "spin" else np.zeros_like(seconds)
-    )
+    turn = choose(rng, (1, -1)) * rng.uniform(1.2, 3.5) * seconds if kind == "spin" else np.zeros_like(seconds)
     wiggle = random_stream("motion", seed, domain.name, "yaw").normal(0, 0.3 * style.amount, keys)
     lean = random_stream("motion", seed, domain.name, "lean").normal(0, 1, (keys, 3)) * [0.12, 0.12, 0.2]
     return Movement(

@@ -15,9 +15,7 @@ def random_stream(*words: str | int) -> np.random.Generator:
     A quantity drawn from a stream of its own does not move when another one is added, and a longer draw from
     it begins with the shorter one.
     """
-    return np.random.default_rng(
-        [zlib.crc32(word.encode()) if isinstance(word, str) else word for word in words]
-    )
+    return np.random.default_rng([zlib.crc32(word.encode()) if isinstance(word, str) else word for word in words])
 
 
 def choose(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:

@@ -37,9 +37,7 @@ def rasterise(points: Array, depth: Array, faces: Array, height: int, width: int
     total = int(counts.sum())
     if total:
         owner = np.repeat(np.arange(len(kept), dtype=np.int32), counts)
-        place = np.arange(total, dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(
-            np.int32
-        )
+        place = np.arange(total, dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
         row = place // extent[owner, 0]
         x = low[kept, 0][owner] + place - row * extent[owner, 0]
         y = low[kept, 1][owner] + row

@@ -112,9 +112,7 @@ def _landscape(scene: Scene, x: Array, z: Array) -> Array:
     zenith, horizon = np.array([0.55, 0.72, 0.92]), np.array([0.9, 0.93, 0.97])
     sky = zenith + (horizon - zenith) * np.clip(1 - (z - 0.8) / 3, 0, 1)[..., None]
     first, second, third = scene.phases[:3]
-    hills = (
-        0.9 + 0.35 * np.sin(x * 0.7 + first) + 0.2 * np.sin(x * 1.9 + second) + 0.06 * np.sin(x * 9 + third)
-    )
+    hills = 0.9 + 0.35 * np.sin(x * 0.7 + first) + 0.2 * np.sin(x * 1.9 + second) + 0.06 * np.sin(x * 9 + third)
     trees = np.array([0.22, 0.4, 0.2]) * (0.8 + 0.3 * np.sin(x * 5 + z * 7))[..., None]
     return np.where((z < hills)[..., None], trees, sky)
 
@@ -143,10 +141,7 @@ def _tiled_floor(scene: Scene, x: Array, y: Array) -> Array:
 
 
 def _grass(scene: Scene, x: Array, y: Array) -> Array:
-    return (
-        np.array([0.36, 0.45, 0.25])
-        * (0.9 + 0.1 * np.sin(x * 8 + scene.phases[3]) * np.sin(y * 9))[..., None]
-    )
+    return np.array([0.36, 0.45, 0.25]) * (0.9 + 0.1 * np.sin(x * 8 + scene.phases[3]) * np.sin(y * 9))[..., None]
 
 
 _Paint = Callable[[Scene, Array, Array], Array]

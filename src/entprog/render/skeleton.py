@@ -31,9 +31,7 @@ class _Posing:
 
     def attach(self, bone: str, parent: str) -> None:
         """Puts the bone's head where its parent carries it."""
-        self.heads[:, self.index[bone]] = self.head(parent) + rotate(
-            self.rotation(parent), self.between(parent, bone)
-        )
+        self.heads[:, self.index[bone]] = self.head(parent) + rotate(self.rotation(parent), self.between(parent, bone))
 
     def turn(self, bone: str, parent: str, *turns: Array) -> None:
         """Attaches the bone and turns it relative to its parent."""
@@ -68,9 +66,7 @@ def _pose_trunk(bones: _Posing, movement: Movement, heading: Array) -> None:
     forward, sideways, twist = movement.lean.T
     turn, nod = movement.look.T
     root = bones.index["root"]
-    bones.rotations[:, root] = (
-        heading @ rotation_about("x", 0.6 * forward) @ rotation_about("y", 0.6 * sideways)
-    )
+    bones.rotations[:, root] = heading @ rotation_about("x", 0.6 * forward) @ rotation_about("y", 0.6 * sideways)
     bones.heads[:, root] = bones.joints[root] + movement.root
     for bone, parent in (("spine1", "root"), ("spine2", "spine1"), ("spine3", "spine2")):
         bones.turn(
@@ -122,6 +118,4 @@ def _pose_leg(bones: _Posing, movement: Movement, heading: Array, side: str, col
     bones.point(shin, foot, ankle - knee, bones.rotation(thigh))
     bones.heads[:, bones.index[foot]] = ankle
     splay = rotation_about("z", np.full(len(hip), 0.15 * sign))
-    bones.rotations[:, bones.index[foot]] = (
-        feet_heading @ splay @ rotation_about("x", movement.foot_pitch[:, column])
-    )
+    bones.rotations[:, bones.index[foot]] = feet_heading @ splay @ rotation_about("x", movement.foot_pitch[:, column])

@@ -67,9 +67,7 @@ def importance(phase: Phase) -> str:
 def _scale(values: Mapping[str, float], error: Mapping[str, float]) -> Axis:
     low = min(0.0, *(value - error.get(name, 0.0) for name, value in values.items()))
     high = max(0.0, *(value + error.get(name, 0.0) for name, value in values.items()))
-    return Axis(
-        low, high + 0.16 * (high - low or 1.0), "", count=3
-    )  # room for the rank beside the longest bar
+    return Axis(low, high + 0.16 * (high - low or 1.0), "", count=3)  # room for the rank beside the longest bar
 
 
 def _costs(cost: Mapping[str, Any], names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -150,14 +148,12 @@ def block_map(run: Run) -> str:
         count = sum(step.searching for step in steps)
         rows.insert(0, _row("search", "search", path, "", f"{count} steps of search"))
     heads = "".join(
-        f'<span style="left:{cent(x.place(low))};width:{cent(x.place(high) - x.place(low))}">'
-        f"{escape(name)}</span>"
+        f'<span style="left:{cent(x.place(low))};width:{cent(x.place(high) - x.place(low))}">{escape(name)}</span>'
         for name, low, high in spans(run, "step")
     )
     lines = "".join(f'<i style="left:{cent(x.place(at))}"></i>' for at in _stage_starts(steps))
     foot = "".join(
-        f'<text x="{cent(x.place(value))}" y="12" text-anchor="middle">{words}</text>'
-        for value, words in x.ticks()
+        f'<text x="{cent(x.place(value))}" y="12" text-anchor="middle">{words}</text>' for value, words in x.ticks()
     )
     keys = charts.legend([(kind, f"var(--kind-{i % 4})") for i, kind in enumerate(kinds)], "box")
     longest = max(map(len, names))
@@ -213,8 +209,4 @@ def _rectangles(shares: Sequence[float], edges: Sequence[float], level: int, x: 
 
 
 def _stage_starts(steps: Sequence[Step]) -> list[int]:
-    return [
-        step.step
-        for before, step in pairwise(steps)
-        if (before.phase, before.stage) != (step.phase, step.stage)
-    ]
+    return [step.step for before, step in pairwise(steps) if (before.phase, before.stage) != (step.phase, step.stage)]

@@ -110,8 +110,7 @@ class Run:
         ]
         for phase in self.phases:
             found += [
-                (f"{phase.name} ranking", "scores", text(warning))
-                for warning in phase.scores.get("warnings") or ()
+                (f"{phase.name} ranking", "scores", text(warning)) for warning in phase.scores.get("warnings") or ()
             ]
         return found
 
@@ -264,9 +263,7 @@ def _phases(
         scores = _read_json(folder / name / "scores.json", notes)
         reports = {
             int(found[1]): path.read_text(encoding="utf-8", errors="replace")
-            for path in sorted(
-                (folder / name).glob("trainable-stage*.txt"), key=lambda path: natural(path.name)
-            )
+            for path in sorted((folder / name).glob("trainable-stage*.txt"), key=lambda path: natural(path.name))
             if (found := re.search(r"stage(\d+)", path.name))
         }
         phases.append(Phase(name, _block_names(name, scores, steps, events), scores, reports))
@@ -284,11 +281,7 @@ def _block_names(
         return tuple(scores["values"])
     count = 1 + max((index for step in steps if step.phase == phase for index in step.active), default=-1)
     for event in events:
-        if (
-            event.get("event") == "stage"
-            and event.get("phase") == phase
-            and len(event.get("active", ())) == count
-        ):
+        if event.get("event") == "stage" and event.get("phase") == phase and len(event.get("active", ())) == count:
             return tuple(sorted(map(str, event["active"]), key=natural))
     return tuple(f"block {i}" for i in range(count))
 

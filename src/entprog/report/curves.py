@@ -134,9 +134,7 @@ def memory(run: Run, high: float) -> str:
     if peaks:
         paths.append(f'<path class="line peak" data-label="peak" d="{charts.path(peaks, x, y)}"/>')
     entries = [(name, f"var(--live-{place})") for place, name in enumerate(CATEGORIES)] if parts else []
-    keys = charts.legend(entries, "box") + charts.legend(
-        [("peak of the step", "currentColor")] if peaks else []
-    )
+    keys = charts.legend(entries, "box") + charts.legend([("peak of the step", "currentColor")] if peaks else [])
     return charts.plot(run.label, x, y, paths, (), spans(run, "step"), height=200, legend=keys)
 
 

@@ -15,10 +15,7 @@ from entprog.report.collect import Run, collect
 HERE = Path(__file__).parent
 LONGEST = 400
 OPEN = 2
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; img-src data:; media-src data:"
-)
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -128,9 +125,7 @@ def _card(run: Run, index: int) -> str:
     )
     reason = f'<p class="reason">{escape(str(about["reason"]))}</p>' if about.get("reason") else ""
     raised = len(run.warnings())
-    count = (
-        f'<a class="pill warned" href="#warnings">{raised} warning{"s" * (raised != 1)}</a>' if raised else ""
-    )
+    count = f'<a class="pill warned" href="#warnings">{raised} warning{"s" * (raised != 1)}</a>' if raised else ""
     notes = "".join(_line(escape(note)) for note in run.notes)
     dot = f'<i class="run-dot" style="--c:{curves.colour(index)}"></i>'
     return (
@@ -156,9 +151,7 @@ def _time(value: Any) -> str:
 def _samples(runs: Sequence[Run]) -> str:
     lead = "Held-out clips. In each picture from left to right: reference, pose, generated, truth."
     body = media.clips(runs)
-    return _section(
-        "samples", "Samples", lead if body else "", body or _line("No sample clips in these runs.")
-    )
+    return _section("samples", "Samples", lead if body else "", body or _line("No sample clips in these runs."))
 
 
 def _loss(runs: Sequence[Run]) -> str:
@@ -174,9 +167,7 @@ def _importance(runs: Sequence[Run]) -> str:
         "Beside it what training it costs: the backward pass runs down to the lowest trained depth."
     )
     body = _each(drawn, titles=len(runs) > 1)
-    return _section(
-        "importance", "Importance by block", lead if body else "", body or _line("No block was scored.")
-    )
+    return _section("importance", "Importance by block", lead if body else "", body or _line("No block was scored."))
 
 
 def _map(runs: Sequence[Run]) -> str:
@@ -197,13 +188,7 @@ def _each(drawn: Sequence[tuple[Run, str]], titles: bool) -> str:
 
 def _memory(runs: Sequence[Run]) -> str:
     largest = max(
-        (
-            value
-            for run in runs
-            for step in run.steps
-            for value in (step.bytes_peak, math.fsum(step.live))
-            if value > 0
-        ),
+        (value for run in runs for step in run.steps for value in (step.bytes_peak, math.fsum(step.live)) if value > 0),
         default=0.0,
     )
     body = "".join(curves.memory(run, largest) for run in runs if run.steps) if largest else ""
@@ -218,12 +203,8 @@ def _trials(runs: Sequence[Run]) -> str:
         if found:
             title = f"<h3>{escape(run.label)}</h3>" if len(runs) > 1 else ""
             body += f"{title}<p>{tables.search_cost(run)}</p>{found}"
-    lead = (
-        "In each stage the candidates m (blocks trained) and their efficiency CE(m): loss removed per cost."
-    )
-    return _section(
-        "trials", "Trials and choices", lead, body or _line("Nothing was searched in these runs.")
-    )
+    lead = "In each stage the candidates m (blocks trained) and their efficiency CE(m): loss removed per cost."
+    return _section("trials", "Trials and choices", lead, body or _line("Nothing was searched in these runs."))
 
 
 def _warnings(runs: Sequence[Run]) -> str:
@@ -235,9 +216,7 @@ def _warnings(runs: Sequence[Run]) -> str:
 
 
 def _metrics(runs: Sequence[Run]) -> str:
-    lead = (
-        "A model that has learnt something beats both baselines: copying the reference, and the mean frame."
-    )
+    lead = "A model that has learnt something beats both baselines: copying the reference, and the mean frame."
     found = tables.metrics(runs)
     return _section("metrics", "Metrics", lead if found else "", found or _line("Not evaluated yet."))
 
@@ -252,9 +231,7 @@ def _details(runs: Sequence[Run]) -> str:
             parts.append(_fold(f"{prefix}resolved configuration", _code(run.config)))
         for phase in run.phases:
             for stage, report in phase.trainable.items():
-                parts.append(
-                    _fold(f"{prefix}what trains in {escape(phase.name)}, stage {stage}", _code(_cut(report)))
-                )
+                parts.append(_fold(f"{prefix}what trains in {escape(phase.name)}, stage {stage}", _code(_cut(report))))
     return _section("details", "Details", "", "".join(parts))
 
 

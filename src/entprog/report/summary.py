@@ -96,9 +96,7 @@ def _scored(run: Run) -> Mapping[str, Any]:
 
 
 def _holdout(runs: Sequence[Run], base: int) -> Row | None:
-    draws = max(
-        (len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")), default=0
-    )
+    draws = max((len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")), default=0)
     protocol = "noise-prediction MSE" + (f" on {draws} fixed draws" if draws else "")
     return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, units.significant)
 
@@ -174,9 +172,7 @@ def summary_table(runs: Sequence[Run | Path], width: int = 100) -> str:
             wider = _beside(_beside(head, columns[base]), column)
         current = wider
     tables.append(current)
-    blocks = [
-        "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *map(str.rstrip, lines[1:])]) for lines in tables
-    ]
+    blocks = ["\n".join([lines[0].rstrip(), "-" * len(lines[0]), *map(str.rstrip, lines[1:])]) for lines in tables]
     notes = _protocols(found)
     if len(taken) > 1:
         notes.append(f"compared with {taken[base].label} (0.87x: 0.87 times its value)")

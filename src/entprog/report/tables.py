@@ -77,9 +77,7 @@ def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
     efficiency = {str(key): number(value) for key, value in (choice.get("efficiency") or {}).items()}
     largest = max((abs(value) for value in efficiency.values() if math.isfinite(value)), default=0.0)
     state = "" if choice else ": no choice yet, the search had not ended"
-    body = [
-        f'<tr class="group"><th colspan="7" scope="rowgroup">{escape(phase)}, stage {stage}{state}</th></tr>'
-    ]
+    body = [f'<tr class="group"><th colspan="7" scope="rowgroup">{escape(phase)}, stage {stage}{state}</th></tr>']
     for m in sorted({*found["trials"], *efficiency}, key=natural):
         tried = found["trials"].get(m, ())
         value = efficiency.get(m, math.nan)
@@ -178,8 +176,7 @@ def _metric_line(
     title: str, values: Mapping[str, Any], names: Mapping[str, Any], protocol: str, style: str = ""
 ) -> str:
     cells = "".join(
-        f"<td>{units.significant(number(values[name])) if name in values else units.MISSING}</td>"
-        for name in names
+        f"<td>{units.significant(number(values[name])) if name in values else units.MISSING}</td>" for name in names
     )
     return (
         f'<tr class="{style}"><th scope="row">{title}</th>{cells}'
@@ -200,10 +197,7 @@ def per_clip(run: Run) -> str:
         + "</tr>"
         for i, row in enumerate(clips)
     )
-    return (
-        f'<div class="scroll"><table><thead><tr><th>clip</th>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f'<div class="scroll"><table><thead><tr><th>clip</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def totals(runs: Sequence[Run]) -> str:
@@ -225,16 +219,12 @@ def totals(runs: Sequence[Run]) -> str:
     for title, key, form in lines:
         values = [float(getattr(run.totals, key)) for run in runs]
         if any(math.isfinite(value) for value in values):
-            cells = "".join(
-                f"<td>{form(value) if math.isfinite(value) else units.MISSING}</td>" for value in values
-            )
+            cells = "".join(f"<td>{form(value) if math.isfinite(value) else units.MISSING}</td>" for value in values)
             body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
     if not body:
         return ""
     counted = [run.label for run in runs if run.totals.counted]
-    note = (
-        f'<p class="note">Added up from the log so far: {escape(", ".join(counted))}.</p>' if counted else ""
-    )
+    note = f'<p class="note">Added up from the log so far: {escape(", ".join(counted))}.</p>' if counted else ""
     return (
         f'<div class="scroll"><table class="totals"><thead><tr><td></td>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{note}"

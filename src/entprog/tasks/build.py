@@ -23,9 +23,7 @@ def build_task(config: Config) -> HumanVideo:
     model = build_model(config.model)
     precision = pick_precision(config.train.mixed_precision, device)
     model.gradient_checkpointing = config.train.gradient_checkpointing
-    full = (
-        max(config.data.sizes) if not config.data.path else max(p.resolution for p in config.phases.values())
-    )
+    full = max(config.data.sizes) if not config.data.path else max(p.resolution for p in config.phases.values())
     return HumanVideo(
         model.to(device),
         Noising(config.model.beta_schedule),
@@ -62,9 +60,7 @@ def build_model(config: ModelConfig) -> VideoDiT:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load safetensors weights of any float type into `model`, refusing what does not fit."""
     if not path.is_file():
-        raise ValueError(
-            f"model.init = {str(path)!r}: no such file; give 'base', 'scratch' or a safetensors file"
-        )
+        raise ValueError(f"model.init = {str(path)!r}: no such file; give 'base', 'scratch' or a safetensors file")
     try:
         stored = load_file(str(path))
     except SafetensorError as error:
@@ -75,8 +71,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     missing = [k for k in own.keys() - stored.keys() if not _may_be_new(k)]
     if strange or wrong or missing:
         what = "; ".join(
-            f"{label}: {', '.join(sorted(names)[:3])}"
-            + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            f"{label}: {', '.join(sorted(names)[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             for label, names in (("unknown", strange), ("other shape", wrong), ("missing", missing))
             if names
         )
@@ -142,12 +137,10 @@ def open_run(run: Path, weights: str = "auto") -> tuple[Config, HumanVideo, Patc
         raise ValueError(
             f"run = {str(run)!r}: it has no final weights yet; finish it with --resume-from-checkpoint latest"
         )
-    config = read_config(run / "config.toml")
+    config = read_config(run / "config.toml", resolved=True)
     averaged = final / "ema.safetensors"
     if weights == "ema" and not averaged.is_file():
-        raise ValueError(
-            f"weights = 'ema': {run} has no averaged weights; set train.ema_decay, or choose model"
-        )
+        raise ValueError(f"weights = 'ema': {run} has no averaged weights; set train.ema_decay, or choose model")
     chosen = averaged if averaged.is_file() and weights != "model" else final / "model.safetensors"
     task = build_task(_with_init(config, str(chosen)))
     task.model.eval()

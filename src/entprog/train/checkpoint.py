@@ -67,9 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"resume_from_checkpoint = {str(path)!r}: truncated or damaged ({error}); name an earlier checkpoint"
         ) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise ValueError(
-            f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train anew"
-        )
+        raise ValueError(f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train anew")
     missing: list[str] = []
     state = _join(plain, tensors, missing)
     if missing:
@@ -88,14 +86,10 @@ def find_checkpoint(run: Path, wanted: str) -> Path:
         for path in (Path(wanted), run / wanted):
             if path.is_dir():
                 return path
-        raise ValueError(
-            f"resume_from_checkpoint = {wanted!r}: no such folder; give latest or a checkpoint folder"
-        )
+        raise ValueError(f"resume_from_checkpoint = {wanted!r}: no such folder; give latest or a checkpoint folder")
     found = checkpoints(run)
     if not found:
-        raise ValueError(
-            f"resume_from_checkpoint = 'latest': no complete checkpoint in {run}; train without it"
-        )
+        raise ValueError(f"resume_from_checkpoint = 'latest': no complete checkpoint in {run}; train without it")
     return found[-1]
 
 

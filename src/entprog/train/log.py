@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import which
 from typing import Any, TextIO
 
 import diffusers
@@ -157,17 +158,12 @@ def write_status(run: Path, values: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    place = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=place, capture_output=True, text=True, check=False
-    ) if _has_git() else None  # fmt: skip
-    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
-
-
-def _has_git() -> bool:
-    from shutil import which
-
-    return which("git") is not None
+    """The commit of the source tree that runs, "-dirty" where it was changed; None for an installed package."""
+    if which("git") is None:
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def _version() -> str:

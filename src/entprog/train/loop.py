@@ -70,9 +70,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         seconds = time.perf_counter() - started
         _account(session, phase, i, info, loss, norm, rate(replayed), cost, seconds, place)
         bar.update()
-        bar.set_postfix(
-            phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False
-        )
+        bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
         session.step += 1
         save_now = config.checkpointing_steps and session.step % config.checkpointing_steps == 0
         stopped = session.stop is not None and session.stop.number is not None
@@ -80,17 +78,11 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             save(i + 1)
         if stopped:
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
-        if (
-            config.validation_steps
-            and session.step % config.validation_steps == 0
-            and i + 1 < phase.config.steps
-        ):
+        if config.validation_steps and session.step % config.validation_steps == 0 and i + 1 < phase.config.steps:
             session.validate(phase)
 
 
-def _forward_backward(
-    session: Session, phase: Phase, replayed: int, workload: Workload
-) -> tuple[float, StepCost]:
+def _forward_backward(session: Session, phase: Phase, replayed: int, workload: Workload) -> tuple[float, StepCost]:
     """Mean loss of the step's micro-batches, with gradients left in place; metered once a workload."""
     count = session.config.train.gradient_accumulation_steps
     shape = workload.shape or phase.shape
@@ -127,8 +119,6 @@ def learning_rates(
         num_training_steps=total or phase.steps,
     )
     factor = scheduler.lr_lambdas[0]
-    if config.lr_scheduler == "constant" and config.lr_warmup_steps:
-        return lambda i: phase.learning_rate * min(1.0, (i + first + 1) / config.lr_warmup_steps)
     # Step 0 of a warm-up would train at rate zero.
     offset = first + (1 if config.lr_warmup_steps else 0)
     return lambda i: phase.learning_rate * factor(i + offset)

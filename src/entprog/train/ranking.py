@@ -19,17 +19,13 @@ from entprog.train.state import Session
 from entprog.train.watch import Watch
 
 
-def rank_blocks(
-    task: Task, blocks: Blocks, draws: list[Draw], config: RankingConfig
-) -> tuple[Scores, Ranking]:
+def rank_blocks(task: Task, blocks: Blocks, draws: list[Draw], config: RankingConfig) -> tuple[Scores, Ranking]:
     """Score `blocks` on `draws` by the configured plugin."""
     scores = plugins.load("score", config.score, **config.options).score(task, blocks, draws)
     return scores, scores.ranking()
 
 
-def ranking_table(
-    task: Task, blocks: Blocks, draw: Draw, scores: Scores, config: RankingConfig
-) -> dict[str, Any]:
+def ranking_table(task: Task, blocks: Blocks, draw: Draw, scores: Scores, config: RankingConfig) -> dict[str, Any]:
     """What scores.json says of a ranking: order, values, errors, and what each block costs to train."""
     return {
         "score": config.score,

@@ -22,9 +22,9 @@ from entprog.evaluate import evaluate_task
 from entprog.plan.meter import Meter
 from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
-from entprog.tasks.human_video import HumanVideo
-from entprog.train.checkpoint import find_checkpoint, load_checkpoint, prune, save_checkpoint
+from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
+from entprog.train.folder import check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
 from entprog.train.ranking import rank_phase, reranker
@@ -37,7 +37,6 @@ from entprog.train.state import (
     optimizer_state,
 )
 from entprog.train.watch import Watch
-from entprog.validate import RESUMABLE, differences, read_config, write_config
 
 
 def train(config: Config, *, resume_from_checkpoint: str | None = None, command: str = "") -> Path:
@@ -56,7 +55,7 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
     """
     # 1. The run folder, before any work: never overwritten, complete from its first second.
     run = Path(config.output_dir)
-    saved = _open_folder(run, config, resume_from_checkpoint)
+    saved = open_folder(run, config, resume_from_checkpoint)
 
     # 2. Seeds and threads.
     if config.train.threads:
@@ -67,14 +66,12 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
     try:
         shards = open_data(config.data)
         task = build_task(config)
-        _check_sizes(config, shards.sizes)
+        check_data(config, shards)
     except BaseException:
         if saved is None:
             shutil.rmtree(run, ignore_errors=True)
         raise
-    write_status(
-        run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **_kept(run, saved)}
-    )
+    write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
     log = RunLog(run, config.train.report_to)
     session = Session(config, run, task, shards, log, Averages(task.model, config.train.ema_decay))
     try:
@@ -92,7 +89,7 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
-        _try_to_say(run, log, kind, reason)
+        try_to_say(run, log, kind, reason)
         raise
     finally:
         log.close()
@@ -144,11 +141,6 @@ def _one_phase(
     # 5. Fixed draws: the same probe and holdout for every method that uses this seed.
     shape = Shape(settings.resolution, settings.frames, settings.batch)
     clips = Clips(session.shards, "train", seed=seed, frames=settings.frames)
-    if settings.batch > len(clips):
-        raise ValueError(
-            f"phases.{name}.batch = {settings.batch}: larger than the data set's {len(clips)} training clips of "
-            f"{settings.frames} frames; lower it, or use train.gradient_accumulation_steps"
-        )
     probe = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
     held = Clips(session.shards, "holdout", seed=config.train.seed, frames=settings.frames)
     holdout = fixed_draws(task, held, shape, config.train.holdout_clips, seed + 700)
@@ -156,9 +148,7 @@ def _one_phase(
         save_draws(folder, probe, holdout)
 
     # 6. Rank.
-    watch = Watch(
-        lambda sign, message: log.event("warning", {"sign": sign, "message": message}) or tqdm.write(message)
-    )
+    watch = Watch(_Warn(log))
     ranking = rank_phase(session, folder, blocks, probe, watch, resumed=saved is not None)
 
     # 7. One optimizer with a group a block, and the method bound to it.
@@ -170,20 +160,18 @@ def _one_phase(
         weight_decay=config.train.adam_weight_decay,
         fused=True,
     )
-    readings = _ReadingFlops(session, holdout)
+    readings, notes = _ReadingFlops(session, holdout), _Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
         ranking=ranking, schedule=_schedule(config), rerank=reranker(session, blocks, probe),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=_cost(config, task.device), states=config.schedule.states, outside=outside,
-        notify=_Notes(session, folder, task), seed=seed,
+        notify=notes, seed=seed,
     )  # fmt: skip
     method = plugins.load("method", config.method).bind(setting)
-    setting.notify.method = method
+    notes.method = method
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
-    phase = Phase(
-        number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler
-    )
+    phase = Phase(number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler)
     start = 0
     if saved is not None:
         method.load_state_dict(saved["method"])
@@ -214,6 +202,17 @@ def _one_phase(
     method.freezer.release() if hasattr(method, "freezer") else None
 
 
+class _Warn:
+    """Writes a failure sign into the events and above the progress bar."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+
+    def __call__(self, sign: str, message: str) -> None:
+        self.log.event("warning", {"sign": sign, "message": message})
+        tqdm.write(f"warning: {message}")
+
+
 class _ReadingFlops:
     """FLOPs of one reading of all holdout draws, counted once and added to the run's total each time."""
 
@@ -232,8 +231,8 @@ class _ReadingFlops:
 class _Notes:
     """Turns what the method reports into events and trainable reports."""
 
-    def __init__(self, session: Session, folder: Path, task: HumanVideo) -> None:
-        self.session, self.folder, self.task = session, folder, task
+    def __init__(self, session: Session, folder: Path) -> None:
+        self.session, self.folder = session, folder
         self.method: Any = None
 
     def __call__(self, event: str, values: dict[str, Any]) -> None:
@@ -277,10 +276,17 @@ def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
                 resolution=phase.config.resolution,
             )
             result = evaluate_task(
-                session.task, session.shards, replace(config, evaluate=few),
-                session.run / "samples" / f"{phase.folder.name}-{session.step}", progress=False,
-            )  # fmt: skip
-            phase.watch.background_error(result["metrics"]["background_l1"])
+                session.task,
+                session.shards,
+                replace(config, evaluate=few),
+                session.run / "samples" / f"{phase.folder.name}-{session.step}",
+                samples=session.run / "samples" / f"{phase.folder.name}-{session.step}",
+                weights="ema" if session.averages.weights else "model",
+                progress=False,
+            )
+            background = result["metrics"].get("background_l1")
+            if background is not None:
+                phase.watch.background_error(background)
             session.log.event("sample", {"metrics": result["metrics"]})
 
 
@@ -332,61 +338,11 @@ def _finish(session: Session) -> None:
     write_atomically(run / "totals.json", json.dumps(totals, indent=2) + "\n")
     session.task.pose = True
     model.temporal_off = False
+    kind = "ema" if session.averages.weights else "model"
     if config.evaluate.clips:
         with session.averages.applied(model):
-            evaluate_task(session.task, session.shards, config, run)
+            evaluate_task(session.task, session.shards, config, run, weights=kind)
     session.log.event("finish", totals)
     write_status(run, {"status": "finished", "finished": now()})
     page = write_report([run])
     tqdm.write(f"{run}: holdout loss {session.holdout_loss:.4f}; report in {page}")
-
-
-def _open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
-    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
-    if resume is None:
-        if run.exists():
-            raise ValueError(
-                f"output_dir = {str(run)!r}: exists; choose another, or go on with --resume-from-checkpoint latest"
-            )
-        run.mkdir(parents=True)
-        write_atomically(run / "config.toml", write_config(config))
-        return None
-    if not (run / "config.toml").is_file():
-        raise ValueError(
-            f"output_dir = {str(run)!r}: no run to resume there; train without --resume-from-checkpoint"
-        )
-    changed = [
-        line
-        for line in differences(read_config(run / "config.toml"), config)
-        if not any(line.startswith(prefix) for prefix in RESUMABLE)
-    ]
-    if changed:
-        raise ValueError(
-            "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
-        )
-    return load_checkpoint(find_checkpoint(run, resume))
-
-
-def _kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
-    """A resumed run keeps the time of its first start."""
-    if saved is None or not (run / "run.json").is_file():
-        return {}
-    return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
-
-
-def _check_sizes(config: Config, sizes: tuple[int, ...]) -> None:
-    wrong = [f"phases.{n}.resolution = {p.resolution}" for n, p in config.phases.items()
-             if p.steps and p.resolution not in sizes]  # fmt: skip
-    if wrong:
-        raise ValueError(
-            f"{'; '.join(wrong)}: the data set stores {list(sizes)}; prepare it with that size too"
-        )
-
-
-def _try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
-    """Note why a run ended; a full disk must not hide the first error."""
-    try:
-        log.event("stop", {"reason": reason})
-        write_status(run, {"status": kind, "reason": reason, "finished": now()})
-    except OSError as error:
-        print(f"entprog: could not note that in {run}: {error}", file=sys.stderr)

@@ -82,9 +82,7 @@ class Watch:
         """For a checkpoint."""
         return {
             "losses": self.losses[-2 * WINDOW :],
-            "changed_at": None
-            if self.changed_at is None
-            else self.changed_at - max(0, len(self.losses) - 2 * WINDOW),
+            "changed_at": None if self.changed_at is None else self.changed_at - max(0, len(self.losses) - 2 * WINDOW),
             "active": None if self.active is None else sorted(self.active),
             "background": self.background,
         }

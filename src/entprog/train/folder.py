@@ -1,0 +1,72 @@
+"""The run folder: made once, never overwritten, resumed only with the configuration that made it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from entprog.config import Config
+from entprog.data.clips import Clips
+from entprog.data.shards import Shards, write_atomically
+from entprog.train.checkpoint import find_checkpoint, load_checkpoint
+from entprog.train.log import RunLog, now, write_status
+from entprog.validate import RESUMABLE, differences, read_config, write_config
+
+
+def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
+    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
+    if resume is None:
+        if run.exists():
+            raise ValueError(
+                f"output_dir = {str(run)!r}: exists; choose another, or go on with --resume-from-checkpoint latest"
+            )
+        run.mkdir(parents=True)
+        write_atomically(run / "config.toml", write_config(config))
+        return None
+    if not (run / "config.toml").is_file():
+        raise ValueError(f"output_dir = {str(run)!r}: no run to resume there; train without --resume-from-checkpoint")
+    changed = differences(read_config(run / "config.toml", resolved=True), config, RESUMABLE)
+    if changed:
+        raise ValueError(
+            "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
+        )
+    return load_checkpoint(find_checkpoint(run, resume))
+
+
+def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
+    """A resumed run keeps the time of its first start."""
+    if saved is None or not (run / "run.json").is_file():
+        return {}
+    return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
+
+
+def check_data(config: Config, shards: Shards) -> None:
+    """Refuse, before any work, phases that the data set can't feed.
+
+    Raises:
+        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set.
+    """
+    for name, phase in config.phases.items():
+        if not phase.steps:
+            continue
+        if phase.resolution not in shards.sizes:
+            raise ValueError(
+                f"phases.{name}.resolution = {phase.resolution}: the data set stores {list(shards.sizes)}; "
+                "prepare it with that size too"
+            )
+        clips = len(Clips(shards, "train", frames=phase.frames))
+        Clips(shards, "holdout", frames=phase.frames)
+        if phase.batch > clips:
+            raise ValueError(
+                f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
+                f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
+            )
+
+
+def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
+    """Note why a run ended; a full disk must not hide the first error."""
+    try:
+        log.event("stop", {"reason": reason})
+        write_status(run, {"status": kind, "reason": reason, "finished": now()})
+    except OSError as error:
+        print(f"entprog: could not note that in {run}: {error}", file=sys.stderr)
