@@ -1,0 +1,201 @@
+"""Every method by its contract: off means off, frozen means frozen, and a saved state goes on exactly."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from entprog.core.types import Ranking, Shape
+from entprog.plugins import describe, load, names
+from entprog.train.checkpoint import load_checkpoint, save_checkpoint
+from entprog.train.state import load_optimizer_state, optimizer_state
+from loops import ORDER, Rig, adaptive, weights
+
+
+def linear(stages: int) -> Any:
+    return load("schedule", "linear", stages=stages)
+
+
+def fixed(*m: float) -> Any:
+    return load("schedule", "fixed", m=list(m))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full", "schedule": None},
+    "linear": {"schedule": linear(4)},
+    "descending": {"schedule": load("schedule", "descending", stages=3)},
+    "supernet": {"schedule": adaptive("supernet", stages=2, search_steps=6)},
+    "probe": {"schedule": adaptive("probe", stages=2, search_steps=6)},
+}
+TOTAL = 18
+
+
+@pytest.mark.parametrize("name", names("method"))
+def test_every_method_keeps_the_contract(name: str) -> None:
+    assert describe("method", name).summary and load("method", name) == load("method", name)
+    shape = Shape(16, 2, 2)
+    rig = Rig(method=name, schedule=linear(2), total=6, shape=shape)
+    for i in range(6):
+        workload = rig.method.workload(i)
+        assert workload == rig.method.workload(i) and workload.shape == shape
+        assert 1 <= len(workload.active) <= 4 and set(workload.active) <= set(rig.blocks.names)
+        assert rig.method.replays(i) == i
+        rig.run(i, i + 1)
+    assert next(values["stage"] for event, values in rig.events if event == "stage") == 0
+    assert all(values["m"] == len(values["active"]) for event, values in rig.events if event == "stage")
+
+
+@pytest.mark.parametrize("kind", ["full", "everything"])
+def test_off_means_off(kind: str) -> None:
+    """With every block active the method equals plain training bit for bit."""
+    with_method = Rig(schedule=fixed(4), total=10, method="full" if kind == "full" else "progressive")
+    plain = Rig(schedule=fixed(4), total=10)
+    with_method.run()
+    plain.plain_steps(0, 10)
+    assert with_method.losses == plain.losses
+    expected = weights(plain.task)
+    assert all(torch.equal(expected[name], value) for name, value in weights(with_method.task).items())
+
+
+@pytest.mark.parametrize(("kind", "states"), [*product(KINDS, ["keep"]), ("descending", "drop"), ("probe", "offload")])
+def test_frozen_weights_do_not_move(kind: str, states: str) -> None:
+    rig = Rig(**KINDS[kind], total=TOTAL, states=states)
+    rig.run()  # asserts at every step that exactly the active blocks move
+    assert len(rig.infos) == TOTAL
+    if kind == "linear":
+        assert [info.m for info in rig.infos] == [1] * 5 + [2] * 4 + [3] * 5 + [4] * 4
+        assert rig.infos[0].active == ("blocks.2",) and rig.infos[5].active == ("blocks.0", "blocks.2")
+    if kind == "descending":
+        assert [info.m for info in rig.infos] == [4] * 6 + [3] * 6 + [1] * 6
+        assert len(rig.optimizer_states()) < 3 * len(weights(rig.task)) or states == "keep"
+
+
+def test_weights_outside_may_be_left_alone() -> None:
+    rig = Rig(schedule=linear(2), total=4, outside=False)
+    before = weights(rig.task)
+    rig.run()
+    moved = {n.split(".")[0] for n, value in weights(rig.task).items() if not torch.equal(value, before[n])}
+    assert moved == {"blocks"}
+
+
+def test_stages_share_the_steps_and_each_is_announced_once() -> None:
+    rig = Rig(schedule=linear(4), total=10)
+    rig.run()
+    assert [info.stage for info in rig.infos] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+    told = [(values["stage"], values["m"]) for name, values in rig.events if name == "stage"]
+    assert told == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_a_new_ranking_at_each_stage() -> None:
+    orders = iter([Ranking(ORDER.names[::-1]), Ranking(tuple(sorted(ORDER.names)))])
+    rig = Rig(schedule=fixed(2, 2, 2), total=9, rerank=lambda: next(orders))
+    rig.run()
+    assert [set(info.active) for info in rig.infos[::3]] == [
+        {"blocks.2", "blocks.0"}, {"blocks.1", "blocks.3"}, {"blocks.0", "blocks.1"},
+    ]  # fmt: skip
+    assert next(orders, None) is None, "asked once a stage, and not for the first"
+
+
+STOPS = {"keep": range(TOTAL), "drop": (4, 8, 12, 14), "offload": (3, 7, 11, 15)}
+"""After how many steps a run is stopped: everywhere, or within and around searches and stages."""
+
+
+@pytest.mark.parametrize(("kind", "states"), [("full", "keep"), *product(list(KINDS)[1:], STOPS)])
+def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -> None:
+    """Stopped after any step, searches included; saved, read into fresh objects, and finished."""
+    every = kind in ("supernet", "probe")
+    stops = set(STOPS[states]) if every else {2, 6, 12}
+    whole, told = Rig(**KINDS[kind], total=TOTAL, states=states), {}
+    for i in range(TOTAL):
+        if i in stops:
+            state = {
+                "model": dict(whole.task.model.state_dict()),
+                "method": whole.method.state_dict(),
+                "optimizer": optimizer_state(whole.optimizer),
+            }
+            save_checkpoint(tmp_path, i, state)
+            told[i] = [name for name, _ in whole.events]
+        whole.run(i, i + 1, checked=False)
+    expected = weights(whole.task)
+    for stop in stops:
+        state = load_checkpoint(tmp_path / f"checkpoint-{stop}")
+        again = Rig(**KINDS[kind], total=TOTAL, states=states)
+        again.task.model.load_state_dict(state["model"])
+        again.method.load_state_dict(state["method"])
+        load_optimizer_state(again.optimizer, state["optimizer"])
+        again.run(stop, checked=False)
+        assert again.losses == whole.losses[stop:], f"stopped after step {stop}"
+        assert all(torch.equal(expected[name], value) for name, value in weights(again.task).items())
+        assert told[stop] + [name for name, _ in again.events] == [name for name, _ in whole.events]
+        if every:
+            assert again.method.chosen == whole.method.chosen
+            assert again.method.search_flops == whole.method.search_flops
+
+
+def test_rankings_are_part_of_the_state() -> None:
+    def rig() -> Rig:
+        return Rig(schedule=fixed(2, 2), total=6, rerank=lambda: Ranking(ORDER.names[::-1]))
+
+    first, second = rig(), rig()
+    first.run(0, 3)
+    second.method.load_state_dict(first.method.state_dict())
+    assert second.method.workload(4).active == first.method.workload(4).active == ("blocks.1", "blocks.3")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": linear(5), "total": 4}, r"options\.stages = 5: more stages than the phase has steps \(4\)"),
+        ({"schedule": fixed(5), "total": 4}, r"schedule\.options\.m = \[5\.0\]: 5 blocks asked for, the phase has 4"),
+        (
+            {"schedule": adaptive("probe", stages=2, search_steps=6), "total": 12},
+            r"schedule\.options\.search_steps = 6: a stage has only 6 steps \(12 steps in 2 stages\)",
+        ),
+        (
+            {"schedule": adaptive("supernet", stages=2, search_steps=6), "total": 20, "holdout": ()},
+            "needs holdout draws",
+        ),
+        ({"schedule": None, "total": 4}, "needs a ranking and a schedule"),
+        ({"schedule": linear(1), "total": 4, "ranking": None}, "needs a ranking and a schedule"),
+        ({"schedule": linear(1), "total": 4, "states": "forget"}, "states = 'forget': choose from keep"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_before_training(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rig(**options)
+
+
+def test_seconds_are_recorded_and_weighed_on_request() -> None:
+    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=6), total=8, cost="seconds")
+    rig.run()
+    choice = next(values for name, values in rig.events if name == "choice")
+    for made in rig.method.trials:
+        assert made.seconds > 0
+        assert choice["efficiency"][str(len(made.workload.active))] == pytest.approx(made.gain / made.seconds)
+    assert rig.method.search_seconds > 0
+
+
+class Narrowing:
+    """Two blocks; then a probe of one against all, which one wins; then all."""
+
+    stages, search_steps, estimator = 3, 6, "probe"
+
+    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
+        return ((2,), (1, total), (total,))[stage]
+
+    def choose(self, trials: object, cost: str) -> tuple[int, dict[int, float]]:
+        return 1, {}
+
+
+@pytest.mark.parametrize("schedule", [load("schedule", "descending", stages=3), Narrowing()])
+def test_offloaded_states_train_like_kept_ones(schedule: Any) -> None:
+    """Also where a new order freezes what has trained before, and a probe thaws it for a while."""
+    kept, offloaded = (
+        Rig(schedule=schedule, total=30, states=states, rerank=lambda: Ranking(ORDER.names[::-1]))
+        for states in ("keep", "offload")
+    )
+    kept.run(checked=False)
+    offloaded.run(checked=False)
+    assert kept.losses == offloaded.losses

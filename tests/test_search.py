@@ -1,0 +1,156 @@
+"""The two estimators: convergence efficiency by hand, probes from equal starts, and their arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from entprog.core.probe import Snapshot, paired_gain, probe_choice
+from entprog.core.supernet import convergence_efficiency, supernet_candidate
+from entprog.core.types import Trial, Workload
+from loops import DRAWS, HOLDOUT, Rig, adaptive, weights
+
+
+def trial(m: int, after: float, *, flops: float = 1.0, seconds: float = 1.0, before: float = 0.0, error: float = 0.0):
+    return Trial(0, 0, Workload(tuple(f"b{i}" for i in range(m))), seconds, flops, before, after, error)
+
+
+# --- the supernet ---
+
+
+def test_convergence_efficiency_by_hand() -> None:
+    trials = [
+        trial(2, 1.00, flops=5, seconds=1), trial(4, 0.95, flops=9, seconds=2), trial(2, 0.90, flops=5, seconds=3),
+        trial(4, 0.91, flops=9, seconds=2), trial(2, 0.70, flops=5, seconds=4), trial(6, 0.10, flops=13),
+    ]  # fmt: skip
+    by_flops = convergence_efficiency(trials, "flops")
+    # -((.90 - 1.00) + (.70 - .90)) / (5 + 5): first less last, and the first trial's cost is left out
+    assert by_flops == {2: pytest.approx(0.30 / 10), 4: pytest.approx(0.04 / 9)}
+    assert convergence_efficiency(trials, "seconds") == {2: pytest.approx(0.30 / 7), 4: pytest.approx(0.04 / 2)}
+    telescoped = [*trials[:2], trial(2, 5.0, flops=5), *trials[4:5]]
+    # only the first and the last reading count
+    assert convergence_efficiency(telescoped, "flops")[2] == pytest.approx(by_flops[2])
+    assert convergence_efficiency([], "flops") == {}
+
+
+def test_a_worse_loss_is_a_negative_efficiency() -> None:
+    assert convergence_efficiency([trial(1, 1.0), trial(1, 1.5)], "flops") == {1: -0.5}
+
+
+def test_candidates_are_drawn_alike_every_time() -> None:
+    drawn = [supernet_candidate(3, step, (1, 2, 4)) for step in range(300)]
+    assert drawn == [supernet_candidate(3, step, (1, 2, 4)) for step in range(300)]
+    assert all(70 < drawn.count(m) < 130 for m in (1, 2, 4))
+    assert drawn != [supernet_candidate(4, step, (1, 2, 4)) for step in range(300)]
+
+
+def test_the_supernet_charges_its_readings_and_records_every_step() -> None:
+    rig = Rig(schedule=adaptive("supernet", stages=2, search_steps=6), total=20)
+    rig.run()
+    trials = [values for name, values in rig.events if name == "trial"]
+    choices = [values for name, values in rig.events if name == "choice"]
+    searching = [info for info in rig.infos if info.searching]
+    assert len(trials) == len(searching) and [t["m"] for t in trials] == [info.m for info in searching]
+    assert not any(info.discardable for info in rig.infos)
+    assert rig.method.search_flops == 7.0 * len(trials)
+    first = [t for t in rig.method.trials if t.stage == 0]
+    assert choices[0]["efficiency"] == {str(m): v for m, v in convergence_efficiency(first, "flops").items()}
+    assert [info.m for info in rig.infos if info.stage == 0 and not info.searching] == [choices[0]["m"]] * 4
+    with torch.no_grad():
+        last = sum(float(rig.task.loss(draw)) for draw in HOLDOUT) / len(HOLDOUT)
+    assert math.isfinite(last) and all(t["loss_after"] > 0 for t in trials)
+
+
+# --- the probe ---
+
+
+def test_paired_gain_by_hand() -> None:
+    assert paired_gain([1.0, 2.0, 3.0], [0.5, 1.0, 3.0]) == (0.5, pytest.approx(0.5 / math.sqrt(3)))
+    assert paired_gain([1.0], [0.5]) == (0.5, math.inf)
+
+
+def test_the_larger_candidate_wins_within_two_errors() -> None:
+    small = trial(2, 0.5, before=1.0, flops=2, error=0.01)
+    assert probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.2)], "flops")[0] == 4
+    m, rates = probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.01)], "flops")
+    assert m == 2 and rates == {2: pytest.approx(0.25), 4: pytest.approx(0.175)}
+    assert probe_choice([small, trial(4, 0.0, before=1.0, flops=4)], "flops")[0] == 4, "equal: the larger"
+    assert probe_choice([trial(2, 0.5, before=1.0, error=math.inf), trial(4, 0.9, before=1.0)], "flops")[0] == 4
+
+
+def test_a_snapshot_comes_back_bit_for_bit() -> None:
+    rig = Rig(schedule=None, total=10, method="full")
+    rig.run(0, 2)
+    taken = Snapshot.take(rig.task.model, rig.optimizer)
+    before, states = weights(rig.task), rig.optimizer_states()
+    rig.run(2, 6)
+    assert any(not torch.equal(before[n], w) for n, w in weights(rig.task).items())
+    for snapshot in (taken, Snapshot.from_state(taken.state_dict())):
+        snapshot.restore(rig.task.model, rig.optimizer)
+        assert all(torch.equal(before[n], w) for n, w in weights(rig.task).items())
+        now = rig.optimizer_states()
+        assert now.keys() == states.keys() and all(torch.equal(states[k], now[k]) for k in states)
+        rig.run(6, 8)  # what was restored is a copy: training it leaves the snapshot alone
+
+
+def test_a_snapshot_drops_states_that_were_not_there() -> None:
+    rig = Rig(schedule=None, total=4, method="full")
+    taken = Snapshot.take(rig.task.model, rig.optimizer)
+    rig.run(0, 2)
+    taken.restore(rig.task.model, rig.optimizer)
+    assert not rig.optimizer_states() and all(p.grad is None for p in rig.task.model.parameters())
+
+
+def test_every_candidate_replays_the_same_steps_from_the_same_start() -> None:
+    """The whole probe by hand: each candidate trained alone in a fresh rig, the winner's end kept."""
+    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=9), total=14)
+    assert [rig.method.replays(i) for i in range(14)] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 9, 10, 11, 12, 13]
+    assert [len(rig.method.workload(i).active) for i in range(9)] == [1] * 3 + [2] * 3 + [4] * 3
+    rig.run(0, 9)
+    assert all(info.searching and info.discardable for info in rig.infos)
+    alone = {}
+    for m in (1, 2, 4):
+        plain = Rig(schedule=None, total=3, method="full")
+        frozen = set(plain.blocks.names) - set(rig.ranking.top(m))
+        for name in frozen:
+            for parameter in plain.blocks[name].parameters():
+                parameter.requires_grad_(False)
+        with torch.no_grad():
+            before = [float(plain.task.loss(draw)) for draw in HOLDOUT]
+        plain.plain_steps(0, 3)
+        with torch.no_grad():
+            alone[m] = weights(plain.task), before, [float(plain.task.loss(draw)) for draw in HOLDOUT], plain
+    for made, (m, (_, before, after, _)) in zip(rig.method.trials, alone.items(), strict=True):
+        assert len(made.workload.active) == m and made.flops == 3 * m
+        assert (made.gain, made.gain_stderr) == pytest.approx(paired_gain(before, after))
+    chosen = rig.method.chosen[0]
+    assert chosen == probe_choice(rig.method.trials, "flops")[0]
+    kept, _, _, plain = alone[chosen]
+    assert all(torch.equal(kept[name], value) for name, value in weights(rig.task).items())
+    assert rig.method.search_flops == 7.0 * 4 + sum(t.flops for t in rig.method.trials if t.flops != 3 * chosen)
+    rig.run(9, 14)
+    plain.plain_steps(9, 14)
+    expected = weights(plain.task)
+    assert all(torch.equal(expected[name], value) for name, value in weights(rig.task).items())
+
+
+def test_search_steps_that_do_not_divide_are_spent_on_training() -> None:
+    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=11), total=14)
+    rig.run()
+    assert [info.searching for info in rig.infos] == [True] * 9 + [False] * 5
+
+
+def test_later_stages_search_from_the_last_choice() -> None:
+    for estimator in ("supernet", "probe"):
+        rig = Rig(schedule=adaptive(estimator, stages=3, search_steps=6), total=30)
+        rig.run()
+        chosen = rig.method.chosen
+        assert len(chosen) == 3 and chosen == sorted(chosen)
+        for stage, last in enumerate([0, *chosen[:-1]]):
+            tried = {t["m"] for n, t in rig.events if n == "trial" and t["stage"] == stage}
+            allowed = set(rig.setting.schedule.candidates(stage, 4, last))
+            assert tried <= allowed and (len(tried) > 1) == (len(allowed) > 1)
+
+
+def test_training_draws_are_none_of_the_holdout() -> None:
+    assert not any(torch.equal(a.x, b.x) for a in DRAWS for b in HOLDOUT)
