@@ -183,6 +183,9 @@ class _Bound:
 
     def _enter_probe(self, place: _Place) -> None:
         share = place.search // len(place.candidates)
+        if place.offset % share == 0:
+            # Offloaded states come back first: a snapshot and what it is put back into must both be whole.
+            self.freezer.train_only(self.setting.blocks.names)
         if place.offset == 0:
             taken = Snapshot.take(self.setting.task.model, self.setting.optimizer)
             self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0}
@@ -200,6 +203,7 @@ class _Bound:
         flops = self.setting.flops(workload) * share
         mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
         self._record(Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error))
+        self.freezer.train_only(self.setting.blocks.names)
         self.probe["ends"][len(workload.active)] = Snapshot.take(self.setting.task.model, self.setting.optimizer)
         if place.offset == place.search - 1:
             self._choose(place)
@@ -208,6 +212,7 @@ class _Bound:
             self.search_flops += sum(t.flops for t in losers)
             self.probe["ends"][self.chosen[-1]].restore(self.setting.task.model, self.setting.optimizer)
             self.probe = {}
+        self.freezer.train_only(workload.active)
 
     def _record(self, trial: Trial) -> None:
         self.trials.append(trial)
