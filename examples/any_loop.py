@@ -15,7 +15,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 def draw(n: int) -> entprog.Draw:
     """A noised batch of random pictures with one label."""
     clean, eps, step = torch.randn(n, 4, 8, 8), torch.randn(n, 4, 8, 8), torch.randint(0, 1000, (n,))
-    return entprog.Draw(noise.add_noise(clean, eps, step), step / 1000, eps, {"label": torch.zeros(n, dtype=torch.long)})
+    label = torch.zeros(n, dtype=torch.long)
+    return entprog.Draw(noise.add_noise(clean, eps, step), step / 1000, eps, {"label": label})
 
 
 def predict(d: entprog.Draw) -> torch.Tensor:

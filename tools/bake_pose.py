@@ -50,9 +50,7 @@ class Reader:
             values = np.frombuffer(buffer.DataAsNumpy().tobytes(), ELEMENT[tensor.Type()])
             sparsity = tensor.Sparsity()
             shape = self.shape(number)
-            self.constants[number] = (
-                values.reshape(shape) if sparsity is None else densify(values, shape, sparsity)
-            )
+            self.constants[number] = values.reshape(shape) if sparsity is None else densify(values, shape, sparsity)
 
     def shape(self, number: int) -> list[int]:
         tensor = self.graph.Tensors(number)
@@ -164,9 +162,7 @@ def bake(path: Path, wanted: dict[str, int]) -> tuple[dict[str, np.ndarray], dic
         elif name == "RESHAPE":
             op |= {"op": "rows", "shape": constants[inputs[1]].tolist()[1:]}
         elif name == "CONCATENATION":
-            assert (
-                len(reader.shape(output)) == 3 and options(operator, schema.ConcatenationOptions).Axis() == 1
-            )
+            assert len(reader.shape(output)) == 3 and options(operator, schema.ConcatenationOptions).Axis() == 1
             op |= {"op": "concatenate_rows", "inputs": inputs}
         elif name == "LOGISTIC":
             op |= {"op": "sigmoid"}
@@ -176,9 +172,7 @@ def bake(path: Path, wanted: dict[str, int]) -> tuple[dict[str, np.ndarray], dic
             raise SystemExit(f"{path.name}: no rule for the op {name}")
         ops.append(op)
     sizes = {int(n): prod(reader.shape(int(n))) for n in reader.graph.OutputsAsNumpy()}
-    outputs = {
-        label: next(n for n, size in sizes.items() if size == count) for label, count in wanted.items()
-    }
+    outputs = {label: next(n for n, size in sizes.items() if size == count) for label, count in wanted.items()}
     needed, kept = set(outputs.values()), []
     for op in reversed(ops):
         if op["output"] in needed:

@@ -29,7 +29,7 @@ def frames(size: int, clips: int) -> np.ndarray:
 
 def main() -> None:
     small = torch.from_numpy(frames(64, 48))
-    large = torch.from_numpy(frames(128, 12))[:, :, :, :]
+    large = torch.from_numpy(frames(128, 12))
     tiles = large.unfold(1, 64, 64).unfold(2, 64, 64).permute(0, 1, 2, 4, 5, 3).reshape(-1, 64, 64, 3)
     data = torch.cat([small, tiles])
     data = torch.cat([data[..., list(order)] for order in permutations(range(3))])
@@ -39,7 +39,8 @@ def main() -> None:
     latents = codec.encode(small)
     error = (codec.decode(latents).permute(0, 2, 3, 1) - small.float() / 255).pow(2).mean((1, 2, 3))
     print(f"{out.name}: hash {codec.hash}, {-10 * error.log10().mean():.1f} dB at 64 px")
-    print("channel deviations", [round(float(v), 2) for v in latents.std((0, 2, 3))], "largest", float(latents.abs().max()))
+    deviations = [round(float(v), 2) for v in latents.std((0, 2, 3))]
+    print("channel deviations", deviations, "largest", round(float(latents.abs().max()), 1))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ where s counts the steps that trained m. The numerator telescopes to first minus
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from entprog.core.types import Trial
 
@@ -33,6 +34,6 @@ def convergence_efficiency(trials: Sequence[Trial], cost: str) -> dict[int, floa
     for m, mine in sorted(readings.items()):
         spent = sum(getattr(trial, cost) for trial in mine[1:])
         if len(mine) >= 2 and spent > 0:
-            gained = sum(before.loss_after - after.loss_after for before, after in zip(mine, mine[1:], strict=False))
+            gained = sum(before.loss_after - after.loss_after for before, after in pairwise(mine))
             efficiency[m] = gained / spent
     return efficiency

@@ -110,7 +110,8 @@ class Shards:
         about, index = self.folder / "dataset.json", self.folder / "index.jsonl"
         if not about.is_file() or not index.is_file():
             raise ValueError(
-                f"data.path = {str(folder)!r}: no dataset.json and index.jsonl there; make them with: entprog prepare VIDEOS {folder}"
+                f"data.path = {str(folder)!r}: no dataset.json and index.jsonl there; "
+                f"make them with: entprog prepare VIDEOS {folder}"
             )
         self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         if self.about.get("format") != FORMAT:
