@@ -72,6 +72,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         bar.update()
         bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
         session.step += 1
+        session.log.step = session.step
         save_now = config.checkpointing_steps and session.step % config.checkpointing_steps == 0
         stopped = session.stop is not None and session.stop.number is not None
         if save_now or stopped:
