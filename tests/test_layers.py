@@ -1,0 +1,93 @@
+"""Who may import whom (DESIGN: every folder's arrows point down, none up)."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import entprog
+
+ROOT = Path(entprog.__file__).parent
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
+    "plugins": set(),
+    "nets": set(),
+    "render": set(),
+    "scores": {"core"},
+    "schedules": {"core"},
+    "methods": {"core"},
+    "diffusion": {"nets", "tasks"},  # tasks for annotations only
+    "data": {"core", "config", "nets", "render"},
+    "tasks": {"core", "config", "data", "diffusion", "nets", "validate"},
+    "metrics": {"prepare"},
+    "plan": set(),
+    "report": set(),
+    "prepare": {"data", "nets"},
+    "train": {"config", "core", "data", "evaluate", "plan", "plugins", "report", "tasks", "validate"},
+    "attach": {"core", "plugins"},
+}
+"""Parts of ours that a part may import beside itself; a part that is not named may import all."""
+
+OUTSIDE: dict[str, set[str]] = {
+    "core": {"torch"},
+    "scores": {"torch"},
+    "schedules": {"torch"},
+    "methods": {"torch"},
+    "render": {"numpy"},
+    "plugins": set(),
+    "config": set(),
+    "report": set(),
+}
+"""Packages of others that a part may import beside the standard library."""
+
+
+def imports(part: str) -> list[tuple[str, str]]:
+    """(file, full module name) of everything that a folder or file of the package imports, anywhere in it."""
+    place = ROOT / part
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    found = []
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file.name}: relative import"
+                module = node.module or ""
+                names = [f"{module}.{alias.name}" for alias in node.names] if module == "entprog" else [module]
+            found += [(str(file.relative_to(ROOT)), name) for name in names]
+    return found
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_arrows_point_down(part: str) -> None:
+    wrong = [
+        f"{file} imports {name}"
+        for file, name in imports(part)
+        if name.startswith("entprog.") and name.split(".")[1] not in MAY_IMPORT[part] | {part}
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("part", OUTSIDE)
+def test_foreign_packages_are_few(part: str) -> None:
+    allowed = OUTSIDE[part] | {"entprog"} | set(sys.stdlib_module_names)
+    wrong = [f"{file} imports {name}" for file, name in imports(part) if name.split(".")[0] not in allowed]
+    assert not wrong, wrong
+
+
+def test_every_part_is_in_the_table() -> None:
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert folders <= MAY_IMPORT.keys(), folders - MAY_IMPORT.keys()
+
+
+def test_nobody_pickles() -> None:
+    for path in [p.name for p in ROOT.iterdir() if p.is_dir() or p.suffix == ".py"]:
+        for file, name in imports(path.removesuffix(".py")):
+            assert name.split(".")[0] not in ("pickle", "dill", "joblib"), file
+    for file in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, file.name
