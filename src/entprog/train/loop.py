@@ -44,7 +44,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
     `save(phase_step)` writes a checkpoint that resumes at that step. Stops by SystemExit after a signal.
 
     Raises:
-        ValueError: the loss is not finite; nothing of that step is kept.
+        ValueError: the loss or a gradient is not finite; nothing of that step is kept.
     """
     config, method, task = session.config.train, phase.method, session.task
     rate = learning_rates(config, phase.config, *session.span(phase.number))
@@ -59,9 +59,12 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             workload = Workload(info.active, workload.shape)
             loss, cost = _forward_backward(session, phase, replayed, workload)
             if not math.isfinite(loss):
-                raise ValueError(_not_finite(session, phase, i, loss))
+                raise ValueError(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
             norm = _clip(task.model, config.max_grad_norm)
+            # A scaler skips such a step by itself and lowers its scale.
+            if not math.isfinite(norm) and not phase.scaler.is_enabled():
+                raise ValueError(_not_finite(session, phase, i, "gradient's norm", norm))
             phase.scaler.step(phase.optimizer)
             phase.scaler.update()
             phase.optimizer.zero_grad(set_to_none=True)
@@ -156,11 +159,11 @@ def _trainable(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _not_finite(session: Session, phase: Phase, i: int, loss: float) -> str:
+def _not_finite(session: Session, phase: Phase, i: int, what: str, value: float) -> str:
     kept = checkpoints(session.run)
     back = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
     return (
-        f"the loss is {loss} at step {session.step} (phase {phase.name}, step {i}, learning rate "
+        f"the {what} is {value} at step {session.step} (phase {phase.name}, step {i}, learning rate "
         f"{phase.config.learning_rate}); stopped before the weights changed; {back}. "
         "Lower the learning rate, or set train.max_grad_norm"
     )
