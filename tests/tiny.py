@@ -36,10 +36,10 @@ def tiny_config(out: Path, data: Path, **overrides: Any) -> Config:
         phase = {"steps": steps, "frames": frames, "batch": 2, "resolution": 16, "learning_rate": 1e-3}
         settings.update({f"phases.{name}.{key}": value for key, value in phase.items()})
     settings.update({key.replace("__", "."): value for key, value in overrides.items()})
-    if settings.get("method") == "full" or settings["schedule.name"] != "linear":
-        settings.pop("schedule.options.stages") if "schedule__options__stages" not in overrides else None
+    if settings["schedule.name"] != "linear" and "schedule__options__stages" not in overrides:
+        del settings["schedule.options.stages"]
     if settings.get("method") == "full":
-        settings = {key: v for key, v in settings.items() if not key.startswith(("ranking", "schedule"))}
+        settings = {key: value for key, value in settings.items() if not key.startswith(("ranking", "schedule"))}
     written = {key: v if isinstance(v, str) else json.dumps(v) for key, v in settings.items()}
     return read_config(None, written)
 
