@@ -76,14 +76,15 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
         session.step += 1
         session.log.step = session.step
-        save_now = config.checkpointing_steps and session.step % config.checkpointing_steps == 0
+        if i + 1 == phase.config.steps:
+            break  # the end of a phase reads the holdout and saves, and only then stops
         stopped = session.stop is not None and session.stop.number is not None
-        if save_now or stopped:
+        if config.validation_steps and session.step % config.validation_steps == 0 and not stopped:
+            session.validate(phase)
+        if stopped or (config.checkpointing_steps and session.step % config.checkpointing_steps == 0):
             save(i + 1)
         if stopped:
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
-        if config.validation_steps and session.step % config.validation_steps == 0 and i + 1 < phase.config.steps:
-            session.validate(phase)
 
 
 def _forward_backward(session: Session, phase: Phase, replayed: int, workload: Workload) -> tuple[float, StepCost]:

@@ -19,7 +19,7 @@ from entprog.data.clips import Clips
 from entprog.data.shards import write_atomically
 from entprog.data.source import open_data
 from entprog.evaluate import evaluate_task
-from entprog.plan.meter import Meter
+from entprog.plan.meter import Meter, StepCost
 from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
 from entprog.train.checkpoint import prune, save_checkpoint
@@ -180,6 +180,9 @@ def _one_phase(
         if saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
         session.history.extend(saved["history"])
+        for cost in saved["costs"]:  # as first measured, when fewer optimizer states may have been there
+            active = tuple(cost.pop("active"))
+            session.costs[Workload(active, shape)] = StepCost(**cost)
         start = saved["phase_step"]
     session.validate = lambda phase: _validate(session, phase, holdout)
 
@@ -303,6 +306,7 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
         "holdout_loss": session.holdout_loss,
         "history": list(session.history),
         "between": done,
+        "costs": [{"active": list(w.active), **asdict(cost)} for w, cost in session.costs.items()],
         "search_base": list(base),
         "method": None if done else phase.method.state_dict(),
         "optimizer": None if done else optimizer_state(phase.optimizer),
