@@ -22,6 +22,7 @@ from entprog.config import Config
 from entprog.data.shards import Shards, ShardWriter
 from entprog.nets.codec import PatchCodec
 from entprog.tasks.build import build_model, open_run, save_weights
+from entprog.train.log import RunLog
 from entprog.train.run import train
 from entprog.validate import read_config, write_config
 from tiny import lines, tiny_config
@@ -100,7 +101,7 @@ def test_events_tell_what_happened(finished: Path) -> None:
     assert all({"time", "elapsed", "step", "phase", "event"} <= set(row) for row in rows)
     kinds = [row["event"] for row in rows]
     assert kinds.count("phase") == kinds.count("rank") == kinds.count("choice") == kinds.count("stage") == 3
-    assert kinds[-1] == "finish" and kinds.count("checkpoint") == 2 + 3
+    assert kinds[-1] == "finish" and kinds.count("checkpoint") == 1 + 3
     assert kinds.count("holdout") >= 3 and kinds.count("sample") >= 2
     for row in rows:
         if row["event"] == "stage":
@@ -118,7 +119,7 @@ def test_steps_of_events_match_the_log(finished: Path) -> None:
     assert [row["step"] for row in rows if row["event"] == "phase"] == [0, 8, 20]
     assert [row["step"] for row in rows if row["event"] == "rank"] == [0, 8, 20]
     assert [row["path"] for row in rows if row["event"] == "checkpoint"] == [
-        "checkpoint-8", "checkpoint-10", "checkpoint-20", "checkpoint-20", "checkpoint-28",
+        "checkpoint-8", "checkpoint-10", "checkpoint-20", "checkpoint-28",
     ]  # fmt: skip
 
 
@@ -313,6 +314,22 @@ def test_a_gradient_that_is_not_finite_moves_nothing(tiny_data: Path, tmp_path: 
     for value in load_file(str(tmp_path / "run" / "checkpoint-2" / "state.safetensors")).values():
         assert value.isfinite().all()
     assert len(lines(tmp_path / "run" / "log.jsonl")) == 2
+
+
+def test_a_signal_in_the_last_step_lets_the_run_finish(tiny_data: Path, tmp_path: Path) -> None:
+    """Nothing is left to resume: the holdout is read, and the run ends as it would have."""
+    run = tmp_path / "run"
+    line = RunLog.line
+
+    def stopping(self: RunLog, row: dict[str, Any]) -> None:
+        line(self, row)
+        if row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "line", stopping)
+        train(one_phase(run, tiny_data, method="full", train__checkpointing_steps=3))
+    assert read(run / "run.json")["status"] == "finished" and read(run / "totals.json")["holdout_loss"] > 0
 
 
 def test_an_existing_folder_is_refused_and_left_alone(tiny_data: Path, tmp_path: Path) -> None:

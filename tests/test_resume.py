@@ -1,0 +1,137 @@
+"""A run that was stopped ends like one that was not, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from entprog.config import Config
+from entprog.nets.dit import SIZES
+from entprog.train.log import RunLog
+from entprog.train.run import train
+from tiny import lines, synthetic_data, tiny_config
+
+KINDS: dict[str, dict[str, Any]] = {
+    # Two stages of five steps a phase, the first four of each searched; ranked anew for the second.
+    "supernet": {
+        "schedule__name": "adaptive", "schedule__options__stages": 2, "schedule__options__search_steps": 4,
+        "ranking__score": "gradient", "ranking__again": True, "schedule__states": "offload",
+    },
+    # Three candidates of two steps each, then two steps of the winner.
+    "probe": {
+        "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 6,
+        "schedule__options__estimator": "probe", "ranking__score": "gradient",
+    },
+    "full": {"method": "full"},
+}  # fmt: skip
+STEPS = {"supernet": 10, "probe": 8, "full": 5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Many checkpoints are written here: a model of 100 kB instead of 30 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_data(tmp_path_factory.mktemp("latents") / "data")
+
+
+def config(kind: str, run: Path, data: Path, **more: Any) -> Config:
+    return tiny_config(
+        run, data, train__ema_decay=0.95, train__checkpoints_total_limit=0, train__lr_scheduler="cosine",
+        model__condition_dropout=0.3, phases__pose__steps=STEPS[kind], phases__video__steps=STEPS[kind],
+        phases__subject__steps=0, train__validation_steps=6, **KINDS[kind], **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A kind of run and one of it that was never stopped, with a checkpoint of every step."""
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    return request.param, train(config(request.param, run, data, train__checkpointing_steps=1))
+
+
+def same(a: Path, b: Path) -> None:
+    """Weights, averages, log, search and totals of two runs are equal but for times (and what weighs with them)."""
+    for name in ("model", "ema"):
+        first, second = (load_file(str(run / "final" / f"{name}.safetensors")) for run in (a, b))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), name
+    timed = {"seconds", "elapsed", "bytes_mean"}
+    rows = [[{k: v for k, v in row.items() if k not in timed} for row in lines(run / "log.jsonl")] for run in (a, b)]
+    assert rows[0] == rows[1]
+    told = [
+        [
+            {k: v for k, v in row.items() if k not in timed | {"time"} and not k.startswith("seconds")}
+            for row in lines(run / "events.jsonl")
+            if row["event"] not in ("checkpoint", "resume", "stop")
+        ]
+        for run in (a, b)
+    ]
+    assert [(row["event"], row["step"]) for row in told[0]] == [(row["event"], row["step"]) for row in told[1]]
+    assert told[0] == told[1]
+    totals = [json.loads((run / "totals.json").read_text()) for run in (a, b)]
+    for key in totals[0]:
+        if not key.startswith("seconds") and key != "bytes_mean":
+            assert totals[0][key] == totals[1][key], key
+    for file in a.rglob("trainable-stage*.txt"):
+        assert file.read_text() == (b / file.relative_to(a)).read_text()
+
+
+@pytest.mark.parametrize("where", [1, 3, 6, 0, 2])
+def test_going_on_from_any_checkpoint(where: int, whole: tuple[str, Path], data: Path, tmp_path: Path) -> None:
+    """In and after searches, at the end of the first phase (0), and in the second (2 beyond it)."""
+    kind, reference = whole
+    step = {0: STEPS[kind], 2: STEPS[kind] + 2}.get(where, min(where, STEPS[kind] - 1))
+    run = shutil.copytree(reference, tmp_path / "run", ignore=shutil.ignore_patterns("final", "totals.json"))
+    train(config(kind, run, data), resume_from_checkpoint=f"checkpoint-{step}")
+    same(reference, run)
+
+
+def test_stopped_again_and_again(
+    whole: tuple[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal in the middle of a step: it is finished and saved, and the next sitting goes on."""
+    kind, reference = whole
+    run, line = tmp_path / "run", RunLog.line
+    for number, stop in enumerate((2, STEPS[kind] - 1, STEPS[kind] + 2, None)):
+
+        def stopping(self: RunLog, row: dict[str, Any], stop: int | None = stop) -> None:
+            line(self, row)
+            if row["step"] == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(RunLog, "line", stopping)
+        resume = "latest" if number else None
+        if stop is None:
+            train(config(kind, run, data), resume_from_checkpoint=resume)
+        else:
+            with pytest.raises(SystemExit) as ended:
+                train(config(kind, run, data), resume_from_checkpoint=resume)
+            assert ended.value.code == 143 and (run / f"checkpoint-{stop + 1}" / "complete").is_file()
+    same(reference, run)
+    assert [row["event"] for row in lines(run / "events.jsonl")].count("resume") == 3
+
+
+def test_a_torn_log_is_mended(whole: tuple[str, Path], data: Path, tmp_path: Path) -> None:
+    """A killed run leaves lines beyond its last checkpoint, and half a line."""
+    kind, reference = whole
+    if kind != "full":
+        pytest.skip("once is enough")
+    run = shutil.copytree(reference, tmp_path / "run")
+    for number in range(4, 2 * STEPS[kind] + 1):
+        shutil.rmtree(run / f"checkpoint-{number}")
+    kept = (run / "log.jsonl").read_text().splitlines(keepends=True)
+    (run / "log.jsonl").write_text("".join(kept[:5]) + kept[5][:30])
+    train(config(kind, run, data), resume_from_checkpoint="latest")
+    same(reference, run)
