@@ -493,7 +493,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny_data: Path, tmp_path: Path) 
     assert [row["step"] for row in lines(run / "log.jsonl")] == list(range(6))
 
 
-@pytest.mark.xfail(reason="safetensors writes files that only their owner may read")
 def test_others_may_read_what_a_run_has_written(finished: Path, tiny_data: Path) -> None:
     """Weights and shards follow the umask like every other file."""
     usual = stat.S_IMODE((finished / "run.json").stat().st_mode)

@@ -49,6 +49,12 @@ def write_atomically(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors that whoever may read the folder may read; by itself the format's writer makes them private."""
+    save_file(dict(tensors), str(path), None if metadata is None else dict(metadata))
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 class ShardWriter:
     """Collects clips and writes shards; nothing counts until `close` has written the index."""
 
@@ -80,7 +86,7 @@ class ShardWriter:
         joined = {key: torch.cat([part[key] for part in self._parts]) for key in self._parts[0]}
         final = self.out / f"shard-{self._shard:05d}.safetensors"
         aside = final.with_name(final.name + ".partial")
-        save_file(joined, str(aside))
+        save_tensors(joined, aside)
         aside.replace(final)
         self._parts, self._filled, self._bytes = [], 0, 0
         self._shard += 1

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from entprog.config import Config, ModelConfig
+from entprog.data.shards import save_tensors
 from entprog.diffusion.objective import Noising
 from entprog.nets.codec import PatchCodec
 from entprog.nets.dit import VideoDiT, build_dit
@@ -90,7 +91,7 @@ def save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Write weights aside and rename them into place."""
     aside = path.with_name(path.name + ".partial")
     try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, str(aside), metadata)
+        save_tensors({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, aside, metadata)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

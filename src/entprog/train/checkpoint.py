@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from entprog.data.shards import save_tensors
 
 FORMAT = 1
 MARK = "__tensor__"
@@ -34,7 +36,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
         aside.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         plain = _split({"format": FORMAT, **state}, "", tensors)
-        save_file(tensors, str(aside / "state.safetensors"))
+        save_tensors(tensors, aside / "state.safetensors")
         _write(aside / "state.json", json.dumps(plain))
         _write(aside / "complete", f"{step}\n")
         _flush(aside / "state.safetensors")

@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from entprog.config import Config, PhaseConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
 from entprog.data.clips import Clips
-from entprog.data.shards import write_atomically
+from entprog.data.shards import save_tensors, write_atomically
 from entprog.tasks.human_video import FAMILIES, HumanVideo
 
 
@@ -47,6 +45,6 @@ def save_draws(folder: Path, probe: list[Draw], holdout: list[Draw]) -> None:
         for k, draw in enumerate(draws):
             values = {"x": draw.x.half(), "tau": draw.tau, "eps": draw.eps.half(), **draw.condition}
             tensors.update({f"{kind}.{k}.{name}": v.contiguous().cpu() for name, v in values.items()})
-    save_file(tensors, str(folder / "draws.safetensors"))
+    save_tensors(tensors, folder / "draws.safetensors")
     about = {"probe": [d.size for d in probe], "holdout": [d.size for d in holdout]}
     write_atomically(folder / "draws.json", json.dumps(about) + "\n")
