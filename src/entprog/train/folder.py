@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from entprog import plugins
 from entprog.config import Config
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards, write_atomically
+from entprog.tasks.human_video import HumanVideo
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
+from entprog.train.draws import phase_blocks
 from entprog.train.log import RunLog, now, write_status
 from entprog.validate import RESUMABLE, differences, read_config, write_config
 
@@ -38,6 +41,23 @@ def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
     if saved is None or not (run / "run.json").is_file():
         return {}
     return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
+
+
+def check_blocks(config: Config, task: HumanVideo) -> None:
+    """Refuse, before any work, patterns that match nothing and schedules that ask for more blocks than there are.
+
+    Raises:
+        ValueError: naming the pattern or the option.
+    """
+    for phase in config.phases.values():
+        if not phase.steps:
+            continue
+        total = len(phase_blocks(task, config, phase))
+        if config.method == "full":
+            continue
+        schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+        for stage in range(schedule.stages):
+            schedule.candidates(stage, total, 0)
 
 
 def check_data(config: Config, shards: Shards) -> None:

@@ -24,7 +24,7 @@ from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
-from entprog.train.folder import check_data, kept, open_folder, try_to_say
+from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
 from entprog.train.ranking import rank_phase, reranker
@@ -67,6 +67,7 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
         shards = open_data(config.data)
         task = build_task(config)
         check_data(config, shards)
+        check_blocks(config, task)
     except BaseException:
         if saved is None:
             shutil.rmtree(run, ignore_errors=True)
