@@ -67,9 +67,7 @@ def make_run(
             events.append(_event(rows, phase, "sample", folder=f"samples/{phase}-{len(rows)}"))
     if method == "progressive":
         message = "scoring and search took 31 % of the time and saved 24 % of it"
-        events.append(
-            _event(rows, "3-video", "warning", sign="search dearer than its saving", message=message)
-        )
+        events.append(_event(rows, "3-video", "warning", sign="search dearer than its saving", message=message))
     if status == "finished":
         events.append(_event(rows, "3-video", "finish"))
         _json(folder / "metrics.json", _metrics(method, clips))
@@ -104,8 +102,7 @@ def _about(method: str, label: str, seed: int, status: str) -> dict:
 def _scores(place: Path, names: tuple[str, ...], random: np.random.Generator) -> list[str]:
     count = len(names)
     values = {
-        name: round(float(0.42 * math.exp(-i / 1.4) + random.normal(0, 0.012)), 5)
-        for i, name in enumerate(names)
+        name: round(float(0.42 * math.exp(-i / 1.4) + random.normal(0, 0.012)), 5) for i, name in enumerate(names)
     }
     order = sorted(values, key=lambda name: -values[name])
     cost = {

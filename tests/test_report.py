@@ -126,9 +126,7 @@ def test_a_run_that_has_not_ended_is_summed_from_its_log(tmp_path: Path, status:
     run = collect(folder)
     assert len(run.steps) == 60 and run.totals.counted and not run.notes
     assert run.totals.seconds == pytest.approx(run.steps[-1].elapsed)
-    assert run.totals.seconds_search == pytest.approx(
-        sum(step.seconds for step in run.steps if step.searching)
-    )
+    assert run.totals.seconds_search == pytest.approx(sum(step.seconds for step in run.steps if step.searching))
     page = write_report([folder]).read_text(encoding="utf-8")
     assert f">{status}</span>" in page and "so far" in page
     assert "Not evaluated yet." in page and "No sample clips" in page
@@ -235,9 +233,7 @@ def test_summary_as_text_and_markdown(runs: list[Path]) -> None:
 
 
 def test_many_runs_stay_within_the_terminal(tmp_path: Path, runs: list[Path]) -> None:
-    more = [
-        make_run(tmp_path / name, label=name, steps=4, clips=()) for name in ("linear", "descending", "lisa")
-    ]
+    more = [make_run(tmp_path / name, label=name, steps=4, clips=()) for name in ("linear", "descending", "lisa")]
     text = summary_table([*more, *runs])
     *parts, notes = text.split("\n\n")
     assert len(parts) == 2 and all(part.split()[0] == "full" for part in parts)
