@@ -1,7 +1,7 @@
 """Learning rates of the demo's arms, tuned alike: python benchmarks/tune_demo.py ARM FACTOR...
 
-Trains the demo's recipe on a tuning set (data.seed = 1: other people, motions and scenes than the demo shows) with all of
-an arm's learning rates multiplied by FACTOR, and appends one record a run to benchmarks/results/demo-rates.jsonl.
+Trains the demo's recipe on a tuning set (data.seed = 1: other people, motions and scenes than the demo shows) with all
+of an arm's learning rates multiplied by FACTOR, and appends a record a run to benchmarks/results/demo-rates.jsonl.
 """
 
 import json
