@@ -1,6 +1,6 @@
 """What the shipped base can do before any fine-tuning, by figures that copying can't reach.
 
-python benchmarks/base_figures.py [WEIGHTS]: 64 held-out clips (32 people) of the base's own source domain, 8 frames each.
+python benchmarks/base_figures.py [WEIGHTS]: 64 held-out clips (32 people) of the base's own domain, 8 frames each.
 L1 against copying the reference and the mean frame, the share of clips nearer to their own truth than to another
 person's, and the pose error by the offline estimator against the same clips with shuffled poses. Writes
 benchmarks/results/base-figures.json.

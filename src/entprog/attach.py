@@ -7,6 +7,7 @@ from torch import Tensor, nn, optim
 
 from entprog import plugins
 from entprog.core.blocks import Blocks, discover_blocks
+from entprog.core.outside import used_outside
 from entprog.core.types import Draw, Method, Ranking, Setting
 
 
@@ -64,6 +65,7 @@ def attach(
         training = model.training
         model.eval()
         try:
+            used_outside(model, found, lambda: predict(probe[0]))  # warns of what freezing reaches beyond a block
             ranking = plugins.load("score", score, **(score_options or {})).score(task, found, probe).ranking()
         finally:
             model.train(training)

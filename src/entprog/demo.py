@@ -42,8 +42,9 @@ def _arm(run: Path, name: str) -> Path:
     with as_file(files("entprog") / "assets" / "demo.toml") as recipe:
         config = read_config(recipe, overrides)
     resume = None
-    if (run / "run.json").is_file():
-        if json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished":
+    if (run / "config.toml").is_file():  # a run killed while people were rendered has no run.json yet
+        about = run / "run.json"
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["status"] == "finished":
             print(f"{run}: finished before, kept (delete it to train anew)")
             return run
         if checkpoints(run):

@@ -66,9 +66,11 @@ class PatchCodec:
         return cls(mean, basis, scale)
 
     def save(self, path: str | Path) -> None:
-        """Write the codec as safetensors."""
+        """Write the codec as safetensors, readable by whoever may read the folder."""
+        path = Path(path)
         tensors = {"mean": self.mean, "basis": self.basis.contiguous(), "scale": self.scale}
         save_file(tensors, str(path), {"name": self.name})
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the format's writer makes it private
 
     @property
     def hash(self) -> str:

@@ -40,11 +40,15 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
         _write(aside / "state.json", json.dumps(plain))
         _write(aside / "complete", f"{step}\n")
         _flush(aside / "state.safetensors")
+        _put_back(run)
+        old = run / f".checkpoint-{step}.old"
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(old)
         aside.rename(final)
         _flush(run)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
+        _put_back(run)
         shutil.rmtree(aside, ignore_errors=True)
         raise OSError(
             f"checkpoint-{step} could not be written to {run} ({error}); earlier checkpoints are intact. "
@@ -89,6 +93,7 @@ def find_checkpoint(run: Path, wanted: str) -> Path:
             if path.is_dir():
                 return path
         raise ValueError(f"resume_from_checkpoint = {wanted!r}: no such folder; give latest or a checkpoint folder")
+    _put_back(run)
     found = checkpoints(run)
     if not found:
         raise ValueError(f"resume_from_checkpoint = 'latest': no complete checkpoint in {run}; train without it")
@@ -105,7 +110,19 @@ def prune(run: Path, limit: int) -> None:
     """Delete the oldest checkpoints beyond `limit` (0: keep all)."""
     if limit:
         for old in checkpoints(run)[:-limit]:
+            # First what makes it count: a kill in between must not leave half of one that looks whole.
+            (old / "complete").unlink()
             shutil.rmtree(old)
+
+
+def _put_back(run: Path) -> None:
+    """Undo a replacement that was stopped between its two renames; finish one that was stopped after them."""
+    for old in run.glob(".checkpoint-*.old"):
+        final = run / old.name[1:].removesuffix(".old")
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(final)
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -9,6 +9,7 @@ from entprog import plugins
 from entprog.config import Config
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards, write_atomically
+from entprog.evaluate import holdout_clips
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
 from entprog.train.draws import phase_blocks
@@ -64,16 +65,13 @@ def check_data(config: Config, shards: Shards) -> None:
     """Refuse, before any work, phases that the data set can't feed.
 
     Raises:
-        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set.
+        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set; the same
+            for the evaluation at the end.
     """
     for name, phase in config.phases.items():
         if not phase.steps:
             continue
-        if phase.resolution not in shards.sizes:
-            raise ValueError(
-                f"phases.{name}.resolution = {phase.resolution}: the data set stores {list(shards.sizes)}; "
-                "prepare it with that size too"
-            )
+        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.resolution, shards)
         clips = len(Clips(shards, "train", frames=phase.frames))
         Clips(shards, "holdout", frames=phase.frames)
         if phase.batch > clips:
@@ -81,6 +79,14 @@ def check_data(config: Config, shards: Shards) -> None:
                 f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
                 f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
             )
+    if config.evaluate.clips:
+        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
+        holdout_clips(shards, config.evaluate.frames)
+
+
+def _check_stored(said: str, size: int, shards: Shards) -> None:
+    if size not in shards.sizes:
+        raise ValueError(f"{said}: the data set stores {list(shards.sizes)}; prepare it with that size too")
 
 
 def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from entprog import plugins
 from entprog.config import RankingConfig
 from entprog.core.blocks import Blocks
 from entprog.core.depth import block_costs
+from entprog.core.outside import used_outside
 from entprog.core.types import Draw, Ranking, Scores, Task
 from entprog.data.shards import write_atomically
 from entprog.plan.meter import Meter
@@ -27,6 +28,7 @@ def rank_blocks(task: Task, blocks: Blocks, draws: list[Draw], config: RankingCo
 
 def ranking_table(task: Task, blocks: Blocks, draw: Draw, scores: Scores, config: RankingConfig) -> dict[str, Any]:
     """What scores.json says of a ranking: order, values, errors, and what each block costs to train."""
+    strayed = used_outside(task.model, blocks, lambda: task.predict(draw))
     return {
         "score": config.score,
         "options": config.options,
@@ -35,7 +37,7 @@ def ranking_table(task: Task, blocks: Blocks, draw: Draw, scores: Scores, config
         "values": dict(scores.values),
         "stderr": dict(scores.stderr),
         "cost": block_costs(task, blocks, draw),
-        "warnings": list(scores.notes),
+        "warnings": [*scores.notes, *(f"used outside its block, too: {name}" for name in strayed)],
     }
 
 

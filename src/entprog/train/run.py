@@ -218,16 +218,19 @@ class _Warn:
 
 
 class _ReadingFlops:
-    """FLOPs of one reading of all holdout draws, counted once and added to the run's total each time."""
+    """FLOPs of one reading of all holdout draws, counted once a size and added to the run's total each time."""
 
     def __init__(self, session: Session, holdout: list[Draw]) -> None:
         self.session, self.holdout, self.each = session, holdout, 0.0
 
     def __call__(self) -> float:
         if not self.each:
-            with torch.no_grad(), Meter() as meter:
-                self.session.task.loss(self.holdout[0])
-            self.each = float(meter.flops) * len(self.holdout)
+            flops = {}
+            for size, draw in {draw.size: draw for draw in self.holdout}.items():
+                with torch.no_grad(), Meter() as meter:
+                    self.session.task.loss(draw)
+                flops[size] = meter.flops
+            self.each = float(sum(flops[draw.size] for draw in self.holdout))
         self.session.totals.flops += self.each
         return self.each
 
