@@ -50,6 +50,16 @@ def test_a_checkpoint_is_replaced(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "checkpoint-3")["value"] == 2
 
 
+def test_a_replacement_that_was_killed_halfway_loses_nothing(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 3, {"value": 1})
+    path.rename(tmp_path / ".checkpoint-3.old")  # killed between the two renames
+    assert load_checkpoint(find_checkpoint(tmp_path, "latest"))["value"] == 1
+    path.rename(tmp_path / ".checkpoint-3.old")
+    save_checkpoint(tmp_path, 3, {"value": 2})
+    assert load_checkpoint(path)["value"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
 def test_what_is_neither_tensor_nor_plain_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'/a/0': set is neither a tensor nor plain"):
         save_checkpoint(tmp_path, 0, {"a": [{1}]})

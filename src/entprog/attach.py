@@ -65,7 +65,8 @@ def attach(
         training = model.training
         model.eval()
         try:
-            used_outside(model, found, lambda: predict(probe[0]))  # warns of what freezing reaches beyond a block
+            if probe:  # warns of what skipping and freezing a block reach beyond it
+                used_outside(model, found, lambda: predict(probe[0]))
             ranking = plugins.load("score", score, **(score_options or {})).score(task, found, probe).ranking()
         finally:
             model.train(training)
