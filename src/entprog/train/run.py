@@ -35,10 +35,12 @@ from entprog.train.state import (
     Totals,
     load_optimizer_state,
     optimizer_state,
+    terminable,
 )
 from entprog.train.watch import Watch
 
 
+@terminable()
 def train(config: Config, *, resume_from_checkpoint: str | None = None, command: str = "") -> Path:
     """Train as configured and return the run folder.
 

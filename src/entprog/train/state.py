@@ -147,6 +147,24 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Where no loop watches it, SIGTERM leaves by SystemExit(143): folders are tidied and the status is told."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: whoever owns it decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
     """An optimizer's states with string keys, ready for a checkpoint; groups are made anew."""
     return {str(k): v for k, v in optimizer.state_dict()["state"].items()}
