@@ -57,14 +57,14 @@ def rank_phase(
     if resumed:
         return read_scores(path)
     started = time.perf_counter()
-    with Meter() as meter:
+    with Meter() as meter:  # the table of costs and the watch's gradient are part of what ranking costs
         scores, ranking = rank_blocks(session.task, blocks, probe, config.ranking)
+        table = ranking_table(session.task, blocks, probe[0], scores, config.ranking)
+        needed = plugins.load("score", "gradient", norm="l1").score(session.task, blocks, probe[:1])
+    watch.order(scores.values, needed.values)
     seconds = time.perf_counter() - started
     session.totals.seconds_scoring += seconds
     session.totals.flops_scoring += meter.flops
-    table = ranking_table(session.task, blocks, probe[0], scores, config.ranking)
-    needed = plugins.load("score", "gradient", norm="l1").score(session.task, blocks, probe[:1])
-    watch.order(scores.values, needed.values)
     content = {**table, "samples": scores.samples, "seconds": seconds, "flops": meter.flops}
     write_atomically(path, json.dumps(content, indent=2) + "\n")
     session.log.event("rank", {"order": list(ranking.names), "seconds": seconds, "flops": meter.flops})
