@@ -1,6 +1,7 @@
 """A training loop around the toy transformer, and methods bound to it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
-from entprog.core.types import Ranking, Setting, StepInfo
+from entprog.core.types import Ranking, Setting, Shape, StepInfo, Trial, Workload
 from entprog.plugins import load
 from toy import ToyTask, toy_draws, toy_task
 
@@ -23,6 +24,27 @@ def adaptive(estimator: str, **options: Any) -> Any:
 
 def weights(task: ToyTask) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in task.model.named_parameters()}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One stage that searches half of the blocks at half the resolution, half of them, and all."""
+
+    estimator: str = "probe"
+    stages: int = 1
+    search_steps: int = 12
+
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        assert shape is not None
+        half = ranking.top(len(ranking.names) // 2)
+        small = replace(shape, resolution=shape.resolution // 2)
+        return Workload(half, small), Workload(half, shape), Workload(ranking.names, shape)
+
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+        chosen: tuple[Workload, dict[Workload, float]] = adaptive(self.estimator).choose(trials, cost)
+        return chosen
 
 
 class Rig:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from entprog.core.types import Ranking, Shape
+from entprog.core.types import Ranking, Shape, Trial, Workload
 from entprog.plugins import describe, load, names
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
-from loops import ORDER, Rig, adaptive, weights
+from loops import ORDER, Rig, Sizes, adaptive, weights
 
 
 def linear(stages: int) -> Any:
@@ -28,7 +28,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "descending": {"schedule": load("schedule", "descending", stages=3)},
     "supernet": {"schedule": adaptive("supernet", stages=2, search_steps=6)},
     "probe": {"schedule": adaptive("probe", stages=2, search_steps=6)},
+    "sizes": {"schedule": Sizes("probe"), "shape": Shape(32, 2, 2)},
+    "sizes of a supernet": {"schedule": Sizes("supernet"), "shape": Shape(32, 2, 2)},
 }
+SIZES = ("sizes", "sizes of a supernet")
 TOTAL = 18
 
 
@@ -102,10 +105,12 @@ STOPS = {"keep": range(TOTAL), "drop": (4, 8, 12, 14), "offload": (3, 7, 11, 15)
 """After how many steps a run is stopped: everywhere, or within and around searches and stages."""
 
 
-@pytest.mark.parametrize(("kind", "states"), [("full", "keep"), *product(list(KINDS)[1:], STOPS)])
+@pytest.mark.parametrize(
+    ("kind", "states"), [("full", "keep"), *product(list(KINDS)[1:-2], STOPS), *product(SIZES, ["keep"])]
+)
 def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -> None:
     """Stopped after any step, searches included; saved, read into fresh objects, and finished."""
-    every = kind in ("supernet", "probe")
+    every = kind in ("supernet", "probe", *SIZES)
     stops = set(STOPS[states]) if every else {2, 6, 12}
     whole, told = Rig(**KINDS[kind], total=TOTAL, states=states), {}
     for i in range(TOTAL):
@@ -167,6 +172,19 @@ def test_what_cannot_work_is_told_before_training(options: dict[str, Any], messa
         Rig(**options)
 
 
+def test_a_schedule_may_name_only_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"stage 0 would train \['blocks.9'\]; choose from the 4 blocks"):
+        Rig(schedule=linear(1), total=4, ranking=Ranking(("blocks.9", *ORDER.names)))
+
+    class Odd(Narrowing):
+        def choose(self, trials: list[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+            return Workload(("blocks.3",)), {}
+
+    rig = Rig(schedule=Odd(), total=30)
+    with pytest.raises(ValueError, match="in stage 1, which is none of its candidates"):
+        rig.run(checked=False)
+
+
 def test_seconds_are_recorded_and_weighed_on_request() -> None:
     rig = Rig(schedule=adaptive("probe", stages=1, search_steps=6), total=8, cost="seconds")
     rig.run()
@@ -182,11 +200,13 @@ class Narrowing:
 
     stages, search_steps, estimator = 3, 6, "probe"
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
-        return ((2,), (1, total), (total,))[stage]
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        return tuple(Workload(ranking.top(m), shape) for m in ((2,), (1, 4), (4,))[stage])
 
-    def choose(self, trials: object, cost: str) -> tuple[int, dict[int, float]]:
-        return 1, {}
+    def choose(self, trials: list[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+        return trials[0].workload, {}
 
 
 @pytest.mark.parametrize("schedule", [load("schedule", "descending", stages=3), Narrowing()])

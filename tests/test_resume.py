@@ -29,9 +29,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 6,
         "schedule__options__estimator": "probe", "ranking__score": "gradient",
     },
+    # Half of the blocks at two sizes and all of them, drawn at random for six steps, then four steps of one.
+    "sizes": {
+        "schedule__name": "loops:Sizes", "schedule__options__estimator": "supernet",
+        "schedule__options__search_steps": 6, "ranking__score": "gradient",
+    },
     "full": {"method": "full"},
 }  # fmt: skip
-STEPS = {"supernet": 10, "probe": 8, "full": 5}
+STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "full": 5}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +49,7 @@ def small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic_data(tmp_path_factory.mktemp("latents") / "data")
+    return synthetic_data(tmp_path_factory.mktemp("latents") / "data", sizes=(8, 16))
 
 
 def config(kind: str, run: Path, data: Path, **more: Any) -> Config:

@@ -7,12 +7,20 @@ import torch
 
 from entprog.core.probe import Snapshot, paired_gain, probe_choice
 from entprog.core.supernet import convergence_efficiency, supernet_candidate
-from entprog.core.types import Trial, Workload
-from loops import DRAWS, HOLDOUT, Rig, adaptive, weights
+from entprog.core.types import Shape, Trial, Workload
+from loops import DRAWS, HOLDOUT, Rig, Sizes, adaptive, weights
 
 
 def trial(m: int, after: float, *, flops: float = 1.0, seconds: float = 1.0, before: float = 0.0, error: float = 0.0):
-    return Trial(0, 0, Workload(tuple(f"b{i}" for i in range(m))), seconds, flops, before, after, error)
+    return Trial(0, 0, work(m), seconds, flops, before, after, error)
+
+
+def work(m: int) -> Workload:
+    return Workload(tuple(f"b{i}" for i in range(m)))
+
+
+def by_m(values: dict[Workload, float]) -> dict[int, float]:
+    return {len(workload.active): value for workload, value in values.items()}
 
 
 # --- the supernet ---
@@ -23,25 +31,26 @@ def test_convergence_efficiency_by_hand() -> None:
         trial(2, 1.00, flops=5, seconds=1), trial(4, 0.95, flops=9, seconds=2), trial(2, 0.90, flops=5, seconds=3),
         trial(4, 0.91, flops=9, seconds=2), trial(2, 0.70, flops=5, seconds=4), trial(6, 0.10, flops=13),
     ]  # fmt: skip
-    by_flops = convergence_efficiency(trials, "flops")
+    by_flops = by_m(convergence_efficiency(trials, "flops"))
     # -((.90 - 1.00) + (.70 - .90)) / (5 + 5): first less last, and the first trial's cost is left out
     assert by_flops == {2: pytest.approx(0.30 / 10), 4: pytest.approx(0.04 / 9)}
-    assert convergence_efficiency(trials, "seconds") == {2: pytest.approx(0.30 / 7), 4: pytest.approx(0.04 / 2)}
+    assert by_m(convergence_efficiency(trials, "seconds")) == {2: pytest.approx(0.30 / 7), 4: pytest.approx(0.04 / 2)}
     telescoped = [*trials[:2], trial(2, 5.0, flops=5), *trials[4:5]]
     # only the first and the last reading count
-    assert convergence_efficiency(telescoped, "flops")[2] == pytest.approx(by_flops[2])
+    assert by_m(convergence_efficiency(telescoped, "flops"))[2] == pytest.approx(by_flops[2])
     assert convergence_efficiency([], "flops") == {}
 
 
 def test_a_worse_loss_is_a_negative_efficiency() -> None:
-    assert convergence_efficiency([trial(1, 1.0), trial(1, 1.5)], "flops") == {1: -0.5}
+    assert convergence_efficiency([trial(1, 1.0), trial(1, 1.5)], "flops") == {work(1): -0.5}
 
 
 def test_candidates_are_drawn_alike_every_time() -> None:
-    drawn = [supernet_candidate(3, step, (1, 2, 4)) for step in range(300)]
-    assert drawn == [supernet_candidate(3, step, (1, 2, 4)) for step in range(300)]
-    assert all(70 < drawn.count(m) < 130 for m in (1, 2, 4))
-    assert drawn != [supernet_candidate(4, step, (1, 2, 4)) for step in range(300)]
+    candidates = (work(1), work(2), work(4))
+    drawn = [supernet_candidate(3, step, candidates) for step in range(300)]
+    assert drawn == [supernet_candidate(3, step, candidates) for step in range(300)]
+    assert all(70 < drawn.count(workload) < 130 for workload in candidates)
+    assert drawn != [supernet_candidate(4, step, candidates) for step in range(300)]
 
 
 def test_the_supernet_charges_its_readings_and_records_every_step() -> None:
@@ -54,7 +63,7 @@ def test_the_supernet_charges_its_readings_and_records_every_step() -> None:
     assert not any(info.discardable for info in rig.infos)
     assert rig.method.search_flops == 7.0 * len(trials)
     first = [t for t in rig.method.trials if t.stage == 0]
-    assert choices[0]["efficiency"] == {str(m): v for m, v in convergence_efficiency(first, "flops").items()}
+    assert choices[0]["efficiency"] == {str(m): v for m, v in by_m(convergence_efficiency(first, "flops")).items()}
     assert [info.m for info in rig.infos if info.stage == 0 and not info.searching] == [choices[0]["m"]] * 4
     with torch.no_grad():
         last = sum(float(rig.task.loss(draw)) for draw in HOLDOUT) / len(HOLDOUT)
@@ -71,11 +80,26 @@ def test_paired_gain_by_hand() -> None:
 
 def test_the_larger_candidate_wins_within_two_errors() -> None:
     small = trial(2, 0.5, before=1.0, flops=2, error=0.01)
-    assert probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.2)], "flops")[0] == 4
-    m, rates = probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.01)], "flops")
-    assert m == 2 and rates == {2: pytest.approx(0.25), 4: pytest.approx(0.175)}
-    assert probe_choice([small, trial(4, 0.0, before=1.0, flops=4)], "flops")[0] == 4, "equal: the larger"
-    assert probe_choice([trial(2, 0.5, before=1.0, error=math.inf), trial(4, 0.9, before=1.0)], "flops")[0] == 4
+    assert probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.2)], "flops")[0] == work(4)
+    chosen, rates = probe_choice([small, trial(4, 0.30, before=1.0, flops=4, error=0.01)], "flops")
+    assert chosen == work(2) and by_m(rates) == {2: pytest.approx(0.25), 4: pytest.approx(0.175)}
+    assert probe_choice([small, trial(4, 0.0, before=1.0, flops=4)], "flops")[0] == work(4), "equal: the larger"
+    unsure = trial(2, 0.5, before=1.0, error=math.inf)
+    assert probe_choice([unsure, trial(4, 0.9, before=1.0)], "flops")[0] == work(4)
+
+
+def test_larger_means_more_flops_whatever_the_blocks() -> None:
+    """Of two shapes of the same blocks the dearer one is the larger, also where it was the faster."""
+    small, large = (Workload(("a", "b"), Shape(side, 1, 2)) for side in (32, 64))
+    trials = [
+        Trial(0, 0, large, 1.0, 8.0, 1.0, 0.6, 0.1),
+        Trial(0, 1, small, 2.0, 2.0, 1.0, 0.8, 0.1),
+        Trial(0, 2, Workload(("a", "b", "c"), Shape(32, 1, 2)), 3.0, 3.0, 1.0, 0.8, 0.1),
+    ]
+    for cost in ("flops", "seconds"):
+        chosen, rates = probe_choice(trials, cost)
+        assert chosen == large and len(rates) == 3
+    assert list(convergence_efficiency([*trials, *trials], "flops"))[::2] == [small, large]
 
 
 def test_a_snapshot_comes_back_bit_for_bit() -> None:
@@ -123,8 +147,8 @@ def test_every_candidate_replays_the_same_steps_from_the_same_start() -> None:
     for made, (m, (_, before, after, _)) in zip(rig.method.trials, alone.items(), strict=True):
         assert len(made.workload.active) == m and made.flops == 3 * m
         assert (made.gain, made.gain_stderr) == pytest.approx(paired_gain(before, after))
-    chosen = rig.method.chosen[0]
-    assert chosen == probe_choice(rig.method.trials, "flops")[0]
+    assert rig.method.chosen[0] == probe_choice(rig.method.trials, "flops")[0]
+    chosen = len(rig.method.chosen[0].active)
     kept, _, _, plain = alone[chosen]
     assert all(torch.equal(kept[name], value) for name, value in weights(rig.task).items())
     assert rig.method.search_flops == 7.0 * 4 + sum(t.flops for t in rig.method.trials if t.flops != 3 * chosen)
@@ -144,12 +168,32 @@ def test_later_stages_search_from_the_last_choice() -> None:
     for estimator in ("supernet", "probe"):
         rig = Rig(schedule=adaptive(estimator, stages=3, search_steps=6), total=30)
         rig.run()
-        chosen = rig.method.chosen
+        chosen = [len(workload.active) for workload in rig.method.chosen]
         assert len(chosen) == 3 and chosen == sorted(chosen)
-        for stage, last in enumerate([0, *chosen[:-1]]):
+        for stage, last in enumerate([None, *rig.method.chosen[:-1]]):
             tried = {t["m"] for n, t in rig.events if n == "trial" and t["stage"] == stage}
-            allowed = set(rig.setting.schedule.candidates(stage, 4, last))
+            allowed = {len(w.active) for w in rig.setting.schedule.candidates(stage, rig.ranking, None, last)}
             assert tried <= allowed and (len(tried) > 1) == (len(allowed) > 1)
+
+
+@pytest.mark.parametrize("estimator", ["supernet", "probe"])
+def test_equal_counts_at_two_sizes_are_two_candidates(estimator: str) -> None:
+    shape = Shape(32, 2, 2)
+    rig = Rig(schedule=Sizes(estimator), total=18, shape=shape, flops=lambda w: w.shape.resolution * len(w.active))
+    assert rig.method.workload(12).shape == Shape(16, 2, 2), "before the choice: the cheapest"
+    rig.run()
+    labels = {"2@16px", "2@32px", "4@32px"}
+    tried = {t["candidate"]: t["workload"] for name, t in rig.events if name == "trial"}
+    assert set(tried) <= labels and {w["shape"]["resolution"] for w in tried.values()} == {16, 32}
+    assert len({w["active"] for name, w in tried.items() if name.startswith("2@")}) == 1
+    (choice,) = (values for name, values in rig.events if name == "choice")
+    made = rig.method.chosen[0]
+    assert choice["efficiency"].keys() <= labels and choice["m"] == len(made.active)
+    assert choice["candidate"] == f"{len(made.active)}@{made.shape.resolution}px"
+    assert all(rig.method.workload(i) == made for i in range(12, 18))
+    losers = sum(t.flops for t in rig.method.trials if t.workload != made) if estimator == "probe" else 0
+    readings = 4 if estimator == "probe" else 12
+    assert rig.method.search_flops == 7.0 * readings + losers
 
 
 def test_training_draws_are_none_of_the_holdout() -> None:

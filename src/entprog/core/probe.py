@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from entprog.core.types import Trial
+from entprog.core.types import Trial, Workload
 
 
 class Snapshot:
@@ -71,14 +71,15 @@ def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float,
     return mean, math.sqrt(variance / len(differences))
 
 
-def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
-    """The chosen m and the gain per cost of each candidate.
+def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+    """The chosen workload and the gain per cost of each candidate, one trial a candidate.
 
-    The best candidate wins unless a larger one is within two standard errors of it: then the larger, since a
-    short horizon flatters small ones (FINDINGS 4).
+    The best candidate wins unless a larger one (`Trial.size`) is within two standard errors of it: then the
+    larger, since a short horizon flatters small ones (FINDINGS 4).
     """
-    rates = {len(t.workload.active): t.gain / getattr(t, cost) for t in trials}
-    errors = {len(t.workload.active): t.gain_stderr / getattr(t, cost) for t in trials}
-    best = max(rates, key=lambda m: (rates[m], m))
-    near = [m for m in rates if rates[best] - rates[m] <= 2 * math.hypot(errors[m], errors[best])]
-    return max([best, *near]), rates
+    rates = {t.workload: t.gain / getattr(t, cost) for t in trials}
+    errors = {t.workload: t.gain_stderr / getattr(t, cost) for t in trials}
+    sizes = {t.workload: t.size for t in trials}
+    best = max(rates, key=lambda w: (rates[w], sizes[w]))
+    near = [w for w in rates if rates[best] - rates[w] <= 2 * math.hypot(errors[w], errors[best])]
+    return max([best, *near], key=lambda w: sizes[w]), rates

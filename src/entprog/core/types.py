@@ -32,11 +32,17 @@ class Shape:
 class Workload:
     """What one step trains: the active blocks by exact name, and the shape of its batch.
 
-    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only.
+    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only. Equal
+    workloads are one key, so that blocks and shape together say what was measured.
     """
 
     active: tuple[str, ...]
     shape: Shape | None = None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Workload":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(tuple(values["active"]), Shape(**values["shape"]) if values["shape"] else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,11 @@ class Trial:
         """Holdout loss removed."""
         return self.loss_before - self.loss_after
 
+    @property
+    def size(self) -> tuple[float, int]:
+        """What the larger of two candidates has more of: exact FLOPs, and between equals active blocks."""
+        return self.flops, len(self.workload.active)
+
 
 class Score(Protocol):
     """Plugin kind "score": which blocks first."""
@@ -156,12 +167,20 @@ class Schedule(Protocol):
         """How candidates are measured: "none", "supernet" or "probe"."""
         ...
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
-        """Block counts m to choose from in `stage`, of `total` blocks, when `last` were active before (0: none)."""
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        """Workloads to choose from in `stage`, all different, the cheapest first; a pure function.
+
+        Args:
+            ranking: all blocks of the phase; the order of a candidate's blocks means nothing.
+            shape: the phase's own, None in a foreign loop. Candidates may differ from it, but not in `batch`.
+            last: what the stage before trained; None at the first, or where that is not known yet.
+        """
         ...
 
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
-        """The chosen m and the efficiency of every candidate; `cost` is "flops" or "seconds"."""
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+        """The chosen workload of those in `trials`, and their efficiency; `cost` is "flops" or "seconds"."""
         ...
 
 

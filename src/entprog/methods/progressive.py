@@ -1,9 +1,9 @@
 """Ent-Prog: unfreeze the highest-ranked blocks, as many as the schedule chooses, stage by stage."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from entprog.core.freeze import Freezer
 from entprog.core.probe import Snapshot, paired_gain
 from entprog.core.supernet import supernet_candidate
-from entprog.core.types import Method, Ranking, Schedule, Setting, Shape, StepInfo, Trial, Workload
+from entprog.core.types import Method, Ranking, Schedule, Setting, StepInfo, Trial, Workload
 
 __all__ = ["Progressive"]
 
@@ -20,8 +20,8 @@ __all__ = ["Progressive"]
 class Progressive:
     """Prioritized progressive learning (arXiv 2511.21136): stage k trains the m_k most important blocks.
 
-    The forward pass always runs the whole network. The schedule names the candidates for m_k; where there are
-    several, the first steps of the stage measure them, with the nested supernet or with probes.
+    The forward pass always runs the whole network. The schedule names the candidate workloads of a stage; where
+    there are several, the first steps of the stage measure them, with the nested supernet or with probes.
     """
 
     def bind(self, setting: Setting) -> Method:
@@ -37,19 +37,22 @@ class Progressive:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where step i lies: its stage, the step within it, and the length of the stage's search."""
+    """Where step i lies: its stage, the step within it, the length of the stage's search, and its candidates.
+
+    Their blocks are in the network's order here, so that equal sets of blocks are equal workloads.
+    """
 
     stage: int
     offset: int
     start: int
     search: int
-    candidates: tuple[int, ...]
+    candidates: tuple[Workload, ...]
 
 
 class _Bound:
     def __init__(self, setting: Setting, ranking: Ranking, schedule: Schedule) -> None:
         self.setting, self.schedule = setting, schedule
-        self._check()
+        self._check(ranking)
         self.freezer = Freezer(
             setting.task.model,
             setting.blocks,
@@ -58,15 +61,15 @@ class _Bound:
             outside=setting.outside,
         )
         self.rankings: list[Ranking] = [ranking]
-        self.chosen: list[int] = []
+        self.chosen: list[Workload] = []
         self.trials: list[Trial] = []
         self.stage_announced = -1
         self.search_seconds = 0.0
         self.search_flops = 0.0
         self.probe: dict[str, Any] = {}
-        self.last_reading: dict[int, float] = {}
+        self.last_reading: dict[int, float] = {}  # by the candidate's place
 
-    def _check(self) -> None:
+    def _check(self, ranking: Ranking) -> None:
         setting, schedule = self.setting, self.schedule
         if schedule.stages > setting.total_steps:
             raise ValueError(
@@ -81,18 +84,23 @@ class _Bound:
             )
         if schedule.estimator != "none" and not setting.holdout:
             raise ValueError("schedule: a schedule that searches needs holdout draws; give Setting.holdout")
-        total = len(setting.blocks)
         for stage in range(schedule.stages):
-            for m in schedule.candidates(stage, total, 0):
-                if not 1 <= m <= total:
-                    raise ValueError(f"schedule: m = {m} in stage {stage}, but the phase has {total} blocks")
+            for workload in schedule.candidates(stage, ranking, setting.shape, None):
+                unknown = sorted(set(workload.active) - set(setting.blocks.names))
+                if unknown or not workload.active:
+                    raise ValueError(
+                        f"schedule: stage {stage} would train {unknown or 'no block'}; choose from the "
+                        f"{len(setting.blocks)} blocks of the phase"
+                    )
 
     def _place(self, i: int) -> _Place:
         stages, total = self.schedule.stages, self.setting.total_steps
         stage = min(i * stages // total, stages - 1)
         start = -(-stage * total // stages)
-        last = self.chosen[stage - 1] if 0 < stage <= len(self.chosen) else 0
-        candidates = self.schedule.candidates(stage, len(self.setting.blocks), last)
+        last = self.chosen[stage - 1] if 0 < stage <= len(self.chosen) else None
+        ranking = self.rankings[min(stage, len(self.rankings) - 1)]
+        named = self.schedule.candidates(stage, ranking, self.setting.shape, last)
+        candidates = tuple(replace(workload, active=self._in_order(workload.active)) for workload in named)
         search = 0
         if len(candidates) > 1 and self.schedule.estimator != "none":
             search = self.schedule.search_steps
@@ -100,7 +108,13 @@ class _Bound:
                 search -= search % len(candidates)
         return _Place(stage, i - start, start, search, candidates)
 
-    def _m(self, place: _Place) -> int:
+    def _in_order(self, active: Sequence[str]) -> tuple[str, ...]:
+        chosen = set(active)
+        return tuple(name for name in self.setting.blocks.names if name in chosen)
+
+    def workload(self, i: int) -> Workload:
+        """What step i trains, its blocks in the network's order."""
+        place = self._place(i)
         if place.offset >= place.search:
             if len(self.chosen) > place.stage:
                 return self.chosen[place.stage]
@@ -108,12 +122,6 @@ class _Bound:
         if self.schedule.estimator == "probe":
             return place.candidates[place.offset // (place.search // len(place.candidates))]
         return supernet_candidate(self.setting.seed, place.start + place.offset, place.candidates)
-
-    def workload(self, i: int) -> Workload:
-        """The top blocks of step i, in the network's order."""
-        place = self._place(i)
-        top = set(self.rankings[min(place.stage, len(self.rankings) - 1)].top(self._m(place)))
-        return Workload(tuple(name for name in self.setting.blocks.names if name in top), self.setting.shape)
 
     def replays(self, i: int) -> int:
         """In a probe, the step of the first candidate at the same distance from its start; else i."""
@@ -125,8 +133,8 @@ class _Bound:
     @contextmanager
     def step(self, i: int) -> Iterator[StepInfo]:
         """Around one optimizer step: trains exactly the workload's blocks, and searches at a stage's start."""
+        self._enter_stage(i)
         place = self._place(i)
-        self._enter_stage(place)
         searching = place.offset < place.search
         probing = searching and self.schedule.estimator == "probe"
         if probing:
@@ -145,15 +153,17 @@ class _Bound:
             else:
                 self._read_supernet(place, i, workload, seconds)
         if i + 1 < self.setting.total_steps:
-            self._enter_stage(self._place(i + 1))
+            self._enter_stage(i + 1)
 
-    def _enter_stage(self, place: _Place) -> None:
-        if self.stage_announced >= place.stage:
+    def _enter_stage(self, i: int) -> None:
+        stage = self._place(i).stage
+        if self.stage_announced >= stage:
             return
-        self.stage_announced = place.stage
+        self.stage_announced = stage
         self.last_reading = {}
-        if self.setting.rerank is not None and place.stage > 0:
+        if self.setting.rerank is not None and stage > 0:
             self.rankings.append(self.setting.rerank())
+        place = self._place(i)  # with candidates of the new ranking
         if len(place.candidates) == 1 or place.search == 0:
             self.chosen.append(place.candidates[0])
 
@@ -172,12 +182,11 @@ class _Bound:
         return losses
 
     def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
-        m = len(workload.active)
-        losses = self._read()
+        losses, candidate = self._read(), place.candidates.index(workload)
         loss = sum(losses) / len(losses)
-        before = self.last_reading.get(m, loss)
-        self.last_reading[m] = loss
-        self._record(Trial(place.stage, i, workload, seconds, self.setting.flops(workload), before, loss))
+        before = self.last_reading.get(candidate, loss)
+        self.last_reading[candidate] = loss
+        self._record(place, Trial(place.stage, i, workload, seconds, self.setting.flops(workload), before, loss))
         if place.offset == place.search - 1:
             self._choose(place)
 
@@ -202,31 +211,39 @@ class _Bound:
         _, error = paired_gain(before, after)
         flops = self.setting.flops(workload) * share
         mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
-        self._record(Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error))
+        trial = Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error)
+        self._record(place, trial)
         self.freezer.train_only(self.setting.blocks.names)
-        self.probe["ends"][len(workload.active)] = Snapshot.take(self.setting.task.model, self.setting.optimizer)
+        end = Snapshot.take(self.setting.task.model, self.setting.optimizer)
+        self.probe["ends"][place.candidates.index(workload)] = end
         if place.offset == place.search - 1:
             self._choose(place)
-            losers = [t for t in self._stage_trials(place.stage) if len(t.workload.active) != self.chosen[-1]]
+            losers = [t for t in self._stage_trials(place.stage) if t.workload != self.chosen[-1]]
             self.search_seconds += sum(t.seconds for t in losers)
             self.search_flops += sum(t.flops for t in losers)
-            self.probe["ends"][self.chosen[-1]].restore(self.setting.task.model, self.setting.optimizer)
+            winner = self.probe["ends"][place.candidates.index(self.chosen[-1])]
+            winner.restore(self.setting.task.model, self.setting.optimizer)
             self.probe = {}
         self.freezer.train_only(workload.active)
 
-    def _record(self, trial: Trial) -> None:
+    def _record(self, place: _Place, trial: Trial) -> None:
         self.trials.append(trial)
-        self.setting.notify("trial", {**asdict(trial), "m": len(trial.workload.active), "gain": trial.gain})
+        about = {"m": len(trial.workload.active), "candidate": _labels(place.candidates)[trial.workload]}
+        self.setting.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
 
     def _stage_trials(self, stage: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.stage == stage]
 
     def _choose(self, place: _Place) -> None:
-        m, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.setting.cost)
-        self.chosen.append(m)
-        self.setting.notify(
-            "choice", {"stage": place.stage, "m": m, "efficiency": {str(k): v for k, v in efficiency.items()}}
-        )
+        workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.setting.cost)
+        label = _labels(place.candidates)
+        if workload not in label:
+            raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is none of its candidates")
+        self.chosen.append(workload)
+        self.setting.notify("choice", {
+            "stage": place.stage, "m": len(workload.active), "candidate": label[workload],
+            "efficiency": {label[each]: value for each, value in efficiency.items()},
+        })  # fmt: skip
 
     def _synchronize(self) -> None:
         if next(self.setting.task.model.parameters()).is_cuda:
@@ -237,16 +254,16 @@ class _Bound:
         probe = dict(self.probe)
         if probe:
             probe["start"] = probe["start"].state_dict()
-            probe["ends"] = {str(m): end.state_dict() for m, end in probe["ends"].items()}
+            probe["ends"] = {str(k): end.state_dict() for k, end in probe["ends"].items()}
         return {
             "freezer": self.freezer.state_dict(),
             "rankings": [list(ranking.names) for ranking in self.rankings],
-            "chosen": list(self.chosen),
+            "chosen": [asdict(workload) for workload in self.chosen],
             "trials": [asdict(trial) for trial in self.trials],
             "stage_announced": self.stage_announced,
             "search_seconds": self.search_seconds,
             "search_flops": self.search_flops,
-            "last_reading": {str(m): value for m, value in self.last_reading.items()},
+            "last_reading": {str(k): value for k, value in self.last_reading.items()},
             "probe": probe,
         }
 
@@ -254,18 +271,25 @@ class _Bound:
         """The inverse of `state_dict`."""
         self.freezer.load_state_dict(state["freezer"])
         self.rankings = [Ranking(tuple(names)) for names in state["rankings"]]
-        self.chosen = list(state["chosen"])
-        self.trials = [_trial(values) for values in state["trials"]]
+        self.chosen = [Workload.from_plain(values) for values in state["chosen"]]
+        self.trials = [Trial(**{**v, "workload": Workload.from_plain(v["workload"])}) for v in state["trials"]]
         self.stage_announced = state["stage_announced"]
         self.search_seconds, self.search_flops = state["search_seconds"], state["search_flops"]
-        self.last_reading = {int(m): value for m, value in state["last_reading"].items()}
+        self.last_reading = {int(k): value for k, value in state["last_reading"].items()}
         self.probe = dict(state["probe"])
         if self.probe:
             self.probe["start"] = Snapshot.from_state(self.probe["start"])
-            self.probe["ends"] = {int(m): Snapshot.from_state(end) for m, end in self.probe["ends"].items()}
+            self.probe["ends"] = {int(k): Snapshot.from_state(end) for k, end in self.probe["ends"].items()}
 
 
-def _trial(values: dict[str, Any]) -> Trial:
-    workload = values["workload"]
-    shape = Shape(**workload["shape"]) if workload["shape"] else None
-    return Trial(**{**values, "workload": Workload(tuple(workload["active"]), shape)})
+def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
+    """Short names that tell a stage's candidates apart: m, with as much of the shape as that takes."""
+    names = [str(len(workload.active)) for workload in candidates]
+    for part in ("@{0.resolution}px", " x{0.frames}", " of {0.tokens:g} tokens"):
+        if len(set(names)) == len(names):
+            break
+        shapes = [workload.shape for workload in candidates]
+        names = [name + part.format(shape) if shape else name for name, shape in zip(names, shapes, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{name} #{k}" for k, name in enumerate(names)]
+    return dict(zip(candidates, names, strict=True))

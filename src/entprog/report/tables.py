@@ -69,7 +69,7 @@ def trials(run: Run) -> str:
 
 def _size(event: Mapping[str, Any]) -> str:
     work = event.get("workload") or {}
-    return str(work.get("m") or len(work.get("active") or ()))
+    return str(event.get("candidate") or work.get("m") or len(work.get("active") or ()))
 
 
 def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
     for m in sorted({*found["trials"], *efficiency}, key=natural):
         tried = found["trials"].get(m, ())
         value = efficiency.get(m, math.nan)
-        chosen = str(choice.get("m")) == m
+        chosen = str(choice.get("candidate") or choice.get("m")) == m
         bar = ""
         if largest and math.isfinite(value):
             style = ("fill" if chosen else "fill other") + (" below" if value < 0 else "")

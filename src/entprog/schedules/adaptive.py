@@ -6,7 +6,7 @@ from typing import Literal
 
 from entprog.core.probe import probe_choice
 from entprog.core.supernet import convergence_efficiency
-from entprog.core.types import Trial
+from entprog.core.types import Ranking, Shape, Trial, Workload
 
 __all__ = ["Adaptive"]
 
@@ -38,17 +38,21 @@ class Adaptive:
         if self.estimator not in ("supernet", "probe"):
             raise ValueError(f"schedule.options.estimator = {self.estimator!r}: choose supernet or probe")
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
         """M_k: `width` counts (fewer when they coincide) from the last choice to all blocks."""
-        low = max(1, last or round(total / self.width))
+        total = len(ranking.names)
+        low = len(last.active) if last else max(1, round(total / self.width))
         spread = (round(low + (total - low) * i / (self.width - 1)) for i in range(self.width))
-        return tuple(sorted(set(spread)))
+        return tuple(Workload(ranking.top(m), shape) for m in sorted(set(spread)))
 
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
-        """The m of the highest efficiency; with the supernet, ties and unmeasured stages go to the larger m."""
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+        """The workload of the highest efficiency; with the supernet, ties and unmeasured stages go to the larger."""
         if self.estimator == "probe":
             return probe_choice(trials, cost)
         efficiency = convergence_efficiency(trials, cost)
         if not efficiency:
-            return max(len(trial.workload.active) for trial in trials), {}
-        return max(efficiency, key=lambda m: (efficiency[m], m)), efficiency
+            return max(trials, key=lambda trial: trial.size).workload, {}
+        sizes = {trial.workload: trial.size for trial in trials}
+        return max(efficiency, key=lambda w: (efficiency[w], sizes[w])), efficiency

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entprog.core.types import Trial
+from entprog.core.types import Ranking, Shape, Trial, Workload
 
 __all__ = ["Descending"]
 
@@ -32,10 +32,13 @@ class Descending:
         """Nothing is measured."""
         return "none"
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
-        """The one block count of this stage."""
-        return (max(1, round(total * (self.stages - stage) / self.stages)),)
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        """The one workload of this stage."""
+        m = max(1, round(len(ranking.names) * (self.stages - stage) / self.stages))
+        return (Workload(ranking.top(m), shape),)
 
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         """Never needed: there is one candidate."""
         raise ValueError("the descending schedule has one candidate a stage and never chooses")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entprog.core.types import Trial
+from entprog.core.types import Ranking, Shape, Trial, Workload
 
 __all__ = ["Fixed"]
 
@@ -39,14 +39,16 @@ class Fixed:
         """Nothing is measured."""
         return "none"
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
-        """The given count of this stage."""
-        value = self.m[stage]
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        """The given count of the most important blocks."""
+        value, total = self.m[stage], len(ranking.names)
         count = max(1, round(value * total)) if value < 1 else int(value)
         if count > total:
             raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
-        return (count,)
+        return (Workload(ranking.top(count), shape),)
 
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         """Never needed: there is one candidate."""
         raise ValueError("the fixed schedule has one candidate a stage and never chooses")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entprog.core.types import Trial
+from entprog.core.types import Ranking, Shape, Trial, Workload
 
 __all__ = ["Linear"]
 
@@ -32,10 +32,13 @@ class Linear:
         """Nothing is measured."""
         return "none"
 
-    def candidates(self, stage: int, total: int, last: int) -> tuple[int, ...]:
-        """The one block count of this stage."""
-        return (max(1, round(total * (stage + 1) / self.stages)),)
+    def candidates(
+        self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
+    ) -> tuple[Workload, ...]:
+        """The one workload of this stage."""
+        m = max(1, round(len(ranking.names) * (stage + 1) / self.stages))
+        return (Workload(ranking.top(m), shape),)
 
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[int, dict[int, float]]:
+    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         """Never needed: there is one candidate."""
         raise ValueError("the linear schedule has one candidate a stage and never chooses")

@@ -7,6 +7,7 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config import Config
+from entprog.core.types import Ranking, Shape
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards, write_atomically
 from entprog.evaluate import holdout_clips
@@ -53,12 +54,13 @@ def check_blocks(config: Config, task: HumanVideo) -> None:
     for phase in config.phases.values():
         if not phase.steps:
             continue
-        total = len(phase_blocks(task, config, phase))
+        blocks = phase_blocks(task, config, phase)
         if config.method == "full":
             continue
         schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+        any_order, shape = Ranking(tuple(blocks.names)), Shape(phase.resolution, phase.frames, phase.batch)
         for stage in range(schedule.stages):
-            schedule.candidates(stage, total, 0)
+            schedule.candidates(stage, any_order, shape, None)
 
 
 def check_data(config: Config, shards: Shards) -> None:

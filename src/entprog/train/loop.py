@@ -42,6 +42,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
     """Train steps `start`.. of a phase.
 
     `save(phase_step)` writes a checkpoint that resumes at that step. Stops by SystemExit after a signal.
+    Workloads of a phase may differ in resolution and frames but share the phase's batch: a step's place in the
+    data is its number times the samples of a step.
 
     Raises:
         ValueError: the loss or a gradient is not finite; nothing of that step is kept.
@@ -71,7 +73,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         if not info.discardable:
             session.averages.update(task.model)
         seconds = time.perf_counter() - started
-        _account(session, phase, i, info, loss, norm, rate(replayed), cost, seconds, place)
+        _account(session, phase, i, info, workload, loss, norm, rate(replayed), cost, seconds, place)
         bar.update()
         bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
         session.step += 1
@@ -135,7 +137,7 @@ def _clip(model: nn.Module, limit: float) -> float:
 
 
 def _account(
-    session: Session, phase: Phase, i: int, info: StepInfo, loss: float, norm: float, lr: float,
+    session: Session, phase: Phase, i: int, info: StepInfo, workload: Workload, loss: float, norm: float, lr: float,
     cost: StepCost, seconds: float, place: dict[str, int],
 ) -> None:  # fmt: skip
     totals, trained = session.totals, _trainable(session.task.model)
@@ -146,7 +148,7 @@ def _account(
     totals.byte_seconds += cost.peak * seconds
     phase.watch.step(loss, info.active, info.searching)
     session.history.append(cost.flops)
-    shape = phase.shape
+    shape = workload.shape or phase.shape
     session.log.line({
         "step": session.step, "phase": phase.folder.name, "phase_step": i, "stage": info.stage, "loss": loss,
         "lr": lr, "grad_norm": norm, "m": info.m, "active": [place[name] for name in info.active],

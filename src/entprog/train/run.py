@@ -184,8 +184,8 @@ def _one_phase(
             scaler.load_state_dict(saved["scaler"])
         session.history.extend(saved["history"])
         for cost in saved["costs"]:  # as first measured, when fewer optimizer states may have been there
-            active = tuple(cost.pop("active"))
-            session.costs[Workload(active, shape)] = StepCost(**cost)
+            workload = Workload.from_plain(cost.pop("workload"))
+            session.costs[workload] = StepCost(**cost)
         start = saved["phase_step"]
     session.validate = lambda phase: _validate(session, phase, holdout)
 
@@ -312,7 +312,7 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
         "holdout_loss": session.holdout_loss,
         "history": list(session.history),
         "between": done,
-        "costs": [{"active": list(w.active), **asdict(cost)} for w, cost in session.costs.items()],
+        "costs": [{"workload": asdict(w), **asdict(cost)} for w, cost in session.costs.items()],
         "search_base": list(base),
         "method": None if done else phase.method.state_dict(),
         "optimizer": None if done else optimizer_state(phase.optimizer),
