@@ -158,6 +158,32 @@ def test_every_candidate_replays_the_same_steps_from_the_same_start() -> None:
     assert all(torch.equal(expected[name], value) for name, value in weights(rig.task).items())
 
 
+def test_a_probe_pairs_samples_where_the_task_tells_them() -> None:
+    """The same gain as by draws, of as many pairs as there are samples; few are warned of, once."""
+    by_draw, by_sample, enough = (
+        Rig(schedule=adaptive("probe", stages=2, search_steps=6), total=18, **holdout)
+        for holdout in ({}, {}, {"holdout": HOLDOUT * 3})
+    )
+    for rig in (by_sample, enough):
+        rig.task.losses = lambda draw, task=rig.task: (task.predict(draw) - draw.eps).pow(2).flatten(1).mean(1)
+    for rig in (by_draw, by_sample, enough):
+        rig.run(0, 6, checked=False)
+    for a, b in zip(by_draw.method.trials, by_sample.method.trials, strict=True):
+        assert (a.loss_before, a.gain) == (pytest.approx(b.loss_before), pytest.approx(b.gain, abs=1e-6))
+        assert a.gain_stderr != b.gain_stderr > 0
+    for rig, pairs in ((by_draw, 4), (by_sample, 8), (enough, 24)):
+        rig.run(6, 18, checked=False)
+        told = [values for name, values in rig.events if name == "warning"]
+        assert [values["sign"] for values in told] == (["probe"] if pairs < 24 else [])
+        assert all(f"over {pairs} pairs" in values["message"] for values in told)
+
+
+def test_one_sample_alone_leaves_the_larger() -> None:
+    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=6), total=8, holdout=HOLDOUT[:1])
+    rig.run(checked=False)
+    assert all(math.isinf(made.gain_stderr) for made in rig.method.trials) and len(rig.method.chosen[0].active) == 4
+
+
 def test_search_steps_that_do_not_divide_are_spent_on_training() -> None:
     rig = Rig(schedule=adaptive("probe", stages=1, search_steps=11), total=14)
     rig.run()

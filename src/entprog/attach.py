@@ -1,5 +1,6 @@
 """The method for somebody else's training loop."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,17 @@ class _ForeignTask:
     ) -> None:
         self.model = model
         self.predict = predict
-        self.loss = loss or (lambda draw: (predict(draw).float() - draw.eps.float()).pow(2).mean())
+        self.loss = loss or (lambda draw: self._squared(draw).mean())
+        if loss is None:
+            self.losses = lambda draw: self._squared(draw).reshape(draw.size, -1).mean(1)
+
+    def _squared(self, draw: Draw) -> Tensor:
+        return (self.predict(draw).float() - draw.eps.float()).pow(2)
+
+
+def _warn(event: str, values: dict[str, Any]) -> None:
+    if event == "warning":
+        warnings.warn(values["message"], stacklevel=2)
 
 
 def attach(
@@ -82,6 +93,7 @@ def attach(
         schedule=plugins.load("schedule", schedule, **(schedule_options or {})),
         cost=cost,
         states=states,  # type: ignore[arg-type]
+        notify=_warn,
         seed=seed,
     )
     method: Method = plugins.load("method", "progressive").bind(setting)

@@ -1,7 +1,7 @@
 """The snapshot-and-restore estimator: every candidate trains alone from the same weights on the same batches.
 
 Slower than the supernet but it measures what it says: candidates share weights, optimizer state, data, noise and
-learning rate at their start, and each is read once, at its end, on paired holdout draws.
+learning rate at their start, and each is read once, at its end, on the same holdout samples.
 """
 
 import math
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.core.types import Trial, Workload
+
+PAIRS = 24
+"""Fewer pairs of holdout losses than this leave the standard error itself uncertain by more than a seventh."""
 
 
 class Snapshot:
@@ -62,7 +65,7 @@ def _parameters(optimizer: optim.Optimizer) -> list[Tensor]:
 
 
 def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error of the loss removed over paired holdout draws."""
+    """Mean and standard error of the loss removed over paired holdout losses; one pair has an infinite error."""
     differences = [b - a for b, a in zip(before, after, strict=True)]
     mean = sum(differences) / len(differences)
     if len(differences) < 2:

@@ -71,7 +71,11 @@ class Draw:
 
 
 class Task(Protocol):
-    """A model with its noise, its loss and its conditions."""
+    """A model with its noise, its loss and its conditions.
+
+    It may also have `losses(draw) -> Tensor`, the loss of each sample, [B], whose mean is `loss`: a probe then
+    compares its candidates sample by sample, else draw by draw.
+    """
 
     @property
     def model(self) -> nn.Module: ...
@@ -119,7 +123,7 @@ class Trial:
 
     For the supernet one training step; for the probe the whole run of one candidate. `seconds` is wall time,
     `flops` the exact count of the same work, `loss_before` and `loss_after` are holdout losses, `gain` their
-    difference with `gain_stderr`, the standard error of the difference over paired holdout draws.
+    difference with `gain_stderr`, the standard error of the difference over paired holdout losses.
     """
 
     stage: int
@@ -215,7 +219,8 @@ class Setting:
         cost: "flops" or "seconds": what a choice weighs gain against.
         states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside the blocks train.
-        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made.
+        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
+            ("warning", sign and message) when a choice will be a poor one.
         seed: of the search's own draws.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from entprog.core.freeze import Freezer
-from entprog.core.probe import Snapshot, paired_gain
+from entprog.core.probe import PAIRS, Snapshot, paired_gain
 from entprog.core.supernet import supernet_candidate
 from entprog.core.types import Method, Ranking, Schedule, Setting, StepInfo, Trial, Workload
 
@@ -173,9 +173,13 @@ class _Bound:
 
     @torch.no_grad()
     def _read(self) -> list[float]:
-        """Holdout losses, one a draw; charged to the search."""
-        start = time.perf_counter()
-        losses = [float(self.setting.task.loss(draw)) for draw in self.setting.holdout]
+        """Holdout losses; charged to the search. One a draw; in a probe one a sample, where the task tells them."""
+        start, task = time.perf_counter(), self.setting.task
+        by_sample = getattr(task, "losses", None) if self.schedule.estimator == "probe" else None
+        if by_sample is None:
+            losses = [float(task.loss(draw)) for draw in self.setting.holdout]
+        else:
+            losses = [loss for draw in self.setting.holdout for loss in by_sample(draw).tolist()]
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
         self.search_flops += self.setting.reading_flops()
@@ -198,9 +202,20 @@ class _Bound:
         if place.offset == 0:
             taken = Snapshot.take(self.setting.task.model, self.setting.optimizer)
             self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0}
+            self._warn_of_few(len(self.probe["before"]))
         elif place.offset % share == 0:
             self.probe["start"].restore(self.setting.task.model, self.setting.optimizer)
             self.probe["seconds"] = 0.0
+
+    def _warn_of_few(self, pairs: int) -> None:
+        if pairs >= PAIRS or self.trials:  # said before the first trial, and only then
+            return
+        message = (
+            f"the probe compares its candidates over {pairs} pairs of holdout losses: with fewer than {PAIRS} their "
+            "standard error is rough and the larger candidate wins too often (with one, always); "
+            "give more holdout samples (train.holdout_clips)"
+        )
+        self.setting.notify("warning", {"sign": "probe", "message": message})
 
     def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
         share = place.search // len(place.candidates)

@@ -246,6 +246,8 @@ class _Notes:
 
     def __call__(self, event: str, values: dict[str, Any]) -> None:
         self.session.log.event(event, values)
+        if event == "warning":
+            tqdm.write(f"warning: {values['message']}")
         if event == "stage" and hasattr(self.method, "freezer"):
             path = self.folder / f"trainable-stage{values['stage']}.txt"
             write_atomically(path, self.method.freezer.trainable_report())
