@@ -208,9 +208,14 @@ def summary_markdown(runs: Sequence[Run | Path]) -> str:
 
 
 def _protocols(found: Sequence[Row]) -> list[str]:
-    """Each protocol once, with the quantities that it holds for."""
+    """Each protocol once, with the quantities that it holds for; what all metrics share stands before their own."""
     grouped: dict[str, list[str]] = {}
     for row in found:
         if row.protocol:
             grouped.setdefault(row.protocol, []).append(row.name)
-    return [f"{', '.join(names)}: {protocol}" for protocol, names in grouped.items()]
+    shared = {protocol.partition(", pooling ")[0] for protocol in grouped if ", pooling " in protocol}
+    if len(shared) != 1:
+        return [f"{', '.join(names)}: {protocol}" for protocol, names in grouped.items()]
+    common = shared.pop()
+    lines = [f"{', '.join(names)}: {p.removeprefix(common + ', pooling ')}" for p, names in grouped.items()]
+    return [f"all metrics: {common}", *lines]
