@@ -306,3 +306,11 @@ def test_a_data_set_may_be_moved(tiny_data: Path, tmp_path: Path) -> None:
         float(Clips(Shards(moved), "train").batch(0, Shape(16, 1, 2)).latents.sum()),
         float(Clips(Shards(tiny_data), "train").batch(0, Shape(16, 1, 2)).latents.sum()),
     )
+
+
+def test_a_damaged_index_names_its_line(tmp_path: Path) -> None:
+    for line in ("{", '{"clip": "a"}'):
+        (tmp_path / "dataset.json").write_text('{"format": 1, "sizes": [32]}')
+        (tmp_path / "index.jsonl").write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"index\.jsonl, line 1"):
+            Shards(tmp_path)

@@ -124,7 +124,8 @@ class Shards:
             raise ValueError(
                 f"{about}: format {self.about.get('format')!r}, this version reads {FORMAT}; prepare it again"
             )
-        self.rows = [ClipRow(**json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines() if line]
+        lines = index.read_text(encoding="utf-8").splitlines()
+        self.rows = [_row(index, number, line) for number, line in enumerate(lines, 1) if line]
         if not self.rows:
             raise ValueError(
                 f"data.path = {str(folder)!r}: the data set is empty; see prepare.jsonl for what was dropped"
@@ -155,3 +156,10 @@ class Shards:
             self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
         stored = self._open[row.shard].get_slice(key)
         return stored[row.start + start : row.start + start + frames]
+
+
+def _row(index: Path, number: int, line: str) -> ClipRow:
+    try:
+        return ClipRow(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{index}, line {number}: not a clip's row ({error}); prepare the data set again") from error
