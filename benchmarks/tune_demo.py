@@ -38,7 +38,7 @@ def main() -> None:
             "command": f"python benchmarks/tune_demo.py {arm} {factor:g}",
             "arm": arm,
             "factor": factor,
-        "steps": totals["steps"],
+            "steps": totals["steps"],
             "rates": {phase: rate * factor for phase, rate in BASE.items()},
             "holdout": readings,
             "flops": totals["flops"],
