@@ -1,15 +1,15 @@
 """Block counts as given."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entprog.core.types import Ranking, Shape, Trial, Workload
+from entprog.core.types import Ranking, Shape, Workload
+from entprog.schedules._unsearched import Unsearched
 
 __all__ = ["Fixed"]
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Unsearched):
     """Train m[k] blocks in stage k.
 
     Attributes:
@@ -29,16 +29,6 @@ class Fixed:
         """One for each given count."""
         return len(self.m)
 
-    @property
-    def search_steps(self) -> int:
-        """Nothing is searched."""
-        return 0
-
-    @property
-    def estimator(self) -> str:
-        """Nothing is measured."""
-        return "none"
-
     def candidates(
         self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
     ) -> tuple[Workload, ...]:
@@ -48,7 +38,3 @@ class Fixed:
         if count > total:
             raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
         return (Workload(ranking.top(count), shape),)
-
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
-        """Never needed: there is one candidate."""
-        raise ValueError("the fixed schedule has one candidate a stage and never chooses")

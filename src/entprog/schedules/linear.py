@@ -1,15 +1,15 @@
 """Unfreeze equal shares of the blocks, stage by stage."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entprog.core.types import Ranking, Shape, Trial, Workload
+from entprog.core.types import Ranking, Shape, Workload
+from entprog.schedules._unsearched import Unsearched
 
 __all__ = ["Linear"]
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Unsearched):
     """m_k = L (k + 1) / K: the paper's schedule without adaptation (its Table 5).
 
     Attributes:
@@ -22,23 +22,9 @@ class Linear:
         if self.stages < 1:
             raise ValueError(f"schedule.options.stages = {self.stages}: must be at least 1")
 
-    @property
-    def search_steps(self) -> int:
-        """Nothing is searched."""
-        return 0
-
-    @property
-    def estimator(self) -> str:
-        """Nothing is measured."""
-        return "none"
-
     def candidates(
         self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
     ) -> tuple[Workload, ...]:
         """The one workload of this stage."""
         m = max(1, round(len(ranking.names) * (stage + 1) / self.stages))
         return (Workload(ranking.top(m), shape),)
-
-    def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
-        """Never needed: there is one candidate."""
-        raise ValueError("the linear schedule has one candidate a stage and never chooses")
