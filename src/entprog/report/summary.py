@@ -12,6 +12,10 @@ from entprog.report.collect import Run, collect, number
 METRICS = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM"}
 
 
+POOLING = ", pooling "
+"""Where a metric's own part of the protocol begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One headline quantity over all runs: printed values, and each compared with the base run.
@@ -207,15 +211,19 @@ def summary_markdown(runs: Sequence[Run | Path]) -> str:
     return "\n".join([*lines, "", "; ".join(notes) + "."]) if notes else "\n".join(lines)
 
 
+def split_protocols(found: Sequence[Row]) -> tuple[str, list[str]]:
+    """What the protocols of all metrics share ("" where they differ), and what each row adds to it."""
+    shared = {row.protocol.partition(POOLING)[0] for row in found if POOLING in row.protocol}
+    common = shared.pop() if len(shared) == 1 else ""
+    return common, [row.protocol.removeprefix(common + POOLING) if common else row.protocol for row in found]
+
+
 def _protocols(found: Sequence[Row]) -> list[str]:
-    """Each protocol once, with the quantities that it holds for; what all metrics share stands before their own."""
+    """Each protocol once, with the quantities that it holds for; what all metrics share stands first."""
+    common, own = split_protocols(found)
     grouped: dict[str, list[str]] = {}
-    for row in found:
-        if row.protocol:
-            grouped.setdefault(row.protocol, []).append(row.name)
-    shared = {protocol.partition(", pooling ")[0] for protocol in grouped if ", pooling " in protocol}
-    if len(shared) != 1:
-        return [f"{', '.join(names)}: {protocol}" for protocol, names in grouped.items()]
-    common = shared.pop()
-    lines = [f"{', '.join(names)}: {p.removeprefix(common + ', pooling ')}" for p, names in grouped.items()]
-    return [f"all metrics: {common}", *lines]
+    for row, protocol in zip(found, own, strict=True):
+        if protocol:
+            grouped.setdefault(protocol, []).append(row.name)
+    lines = [f"{', '.join(names)}: {protocol}" for protocol, names in grouped.items()]
+    return [f"all metrics: {common}", *lines] if common else lines

@@ -21,20 +21,22 @@ def headline(runs: Sequence[Run]) -> str:
         f"{'<small>so far</small>' if run.totals.counted else ''}</th>"
         for i, run in enumerate(runs)
     )
+    found = summary.rows(runs)
+    common, protocols = summary.split_protocols(found)
     body = []
-    for row in summary.rows(runs):
+    for row, said in zip(found, protocols, strict=True):
         cells = "".join(
             f"<td{BEST if row.best == i else ''}>{escape(value)}<small>{escape(compared)}</small></td>"
             for i, (value, compared) in enumerate(zip(row.values, row.compared, strict=True))
         )
-        protocol = f"<small>{escape(row.protocol)}</small>" if row.protocol else ""
+        protocol = f"<small>{escape(said)}</small>" if said else ""
         style = ' class="minor"' if row.minor else ""
         body.append(f'<tr{style}><th scope="row">{escape(row.name)}{protocol}</th>{cells}</tr>')
     if not body:
         return '<p class="note">No totals and no metrics yet.</p>'
-    note = ""
+    note = f'<p class="note">All metrics: {escape(common)}.</p>' if common else ""
     if len(runs) > 1:
-        note = (
+        note += (
             f'<p class="note">Small figures: the value as a multiple of <b>{escape(runs[base].label)}</b>'
             " (PSNR: the difference). Bold: the best of the row.</p>"
         )
