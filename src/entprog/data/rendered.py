@@ -121,8 +121,8 @@ def _rendered(spec: RenderedPeople, jobs: list[tuple[str, int, int, int]], worke
             yield from pool.map(_render, [spec] * len(jobs), jobs, chunksize=max(1, min(16, len(jobs) // workers)))
         except BrokenProcessPool as broken:
             raise RuntimeError(
-                "a rendering worker died (killed, or out of memory); nothing was written. "
-                "Try again with data.workers = 1"
+                "a rendering worker died (killed, out of memory, or started from a script without "
+                "an if __name__ == '__main__' guard); nothing was written. Try again with data.workers = 1"
             ) from broken
 
 
