@@ -64,7 +64,7 @@ class RenderedPeople:
 
     def fingerprint(self, codec: PatchCodec) -> str:
         """A short name of exactly this data: settings, codec and renderer version."""
-        text = json.dumps({**asdict(self), "codec": codec.hash, "renderer": 1}, sort_keys=True)
+        text = json.dumps({**asdict(self), "codec": codec.hash, "renderer": 2}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -163,6 +163,13 @@ class Look:
                 return np.sin(down * scale * 4) * np.sin(x * scale * 4) > 0.45
             case "logo":
                 return (x**2 + (z - neck + 0.15) ** 2 < 0.0042) & (y < 0) & ~on_arm
+            case "diagonal":
+                return np.sin((down + 0.8 * across) * scale * np.pi) > 0
+            case "zigzag":
+                return np.sin((down + 0.25 * np.abs((across * scale * 0.8) % 1 - 0.5)) * scale * np.pi) > 0
+            case "blotches":
+                wave = np.sin(down * scale * 2 + self.phases[0]) + np.sin(across * scale * 2.3 + self.phases[1])
+                return wave + np.sin((down - across) * scale * 1.7 + self.phases[2]) > 0.4
             case "chest":
                 return np.abs(down - neck + 0.17) < 0.045
             case "block":

@@ -10,18 +10,20 @@ class Domain:
     `source` and `target` are made for pretraining and fine-tuning: what is learned from one is useful but not
     enough for the other. They share no body, hair style, top or movement, and no wall but the plain one.
 
-    ===========  ===========================  ========================================
-    field        source                       target
-    ===========  ===========================  ========================================
-    bodies       even rows of the body table  odd rows of the body table
-    hair         bald, short, mid             long, bun
-    garments     trousers, breeches, shorts   dress, skirt, trousers, shorts, jumpsuit
-    tops         plain, block, chest          stripes, bars, check, dots, logo
-    bottoms      plain                        plain, side, check
-    backgrounds  plain, gradient, panel       brick, outdoor, bokeh, plain
-    floors       plain, tile                  plain, wood
-    motions      walk, sway, exercise         dance, spin
-    ===========  ===========================  ========================================
+    ===========  =====================================  ========================================
+    field        source                                 target
+    ===========  =====================================  ========================================
+    bodies       even rows of the body table            odd rows of the body table
+    hair         bald, short, mid                       long, bun
+    garments     trousers, breeches, shorts             dress, skirt, trousers, shorts, jumpsuit
+    tops         plain, block, chest, diagonal,         stripes, bars, check, dots, logo
+                 zigzag, blotches
+    bottoms      plain                                  plain, side, check
+    backgrounds  plain, gradient, panel, paper,         brick, outdoor, bokeh, plain
+                 curtain, shelves, pictures, mural
+    floors       plain, tile, carpet                    plain, wood
+    motions      walk, sway, exercise                   dance, spin
+    ===========  =====================================  ========================================
 
     `all` draws from both.
     """
@@ -42,10 +44,10 @@ SOURCE = Domain(
     body_rows=(0,),
     hair=("short", "short", "mid", "mid", "bald"),
     garments=("trousers", "trousers", "trousers", "breeches", "shorts"),
-    tops=("plain", "plain", "block", "chest"),
+    tops=("plain", "block", "chest", "diagonal", "zigzag", "blotches"),
     bottoms=("plain",),
-    backgrounds=("plain", "gradient", "panel"),
-    floors=("plain", "tile"),
+    backgrounds=("plain", "gradient", "panel", "paper", "curtain", "shelves", "pictures", "mural", "mural"),
+    floors=("plain", "tile", "carpet"),
     motions=("walk", "sway", "exercise"),
 )
 

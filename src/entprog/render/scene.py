@@ -100,6 +100,53 @@ def _panel_wall(scene: Scene, x: Array, z: Array) -> Array:
     return np.where(groove[..., None], scene.wall_colour * 0.7, lower_and_upper)
 
 
+def _papered_wall(scene: Scene, x: Array, z: Array) -> Array:
+    """Slanted lozenges of two colours."""
+    along, across = (x + 0.7 * z) * scene.scale, (x - 0.7 * z) * scene.scale
+    inside = np.sin(np.pi * along) * np.sin(np.pi * across) > 0.35 * np.sin(scene.phases[1])
+    return np.where(inside[..., None], scene.second_colour, scene.wall_colour)
+
+
+def _curtain(scene: Scene, x: Array, z: Array) -> Array:
+    """Folds that hang down, a little aslant."""
+    way = (x + 0.12 * z * np.sin(scene.phases[2])) * scene.scale * 2.2
+    folds = 0.72 + 0.2 * np.sin(way * 2 + scene.phases[3]) + 0.12 * np.sin(way * 4.7 + scene.phases[4])
+    return scene.wall_colour * folds[..., None]
+
+
+def _shelves(scene: Scene, x: Array, z: Array) -> Array:
+    """Rows of coloured books between boards."""
+    row, height = np.divmod(z * scene.scale * 0.8 + 0.1, 1)
+    book = np.floor(x * scene.scale * 2 + 0.37 * row)
+    which = np.stack([(np.sin(book * 12.9 + row * 78.2 + k * 3.1 + scene.phases[5]) * 4375.85) % 1 for k in range(4)])
+    spine = 0.6 * scene.wall_colour + 0.35 * np.moveaxis(which[:3], 0, -1)
+    above = height > 0.55 + 0.3 * which[3]
+    books = np.where(above[..., None], scene.second_colour * 0.3, spine)
+    return np.where((height < 0.1)[..., None], scene.second_colour, books)
+
+
+def _hung_wall(scene: Scene, x: Array, z: Array) -> Array:
+    """Framed pictures, each of two colours, on a plain wall."""
+    image = np.broadcast_to(scene.wall_colour, (*x.shape, 3)).copy()
+    for across, up, width, height, *colour in scene.blobs[:9]:
+        right, top = np.abs(x - (across * 4 - 2)), np.abs(z - (0.5 + up * 2))
+        width, height = 0.12 + 0.3 * width, 0.12 + 0.3 * height
+        image[(right < width + 0.05) & (top < height + 0.05)] = scene.second_colour * 0.5
+        image[(right < width) & (top < height)] = colour
+        image[(right < width) & (top < height) & (z < 0.4 + up * 2)] = 1 - np.array(colour)
+    return image
+
+
+def _mural(scene: Scene, x: Array, z: Array) -> Array:
+    """Soft or hard shapes: a sum of waves in any direction, coarse and fine."""
+    height = np.zeros_like(x)
+    for direction, phase, *rest in scene.blobs[:6]:
+        turn, pitch = 2 * np.pi * direction, 1.5 + 6 * rest[0] ** 2
+        height += np.sin(pitch * (x * np.cos(turn) + z * np.sin(turn)) + 2 * np.pi * phase) / np.sqrt(pitch)
+    share = np.clip(0.5 + height * (0.6 if scene.phases[6] < np.pi else 8), 0, 1)
+    return scene.wall_colour + (scene.second_colour - scene.wall_colour) * share[..., None]
+
+
 def _brick_wall(scene: Scene, x: Array, z: Array) -> Array:
     row = np.floor(z * scene.scale * 2)
     along = x * scene.scale + 0.5 * (row % 2)
@@ -135,6 +182,11 @@ def _wooden_floor(scene: Scene, x: Array, y: Array) -> Array:
     return np.where(((x * 6) % 1 < 0.05)[..., None], planks * 0.75, planks)
 
 
+def _carpet(scene: Scene, x: Array, y: Array) -> Array:
+    waves = np.sin(x * 7 + scene.phases[7]) + np.sin(y * 5 + 2 * np.sin(x * 3 + scene.phases[8]))
+    return np.where((waves > 0.3)[..., None], scene.second_colour * 0.8, scene.floor_colour)
+
+
 def _tiled_floor(scene: Scene, x: Array, y: Array) -> Array:
     dark = (np.floor(x * 2) + np.floor(y * 2)) % 2 > 0
     return np.where(dark[..., None], scene.floor_colour * 0.75, scene.floor_colour)
@@ -149,6 +201,11 @@ _WALLS: dict[str, _Paint] = {
     "plain": _plain_wall,
     "gradient": _gradient_wall,
     "panel": _panel_wall,
+    "paper": _papered_wall,
+    "curtain": _curtain,
+    "shelves": _shelves,
+    "pictures": _hung_wall,
+    "mural": _mural,
     "brick": _brick_wall,
     "outdoor": _landscape,
     "bokeh": _bokeh,
@@ -157,5 +214,6 @@ _FLOORS: dict[str, _Paint] = {
     "plain": _plain_floor,
     "wood": _wooden_floor,
     "tile": _tiled_floor,
+    "carpet": _carpet,
     "grass": _grass,
 }
