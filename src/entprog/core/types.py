@@ -27,6 +27,13 @@ class Shape:
     batch: int
     tokens: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("resolution", "frames", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.tokens <= 1:
+            raise ValueError(f"tokens = {self.tokens}: a share of the tokens, above 0 and at most 1 (1: no routing)")
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -178,7 +185,7 @@ class Schedule(Protocol):
 
         Args:
             ranking: all blocks of the phase; the order of a candidate's blocks means nothing.
-            shape: the phase's own, None in a foreign loop. Candidates may differ from it, but not in `batch`.
+            shape: the phase's own, None in a foreign loop: the largest frames and resolution that candidates may have.
             last: what the stage before trained; None at the first, or where that is not known yet.
         """
         ...

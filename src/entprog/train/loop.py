@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from entprog.core.types import Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
 from entprog.plan.meter import Meter, StepCost
 from entprog.train.checkpoint import checkpoints
+from entprog.train.position import Position
 from entprog.train.state import Session
 from entprog.train.watch import Watch
 
@@ -36,14 +37,14 @@ class Phase:
     watch: Watch
     seed: int
     scaler: torch.amp.GradScaler
+    position: Position = field(default_factory=Position)
 
 
 def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
     """Train steps `start`.. of a phase.
 
     `save(phase_step)` writes a checkpoint that resumes at that step. Stops by SystemExit after a signal.
-    Workloads of a phase may differ in resolution and frames but share the phase's batch: a step's place in the
-    data is its number times the samples of a step.
+    Workloads of a phase may differ in everything, the batch included: places in the data count samples.
 
     Raises:
         ValueError: the loss or a gradient is not finite; nothing of that step is kept.
@@ -51,15 +52,21 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
     config, method, task = session.config.train, phase.method, session.task
     rate = learning_rates(config, phase.config, *session.span(phase.number))
     place = {name: k for k, name in enumerate(phase.block_names)}
+    count = config.gradient_accumulation_steps
+
+    def samples(step: int) -> int:
+        return count * (method.workload(step).shape or phase.shape).batch
+
     for i in range(start, phase.config.steps):
         started = time.perf_counter()
         replayed = method.replays(i)
         workload = method.workload(i)
+        first = phase.position.of(i, replayed, samples)
         for group in phase.optimizer.param_groups:
             group["lr"] = rate(replayed)
         with method.step(i) as info:
             workload = Workload(info.active, workload.shape)
-            loss, cost = _forward_backward(session, phase, replayed, workload)
+            loss, cost = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
                 raise ValueError(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
@@ -70,6 +77,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             phase.scaler.step(phase.optimizer)
             phase.scaler.update()
             phase.optimizer.zero_grad(set_to_none=True)
+        phase.position.took(replayed, first, samples(i))
         if not info.discardable:
             session.averages.update(task.model)
         seconds = time.perf_counter() - started
@@ -89,15 +97,15 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
 
 
-def _forward_backward(session: Session, phase: Phase, replayed: int, workload: Workload) -> tuple[float, StepCost]:
-    """Mean loss of the step's micro-batches, with gradients left in place; metered once a workload."""
+def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> tuple[float, StepCost]:
+    """Mean loss of the micro-batches from sample `first` on, with gradients left in place; metered once a workload."""
     count = session.config.train.gradient_accumulation_steps
     shape = workload.shape or phase.shape
 
     def passes() -> float:
         total = 0.0
         for k in range(count):
-            batch = phase.clips.batch((replayed * count + k) * shape.batch, shape)
+            batch = phase.clips.batch(first + k * shape.batch, shape)
             loss = session.task.loss(session.task.draw(batch, shape, phase.seed))
             phase.scaler.scale(loss / count).backward()
             total += float(loss.detach()) / count

@@ -180,6 +180,7 @@ def _one_phase(
         method.load_state_dict(saved["method"])
         load_optimizer_state(optimizer, saved["optimizer"])
         watch.load_state_dict(saved["watch"])
+        phase.position.load_state_dict(saved["position"])
         if saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
         session.history.extend(saved["history"])
@@ -319,6 +320,7 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
         "method": None if done else phase.method.state_dict(),
         "optimizer": None if done else optimizer_state(phase.optimizer),
         "watch": None if done else phase.watch.state_dict(),
+        "position": phase.position.state_dict(),
         "scaler": None if done else phase.scaler.state_dict(),
         "random": torch.get_rng_state(),
     }
