@@ -9,6 +9,8 @@ from entprog.config import PUBLISHED
 from entprog.validate import ConfigWarning, read_config
 from recipes import problems
 
+BACKWARD = {"train.optimizer_in_backward": "true", "train.max_grad_norm": "0"}
+
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
@@ -42,6 +44,9 @@ def recipe(tmp_path, monkeypatch):
         ({"data.path": "nowhere"}, ["data.path", "entprog prepare VIDEOS nowhere"]),
         ({"train.lr_scheduler": "cosine", "train.lr_warmup_steps": "60000"}, ["lr_warmup_steps = 60000", "subject"]),
         ({"train.mixed_precision": "fp16", "device": "cpu"}, ["mixed_precision", "bf16"]),
+        ({**BACKWARD, "train.max_grad_norm": "1"}, ["optimizer_in_backward = true", "max_grad_norm = 1; set that"]),
+        ({**BACKWARD, "train.gradient_accumulation_steps": "2"}, ["gradient_accumulation_steps = 2; set that to 1"]),
+        ({**BACKWARD, "train.mixed_precision": "fp16"}, ["optimizer_in_backward = true", 'mixed_precision = "fp16"']),
         ({"sample.weights": "ema"}, ["sample.weights", "train.ema_decay = 0"]),
         ({"device": "gpu"}, ["device", '"cuda:N"']),
         ({"output_dir": ""}, ["output_dir"]),
@@ -105,6 +110,11 @@ def test_phases_left_out_are_not_checked():
         ("[data]\npath = '.'\nsubjects = 3\nseed = 2", "data.subjects and 1 more: no effect, as data.path"),
         ("[model]\nreference = 'none'\nreference_gradient = true", "model.reference_gradient: no effect"),
         ("method = 'full'\n[ranking]\nsamples = 8", 'ranking.samples: no effect, as method = "full"'),
+        (
+            "[train]\noptimizer = 'adafactor'\nadam_beta1 = 0.8",
+            'train.adam_beta1: no effect with optimizer = "adafactor"',
+        ),
+        ("[train]\noptimizer_in_backward = true\nmax_grad_norm = 0", "saves next to no memory without"),
         ("[phases.vidoe]\nsteps = 100", "phases.vidoe: starts from general values; did you mean phases.video?"),
     ],
 )

@@ -35,8 +35,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule__options__search_steps": 6, "ranking__score": "gradient",
     },
     "full": {"method": "full"},
+    # States of 8 bits, stepped in the backward pass.
+    "backward": {
+        "schedule__options__stages": 2, "ranking__score": "gradient", "schedule__states": "drop",
+        "train__optimizer": "adamw8bit", "train__optimizer_in_backward": True, "train__max_grad_norm": 0.0,
+        "train__gradient_checkpointing": True,
+    },
 }  # fmt: skip
-STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "full": 5}
+STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "full": 5, "backward": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +69,8 @@ def config(kind: str, run: Path, data: Path, **more: Any) -> Config:
 @pytest.fixture(scope="module", params=list(KINDS))
 def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A kind of run and one of it that was never stopped, with a checkpoint of every step."""
+    if "train__optimizer" in KINDS[request.param]:
+        pytest.importorskip("torchao")
     run = tmp_path_factory.mktemp(request.param) / "run"
     return request.param, train(config(request.param, run, data, train__checkpointing_steps=1))
 

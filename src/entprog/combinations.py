@@ -73,6 +73,16 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
+    betas = [key for key in ("adam_beta1", "adam_beta2", "adam_epsilon") if f"train.{key}" in given]
+    if train.optimizer == "adafactor" and betas:
+        yield Finding(
+            (f"train.{betas[0]}", "train.optimizer"), f'{_and_others(betas)}: no effect with optimizer = "adafactor"'
+        )
+    if train.optimizer_in_backward and not train.gradient_checkpointing:
+        yield Finding(
+            ("train.optimizer_in_backward", "train.gradient_checkpointing"),
+            " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
+        )
     if config.data.path and (idle := [key for key in RENDERED if f"data.{key}" in given]):
         yield Finding(
             (f"data.{idle[0]}",),
@@ -244,10 +254,35 @@ def _loop(config: Config) -> Iterator[Finding]:
             ("train.mixed_precision", "device"),
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
+    yield from _in_backward(config)
     if config.sample.weights == "ema" and train.ema_decay == 0:
         yield Finding(
             ("sample.weights", "train.ema_decay"),
             ' = "ema": no averaged weights are kept, as train.ema_decay = 0',
+        )
+
+
+def _in_backward(config: Config) -> Iterator[Finding]:
+    train, key = config.train, "train.optimizer_in_backward"
+    if not train.optimizer_in_backward:
+        return
+    if train.gradient_accumulation_steps > 1:
+        yield Finding(
+            (key, "train.gradient_accumulation_steps"),
+            f" = true: steps at each micro-batch, and train.gradient_accumulation_steps = "
+            f"{train.gradient_accumulation_steps}; set that to 1 and raise the batch, or this to false",
+        )
+    if train.max_grad_norm > 0:
+        yield Finding(
+            (key, "train.max_grad_norm"),
+            f" = true: never has all gradients at once to clip, and train.max_grad_norm = {train.max_grad_norm:g}; "
+            "set that to 0, or this to false",
+        )
+    if train.mixed_precision == "fp16":
+        yield Finding(
+            (key, "train.mixed_precision"),
+            ' = true: never has all gradients at once for the loss scale of mixed_precision = "fp16"; '
+            'choose "bf16" or "no", or set this to false',
         )
 
 
@@ -260,6 +295,11 @@ def _files(config: Config) -> Iterator[Finding]:
         )
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
+    if config.train.optimizer == "adamw8bit" and find_spec("torchao") is None:
+        yield Finding(
+            ("train.optimizer",),
+            ' = "adamw8bit": it is not installed; pip install "entprog[lowbit]"',
+        )
     if config.train.report_to == "tensorboard" and find_spec("tensorboard") is None:
         yield Finding(
             ("train.report_to",),

@@ -145,10 +145,14 @@ class TrainConfig:
         max_grad_norm: gradients are clipped to this norm (0: never).
         mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where it is faster, else no.
         gradient_checkpointing: recompute activations in the backward pass.
+        optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
+            column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size).
+        optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
+            together with gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16.
         adam_beta1: AdamW's decay of the running mean of gradients.
         adam_beta2: AdamW's decay of the running mean of squared gradients.
         adam_epsilon: AdamW's guard against division by zero.
-        adam_weight_decay: AdamW's weight decay.
+        adam_weight_decay: the optimizer's weight decay.
         ema_decay: decay of averaged weights (0: none).
         checkpointing_steps: steps between checkpoints, over all phases (0: only at the end and when stopped).
         checkpoints_total_limit: older checkpoints are deleted beyond this many (0: keep all).
@@ -167,6 +171,8 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    optimizer_in_backward: bool = False
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8

@@ -112,7 +112,8 @@ class Meter(TorchDispatchMode):
         self._now[category] -= size
 
     def _relabel(self, parameter: Tensor) -> None:
-        assert parameter.grad is not None
+        if parameter.grad is None:  # stepped and freed in the backward pass
+            return
         key = parameter.grad.untyped_storage()._cdata
         entry = self._live.get(key)
         if entry is not None and entry[1] == "activations":

@@ -16,6 +16,7 @@ from entprog.core.types import Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
 from entprog.plan.meter import Meter, StepCost
 from entprog.train.checkpoint import checkpoints
+from entprog.train.optimizer import InBackward
 from entprog.train.position import Position
 from entprog.train.state import Session
 from entprog.train.watch import Watch
@@ -70,7 +71,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             if not math.isfinite(loss):
                 raise ValueError(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
-            norm = _clip(task.model, config.max_grad_norm)
+            norm = _clip(task.model, phase.optimizer, config.max_grad_norm)
             # A scaler skips such a step by itself and lowers its scale.
             if not math.isfinite(norm) and not phase.scaler.is_enabled():
                 raise ValueError(_not_finite(session, phase, i, "gradient's norm", norm))
@@ -139,7 +140,9 @@ def learning_rates(
     return lambda i: phase.learning_rate * factor(i + offset)
 
 
-def _clip(model: nn.Module, limit: float) -> float:
+def _clip(model: nn.Module, optimizer: optim.Optimizer, limit: float) -> float:
+    if isinstance(optimizer, InBackward):  # all is stepped by now
+        return optimizer.gradient_norm(model.parameters())
     gradients = [p for p in model.parameters() if p.grad is not None]
     return float(nn.utils.clip_grad_norm_(gradients, limit or math.inf))
 
@@ -173,8 +176,12 @@ def _trainable(model: nn.Module) -> int:
 def _not_finite(session: Session, phase: Phase, i: int, what: str, value: float) -> str:
     kept = checkpoints(session.run)
     back = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
+    in_backward = isinstance(phase.optimizer, InBackward)
+    changed = "weights may have changed, as the optimizer steps in the backward pass" if in_backward else (
+        "stopped before the weights changed"
+    )  # fmt: skip
     return (
         f"the {what} is {value} at step {session.step} (phase {phase.name}, step {i}, learning rate "
-        f"{phase.config.learning_rate}); stopped before the weights changed; {back}. "
-        "Lower the learning rate, or set train.max_grad_norm"
+        f"{phase.config.learning_rate}); {changed}; {back}. "
+        f"Lower the learning rate{'' if in_backward else ', or set train.max_grad_norm'}"
     )

@@ -27,6 +27,7 @@ from entprog.train.draws import fixed_draws, phase_blocks, save_draws
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
+from entprog.train.optimizer import build_optimizer, release
 from entprog.train.ranking import rank_phase, reranker
 from entprog.train.state import (
     Averages,
@@ -155,14 +156,7 @@ def _one_phase(
     ranking = rank_phase(session, folder, blocks, probe, watch, resumed=saved is not None)
 
     # 7. One optimizer with a group a block, and the method bound to it.
-    optimizer = torch.optim.AdamW(
-        param_groups(task.model, blocks, lr=settings.learning_rate),
-        lr=settings.learning_rate,
-        betas=(config.train.adam_beta1, config.train.adam_beta2),
-        eps=config.train.adam_epsilon,
-        weight_decay=config.train.adam_weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(config.train, param_groups(task.model, blocks, lr=settings.learning_rate))
     readings, notes = _ReadingFlops(session, holdout), _Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
@@ -207,6 +201,7 @@ def _one_phase(
     _validate(session, phase, holdout)
     save(settings.steps)
     method.freezer.release() if hasattr(method, "freezer") else None
+    release(optimizer)
 
 
 class _Warn:
