@@ -9,6 +9,7 @@ from torch import Tensor, nn, optim
 from entprog import plugins
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.outside import used_outside
+from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Method, Ranking, Setting
 
 
@@ -48,6 +49,7 @@ def attach(
     schedule_options: dict[str, Any] | None = None,
     ranking: Ranking | None = None,
     states: str = "keep",
+    outside_every: int = 1,
     cost: str = "seconds",
     seed: int = 0,
 ) -> Method:
@@ -65,6 +67,8 @@ def attach(
         blocks: exact names in which `*` is one dotted part ("transformer_blocks.*"), or ready Blocks.
         score, schedule: plugin names with their options.
         ranking: a known ranking; nothing is scored then.
+        outside_every: parameters that stand before the blocks (embeddings) train at every n-th step only, 0 for
+            never; the backward then ends at the lowest active block. Found by one forward of the first probe draw.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
 
     Raises:
@@ -92,12 +96,22 @@ def attach(
         ranking=ranking,
         schedule=plugins.load("schedule", schedule, **(schedule_options or {})),
         cost=cost,
+        outside_every=outside_every,
+        inputs=_inputs(model, found, predict, probe) if outside_every != 1 else (),
         states=states,  # type: ignore[arg-type]
         notify=_warn,
         seed=seed,
     )
     method: Method = plugins.load("method", "progressive").bind(setting)
     return method
+
+
+def _inputs(
+    model: nn.Module, blocks: Blocks, predict: Callable[[Draw], Tensor], probe: Sequence[Draw]
+) -> tuple[str, ...]:
+    if not probe:
+        raise ValueError("outside_every: needs a draw to see what stands before the blocks; give probe")
+    return input_parameters(model, blocks, lambda: predict(probe[0]))
 
 
 __all__ = ["attach"]

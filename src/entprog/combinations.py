@@ -83,6 +83,11 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
             " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
         )
+    if config.schedule.outside_every != 1 and not config.schedule.outside:
+        yield Finding(
+            ("schedule.outside_every", "schedule.outside"),
+            f" = {config.schedule.outside_every}: no effect, as schedule.outside = false: nothing there trains",
+        )
     if config.data.path and (idle := [key for key in RENDERED if f"data.{key}" in given]):
         yield Finding(
             (f"data.{idle[0]}",),

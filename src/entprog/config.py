@@ -90,6 +90,9 @@ class ScheduleConfig:
             replayed on resume), or "auto": flops on a CPU, seconds elsewhere.
         states: optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases.
+        outside_every: those of them that stand before the blocks (embeddings, pose adapter at the input) train at
+            every n-th step only, 0 for never; the backward then ends at the lowest active block. The head always
+            trains. 0 goes with model.pose = "blocks", where every active block has a pose adapter of its own.
     """
 
     name: str = "adaptive"
@@ -97,6 +100,7 @@ class ScheduleConfig:
     cost: Literal["auto", "flops", "seconds"] = "auto"
     states: Literal["keep", "drop", "offload"] = "keep"
     outside: bool = True
+    outside_every: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ LIMITS = {
     "data.workers": "[0, inf)",
     "model.condition_dropout": "[0, 1)",
     "ranking.samples": "[1, inf)",
+    "schedule.outside_every": "[0, inf)",
     "phases.*.steps": "[0, inf)",
     "phases.*.frames": "[1, inf)",
     "phases.*.resolution": "[16, 1024]",

@@ -43,6 +43,8 @@ class Freezer:
             that the block starts afresh; "offload" it to the CPU's memory (pinned where the parameter is on a
             GPU) until the block trains again.
         outside: whether parameters outside of blocks train.
+        inputs: names of parameters outside of blocks that `train_only` can freeze for single steps. Their
+            optimizer states stay in place whatever `states` says.
 
     `release`, or the end of the context, brings back the gradient flags and offloaded states.
     """
@@ -55,6 +57,7 @@ class Freezer:
         *,
         states: States = "keep",
         outside: bool = True,
+        inputs: Iterable[str] = (),
     ) -> None:
         if states not in ("keep", "drop", "offload"):
             raise ValueError(f"states = {states!r}: choose from keep, drop, offload")
@@ -71,6 +74,10 @@ class Freezer:
         self._frozen: list[nn.Parameter] = []
         self._active: frozenset[str] = frozenset(blocks.names)
         self.outside = outside
+        if strange := sorted(set(inputs) - set(self._outside)):
+            raise ValueError(f"inputs: {strange[0]!r} is no parameter outside of the blocks")
+        self._inputs = list(inputs) if outside else []
+        self._inputs_train = True
         if not outside:
             self._freeze(self._outside)
         self._note_frozen()
@@ -81,14 +88,14 @@ class Freezer:
         """Names of the blocks that train, in the order of the blocks."""
         return tuple(name for name in self._members if name in self._active)
 
-    def train_only(self, names: Iterable[str]) -> None:
-        """Freeze every block that is not named; returns at once where nothing changes.
+    def train_only(self, names: Iterable[str], *, inputs: bool = True) -> None:
+        """Freeze every block that is not named, and `inputs` unless asked for; at once where nothing changes.
 
         Raises:
             ValueError: a name is no block.
         """
         wanted = frozenset(names)
-        if wanted == self._active:
+        if wanted == self._active and inputs == self._inputs_train:
             return
         self._check(wanted)
         for name, members in self._members.items():
@@ -97,12 +104,13 @@ class Freezer:
             elif name in self._active and name not in wanted:
                 self._freeze(members)
         self._active = wanted
+        self._let_inputs_train(inputs)
         self._note_frozen()
 
     def release(self) -> None:
         """Give every parameter the gradient flag that it had, and the optimizer its offloaded states."""
         self._thaw(self._trainable)
-        self._active = frozenset(self._members)
+        self._active, self._inputs_train = frozenset(self._members), True
         self._frozen = []
         self._hook.remove()
 
@@ -138,6 +146,7 @@ class Freezer:
         """
         return {
             "active": list(self.active),
+            "inputs": self._inputs_train,
             "offloaded": {name: dict(values) for name, values in self._offloaded.items()},
             "moved": {name: sorted(keys) for name, keys in self._moved.items()},
         }
@@ -165,6 +174,7 @@ class Freezer:
         }
         self._moved = {name: set(keys) for name, keys in state["moved"].items()}
         self._active = wanted
+        self._let_inputs_train(state.get("inputs", True))
         self._note_frozen()
 
     def _check(self, names: Iterable[str]) -> None:
@@ -172,12 +182,20 @@ class Freezer:
             if name not in self._members:
                 raise unknown_block(name, self._members)
 
-    def _freeze(self, names: Iterable[str]) -> None:
+    def _let_inputs_train(self, wanted: bool) -> None:
+        """Back within a few steps, so nothing of them is moved or dropped."""
+        if wanted:
+            self._thaw(self._inputs)
+        else:
+            self._freeze(self._inputs, "keep")
+        self._inputs_train = wanted
+
+    def _freeze(self, names: Iterable[str], states: States | None = None) -> None:
         for name in names:
             parameter = self._names[name]
             parameter.requires_grad_(False)
             parameter.grad = None
-            if self.states == "keep" or parameter not in self.optimizer.state:
+            if (states or self.states) == "keep" or parameter not in self.optimizer.state:
                 continue
             values = self.optimizer.state.pop(parameter)
             if self.states == "offload":

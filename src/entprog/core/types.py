@@ -39,17 +39,20 @@ class Shape:
 class Workload:
     """What one step trains: the active blocks by exact name, and the shape of its batch.
 
-    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only. Equal
-    workloads are one key, so that blocks and shape together say what was measured.
+    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only. `inputs`
+    says whether the parameters that stand before the blocks train too: where they do, the backward runs through
+    every block. Equal workloads are one key, so that all three together say what was measured.
     """
 
     active: tuple[str, ...]
     shape: Shape | None = None
+    inputs: bool = True
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Workload":
         """The inverse of `dataclasses.asdict`."""
-        return cls(tuple(values["active"]), Shape(**values["shape"]) if values["shape"] else None)
+        shape = Shape(**values["shape"]) if values["shape"] else None
+        return cls(tuple(values["active"]), shape, values.get("inputs", True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,9 @@ class Setting:
         cost: "flops" or "seconds": what a choice weighs gain against.
         states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside the blocks train.
+        outside_every: those of them that are in `inputs` train at every n-th step only (0: never).
+        inputs: names of the parameters outside the blocks that stand before the last of them (see
+            `input_parameters`); needed where `outside_every` is not 1.
         notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
             ("warning", sign and message) when a choice will be a poor one.
         seed: of the search's own draws.
@@ -245,6 +251,8 @@ class Setting:
     cost: str = "flops"
     states: Literal["keep", "drop", "offload"] = "keep"
     outside: bool = True
+    outside_every: int = 1
+    inputs: tuple[str, ...] = ()
     notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
     seed: int = 0
 

@@ -59,6 +59,7 @@ class _Bound:
             setting.optimizer,
             states=setting.states,
             outside=setting.outside,
+            inputs=setting.inputs if setting.outside_every != 1 else (),
         )
         self.rankings: list[Ranking] = [ranking]
         self.chosen: list[Workload] = []
@@ -71,6 +72,8 @@ class _Bound:
 
     def _check(self, ranking: Ranking) -> None:
         setting, schedule = self.setting, self.schedule
+        if setting.outside_every < 0:
+            raise ValueError(f"schedule.outside_every = {setting.outside_every}: give 0 (never), 1 (always) or more")
         if schedule.stages > setting.total_steps:
             raise ValueError(
                 f"schedule.options.stages = {schedule.stages}: more stages than the phase has steps "
@@ -114,6 +117,13 @@ class _Bound:
 
     def workload(self, i: int) -> Workload:
         """What step i trains, its blocks in the network's order."""
+        every = self.setting.outside_every
+        if every == 1 or not self.setting.inputs or (every and self.replays(i) % every == 0):
+            return self._candidate(i)
+        return replace(self._candidate(i), inputs=False)
+
+    def _candidate(self, i: int) -> Workload:
+        """The workload as the schedule named it; whether inputs train, too, is a matter of single steps."""
         place = self._place(i)
         if place.offset >= place.search:
             if len(self.chosen) > place.stage:
@@ -139,8 +149,8 @@ class _Bound:
         probing = searching and self.schedule.estimator == "probe"
         if probing:
             self._enter_probe(place)
-        workload = self.workload(i)
-        self.freezer.train_only(workload.active)
+        workload, trained = self._candidate(i), self.workload(i)
+        self.freezer.train_only(trained.active, inputs=trained.inputs)
         if place.offset == place.search or (place.offset == 0 and place.search == 0):
             self._announce(place, workload)
         start = time.perf_counter() if searching else 0.0
@@ -149,9 +159,10 @@ class _Bound:
             self._synchronize()
             seconds = time.perf_counter() - start
             if probing:
+                self.probe["flops"] += self.setting.flops(trained)
                 self._leave_probe(place, i, workload, seconds)
             else:
-                self._read_supernet(place, i, workload, seconds)
+                self._read_supernet(place, i, workload, seconds, self.setting.flops(trained))
         if i + 1 < self.setting.total_steps:
             self._enter_stage(i + 1)
 
@@ -185,12 +196,12 @@ class _Bound:
         self.search_flops += self.setting.reading_flops()
         return losses
 
-    def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
+    def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
         losses, candidate = self._read(), place.candidates.index(workload)
         loss = sum(losses) / len(losses)
         before = self.last_reading.get(candidate, loss)
         self.last_reading[candidate] = loss
-        self._record(place, Trial(place.stage, i, workload, seconds, self.setting.flops(workload), before, loss))
+        self._record(place, Trial(place.stage, i, workload, seconds, flops, before, loss))
         if place.offset == place.search - 1:
             self._choose(place)
 
@@ -201,11 +212,11 @@ class _Bound:
             self.freezer.train_only(self.setting.blocks.names)
         if place.offset == 0:
             taken = Snapshot.take(self.setting.task.model, self.setting.optimizer)
-            self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0}
+            self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0, "flops": 0.0}
             self._warn_of_few(len(self.probe["before"]))
         elif place.offset % share == 0:
             self.probe["start"].restore(self.setting.task.model, self.setting.optimizer)
-            self.probe["seconds"] = 0.0
+            self.probe["seconds"] = self.probe["flops"] = 0.0
 
     def _warn_of_few(self, pairs: int) -> None:
         if pairs >= PAIRS or self.trials:  # said before the first trial, and only then
@@ -224,9 +235,9 @@ class _Bound:
             return
         after, before = self._read(), self.probe["before"]
         _, error = paired_gain(before, after)
-        flops = self.setting.flops(workload) * share
         mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
-        trial = Trial(place.stage, i, workload, self.probe["seconds"], flops, mean_before, mean_after, error)
+        spent = self.probe["seconds"], self.probe["flops"]
+        trial = Trial(place.stage, i, workload, *spent, mean_before, mean_after, error)
         self._record(place, trial)
         self.freezer.train_only(self.setting.blocks.names)
         end = Snapshot.take(self.setting.task.model, self.setting.optimizer)

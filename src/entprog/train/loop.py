@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -66,7 +66,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         for group in phase.optimizer.param_groups:
             group["lr"] = rate(replayed)
         with method.step(i) as info:
-            workload = Workload(info.active, workload.shape)
+            workload = replace(workload, active=info.active)
             loss, cost = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
                 raise ValueError(_not_finite(session, phase, i, "loss", loss))

@@ -14,6 +14,7 @@ from entprog import plugins
 from entprog.config import Config, PhaseConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
+from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Setting, Shape, Workload
 from entprog.data.clips import Clips
 from entprog.data.shards import write_atomically
@@ -22,6 +23,7 @@ from entprog.evaluate import evaluate_task
 from entprog.plan.meter import Meter, StepCost
 from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
+from entprog.tasks.human_video import HumanVideo
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
@@ -163,6 +165,7 @@ def _one_phase(
         ranking=ranking, schedule=_schedule(config), rerank=reranker(session, blocks, probe),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=_cost(config, task.device), states=config.schedule.states, outside=outside,
+        outside_every=config.schedule.outside_every, inputs=_inputs(config, task, probe[0], outside),
         notify=notes, seed=seed,
     )  # fmt: skip
     method = plugins.load("method", config.method).bind(setting)
@@ -253,6 +256,13 @@ def _schedule(config: Config) -> Any:
     if config.method == "full":
         return None
     return plugins.load("schedule", config.schedule.name, **config.schedule.options)
+
+
+def _inputs(config: Config, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
+    """What stands before the blocks, where it does not train at every step."""
+    if config.method == "full" or config.schedule.outside_every == 1 or not outside:
+        return ()
+    return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
 
 
 def _cost(config: Config, device: torch.device) -> str:

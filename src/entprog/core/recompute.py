@@ -1,0 +1,52 @@
+"""Gradient checkpointing of exactly those block calls that a backward will run through."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from entprog.core.blocks import Block, Blocks
+from entprog.core.swap import swapped_forward
+
+__all__ = ["recomputed"]
+
+
+@contextmanager
+def recomputed(blocks: Blocks) -> Iterator[None]:
+    """Within the context, blocks keep their inputs only and compute their activations again in the backward.
+
+    A call is checkpointed where it leaves a graph: gradients are enabled, and an argument or a parameter of the
+    block needs one. So blocks below the lowest active one run as they are, in each pass of a Siamese model by
+    itself; they have nothing to save. Non-reentrant: frozen inputs are no obstacle, and random numbers
+    (dropout) and autocast are those of the first run. Gradients are equal bit for bit to those without.
+
+    The backward may come after the context has ended. A `Skipper` goes inside this context.
+    """
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(swapped_forward(block.module, _saving(block)))
+        yield
+
+
+def _saving(block: Block) -> Callable[..., Any]:
+    original = block.module.forward
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not _leaves_a_graph(block.module, args, kwargs):
+            return original(*args, **kwargs)
+        return checkpoint(original, *args, use_reentrant=False, **kwargs)
+
+    return forward
+
+
+def _leaves_a_graph(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    needing = (leaf.requires_grad for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    return any(needing) or any(parameter.requires_grad for parameter in module.parameters())
