@@ -9,6 +9,7 @@ from torch import Tensor, nn, optim
 from entprog import plugins
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.outside import used_outside
+from entprog.core.recompute import recompute
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Method, Ranking, Setting
 
@@ -50,6 +51,7 @@ def attach(
     ranking: Ranking | None = None,
     states: str = "keep",
     outside_every: int = 1,
+    gradient_checkpointing: bool = False,
     cost: str = "seconds",
     seed: int = 0,
 ) -> Method:
@@ -69,6 +71,8 @@ def attach(
         ranking: a known ranking; nothing is scored then.
         outside_every: parameters that stand before the blocks (embeddings) train at every n-th step only, 0 for
             never; the backward then ends at the lowest active block. Found by one forward of the first probe draw.
+        gradient_checkpointing: recompute activations of blocks that leave a graph; stays with the model. Leave the
+            model's own switch off then.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
 
     Raises:
@@ -87,6 +91,8 @@ def attach(
             model.train(training)
         for parameter in model.parameters():
             parameter.grad = None
+    if gradient_checkpointing:
+        recompute(found)
     setting = Setting(
         task=task,
         blocks=found,

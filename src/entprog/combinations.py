@@ -83,6 +83,12 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
             " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
         )
+    if train.reference_cache != "off" and not any(_cached(phase, config) for phase in running(config).values()):
+        yield Finding(
+            ("train.reference_cache", "schedule.outside_every"),
+            f' = "{train.reference_cache}": next to no effect: no phase leaves the start of the reference pass '
+            "frozen; set schedule.outside_every = 0, or train temporal blocks only",
+        )
     if config.schedule.outside_every != 1 and not config.schedule.outside:
         yield Finding(
             ("schedule.outside_every", "schedule.outside"),
@@ -106,6 +112,15 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     )
     if config.method == "full" and idle:
         yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "full" trains every block')
+
+
+def _cached(phase: PhaseConfig, config: Config) -> bool:
+    """Whether a phase leaves something of the reference pass frozen from step to step."""
+    if config.model.reference == "none":
+        return False
+    if phase.outside and config.schedule.outside and (config.method == "full" or config.schedule.outside_every):
+        return False
+    return phase.blocks == "temporal" or config.method != "full"
 
 
 def _run(config: Config) -> Iterator[Finding]:

@@ -148,7 +148,12 @@ class TrainConfig:
         gradient_accumulation_steps: micro-batches of an optimizer step.
         max_grad_norm: gradients are clipped to this norm (0: never).
         mixed_precision: "no", "bf16", "fp16", or "auto": bf16 where it is faster, else no.
-        gradient_checkpointing: recompute activations in the backward pass.
+        gradient_checkpointing: recompute activations in the backward pass, at and above the lowest active block.
+        reference_cache: "off", or where the frozen part of the reference pass is kept: "device", "host" or "disk" (in
+            the run folder). It takes effect where the embeddings don't train: a phase with outside = false, or
+            schedule.outside_every = 0.
+        reference_cache_bytes: bytes that it keeps at most; the least recently used go first.
+        compile: "off", or torch.compile for each of the "blocks".
         optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
             column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size).
         optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
@@ -175,6 +180,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    reference_cache: Literal["off", "device", "host", "disk"] = "off"
+    reference_cache_bytes: int = 2**30
+    compile: Literal["off", "blocks"] = "off"
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
     optimizer_in_backward: bool = False
     adam_beta1: float = 0.9

@@ -29,6 +29,7 @@ LIMITS = {
     "phases.*.resolution": "[16, 1024]",
     "phases.*.batch": "[1, inf)",
     "phases.*.learning_rate": "(0, inf)",
+    "train.reference_cache_bytes": "[1, inf)",
     "train.lr_warmup_steps": "[0, inf)",
     "train.gradient_accumulation_steps": "[1, inf)",
     "train.max_grad_norm": "[0, inf)",

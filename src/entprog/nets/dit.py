@@ -154,18 +154,28 @@ class VideoDiT(nn.Module):
         shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
         return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
 
-    def reference_states(self, reference: Tensor) -> list[Tensor]:
-        """Hidden states [B, M, D] of clean references [B, C, H, W] at the entrance of each spatial block."""
+    def reference_stack(self) -> list[nn.Module]:
+        """The blocks that the reference pass runs through; the i-th gives the state at entrance i + 1."""
+        stack = self.reference_blocks if self.config.reference == "separate" else self.blocks
+        return [] if self.config.reference == "none" else list(stack)[: len(self.blocks) - 1]
+
+    def reference_states(
+        self, reference: Tensor, known: Sequence[Tensor] = (), until: int | None = None
+    ) -> list[Tensor]:
+        """Hidden states [B, M, D] of clean references [B, C, H, W] at the entrance of each spatial block.
+
+        `known` are the first of them, as an earlier call has given them: only what follows is computed. `until` is
+        the last entrance wanted.
+        """
         if self.config.reference == "none":
             return []
         clean_c = self._clean(reference)
-        stack = self.reference_blocks if self.config.reference == "separate" else self.blocks
         self._in_reference = True
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.reference_gradient):
-                h, _ = self._embed(reference[:, None])
-                states = [h[:, 0]]
-                for block in list(stack)[: len(self.blocks) - 1]:
+                h = known[-1][:, None] if known else self._embed(reference[:, None])[0]
+                states = [*known] or [h[:, 0]]
+                for block in self.reference_stack()[len(states) - 1 : until]:
                     h = self._run(block, h, clean_c)
                     states.append(h[:, 0])
         finally:
@@ -180,7 +190,10 @@ class VideoDiT(nn.Module):
     def _run(self, block: nn.Module, *arguments: Tensor | None) -> Tensor:
         run: Callable[..., Tensor] = block
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(run, *arguments, use_reentrant=False)
+            # Below the lowest active block there is no graph, and nothing to save by recomputing.
+            tensors = (*(t for t in arguments if t is not None), *block.parameters())
+            if any(tensor.requires_grad for tensor in tensors):
+                return checkpoint(run, *arguments, use_reentrant=False)
         return run(*arguments)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -17,6 +17,7 @@ from entprog.data.sampler import generator, sample_noise, stratified_tau
 from entprog.diffusion.objective import Noising
 from entprog.nets.codec import CHANNELS, FACTOR
 from entprog.nets.dit import VideoDiT
+from entprog.tasks.reference_cache import ReferenceCache
 
 FAMILIES: dict[str, Callable[[str], bool]] = {
     "all": lambda name: True,
@@ -36,6 +37,7 @@ class HumanVideo:
         pose: whether the phase shows poses to the model (phase 1 does not).
         dropout: share of samples whose whole condition is zeroed, for classifier-free guidance.
         autocast: dtype of the forward pass ("bf16", "fp16") or "no".
+        reference_cache: answers the frozen part of the reference pass for draws that `prepare` has seen.
     """
 
     model: VideoDiT
@@ -44,6 +46,7 @@ class HumanVideo:
     pose: bool = True
     dropout: float = 0.0
     autocast: str = "no"
+    reference_cache: ReferenceCache | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +76,21 @@ class HumanVideo:
 
     def predict(self, draw: Draw) -> Tensor:
         """eps_hat [B, F, C, h, w] float32."""
+        reference = draw.condition["reference"]
         with self.precision():
-            return self.model(draw.x, draw.tau, draw.condition["reference"], draw.condition.get("pose"))
+            states = self.reference_cache.states(reference) if self.reference_cache is not None else None
+            if states is not None:
+                states = self.model.reference_states(reference, known=states)
+            return self.model(draw.x, draw.tau, reference, draw.condition.get("pose"), reference_states=states)
+
+    def prepare(self, draw: Draw) -> None:
+        """Before a training step's loss: let the cache find or compute what it can give for this draw's references.
+
+        Only what was prepared is answered from it, once: scores and readings of the holdout run the whole network.
+        """
+        if self.reference_cache is not None:
+            with self.precision():
+                self.reference_cache.prepare(draw.condition["reference"])
 
     def loss(self, draw: Draw) -> Tensor:
         """Mean squared error of the predicted noise, a scalar."""

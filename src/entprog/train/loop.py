@@ -12,7 +12,7 @@ from torch import nn, optim
 from tqdm import tqdm
 
 from entprog.config import PhaseConfig, TrainConfig
-from entprog.core.types import Method, Shape, StepInfo, Workload
+from entprog.core.types import Draw, Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
 from entprog.plan.meter import Meter, StepCost
 from entprog.train.checkpoint import checkpoints
@@ -102,22 +102,44 @@ def _forward_backward(session: Session, phase: Phase, first: int, workload: Work
     """Mean loss of the micro-batches from sample `first` on, with gradients left in place; metered once a workload."""
     count = session.config.train.gradient_accumulation_steps
     shape = workload.shape or phase.shape
+    filled = 0.0
+
+    def drawn(k: int) -> Draw:
+        nonlocal filled
+        batch = phase.clips.batch(first + k * shape.batch, shape)
+        draw = session.task.draw(batch, shape, phase.seed)
+        filled += _filled(session, draw)
+        return draw
 
     def passes() -> float:
         total = 0.0
         for k in range(count):
-            batch = phase.clips.batch(first + k * shape.batch, shape)
-            loss = session.task.loss(session.task.draw(batch, shape, phase.seed))
+            loss = session.task.loss(drawn(k))
             phase.scaler.scale(loss / count).backward()
             total += float(loss.detach()) / count
         return total
 
     if workload in session.costs:
         return passes(), session.costs[workload]
+    for k in range(count if session.task.reference_cache is not None else 0):
+        drawn(k)  # a workload costs what its steps cost once their references are known
+    filled = 0.0
     with Meter(session.task.model, phase.optimizer) as meter:
         mean = passes()
-    session.costs[workload] = meter.cost()
+    cost = meter.cost()
+    session.costs[workload] = replace(cost, flops=cost.flops - int(filled))
     return mean, session.costs[workload]
+
+
+def _filled(session: Session, draw: Draw) -> float:
+    """Let the reference cache prepare a draw; the FLOPs of what it had to compute, charged to the run."""
+    cache = session.task.reference_cache
+    if cache is None:
+        return 0.0
+    with Meter() as meter:
+        session.task.prepare(draw)
+    session.totals.flops_cache += meter.flops
+    return meter.flops
 
 
 def learning_rates(

@@ -26,6 +26,7 @@ from entprog.tasks.build import build_task, save_weights
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
+from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
@@ -83,7 +84,8 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
     try:
         if saved is not None:
             _restore(session, saved)
-        _phases(session, saved)
+        with engine(session):
+            _phases(session, saved)
         # 9. Evaluate, report, status.
         _finish(session)
     except SystemExit as stopped:
@@ -202,6 +204,7 @@ def _one_phase(
     full = session.costs[everything].flops if everything in session.costs else None
     watch.search(getattr(method, "search_flops", 0.0), full, session.history)
     _validate(session, phase, holdout)
+    tell(session)
     save(settings.steps)
     method.freezer.release() if hasattr(method, "freezer") else None
     release(optimizer)
@@ -247,6 +250,8 @@ class _Notes:
         self.session.log.event(event, values)
         if event == "warning":
             tqdm.write(f"warning: {values['message']}")
+        if event == "stage":
+            tell(self.session)
         if event == "stage" and hasattr(self.method, "freezer"):
             path = self.folder / f"trainable-stage{values['stage']}.txt"
             write_atomically(path, self.method.freezer.trainable_report())
@@ -348,6 +353,8 @@ def _finish(session: Session) -> None:
     config, run = session.config, session.run
     final = run / "final"
     final.mkdir(exist_ok=True)
+    if session.task.reference_cache is not None:
+        session.task.reference_cache.close()
     model = session.task.model
     save_weights(dict(model.state_dict()), final / "model.safetensors")
     if session.averages.weights:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.config import Config
+from entprog.core.compiled import Compiled
 from entprog.core.types import Workload
 from entprog.data.shards import Shards
 from entprog.plan.meter import StepCost
@@ -33,6 +34,7 @@ class Totals:
     flops: float = 0.0
     flops_scoring: float = 0.0
     flops_search: float = 0.0
+    flops_cache: float = 0.0
     bytes_peak: int = 0
     byte_seconds: float = 0.0
 
@@ -44,9 +46,10 @@ class Totals:
             "seconds": seconds,
             "seconds_scoring": self.seconds_scoring,
             "seconds_search": self.seconds_search,
-            "flops": self.flops + self.flops_scoring,
+            "flops": self.flops + self.flops_scoring + self.flops_cache,
             "flops_scoring": self.flops_scoring,
             "flops_search": self.flops_search,
+            "flops_cache": self.flops_cache,
             "bytes_peak": self.bytes_peak,
             "bytes_mean": self.byte_seconds / self.seconds_training if self.seconds_training else 0.0,
             "holdout_loss": holdout_loss,
@@ -111,6 +114,7 @@ class Session:
     holdout_loss: float | None = None
     history: list[float] = field(default_factory=list)
     validate: Callable[..., None] = lambda phase: None
+    compiled: Compiled | None = None
 
     def span(self, number: int) -> tuple[int, int | None]:
         """Steps before phase `number` and in all, where the learning rate's schedule spans the run."""
