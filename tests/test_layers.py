@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"core", "config", "nets", "render"},
     "tasks": {"core", "config", "data", "diffusion", "nets", "validate"},
     "metrics": {"prepare"},
-    "plan": set(),
+    "plan": {"config", "core", "data", "demo", "diffusion", "nets", "plugins", "report", "tasks", "validate"},
     "report": set(),
     "prepare": {"data", "nets"},
     "train": {"config", "core", "data", "evaluate", "plan", "plugins", "report", "tasks", "validate"},

@@ -141,6 +141,47 @@ def rank(
     verb(config, phase=phase)
 
 
+@app.command(name="plan", sort_key=2, usage="Usage: entprog plan [RECIPE] [OPTIONS] [--KEY VALUE ...]")
+def plan_run(
+    recipe: Path | None = None,
+    /,
+    *,
+    device: str = "",
+    memory: str = "",
+    order: str = "",
+    json: Path | None = None,
+    picture: Path | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Say what a run would take: memory, time and what trains, stage by stage, without running it.
+
+    Needs neither the data nor the weights nor the device. The ranking isn't
+    known before the run, so each stage is shown twice: for blocks from the
+    end of the network (suffix: the best case) and spread over it (the worst).
+
+        entprog plan recipe.toml --device h100
+        entprog plan recipes/wan-14b-80gb.toml --device a100 --picture plan.svg
+
+    Args:
+        recipe: the run's configuration, a TOML file; the demo's if left out.
+        device: h200, h100, a100, l40s, 5090, 4090, 3090, rtx6000, a6000, t4 or cpu; what this machine has if left out.
+        memory: the device's memory, such as 24GiB, where it differs.
+        order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
+        json: write all figures to this file.
+        picture: draw memory by stage into this file, an SVG.
+        method: "full" or "progressive".
+        preset: "paper" for the published ranking and schedule.
+    """
+    from entprog.plan.verb import demo_recipe
+    from entprog.plan.verb import plan as verb
+
+    over = pairs(overrides, method=method, preset=preset)
+    config = demo_recipe(over) if recipe is None else read_config(recipe, over, planned=True)
+    verb(config, device=device, memory=memory, order=order, json_file=json, picture=picture)
+
+
 @app.command(sort_key=3, usage="Usage: entprog train RECIPE [--KEY VALUE ...] [OPTIONS]")
 def train(
     recipe: Path | None = None,

@@ -53,6 +53,7 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
     yield from _loop(config)
     if files:
         yield from _files(config)
+        yield from _backbone(config)
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
@@ -324,6 +325,15 @@ def _files(config: Config) -> Iterator[Finding]:
         yield Finding(
             ("train.report_to",),
             ' = "tensorboard": it is not installed; pip install "entprog[tensorboard]"',
+        )
+
+
+def _backbone(config: Config) -> Iterator[Finding]:
+    if config.model.backbone:
+        yield Finding(
+            ("model.backbone",),
+            f" = {config.model.backbone!r}: published backbones can be planned (entprog plan), not trained yet; "
+            "leave it out to train the transformer of this package",
         )
 
 

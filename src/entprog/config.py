@@ -43,6 +43,8 @@ class ModelConfig:
 
     Attributes:
         size: "nano" (the shipped base), "s", "b" or "xl" (28 blocks, width 1152, patch 2).
+        backbone: a published transformer in the place of ours, for `entprog plan` only so far: "wan-2.1-1.3b",
+            "wan-2.1-14b", "hunyuan-video-13b" or "cogvideox-5b"; empty for our own.
         init: "base" (shipped nano weights), "scratch", or a path to a safetensors file or a run's final folder.
         reference: "siamese" shares the weights with the reference pass; "separate" is the paper's comparison.
         reference_gradient: whether gradients flow through the reference pass.
@@ -52,6 +54,7 @@ class ModelConfig:
     """
 
     size: Literal["nano", "s", "b", "xl"] = "nano"
+    backbone: str = ""
     init: str = "base"
     reference: Literal["siamese", "separate", "none"] = "siamese"
     reference_gradient: bool = True

@@ -18,7 +18,7 @@ Overrides = Annotated[
         help="KEY=VALUE over the recipe's; --KEY VALUE is short for it.",
     ),
 ]
-OVERRIDING = ("train", "rank", "evaluate")
+OVERRIDING = ("train", "rank", "evaluate", "plan")
 """Commands that take any key of the recipe as an option."""
 
 

@@ -51,6 +51,7 @@ def read_config(
     overrides: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     *,
     resolved: bool = False,
+    planned: bool = False,
 ) -> Config:
     """Read a recipe (None: all defaults), lay `overrides` over it, and check everything.
 
@@ -63,6 +64,7 @@ def read_config(
         overrides: dotted key -> value; of the same key the last wins.
         resolved: the file is a finished run's config.toml: no warnings, and files that only training needs
             need not be there.
+        planned: the run is only planned: neither data nor weights need to be there.
 
     Raises:
         ConfigError: anything is wrong.
@@ -71,7 +73,7 @@ def read_config(
     tree = {} if path is None else _parsed(Path(path))
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(overrides)
     config = reader.config(reader.with_overrides(tree, pairs))
-    for finding in combinations.problems(config, files=not resolved):
+    for finding in combinations.problems(config, files=not resolved and not planned):
         # A value that was not understood was left at its default: nothing follows from that.
         if not any(_related(key, bad) for key in finding.keys for bad in reader.bad):
             reader.problem(finding.keys[0], finding.text, bad=False)

@@ -36,13 +36,17 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
+WRITTEN_OUT = 512
+"""Keys up to which attention is written out on a CPU; `entprog plan` sets 0 to see what a GPU would run."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of q [G, heads, N, d] over k and v [G, heads, M, d].
 
     On a CPU the fused kernel's backward costs several times the matrix products at short lengths, so those are
     written out there; everywhere else the fused kernel runs.
     """
-    if q.device.type == "cpu" and k.shape[2] <= 512:
+    if q.device.type == "cpu" and k.shape[2] <= WRITTEN_OUT:
         weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
         return weights.to(v.dtype) @ v
     return functional.scaled_dot_product_attention(q, k, v)

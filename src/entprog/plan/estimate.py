@@ -1,0 +1,220 @@
+"""Every stage of a run with its bytes, FLOPs and seconds, beside what full fine-tuning and LoRA would take."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from entprog import plugins
+from entprog.config import Config, PhaseConfig
+from entprog.core.types import Ranking, Shape, Workload
+from entprog.plan.backbones import BackboneSubject, find_backbone
+from entprog.plan.hardware import Hardware
+from entprog.plan.orders import rankings
+from entprog.plan.roofline import Clock, precision_on
+from entprog.plan.simulate import Simulator, Step
+from entprog.plan.subjects import Case, HumanVideoSubject, Subject
+
+RANK = 16
+"""Rank of the LoRA that a plan compares with."""
+
+STATES: dict[str, Callable[[int, int], float]] = {
+    "adamw": lambda count, size: 2 * count * size,
+    "adamw8bit": lambda count, size: 2 * count * (1 + 4 / 256),
+    "adafactor": lambda count, size: 0.01 * count * size,
+}
+"""Bytes of an optimizer's states for so many elements of a size in bytes.
+
+8-bit states are two bytes with a float32 scale for each 256; Adafactor's rows and columns are about a hundredth.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of training one phase, or one stage of it.
+
+    Attributes:
+        kind: "stage", or the comparison "full", "full-saving" (checkpointing and 8-bit states) or "lora".
+        stages: numbers of the stages, from 1, in which the schedule may choose this.
+        order: what the ranking is called ("suffix" is the best case, "spread" the worst); "" where it is all one.
+        m: blocks that train.
+        lowest: place of the lowest of them among the phase's blocks, from 0.
+        steps: optimizer steps of all the stages.
+        bytes: largest sum of live bytes by category; `peak` is their sum.
+        fits: whether the device has so much besides its reserve.
+        flops, seconds: of one optimizer step.
+    """
+
+    phase: str
+    kind: str
+    stages: tuple[int, ...]
+    order: str
+    m: int
+    shape: Shape
+    trained: int
+    lowest: int
+    steps: int
+    peak: int
+    bytes: dict[str, int]
+    fits: bool
+    flops: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class PhasePlan:
+    """A phase: what trains it, and how long the whole of it takes at best and at worst."""
+
+    name: str
+    settings: PhaseConfig
+    blocks: tuple[str, ...]
+    rows: list[Row] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
+    flops: tuple[float, float] = (0.0, 0.0)
+    largest: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Plan:
+    """A whole run on a device."""
+
+    model: str
+    parameters: int
+    hardware: Hardware
+    precision: str
+    calibrated: bool
+    phases: list[PhasePlan] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "phases": [asdict(phase) for phase in self.phases]}
+
+
+class Planner:
+    """Simulates what a configuration would train, on one device."""
+
+    def __init__(self, config: Config, hardware: Hardware) -> None:
+        self.config, self.hardware = config, hardware
+        self.precision = precision_on(hardware, config.train.mixed_precision)
+        self.subject: Subject
+        if config.model.backbone:
+            self.subject = BackboneSubject(find_backbone(config.model.backbone), self.precision)
+        else:
+            self.subject = HumanVideoSubject(config)
+        self.simulator = Simulator(self.subject)
+        self.clock = Clock(hardware)
+
+    def case(self, settings: PhaseConfig) -> Case:
+        """What a step of a phase depends on, with all that its workloads have in common."""
+        config = self.config
+        return Case(
+            shape=Shape(settings.resolution, settings.frames, settings.batch),
+            pose=settings.pose,
+            temporal_off=settings.blocks == "spatial",
+            outside=settings.outside and config.schedule.outside,
+            checkpointing=config.train.gradient_checkpointing,
+            precision=self.precision,
+            fused=self.hardware.name != "cpu",
+            accumulation=config.train.gradient_accumulation_steps,
+            in_backward=config.train.optimizer_in_backward,
+        )
+
+    def phases(self, order: str = "") -> Iterator[PhasePlan]:
+        """One phase after the other, with its rows."""
+        for name, settings in self.config.phases.items():
+            if settings.steps:
+                yield self._phase(name, settings, order)
+
+    def _phase(self, name: str, settings: PhaseConfig, order: str) -> PhasePlan:
+        blocks = self._blocks(settings)
+        case, plan = self.case(settings), PhasePlan(name, settings, blocks)
+        full = self._row(plan, "full", case, blocks, settings.steps)
+        if self.config.method == "full":
+            plan.seconds = (full.seconds * full.steps,) * 2
+            plan.flops = (float(full.flops * full.steps),) * 2
+        else:
+            bounds = []
+            for title, ranking in rankings(order, blocks, name).items():
+                bounds.append(self._stages(plan, case, title, ranking))
+            plan.seconds = (min(low for low, *_ in bounds), max(high for _, high, *_ in bounds))
+            plan.flops = (min(low for *_, low, _ in bounds), max(high for *_, high in bounds))
+        plan.rows.append(full)
+        saving = replace(case, checkpointing=True)
+        plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
+        low_rank = replace(case, low_rank=RANK, outside=False)
+        plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
+        return plan
+
+    def _stages(self, plan: PhasePlan, case: Case, title: str, ranking: Ranking) -> tuple[float, float, float, float]:
+        """Adds the rows of one ranking; seconds and FLOPs of the phase, each at least and at most."""
+        schedule = plugins.load("schedule", self.config.schedule.name, **self.config.schedule.options)
+        steps, count = plan.settings.steps, schedule.stages
+        ends = [-(-stage * steps // count) for stage in range(count + 1)]
+        lasts: Sequence[Workload | None] = [None]
+        stages: dict[Workload, list[int]] = {}
+        choices: list[list[Workload]] = []
+        for stage in range(count):
+            found = dict.fromkeys(
+                workload for last in lasts for workload in schedule.candidates(stage, ranking, case.shape, last)
+            )
+            for workload in found:
+                stages.setdefault(workload, []).append(stage)
+            choices.append(list(found))
+            lasts = list(found)
+        rows: dict[Workload, Row] = {}
+        for workload in sorted(stages, key=lambda workload: len(workload.active)):
+            mine = stages[workload]
+            own = replace(case, shape=workload.shape or case.shape)
+            # Whatever trained by the end of the first stage it is in has left its optimizer states behind.
+            before = {name for stage in range(mine[0] + 1) for each in choices[stage] for name in each.active}
+            length = sum(ends[stage + 1] - ends[stage] for stage in mine)
+            rows[workload] = self._row(
+                plan, "stage", own, workload.active, length, tuple(stage + 1 for stage in mine), title,
+                before if self.config.schedule.states == "keep" else None,
+            )  # fmt: skip
+        known = {(row.m, row.shape, row.stages, row.seconds, row.peak) for row in plan.rows}
+        for row in rows.values():
+            same = (row.m, row.shape, row.stages, row.seconds, row.peak)
+            if row.m == len(plan.blocks):
+                row = replace(row, order="")
+            if row.order or same not in known:
+                plan.rows.append(row)
+        low = high = least = most = 0.0
+        for stage, found in enumerate(choices):
+            length = ends[stage + 1] - ends[stage]
+            seconds, flops = [rows[w].seconds for w in found], [rows[w].flops for w in found]
+            low, high = low + length * min(seconds), high + length * max(seconds)
+            least, most = least + length * min(flops), most + length * max(flops)
+        return low, high, least, most
+
+    def _row(
+        self, plan: PhasePlan, kind: str, case: Case, active: Sequence[str], steps: int,
+        stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
+    ) -> Row:  # fmt: skip
+        optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
+        step = self.simulator.step(case, active, with_states=with_states, state_bytes=STATES[optimizer])
+        place = {name: i for i, name in enumerate(plan.blocks)}
+        return Row(
+            phase=plan.name, kind=kind, stages=stages, order=order, m=len(active), shape=case.shape,
+            trained=step.trained, lowest=min(place[name] for name in active), steps=steps, peak=step.peak,
+            bytes=step.by_category, fits=step.peak <= self.hardware.usable, flops=step.flops,
+            seconds=self.seconds(step),
+        )  # fmt: skip
+
+    def seconds(self, step: Step) -> float:
+        """Wall time of a step, by the clock as it is calibrated so far."""
+        return self.clock.seconds(step)
+
+    def _blocks(self, settings: PhaseConfig) -> tuple[str, ...]:
+        blocks = self.subject.family(settings.blocks)
+        if patterns := [pattern.split(".") for pattern in self.config.ranking.pattern]:
+            blocks = tuple(name for name in blocks if any(_matches(name.split("."), wanted) for wanted in patterns))
+        if not blocks:
+            raise ValueError(
+                f"phases: blocks = {settings.blocks!r} leaves none of {len(self.subject.family('all'))} blocks; "
+                "check ranking.pattern"
+            )
+        return blocks
+
+
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    return len(parts) == len(wanted) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))

@@ -1,0 +1,70 @@
+"""A plan as a table of text."""
+
+from collections.abc import Iterator, Sequence
+
+from entprog.plan.estimate import RANK, PhasePlan, Plan, Row
+from entprog.report import units
+
+HEADS = (
+    "stage", "m", "order", "lowest", "trained", "weights", "gradients", "states", "activations", "peak", "fits",
+    "FLOPs/step", "s/step", "in all",
+)  # fmt: skip
+
+NAMES = {"full": "full", "full-saving": "full, recompute, 8-bit", "lora": f"LoRA rank {RANK}"}
+"""What the comparisons are called."""
+
+
+def text(plan: Plan) -> str:
+    """All phases, one table each, with what the figures mean above and what fits below."""
+    device = plan.hardware
+    known = "measured on this device" if plan.calibrated else "estimate, not calibrated"
+    lines = [
+        f"{plan.model}, {units.count(plan.parameters)} parameters, on {device.title}: {units.size(device.memory)}, "
+        f"{units.size(device.reserve)} of it in reserve; forward in {plan.precision.replace('no', 'fp32')}",
+        f"seconds: {known}; peak: forward, backward and update, without the driver's own memory",
+    ]
+    for phase in plan.phases:
+        lines += ["", *_phase(phase, plan)]
+    return "\n".join(lines)
+
+
+def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
+    shape = phase.settings
+    yield (
+        f"phase {phase.name}: {shape.steps:,} steps, {shape.resolution} px, {shape.frames} "
+        f"frame{'s' * (shape.frames > 1)}, batch {shape.batch}, {len(phase.blocks)} blocks"
+    )
+    cells = [HEADS, *(_cells(row) for row in phase.rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADS))]
+    for row in cells:
+        left, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join([row[0].ljust(len(left)), *rest]).rstrip()
+    full = next(row for row in phase.rows if row.kind == "full")
+    low, high = phase.seconds
+    yield (
+        f"in all {_range(units.seconds(low), units.seconds(high))}, "
+        f"{_range(units.flops(phase.flops[0]), units.flops(phase.flops[1]))}; "
+        f"full fine-tuning {units.seconds(full.seconds * full.steps)}, {units.flops(full.flops * full.steps)}"
+    )
+    for found in phase.largest:
+        yield found["text"]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    stage = NAMES.get(row.kind) or _stages(row.stages)
+    parts = [units.size(row.bytes.get(name, 0)) for name in ("weights", "gradients", "optimizer", "activations")]
+    return (
+        stage, str(row.m), row.order or "any", str(row.lowest), units.count(row.trained), *parts,
+        units.size(row.peak), "yes" if row.fits else "NO", units.flops(row.flops), units.seconds(row.seconds),
+        units.seconds(row.seconds * row.steps),
+    )  # fmt: skip
+
+
+def _stages(numbers: Sequence[int]) -> str:
+    if len(numbers) > 1 and numbers[-1] - numbers[0] + 1 == len(numbers):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ",".join(map(str, numbers))
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"

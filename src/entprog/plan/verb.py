@@ -1,0 +1,54 @@
+"""`entprog plan RECIPE`: will it fit, how fast, what trains; before any weight is loaded."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from entprog.config import Config
+from entprog.plan.estimate import Plan, Planner
+from entprog.plan.hardware import device_here, find_device
+from entprog.plan.screen import text
+
+
+def plan(
+    config: Config,
+    *,
+    device: str = "",
+    memory: str = "",
+    order: str = "",
+    json_file: Path | None = None,
+    picture: Path | None = None,
+) -> Plan:
+    """Print the plan of a run, and write it down where asked.
+
+    Args:
+        config: the run; neither data nor weights need to be there.
+        device: a name of `hardware.DEVICES` or "cpu"; empty for what this machine has.
+        memory: a size such as "24GiB" in the place of the device's own.
+        order: "suffix", "spread", a file of block names, or empty for both bounds.
+        json_file: where to write all figures.
+        picture: where to write the picture of bytes by stage, an SVG.
+
+    Raises:
+        ValueError: no such device, a size that the network doesn't take, or a wrong order.
+    """
+    hardware = find_device(device or device_here(), memory)
+    planner = Planner(config, hardware)
+    phases = list(planner.phases(order))
+    counts = planner.simulator.counts[0]
+    parameters = sum(count for parts in counts.values() for count in parts.values())
+    found = Plan(planner.subject.name, parameters, hardware, planner.precision, planner.clock.calibrated, phases)
+    print(text(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def demo_recipe(overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """The demo's recipe, as its arm with the published method runs it, with `overrides` over it."""
+    from entprog.demo import ARMS
+    from entprog.validate import read_config
+
+    with as_file(files("entprog") / "assets" / "demo.toml") as recipe:
+        return read_config(recipe, [*ARMS["paper"].items(), *overrides], planned=True)
