@@ -19,6 +19,7 @@ HELP = """Fine-tune video diffusion models on people, by training what matters m
 Begin with `entprog demo`: it needs no data and no network. With videos:
 
     entprog prepare VIDEOS data/mine
+    entprog plan recipe.toml --device 4090
     entprog train recipe.toml --data.path data/mine --output-dir runs/mine
     entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
     entprog evaluate runs/mine
@@ -146,9 +147,9 @@ def plan_run(
     recipe: Path | None = None,
     /,
     *,
-    device: str = "",
-    memory: str = "",
-    order: str = "",
+    device: str | None = None,
+    memory: str | None = None,
+    order: str | None = None,
     json: Path | None = None,
     picture: Path | None = None,
     method: str | None = None,
@@ -179,7 +180,7 @@ def plan_run(
 
     over = pairs(overrides, method=method, preset=preset)
     config = demo_recipe(over) if recipe is None else read_config(recipe, over, planned=True)
-    verb(config, device=device, memory=memory, order=order, json_file=json, picture=picture)
+    verb(config, device=device or "", memory=memory or "", order=order or "", json_file=json, picture=picture)
 
 
 @app.command(sort_key=3, usage="Usage: entprog train RECIPE [--KEY VALUE ...] [OPTIONS]")

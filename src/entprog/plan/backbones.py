@@ -124,6 +124,7 @@ class BackboneSubject:
     def __init__(self, backbone: Backbone, precision: str) -> None:
         self.backbone = backbone
         self.name = backbone.name
+        self.heads = ("norm_out", "norm_final", "proj_out", "scale_shift_table")
         self.multiple = backbone.codec * backbone.patch
         self.type = TYPES[precision]
         names = [(stem, f"{stem}.{i}") for stem, argument in backbone.stacks for i in range(backbone.config[argument])]
@@ -175,6 +176,10 @@ class BackboneSubject:
             given["guidance"] = torch.zeros(batch, dtype=self.type)
         given["hidden_states"] = torch.zeros(clip, dtype=self.type)
         return partial(_loss, model, given, torch.zeros(clip, dtype=self.type))
+
+    def frames(self, limit: int) -> list[int]:
+        """See `Subject.frames`."""
+        return list(range(1, limit + 1, self.backbone.codec_frames))
 
     def family(self, name: str) -> tuple[str, ...]:
         """All blocks: they attend over space and time at once.

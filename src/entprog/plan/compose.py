@@ -119,8 +119,9 @@ def compose(recording: Recording, labels: Sequence[Label], static: dict[str, int
         recording: has every window of `labels`.
         static: bytes that are there all the time, by category.
     """
+    wanted = windows(labels)
     place = {window: j for j, window in reversed(list(enumerate(recording.windows)))}
-    chosen = [place[window] for window in windows(labels)]
+    chosen = list(range(len(wanted))) if wanted == recording.windows else [place[window] for window in wanted]
     times = Counter(chosen)
     now = {**dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0), **static}
     line = Timeline(sum(now.values()), dict(now))

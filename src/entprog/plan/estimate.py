@@ -1,6 +1,7 @@
 """Every stage of a run with its bytes, FLOPs and seconds, beside what full fine-tuning and LoRA would take."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from entprog.core.types import Ranking, Shape, Workload
 from entprog.plan.backbones import BackboneSubject, find_backbone
 from entprog.plan.hardware import Hardware
 from entprog.plan.orders import rankings
+from entprog.plan.record import Operation
 from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.simulate import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject, Subject
@@ -60,6 +62,21 @@ class Row:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """What of a phase fits the device: `what` is "m", "frames" or "resolution".
+
+    `value` is the largest that fits, None where none does; `limit` says that nothing larger was looked at. `order`
+    and `m` say for which blocks.
+    """
+
+    what: str
+    value: int | None
+    limit: bool
+    order: str
+    m: int
+
+
 @dataclass(slots=True)
 class PhasePlan:
     """A phase: what trains it, and how long the whole of it takes at best and at worst."""
@@ -70,7 +87,7 @@ class PhasePlan:
     rows: list[Row] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
     flops: tuple[float, float] = (0.0, 0.0)
-    largest: list[dict[str, Any]] = field(default_factory=list)
+    largest: list[Largest] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -102,6 +119,7 @@ class Planner:
             self.subject = HumanVideoSubject(config)
         self.simulator = Simulator(self.subject)
         self.clock = Clock(hardware)
+        self.operations: Counter[Operation] = Counter()
 
     def case(self, settings: PhaseConfig) -> Case:
         """What a step of a phase depends on, with all that its workloads have in common."""
@@ -137,6 +155,7 @@ class Planner:
                 bounds.append(self._stages(plan, case, title, ranking))
             plan.seconds = (min(low for low, *_ in bounds), max(high for _, high, *_ in bounds))
             plan.flops = (min(low for *_, low, _ in bounds), max(high for *_, high in bounds))
+            plan.rows.sort(key=lambda row: (row.stages[0], row.m))
         plan.rows.append(full)
         saving = replace(case, checkpointing=True)
         plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
@@ -191,18 +210,29 @@ class Planner:
         stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
     ) -> Row:  # fmt: skip
         optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
-        step = self.simulator.step(case, active, with_states=with_states, state_bytes=STATES[optimizer])
+        every = self.config.schedule.outside_every if kind == "stage" and case.outside else 1
+        if every == 0:
+            case = replace(case, inputs=False)
+        step = self.step(case, active, with_states, optimizer)
+        flops, seconds = step.flops, self.clock.seconds(step)
+        self.operations.update({operation: count * steps for operation, count in step.operations.items()})
+        if every > 1:  # the dearer steps, one in so many, make the peak; the others most of the time
+            other = self.step(replace(case, inputs=False), active, with_states, optimizer)
+            flops = round((flops + (every - 1) * other.flops) / every)
+            seconds = (seconds + (every - 1) * self.clock.seconds(other)) / every
         place = {name: i for i, name in enumerate(plan.blocks)}
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in active), steps=steps, peak=step.peak,
-            bytes=step.by_category, fits=step.peak <= self.hardware.usable, flops=step.flops,
-            seconds=self.seconds(step),
+            bytes=step.by_category, fits=step.peak <= self.hardware.usable, flops=flops, seconds=seconds,
         )  # fmt: skip
 
-    def seconds(self, step: Step) -> float:
-        """Wall time of a step, by the clock as it is calibrated so far."""
-        return self.clock.seconds(step)
+    def step(
+        self, case: Case, active: Sequence[str], with_states: Collection[str] | None = None, optimizer: str = ""
+    ) -> Step:
+        """One step, simulated; by the run's own optimizer, or another of `STATES`."""
+        states = STATES[optimizer or self.config.train.optimizer]
+        return self.simulator.step(case, active, with_states=with_states, state_bytes=states)
 
     def _blocks(self, settings: PhaseConfig) -> tuple[str, ...]:
         blocks = self.subject.family(settings.blocks)

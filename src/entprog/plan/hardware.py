@@ -1,6 +1,7 @@
 """Devices by name: memory, bandwidth and dense arithmetic rates from the vendors' data sheets."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -82,18 +83,17 @@ def find_device(name: str, memory: str = "") -> Hardware:
     Raises:
         ValueError: no such device (names the nearest and all there are), or no size.
     """
-    wanted = name.lower().replace("_", "-").removeprefix("nvidia-").removeprefix("rtx-").removeprefix("geforce-")
     known = [*DEVICES, "cpu"]
-    if wanted == "cpu":
-        found = this_cpu()
-    elif wanted in DEVICES:
-        found = DEVICES[wanted]
-    else:
-        near = get_close_matches(wanted, known, 1, 0.5)
+    by_name = {_bare(each): device for each, device in DEVICES.items()}
+    found = this_cpu() if name.lower() == "cpu" else by_name.get(_bare(name))
+    if found is None:
+        near = get_close_matches(name.lower(), known, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
             f"--device {name!r}: unknown; {hint}choose one of {', '.join(known)}, with --memory if it differs"
         )
+    if torch.cuda.is_available() and found.name == device_here():
+        found = replace(found, memory=torch.cuda.get_device_properties(0).total_memory)
     if not memory:
         return found
     try:
@@ -105,11 +105,16 @@ def find_device(name: str, memory: str = "") -> Hardware:
 def device_here() -> str:
     """Name of the device of this machine: a CUDA device of the table, else "cpu"."""
     if torch.cuda.is_available():
-        title = torch.cuda.get_device_name().lower()
+        title = _bare(torch.cuda.get_device_name())
         for name in sorted(DEVICES, key=len, reverse=True):
-            if all(part in title for part in name.removesuffix("-40gb").split("-")):
+            if _bare(name) in title:
                 return name
     return "cpu"
+
+
+def _bare(name: str) -> str:
+    """A device's name without the maker's words, and without what stands between."""
+    return re.sub(r"nvidia|geforce|rtx|[^a-z0-9]", "", name.lower())
 
 
 def this_cpu() -> Hardware:

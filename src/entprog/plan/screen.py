@@ -46,12 +46,12 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
         f"{_range(units.flops(phase.flops[0]), units.flops(phase.flops[1]))}; "
         f"full fine-tuning {units.seconds(full.seconds * full.steps)}, {units.flops(full.flops * full.steps)}"
     )
-    for found in phase.largest:
-        yield found["text"]
+    if phase.largest:
+        yield f"on this device: {sentence(phase)}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    stage = NAMES.get(row.kind) or _stages(row.stages)
+    stage = NAMES.get(row.kind) or stages(row.stages)
     parts = [units.size(row.bytes.get(name, 0)) for name in ("weights", "gradients", "optimizer", "activations")]
     return (
         stage, str(row.m), row.order or "any", str(row.lowest), units.count(row.trained), *parts,
@@ -60,10 +60,27 @@ def _cells(row: Row) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _stages(numbers: Sequence[int]) -> str:
+def stages(numbers: Sequence[int]) -> str:
+    """Numbers of stages in few words: "1-3"."""
     if len(numbers) > 1 and numbers[-1] - numbers[0] + 1 == len(numbers):
         return f"{numbers[0]}-{numbers[-1]}"
     return ",".join(map(str, numbers))
+
+
+def sentence(phase: PhasePlan) -> str:
+    """What of a phase fits at most."""
+    parts = []
+    if counts := [each for each in phase.largest if each.what == "m"]:
+        words = [f"{each.value or 'none'}" + (f" ({each.order})" if each.order else "") for each in counts]
+        parts.append(f"{' or '.join(words)} of {len(phase.blocks)} blocks")
+    for each in phase.largest:
+        if each.what == "m":
+            continue
+        unit = "frames" if each.what == "frames" else "px"
+        amount = f"up to {each.value} {unit}" if each.value else f"no number of {unit}"
+        which = f"m = {each.m}" + (f" ({each.order})" if each.order else "")
+        parts.append(f"{amount}{' or more' * each.limit} with {which}")
+    return "; ".join(parts)
 
 
 def _range(low: str, high: str) -> str:

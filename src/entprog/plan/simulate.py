@@ -44,6 +44,7 @@ class Simulator:
         self.subject = subject
         self.recordings: dict[Case, list[Recording]] = {}
         self.counts: dict[int, dict[str, Counter[int]]] = {}
+        self.timelines: dict[tuple[Case, frozenset[str]], Timeline] = {}
         self.simulated = 0
 
     def step(
@@ -64,12 +65,10 @@ class Simulator:
             ValueError: the shape is none that the network takes.
         """
         self._check(case)
-        labels = self.labels(active)
-        recording = self._recording(case, labels, active)
         counts = self._counts(case.low_rank)
         trained = _sum(counts[name] for name in active)
         if case.outside:
-            trained += counts[""]
+            trained += counts["heads"] + (counts["inputs"] if case.inputs else Counter())
         stateful = (
             trained if with_states is None else trained + _sum(counts[name] for name in set(with_states) - set(active))
         )
@@ -80,7 +79,8 @@ class Simulator:
             "optimizer": round(sum(states(count, size) for size, count in stateful.items())),
             "gradients": _bytes(trained) if case.accumulation > 1 else 0,
         }
-        line = compose(recording, labels, static)
+        line = self.timeline(case, active)
+        by_category = {name: line.at_peak[name] + static.get(name, 0) for name in line.at_peak}
         operations: Counter[Operation] = Counter(
             {operation: count * case.accumulation for operation, count in line.operations.items()}
         )
@@ -89,12 +89,20 @@ class Simulator:
         return Step(
             trained=sum(trained.values()),
             lowest=min(places, default=None),
-            peak=line.peak,
-            by_category=line.at_peak,
+            peak=sum(by_category.values()),
+            by_category=by_category,
             flops=sum(operation.flops * count for operation, count in operations.items()),
             operations=operations,
             updates=dict(trained),
         )
+
+    def timeline(self, case: Case, active: Collection[str]) -> Timeline:
+        """What comes and goes in a step, without what is there all the time."""
+        key = (case, frozenset(active))
+        if key not in self.timelines:
+            labels = self.labels(active)
+            self.timelines[key] = compose(self.recording(case, active), labels, {})
+        return self.timelines[key]
 
     def labels(self, active: Collection[str]) -> list[Label]:
         """What of a unit matters to a step: its kind, which of its blocks train, and whether any below it does."""
@@ -121,7 +129,9 @@ class Simulator:
                 f"{self.subject.name}); choose {max(1, round(shape.resolution / multiple)) * multiple}"
             )
 
-    def _recording(self, case: Case, labels: Sequence[Label], active: Collection[str]) -> Recording:
+    def recording(self, case: Case, active: Collection[str]) -> Recording:
+        """A step of a network that has every unit, with its neighbours, that the whole has."""
+        labels = self.labels(active)
         needed = set(windows(labels))
         for recording in self.recordings.setdefault(case, []):
             if needed <= set(recording.windows):
@@ -139,8 +149,9 @@ class Simulator:
             model, names = self.subject.build(places)
             model.requires_grad_(False)
             owned = {id(p) for unit in names for name in unit for p in model.get_submodule(name).parameters()}
-            for parameter in model.parameters():
-                parameter.requires_grad_(case.outside and id(parameter) not in owned)
+            for name, parameter in model.named_parameters():
+                wanted = case.outside and (case.inputs or name.startswith(self.subject.heads))
+                parameter.requires_grad_(wanted and id(parameter) not in owned)
             trains = []
             for place, unit in zip(places, names, strict=True):
                 for whole, here in zip(self.subject.units[place], unit, strict=True):
@@ -165,7 +176,7 @@ class Simulator:
             loss.backward()
 
     def _counts(self, low_rank: int) -> dict[str, Counter[int]]:
-        """Elements that train when a block does, by element size; "" for what lies outside of all blocks."""
+        """Elements that train when a block does, by element size; "inputs" and "heads" lie outside of all blocks."""
         if low_rank not in self.counts:
             with FakeTensorMode():
                 model, names = self.subject.build(range(len(self.subject.units)))
@@ -178,13 +189,18 @@ class Simulator:
                     parameters = list(model.get_submodule(name).parameters())
                     outside -= {id(p) for p in parameters}
                     found[name] = _elements(p for p in parameters if p.requires_grad)
-                found[""] = _elements(p for p in model.parameters() if id(p) in outside)
+                left = [(name, p) for name, p in model.named_parameters() if id(p) in outside]
+                heads = self.subject.heads
+                found["inputs"] = _elements(p for name, p in left if not name.startswith(heads))
+                found["heads"] = _elements(p for name, p in left if name.startswith(heads))
             self.counts[low_rank] = found
         return self.counts[low_rank]
 
     def _weights(self, low_rank: int) -> list[Counter[int]]:
         whole = list(self._counts(0).values())
-        return whole if not low_rank else [*whole, *(v for k, v in self._counts(low_rank).items() if k)]
+        if not low_rank:
+            return whole
+        return [*whole, *(v for k, v in self._counts(low_rank).items() if k not in ("inputs", "heads"))]
 
 
 @contextmanager

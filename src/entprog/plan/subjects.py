@@ -25,6 +25,7 @@ class Case:
         pose: whether the model sees poses.
         temporal_off: whether temporal blocks are left out.
         outside: whether parameters outside the blocks train.
+        inputs: whether those of them train that stand before the blocks.
         checkpointing: whether activations are recomputed.
         precision: "no", "bf16" or "fp16", of the forward pass.
         fused: attention as on a GPU, by the fused kernel at every length, and layer norms in float32 under autocast.
@@ -37,6 +38,7 @@ class Case:
     pose: bool = True
     temporal_off: bool = False
     outside: bool = True
+    inputs: bool = True
     checkpointing: bool = False
     precision: str = "no"
     fused: bool = False
@@ -51,6 +53,8 @@ class Subject(Protocol):
     name: str
     units: tuple[tuple[str, ...], ...]
     kinds: tuple[str, ...]
+    heads: tuple[str, ...]
+    """Beginnings of the names of parameters that stand behind all blocks."""
     multiple: int
     """Resolutions must be multiples of this: patch x codec, in pixels."""
 
@@ -62,6 +66,10 @@ class Subject(Protocol):
         """Allocates the inputs of a step; the result runs the forward pass and gives the loss."""
         ...
 
+    def frames(self, limit: int) -> list[int]:
+        """Numbers of frames that the network takes, up to `limit`."""
+        ...
+
     def family(self, name: str) -> tuple[str, ...]:
         """Blocks of the whole network that a phase with `blocks = name` may train, in their order."""
         ...
@@ -70,11 +78,13 @@ class Subject(Protocol):
 class HumanVideoSubject:
     """This package's own task and network."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, depth: int | None = None) -> None:
+        """`depth`: spatial blocks, where they are not as many as the size has."""
         model = config.model
         self.config = config
         self.name = model.size
-        self.depth = SIZES[model.size]["depth"]
+        self.heads = ("head.", "head_modulation.")
+        self.depth = depth or SIZES[model.size]["depth"]
         self.noising = Noising(model.beta_schedule)
         whole = self._dit(self.depth, torch.device("meta"))
         self.temporal = bool(whole.config.temporal_every)
@@ -128,6 +138,10 @@ class HumanVideoSubject:
             condition["pose"] = torch.zeros(maps)
         draw = Draw(torch.zeros(clip), torch.zeros(shape.batch), torch.zeros(clip), condition)
         return partial(_loss, task, draw, batch)
+
+    def frames(self, limit: int) -> list[int]:
+        """See `Subject.frames`."""
+        return list(range(1, limit + 1))
 
     def family(self, name: str) -> tuple[str, ...]:
         """See `Subject.family`."""

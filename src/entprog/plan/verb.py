@@ -6,8 +6,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from entprog.config import Config
+from entprog.data.shards import write_atomically
+from entprog.data.source import cache_folder
+from entprog.plan.calibrate import calibrate, is_here
 from entprog.plan.estimate import Plan, Planner
 from entprog.plan.hardware import device_here, find_device
+from entprog.plan.largest import largest_m, largest_shape
+from entprog.plan.picture import svg
 from entprog.plan.screen import text
 
 
@@ -36,12 +41,21 @@ def plan(
     hardware = find_device(device or device_here(), memory)
     planner = Planner(config, hardware)
     phases = list(planner.phases(order))
+    if is_here(hardware.name):
+        planner.clock = calibrate(planner.clock, planner.operations, cache_folder())
+        phases = list(planner.phases(order))  # the same steps, with the seconds that were measured
+    for phase in phases:
+        phase.largest = largest_m(planner, phase, order)
+    fullest = max(phases, key=lambda phase: max(row.peak for row in phase.rows))
+    fullest.largest += largest_shape(planner, fullest, order)
     counts = planner.simulator.counts[0]
     parameters = sum(count for parts in counts.values() for count in parts.values())
     found = Plan(planner.subject.name, parameters, hardware, planner.precision, planner.clock.calibrated, phases)
     print(text(found))
     if json_file is not None:
-        json_file.write_text(json.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
+        write_atomically(json_file, json.dumps(found.plain(), indent=2) + "\n")
+    if picture is not None:
+        write_atomically(picture, svg(found))
     return found
 
 
