@@ -129,6 +129,7 @@ class Planner:
             pose=settings.pose,
             temporal_off=settings.blocks == "spatial",
             outside=settings.outside and config.schedule.outside,
+            inputs=config.method == "full" or config.schedule.outside_every != 0,
             checkpointing=config.train.gradient_checkpointing,
             precision=self.precision,
             fused=self.hardware.name != "cpu",
@@ -211,8 +212,8 @@ class Planner:
     ) -> Row:  # fmt: skip
         optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
         every = self.config.schedule.outside_every if kind == "stage" and case.outside else 1
-        if every == 0:
-            case = replace(case, inputs=False)
+        if kind != "stage":
+            case = replace(case, inputs=True)
         step = self.step(case, active, with_states, optimizer)
         flops, seconds = step.flops, self.clock.seconds(step)
         self.operations.update({operation: count * steps for operation, count in step.operations.items()})
