@@ -49,6 +49,7 @@ def svg(plan: Plan) -> str:
             f"{escape(units.size(memory))} usable</text>"
         )
     told = f"{units.size(plan.hardware.memory)}, {units.size(plan.hardware.reserve)} of it in reserve"
+    told += "" if shown else ": several times what is drawn here"
     title = f"{plan.model} on {plan.hardware.title}"
     keys, x = [], LABELS
     for name, colour in CATEGORIES:
