@@ -185,6 +185,14 @@ def test_a_plan_on_screen_and_in_files(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
+def test_the_readme_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (RECIPE.parent.parent / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("```text\nphase video")[2].partition("```")[0]
+    main(["plan", "--device", "4090"])
+    assert f"phase video{shown}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_wan_14b_is_planned_in_a_minute_and_two_gigabytes(capsys: pytest.CaptureFixture[str]) -> None:
     import resource
 

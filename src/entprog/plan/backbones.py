@@ -124,12 +124,12 @@ class BackboneSubject:
     def __init__(self, backbone: Backbone, precision: str) -> None:
         self.backbone = backbone
         self.name = backbone.name
-        self.heads = ("norm_out", "norm_final", "proj_out", "scale_shift_table")
+        self.heads: tuple[str, ...] = ("norm_out", "norm_final", "proj_out", "scale_shift_table")
         self.multiple = backbone.codec * backbone.patch
         self.type = TYPES[precision]
         names = [(stem, f"{stem}.{i}") for stem, argument in backbone.stacks for i in range(backbone.config[argument])]
         self.kinds = tuple(stem for stem, _ in names)
-        self.units = tuple((name,) for _, name in names)
+        self.units: tuple[tuple[str, ...], ...] = tuple((name,) for _, name in names)
 
     def build(self, places: Sequence[int]) -> tuple[nn.Module, list[tuple[str, ...]]]:
         """See `Subject.build`."""

@@ -191,17 +191,17 @@ class Planner:
                 plan, "stage", own, workload.active, length, tuple(stage + 1 for stage in mine), title,
                 before if self.config.schedule.states == "keep" else None,
             )  # fmt: skip
-        known = {(row.m, row.shape, row.stages, row.seconds, row.peak) for row in plan.rows}
+        same = {_figures(row): i for i, row in enumerate(plan.rows)}
         for row in rows.values():
-            same = (row.m, row.shape, row.stages, row.seconds, row.peak)
-            if row.m == len(plan.blocks):
-                row = replace(row, order="")
-            if row.order or same not in known:
-                plan.rows.append(row)
+            if _figures(row) in same:  # the order makes no difference: one row for both
+                place = same[_figures(row)]
+                plan.rows[place] = replace(plan.rows[place], order="", lowest=min(row.lowest, plan.rows[place].lowest))
+            else:
+                plan.rows.append(replace(row, order="") if row.m == len(plan.blocks) else row)
         low = high = least = most = 0.0
-        for stage, found in enumerate(choices):
+        for stage, chosen in enumerate(choices):
             length = ends[stage + 1] - ends[stage]
-            seconds, flops = [rows[w].seconds for w in found], [rows[w].flops for w in found]
+            seconds, flops = [rows[w].seconds for w in chosen], [rows[w].flops for w in chosen]
             low, high = low + length * min(seconds), high + length * max(seconds)
             least, most = least + length * min(flops), most + length * max(flops)
         return low, high, least, most
@@ -245,6 +245,10 @@ class Planner:
                 "check ranking.pattern"
             )
         return blocks
+
+
+def _figures(row: Row) -> tuple[Any, ...]:
+    return row.m, row.shape, row.stages, row.peak, row.flops, row.seconds
 
 
 def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:

@@ -82,8 +82,8 @@ class HumanVideoSubject:
         """`depth`: spatial blocks, where they are not as many as the size has."""
         model = config.model
         self.config = config
-        self.name = model.size
-        self.heads = ("head.", "head_modulation.")
+        self.name: str = model.size
+        self.heads: tuple[str, ...] = ("head.", "head_modulation.")
         self.depth = depth or SIZES[model.size]["depth"]
         self.noising = Noising(model.beta_schedule)
         whole = self._dit(self.depth, torch.device("meta"))
