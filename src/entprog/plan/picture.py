@@ -28,6 +28,7 @@ def svg(plan: Plan) -> str:
     high = 1.02 * max(largest, memory if shown else 0)
     scale = (WIDTH - LABELS - RIGHT) / high
     body: list[str] = []
+    words: list[str] = []
     y = 92
     for phase in plan.phases:
         shape = phase.settings
@@ -35,7 +36,8 @@ def svg(plan: Plan) -> str:
         body.append(f'<text x="16" y="{y + 12}" class="phase">{escape(phase.name)}: {about}</text>')
         y += ROW
         for row in phase.rows:
-            body += _row(row, y, scale)
+            body += _bars(row, y, scale)
+            words += _words(row, y, scale)
             y += ROW
         y += 10
     axis = list(_axis(high, scale, y))
@@ -43,8 +45,8 @@ def svg(plan: Plan) -> str:
         at = LABELS + memory * scale
         anchor = "end" if at > WIDTH - 200 else "start"
         shift = -6 if anchor == "end" else 6
-        axis.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="76" y2="{y}" class="device"/>')
-        axis.append(
+        body.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="76" y2="{y}" class="device"/>')
+        body.append(
             f'<text x="{at + shift:.1f}" y="84" text-anchor="{anchor}" class="memory">'
             f"{escape(units.size(memory))} usable</text>"
         )
@@ -56,7 +58,7 @@ def svg(plan: Plan) -> str:
         keys.append(f'<rect x="{x}" y="52" width="12" height="12" fill="{colour}"/>')
         keys.append(f'<text x="{x + 18}" y="62">{name}</text>')
         x += 34 + 8 * len(name)
-    parts = "".join([*keys, *axis, *body])
+    parts = "".join([*keys, *axis, *body, *words])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 40}" viewBox="0 0 {WIDTH} {y + 40}" '
         f'role="img" aria-label="{escape(title)}: peak memory by stage"><style>{STYLE}</style>'
@@ -70,16 +72,24 @@ STYLE = (
     "text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#333}"
     ".title{font-size:17px;font-weight:600;fill:#111}.phase{font-weight:600;fill:#111}"
     ".grid{stroke:#e3e3e3}.device{stroke:#c0392b;stroke-width:2;stroke-dasharray:5 4}"
+    ".value{paint-order:stroke;stroke:#fff;stroke-width:5px;stroke-linejoin:round}"
     ".memory,.over{fill:#c0392b;font-weight:600}.tick{fill:#666}"
 )
 
 
-def _row(row: Row, y: int, scale: float) -> Iterator[str]:
+def _words(row: Row, y: int, scale: float) -> Iterator[str]:
+    """What a row is, and its sum behind the bar; white around the letters keeps them clear of lines."""
     if row.kind == "stage":
         label = f"stage {stages(row.stages)}, m = {row.m}" + (f", {row.order}" if row.order else "")
     else:
         label = NAMES[row.kind]
     yield f'<text x="{LABELS - 10}" y="{y + 13}" text-anchor="end">{escape(label)}</text>'
+    x = LABELS + row.peak * scale + 6
+    style = "value" if row.fits else "value over"
+    yield f'<text x="{x:.1f}" y="{y + 13}" class="{style}">{escape(units.size(row.peak))}</text>'
+
+
+def _bars(row: Row, y: int, scale: float) -> Iterator[str]:
     x = float(LABELS)
     for name, colour in CATEGORIES:
         wide = row.bytes.get(name, 0) * scale
@@ -89,8 +99,6 @@ def _row(row: Row, y: int, scale: float) -> Iterator[str]:
             f"<title>{escape(words)}</title></rect>"
         )
         x += wide
-    style = "" if row.fits else ' class="over"'
-    yield f'<text x="{x + 6:.1f}" y="{y + 13}"{style}>{escape(units.size(row.peak))}</text>'
 
 
 def _axis(high: float, scale: float, bottom: int) -> Iterator[str]:
