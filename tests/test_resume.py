@@ -34,6 +34,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule__name": "loops:Sizes", "schedule__options__estimator": "supernet",
         "schedule__options__search_steps": 6, "ranking__score": "gradient",
     },
+    # Two block counts at two sizes in batches of two or three, one step each; what trains is weighed by its cost.
+    "workloads": {
+        "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 8,
+        "schedule__options__estimator": "probe", "schedule__options__width": 2, "schedule__options__tokens": [0.5, 1.0],
+        "schedule__options__batches": [2, 3], "schedule__select": "per_second", "ranking__score": "gradient",
+    },
     "full": {"method": "full"},
     # States of 8 bits, stepped in the backward pass.
     "backward": {
@@ -42,7 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "train__gradient_checkpointing": True,
     },
 }  # fmt: skip
-STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "full": 5, "backward": 4}
+STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "workloads": 10, "full": 5, "backward": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,9 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config import PUBLISHED, Config, PhaseConfig
+from entprog.core.types import Shape
 from entprog.keys import hints
+from entprog.plan.fit import parse_bytes
 
 RENDERED = (
     "domain",
@@ -222,6 +224,8 @@ def _plugins(config: Config) -> Iterator[Finding]:
         yield from findings
     if config.method == "progressive" and not wrong["schedule.name"]:
         yield from _stages(config)
+        for name, phase in running(config).items():
+            yield from _workloads(name, phase, config)
 
 
 def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator[Finding]:
@@ -260,6 +264,37 @@ def _stages(config: Config) -> Iterator[Finding]:
             )
 
 
+def _workloads(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
+    """The sizes that the schedule gives a phase, where they are not the phase's own."""
+    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    data, said = config.data, ("schedule.options", f"phases.{name}")
+    clips = data.subjects * data.clips_per_subject
+    for resolution in dict.fromkeys(shape.resolution for shape in _shapes(schedule, phase)):
+        if resolution != phase.resolution and resolution % 8:
+            yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
+        elif resolution != phase.resolution and not data.path and resolution not in data.sizes:
+            yield Finding(
+                (*said, "data.sizes"),
+                f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
+                "the sizes that are rendered",
+            )
+    for batch in dict.fromkeys(shape.batch for shape in _shapes(schedule, phase)):
+        if batch != phase.batch and not data.path and batch > clips:
+            yield Finding(
+                (*said, "data.subjects", "data.clips_per_subject"),
+                f": batch {batch} of phase {name} is larger than the data set, "
+                f"data.subjects * data.clips_per_subject = {clips} clips",
+            )
+    if phase.blocks == "temporal" and phase.frames > 1 and any(s.frames == 1 for s in _shapes(schedule, phase)):
+        yield Finding(said, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
+
+
+def _shapes(schedule: Any, phase: PhaseConfig) -> tuple[Shape, ...]:
+    """Every shape that a phase may train at; a schedule that does not say trains at the phase's own."""
+    own = Shape(phase.resolution, phase.frames, phase.batch)
+    return tuple(schedule.shapes(own)) if hasattr(schedule, "shapes") else (own,)
+
+
 def _loop(config: Config) -> Iterator[Finding]:
     train, phases = config.train, running(config)
     if phases and train.lr_scheduler != "constant":
@@ -270,6 +305,10 @@ def _loop(config: Config) -> Iterator[Finding]:
                 f" = {train.lr_warmup_steps}: longer than the phase {shortest}, "
                 f"phases.{shortest}.steps = {phases[shortest].steps}",
             )
+    try:
+        parse_bytes(train.memory_budget)
+    except ValueError as error:
+        yield Finding(("train.memory_budget",), f" = {error}")
     if train.mixed_precision == "fp16" and config.device == "cpu":
         yield Finding(
             ("train.mixed_precision", "device"),

@@ -91,6 +91,9 @@ class ScheduleConfig:
         options: the schedule's own options.
         cost: what a choice weighs gain against: "flops" (exact, repeatable), "seconds" (recorded trials are
             replayed on resume), or "auto": flops on a CPU, seconds elsewhere.
+        select: which m blocks a stage trains: "importance" takes the highest ranked (published); "per_second" those
+            of most summed importance for the time of a step (FLOPs where `cost` is flops), "per_byte" for its peak
+            memory: the backward runs down to the lowest active block, so a block low in the network costs more.
         states: optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases.
         outside_every: those of them that stand before the blocks (embeddings, pose adapter at the input) train at
@@ -101,6 +104,7 @@ class ScheduleConfig:
     name: str = "adaptive"
     options: dict[str, Any] = field(default_factory=dict)
     cost: Literal["auto", "flops", "seconds"] = "auto"
+    select: Literal["importance", "per_second", "per_byte"] = "importance"
     states: Literal["keep", "drop", "offload"] = "keep"
     outside: bool = True
     outside_every: int = 1
@@ -161,6 +165,11 @@ class TrainConfig:
             column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size).
         optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
             together with gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16.
+        memory_budget: the most bytes that a step may take, such as "24GiB" or "80GB"; "" for no limit. Each workload
+            then runs in the cheapest way that fits: whole, in pieces whose gradients add up, with checkpointing, and
+            where nothing else helps with as many blocks further up the network. What fits in no way is refused.
+        resolution_shift: whether steps below the phase's resolution are given less noise, so that as much of the
+            picture is left as at full size (signal to noise times the ratio of the token counts).
         adam_beta1: AdamW's decay of the running mean of gradients.
         adam_beta2: AdamW's decay of the running mean of squared gradients.
         adam_epsilon: AdamW's guard against division by zero.
@@ -188,6 +197,8 @@ class TrainConfig:
     compile: Literal["off", "blocks"] = "off"
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
     optimizer_in_backward: bool = False
+    memory_budget: str = ""
+    resolution_shift: bool = False
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8

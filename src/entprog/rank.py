@@ -10,7 +10,7 @@ from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.tasks.build import build_task
 from entprog.train.draws import fixed_draws, phase_blocks
-from entprog.train.ranking import rank_blocks, ranking_table
+from entprog.train.ranking import add_costs, rank_blocks, ranking_table
 
 
 def rank(config: Config, *, phase: str | None = None) -> None:
@@ -34,15 +34,23 @@ def rank(config: Config, *, phase: str | None = None) -> None:
         draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
         scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
         table = ranking_table(task, blocks, draws[0], scores, config.ranking)
+        outside = settings.outside and config.schedule.outside
+        add_costs(table, task, blocks, draws[0], config, batch=settings.batch, outside=outside)
         tqdm.write(f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}")
 
 
 def _text(table: dict[str, Any], ranking: Ranking) -> str:
-    lines = [f"{'rank':>4}  {'block':<22} {'importance':>11}  {'error':>8}  {'depth':>5}  {'parameters':>11}"]
+    """One line a block, with what a step costs that trains it alone: the backward ends at the lowest active block."""
+    lines = [
+        f"{'':>68}    a step whose lowest active block it is",
+        f"{'rank':>4}  {'block':<22} {'importance':>11}  {'error':>8}  {'depth':>5}  {'parameters':>11}"
+        f"  {'GFLOP':>9}  {'ms':>8}  {'MiB':>8}",
+    ]
     for place, name in enumerate(ranking.names, 1):
         cost = table["cost"][name]
         lines.append(
             f"{place:>4}  {name:<22} {table['values'][name]:>11.5f}  {table['stderr'].get(name, 0.0):>8.5f}  "
-            f"{cost['lowest_depth']:>5}  {cost['parameters']:>11,}"
+            f"{cost['lowest_depth']:>5}  {cost['parameters']:>11,}  {cost['step_flops'] / 1e9:>9.4g}  "
+            f"{cost['step_seconds'] * 1e3:>8.4g}  {cost['step_bytes'] / 2**20:>8.4g}"
         )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
 from entprog.core.types import Draw, Task
 
-__all__ = ["block_costs"]
+__all__ = ["block_costs", "depth_order"]
 
 
 def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, Any]]:
@@ -21,13 +21,7 @@ def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, A
         decide the place; blocks that have a reference call only stand before them, and blocks that the forward
         never calls last, with a warning.
     """
-    with torch.no_grad(), Skipper(blocks) as skipper:
-        task.predict(draw)
-    if skipper.uncalled:
-        warnings.warn(f"blocks that the forward never calls: {', '.join(skipper.uncalled)}", stacklevel=2)
-    denoising = [name for name, role in skipper.order if role == "denoising"]
-    reference = [name for name, role in skipper.order if role == "reference" and name not in denoising]
-    place = {name: i for i, name in enumerate([*reference, *denoising, *skipper.uncalled])}
+    place = {name: i for i, name in enumerate(depth_order(task, blocks, draw))}
     return {
         block.name: {
             "lowest_depth": place[block.name],
@@ -36,3 +30,14 @@ def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, A
         }
         for block in blocks
     }
+
+
+def depth_order(task: Task, blocks: Blocks, draw: Draw) -> tuple[str, ...]:
+    """All blocks by their place in the forward, the lowest first; one forward, without gradient."""
+    with torch.no_grad(), Skipper(blocks) as skipper:
+        task.predict(draw)
+    if skipper.uncalled:
+        warnings.warn(f"blocks that the forward never calls: {', '.join(skipper.uncalled)}", stacklevel=3)
+    denoising = [name for name, role in skipper.order if role == "denoising"]
+    reference = [name for name, role in skipper.order if role == "reference" and name not in denoising]
+    return (*reference, *denoising, *skipper.uncalled)

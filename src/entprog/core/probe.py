@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from entprog.core.types import Trial, Workload
+from entprog.core.types import Schedule, Trial, Workload
 
 PAIRS = 24
 """Fewer pairs of holdout losses than this leave the standard error itself uncertain by more than a seventh."""
@@ -62,6 +62,19 @@ class Snapshot:
 
 def _parameters(optimizer: optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def check_shared(schedule: Schedule, candidates: int) -> None:
+    """Refuse a probe whose steps do not suffice for one a candidate.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if schedule.estimator == "probe" and schedule.search_steps < candidates > 1:
+        raise ValueError(
+            f"schedule.options.search_steps = {schedule.search_steps}: shared by {candidates} candidates, each needs a "
+            "step at least (32 and more are advised); raise it or list fewer candidates"
+        )
 
 
 def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:

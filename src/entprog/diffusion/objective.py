@@ -1,5 +1,6 @@
 """The forward process: x_tau from clean latents and noise, thin over diffusers' noise schedules."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,21 @@ class Noising:
     def steps(self, tau: Tensor) -> Tensor:
         """Discrete steps 0..999 of times tau in 0..1."""
         return (tau.double() * STEPS).long().clamp(0, STEPS - 1)
+
+    def shifted(self, tau: Tensor, factor: float) -> Tensor:
+        """Times at which the signal-to-noise ratio abar / (1 - abar) is `factor` squared times that of `tau` [B].
+
+        A picture of half the side has a quarter of the tokens to tell the same content by: with `factor` 2, the
+        ratio of the sides, it keeps as much of it at the shifted time as the full one has at `tau` (Hoogeboom et al.
+        2023, "simple diffusion"). Times are those of discrete steps; the table's ends bound them.
+        """
+        table = self._table.double()  # type: ignore[attr-defined]
+        log_ratio = torch.log(table / (1 - table))
+        wanted = log_ratio[self.steps(tau).cpu()] + 2 * math.log(factor)
+        # The table falls: search it from its end.
+        place = torch.searchsorted(-log_ratio.contiguous(), -wanted.contiguous()).clamp(1, STEPS - 1)
+        nearer = (log_ratio[place - 1] - wanted).abs() < (log_ratio[place] - wanted).abs()
+        return step_to_tau(torch.where(nearer, place - 1, place).to(tau.device), tau.device)
 
     def add(self, clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
         """x_tau of clean latents [B, ...] with `noise` of the same shape at `tau` [B]."""

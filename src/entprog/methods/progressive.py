@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from entprog.core.freeze import Freezer
-from entprog.core.probe import PAIRS, Snapshot, paired_gain
+from entprog.core.probe import PAIRS, Snapshot, check_shared, paired_gain
+from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
 from entprog.core.types import Method, Ranking, Schedule, Setting, StepInfo, Trial, Workload
 
@@ -88,7 +89,9 @@ class _Bound:
         if schedule.estimator != "none" and not setting.holdout:
             raise ValueError("schedule: a schedule that searches needs holdout draws; give Setting.holdout")
         for stage in range(schedule.stages):
-            for workload in schedule.candidates(stage, ranking, setting.shape, None):
+            candidates = schedule.candidates(stage, ranking, setting.shape, None)
+            check_shared(schedule, len(candidates))
+            for workload in candidates:
                 unknown = sorted(set(workload.active) - set(setting.blocks.names))
                 if unknown or not workload.active:
                     raise ValueError(
@@ -283,7 +286,7 @@ class _Bound:
             probe["ends"] = {str(k): end.state_dict() for k, end in probe["ends"].items()}
         return {
             "freezer": self.freezer.state_dict(),
-            "rankings": [list(ranking.names) for ranking in self.rankings],
+            "rankings": [plain_ranking(ranking) for ranking in self.rankings],
             "chosen": [asdict(workload) for workload in self.chosen],
             "trials": [asdict(trial) for trial in self.trials],
             "stage_announced": self.stage_announced,
@@ -296,7 +299,7 @@ class _Bound:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.freezer.load_state_dict(state["freezer"])
-        self.rankings = [Ranking(tuple(names)) for names in state["rankings"]]
+        self.rankings = [ranking_from_plain(values) for values in state["rankings"]]
         self.chosen = [Workload.from_plain(values) for values in state["chosen"]]
         self.trials = [Trial(**{**v, "workload": Workload.from_plain(v["workload"])}) for v in state["trials"]]
         self.stage_announced = state["stage_announced"]
@@ -311,7 +314,7 @@ class _Bound:
 def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
     """Short names that tell a stage's candidates apart: m, with as much of the shape as that takes."""
     names = [str(len(workload.active)) for workload in candidates]
-    for part in ("@{0.resolution}px", " x{0.frames}", " of {0.tokens:g} tokens"):
+    for part in ("@{0.resolution}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
         if len(set(names)) == len(names):
             break
         shapes = [workload.shape for workload in candidates]

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from entprog.nets.conditioning import POSE_WIDTH, PoseEmbedding, pose_features
 from entprog.nets.layers import SpatialBlock, TauEmbedding, TemporalBlock, grid_codes, modulate, sinusoids
+from entprog.nets.routing import put_tokens, take_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class VideoDiT(nn.Module):
         reference: Tensor | None = None,
         pose: Tensor | None = None,
         reference_states: Sequence[Tensor] | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Predict the noise.
 
@@ -126,6 +128,8 @@ class VideoDiT(nn.Module):
             pose: pose maps in 0..1, [B, F, 3, S, S]; zeros stand for a dropped condition; None for no pose at all.
             reference_states: what the method of that name gave for `reference`, which is then not read. They do
                 not depend on x, tau or pose: a sampler computes them once for all its steps.
+            places: [B, K] integers, all different in a row: the tokens of each frame that the middle blocks see
+                (`routed_span`); the others pass these blocks by. In training only; None for all of them.
 
         Returns:
             eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1.
@@ -144,15 +148,36 @@ class VideoDiT(nn.Module):
         if reference_states:
             clean_c = self._clean(x)
             states = list(reference_states)
-        places = sinusoids(torch.arange(frames, device=x.device), self.config.width).to(h.dtype)
+        times = sinusoids(torch.arange(frames, device=x.device), self.config.width).to(h.dtype)
         inner = features if self.config.pose == "blocks" else None
+        first, end = self.routed_span() if places is not None else (-1, -1)
+        whole, inner_whole = h, inner
         for i, block in enumerate(self.blocks):
+            if places is not None and i == first:
+                whole, h = h, take_tokens(h, places)
+                inner = take_tokens(inner, places) if inner is not None else None
             h = self._run(block, h, c, states[i], clean_c, inner)
             follower = self._temporal_after(i)
             if follower is not None and frames > 1 and not self.temporal_off:
-                h = self._run(self.temporal[follower], h, c, places)
+                h = self._run(self.temporal[follower], h, c, times)
+            if places is not None and i == end - 1:
+                h, inner = put_tokens(whole, h, places), inner_whole
         shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
         return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
+
+    def routed_span(self) -> tuple[int, int]:
+        """First of the spatial blocks that routed tokens pass by, and the one behind the last.
+
+        The first two and the last two see every token, one of each in a network of fewer than eight.
+
+        Raises:
+            ValueError: too few blocks to route around.
+        """
+        depth = len(self.blocks)
+        if depth < 3:
+            raise ValueError(f"tokens: a network of {depth} spatial blocks has no middle; leave tokens at 1")
+        edge = 2 if depth >= 8 else 1
+        return edge, depth - edge
 
     def reference_stack(self) -> list[nn.Module]:
         """The blocks that the reference pass runs through; the i-th gives the state at entrance i + 1."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from entprog.core.types import Ranking, Shape, Workload
+from entprog.schedules._sizes import block_count
 from entprog.schedules._unsearched import Unsearched
 
 __all__ = ["Fixed"]
@@ -14,6 +15,7 @@ class Fixed(Unsearched):
 
     Attributes:
         m: block counts, one a stage, each from 1 to the number of blocks. Values below 1 are shares of it.
+        resolution, frames, tokens, batch: one value a stage, or empty for the phase's own.
     """
 
     m: tuple[float, ...] = (0.5,)
@@ -23,6 +25,7 @@ class Fixed(Unsearched):
             raise ValueError(f"schedule.options.m = {list(self.m)}: give at least one count, each above 0")
         if any(value > 1 and value != int(value) for value in self.m):
             raise ValueError(f"schedule.options.m = {list(self.m)}: counts above 1 must be whole")
+        super().__post_init__()
 
     @property
     def stages(self) -> int:
@@ -33,8 +36,5 @@ class Fixed(Unsearched):
         self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
     ) -> tuple[Workload, ...]:
         """The given count of the most important blocks."""
-        value, total = self.m[stage], len(ranking.names)
-        count = max(1, round(value * total)) if value < 1 else int(value)
-        if count > total:
-            raise ValueError(f"schedule.options.m = {list(self.m)}: {count} blocks asked for, the phase has {total}")
-        return (Workload(ranking.top(count), shape),)
+        count = block_count(self.m[stage], len(ranking.names), f"schedule.options.m = {list(self.m)}")
+        return (self.shaped(stage, ranking.top(count), shape),)

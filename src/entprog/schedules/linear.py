@@ -14,6 +14,7 @@ class Linear(Unsearched):
 
     Attributes:
         stages: K, at least 1.
+        resolution, frames, tokens, batch: one value a stage, or empty for the phase's own.
     """
 
     stages: int = 4
@@ -21,10 +22,11 @@ class Linear(Unsearched):
     def __post_init__(self) -> None:
         if self.stages < 1:
             raise ValueError(f"schedule.options.stages = {self.stages}: must be at least 1")
+        super().__post_init__()
 
     def candidates(
         self, stage: int, ranking: Ranking, shape: Shape | None, last: Workload | None
     ) -> tuple[Workload, ...]:
         """The one workload of this stage."""
         m = max(1, round(len(ranking.names) * (stage + 1) / self.stages))
-        return (Workload(ranking.top(m), shape),)
+        return (self.shaped(stage, ranking.top(m), shape),)

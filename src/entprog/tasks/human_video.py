@@ -36,6 +36,8 @@ class HumanVideo:
         full_size: largest side in pixels of the data set; noise is drawn at it and cut to smaller shapes.
         pose: whether the phase shows poses to the model (phase 1 does not).
         dropout: share of samples whose whole condition is zeroed, for classifier-free guidance.
+        neutral: side in pixels at which times are as drawn; at any other they are shifted to as much signal
+            (`Noising.shifted`). 0: never.
         autocast: dtype of the forward pass ("bf16", "fp16") or "no".
         reference_cache: answers the frozen part of the reference pass for draws that `prepare` has seen.
     """
@@ -45,6 +47,7 @@ class HumanVideo:
     full_size: int = 64
     pose: bool = True
     dropout: float = 0.0
+    neutral: int = 0
     autocast: str = "no"
     reference_cache: ReferenceCache | None = None
 
@@ -57,13 +60,22 @@ class HumanVideo:
         """Fix everything random about a batch: tau, noise and which conditions are dropped.
 
         A pure function of (seed, positions): the same sample gets the same tau, noise and dropout in any batch,
-        on any rank, and at any size (noise is drawn at full size and cut).
+        on any rank, and at any size (noise is drawn at full size and cut). With `shape.tokens` below 1 the tokens
+        that the middle blocks see are a condition of the draw, "places".
+
+        Raises:
+            ValueError: the resolution is no multiple of codec factor times patch.
         """
+        unit = FACTOR * self.model.config.patch
+        if shape.resolution % unit:
+            raise ValueError(f"resolution = {shape.resolution}: must be a multiple of {unit} (codec {FACTOR} x patch)")
         side = shape.resolution // FACTOR
         full = (CHANNELS, self.full_size // FACTOR, self.full_size // FACTOR)
         noise = [sample_noise(seed, int(p), shape.frames, full, (side, side)) for p in batch.positions]
         eps = torch.from_numpy(np.stack(noise)).to(self.device)
         tau = torch.from_numpy(stratified_tau(seed, batch.positions)).float().to(self.device)
+        if self.neutral and self.neutral != shape.resolution:
+            tau = self.noising.shifted(tau, self.neutral / shape.resolution)
         rate = self.dropout if dropout is None else dropout
         kept = [generator(seed, 4, int(p)).random() >= rate for p in batch.positions]
         keep = torch.tensor(kept, dtype=torch.float32, device=self.device)
@@ -71,8 +83,20 @@ class HumanVideo:
         if self.pose:
             maps = batch.pose.to(self.device).float() / 255
             condition["pose"] = maps * keep.view(-1, 1, 1, 1, 1)
+        if shape.tokens < 1:
+            condition["places"] = self._places(batch.positions, shape, seed)
         x = self.noising.add(batch.latents.to(self.device), eps, tau)
         return Draw(x, tau, eps, condition)
+
+    def _places(self, positions: np.ndarray, shape: Shape, seed: int) -> Tensor:
+        """The tokens that the middle blocks see, [B, K] in order, K at least 1; fixed by (seed, position) and size.
+
+        A smaller share takes some of the places of a larger one.
+        """
+        side = shape.resolution // FACTOR // self.model.config.patch
+        count = max(1, round(shape.tokens * side * side))
+        drawn = [np.sort(generator(seed, 6, int(p)).permutation(side * side)[:count]) for p in positions]
+        return torch.from_numpy(np.stack(drawn)).to(self.device)
 
     def predict(self, draw: Draw) -> Tensor:
         """eps_hat [B, F, C, h, w] float32."""
@@ -81,7 +105,8 @@ class HumanVideo:
             states = self.reference_cache.states(reference) if self.reference_cache is not None else None
             if states is not None:
                 states = self.model.reference_states(reference, known=states)
-            return self.model(draw.x, draw.tau, reference, draw.condition.get("pose"), reference_states=states)
+            pose, places = draw.condition.get("pose"), draw.condition.get("places")
+            return self.model(draw.x, draw.tau, reference, pose, reference_states=states, places=places)
 
     def prepare(self, draw: Draw) -> None:
         """Before a training step's loss: let the cache find or compute what it can give for this draw's references.

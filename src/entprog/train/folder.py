@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from entprog import plugins
-from entprog.config import Config
+from entprog.config import Config, PhaseConfig
+from entprog.core.probe import check_shared
 from entprog.core.types import Ranking, Shape
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards, write_atomically
@@ -60,15 +61,16 @@ def check_blocks(config: Config, task: HumanVideo) -> None:
         schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
         any_order, shape = Ranking(tuple(blocks.names)), Shape(phase.resolution, phase.frames, phase.batch)
         for stage in range(schedule.stages):
-            schedule.candidates(stage, any_order, shape, None)
+            candidates = schedule.candidates(stage, any_order, shape, None)
+            check_shared(schedule, len(candidates))
 
 
 def check_data(config: Config, shards: Shards) -> None:
     """Refuse, before any work, phases that the data set can't feed.
 
     Raises:
-        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set; the same
-            for the evaluation at the end.
+        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set, of a phase
+            or of what its schedule may train; the same for the evaluation at the end.
     """
     for name, phase in config.phases.items():
         if not phase.steps:
@@ -81,9 +83,27 @@ def check_data(config: Config, shards: Shards) -> None:
                 f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
                 f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
             )
+        for shape in _scheduled(config, phase):
+            said = f"schedule.options: resolution {shape.resolution} of phase {name}"
+            _check_stored(said, shape.resolution, shards)
+            if shape.batch > clips:
+                raise ValueError(
+                    f"schedule.options: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
+                    f"training clips of {phase.frames} frames"
+                )
     if config.evaluate.clips:
         _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
         holdout_clips(shards, config.evaluate.frames)
+
+
+def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
+    """The shapes that the schedule may give a phase."""
+    if config.method == "full":
+        return ()
+    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    if not hasattr(schedule, "shapes"):
+        return ()
+    return tuple(schedule.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
 
 
 def _check_stored(said: str, size: int, shards: Shards) -> None:

@@ -16,6 +16,7 @@ from entprog.core.types import Draw, Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
 from entprog.plan.meter import Meter, StepCost
 from entprog.train.checkpoint import checkpoints
+from entprog.train.memory import Room
 from entprog.train.optimizer import InBackward
 from entprog.train.position import Position
 from entprog.train.state import Session
@@ -39,6 +40,7 @@ class Phase:
     seed: int
     scaler: torch.amp.GradScaler
     position: Position = field(default_factory=Position)
+    room: Room | None = None
 
 
 def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
@@ -100,8 +102,13 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
 
 def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> tuple[float, StepCost]:
     """Mean loss of the micro-batches from sample `first` on, with gradients left in place; metered once a workload."""
-    count = session.config.train.gradient_accumulation_steps
     shape = workload.shape or phase.shape
+    count, pieces = session.config.train.gradient_accumulation_steps, 1
+    if phase.room is not None:
+        option = phase.room.option(workload)
+        session.task.model.gradient_checkpointing = option.checkpointing
+        pieces = option.pieces
+    shape, count = replace(shape, batch=shape.batch // pieces), count * pieces
     filled = 0.0
 
     def drawn(k: int) -> Draw:

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from entprog import plugins
-from entprog.config import RankingConfig
+from entprog.config import Config, RankingConfig
 from entprog.core.blocks import Blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
+from entprog.core.select import PassCosts, select_blocks
 from entprog.core.types import Draw, Ranking, Scores, Task
 from entprog.data.shards import write_atomically
 from entprog.plan.meter import Meter
+from entprog.train.costs import measure_costs
 from entprog.train.state import Session
 from entprog.train.watch import Watch
 
@@ -41,49 +44,84 @@ def ranking_table(task: Task, blocks: Blocks, draw: Draw, scores: Scores, config
     }
 
 
-def read_scores(path: Path) -> Ranking:
-    """The order that an earlier sitting found."""
-    return Ranking(tuple(json.loads(path.read_text(encoding="utf-8"))["order"]))
+def weighed(config: Config, device: torch.device) -> str:
+    """What choices weigh gain against: "flops" or "seconds"."""
+    if config.schedule.cost != "auto":
+        return config.schedule.cost
+    return "flops" if device.type == "cpu" else "seconds"
+
+
+def add_costs(
+    table: dict[str, Any], task: Task, blocks: Blocks, draw: Draw, config: Config, *, batch: int, outside: bool
+) -> float:
+    """Measure what each block costs as the lowest active one into `table`; returns the FLOPs that took."""
+    cost = table["cost"]
+    order = sorted(cost, key=lambda name: cost[name]["lowest_depth"])
+    exact = config.schedule.select == "per_second" and weighed(config, draw.x.device) == "flops"
+    measured = measure_costs(task, blocks, order, draw, batch, outside=outside, exact=exact)
+    for name in order:
+        cost[name].update(measured.of(name))
+    return measured.spent
+
+
+def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: torch.device) -> Ranking:
+    """The ranking as `schedule.select` wants its top m; `table` is what scores.json says of the phase's blocks."""
+    select = config.schedule.select
+    if select == "importance":
+        return ranking
+    kind = "bytes" if select == "per_byte" else weighed(config, device)
+    cost = table["cost"]
+    order = sorted(cost, key=lambda name: cost[name]["lowest_depth"])
+    alone, added = ({name: cost[name][f"{what}_{kind}"] for name in order} for what in ("step", "added"))
+    return select_blocks(ranking, table["values"], PassCosts(tuple(order), alone, added))
 
 
 def rank_phase(
-    session: Session, folder: Path, blocks: Blocks, probe: list[Draw], watch: Watch, *, resumed: bool
-) -> Ranking | None:
+    session: Session, folder: Path, blocks: Blocks, probe: list[Draw], watch: Watch, *, batch: int, outside: bool,
+    resumed: bool,
+) -> Ranking | None:  # fmt: skip
     """The phase's ranking, charged to the run; read back from scores.json when the phase is resumed."""
     config = session.config
     if config.method == "full":
         return None
     path = folder / "scores.json"
     if resumed:
-        return read_scores(path)
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return selected(table, Ranking(tuple(table["order"])), config, session.task.device)
     started = time.perf_counter()
     with Meter() as meter:  # the table of costs and the watch's gradient are part of what ranking costs
         scores, ranking = rank_blocks(session.task, blocks, probe, config.ranking)
         table = ranking_table(session.task, blocks, probe[0], scores, config.ranking)
         needed = plugins.load("score", "gradient", norm="l1").score(session.task, blocks, probe[:1])
+    # Beside the meter, not inside: it would slow the passes that are timed.
+    flops = meter.flops + add_costs(table, session.task, blocks, probe[0], config, batch=batch, outside=outside)
     watch.order(scores.values, needed.values)
     seconds = time.perf_counter() - started
     session.totals.seconds_scoring += seconds
-    session.totals.flops_scoring += meter.flops
-    content = {**table, "samples": scores.samples, "seconds": seconds, "flops": meter.flops}
+    session.totals.flops_scoring += flops
+    content = {**table, "samples": scores.samples, "seconds": seconds, "flops": flops}
     write_atomically(path, json.dumps(content, indent=2) + "\n")
-    session.log.event("rank", {"order": list(ranking.names), "seconds": seconds, "flops": meter.flops})
+    session.log.event("rank", {"order": list(ranking.names), "seconds": seconds, "flops": flops})
     tqdm.write(f"{folder.name}: " + " > ".join(ranking.names[:6]) + (" > ..." if len(blocks) > 6 else ""))
-    return ranking
+    return selected(content, ranking, config, session.task.device)
 
 
-def reranker(session: Session, blocks: Blocks, probe: list[Draw]) -> Callable[[], Ranking] | None:
-    """Ranks the same blocks anew on the same draws, charged to the run; None unless `ranking.again`."""
+def reranker(session: Session, folder: Path, blocks: Blocks, probe: list[Draw]) -> Callable[[], Ranking] | None:
+    """Ranks the same blocks anew on the same draws, charged to the run; None unless `ranking.again`.
+
+    What blocks cost stays as `rank_phase` measured it.
+    """
     if not session.config.ranking.again:
         return None
 
     def again() -> Ranking:
         started = time.perf_counter()
         with Meter() as meter:
-            _, ranking = rank_blocks(session.task, blocks, probe, session.config.ranking)
+            scores, ranking = rank_blocks(session.task, blocks, probe, session.config.ranking)
         session.totals.seconds_scoring += time.perf_counter() - started
         session.totals.flops_scoring += meter.flops
         session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops})
-        return ranking
+        table = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        return selected({**table, "values": dict(scores.values)}, ranking, session.config, session.task.device)
 
     return again

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from entprog import plugins
 from entprog.config import Config, PhaseConfig
 from entprog.core.blocks import discover_blocks
+from entprog.core.depth import depth_order
 from entprog.core.freeze import param_groups
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Setting, Shape, Workload
@@ -30,8 +31,9 @@ from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
+from entprog.train.memory import fit_phase, in_words, make_room, told
 from entprog.train.optimizer import build_optimizer, release
-from entprog.train.ranking import rank_phase, reranker
+from entprog.train.ranking import rank_phase, reranker, weighed
 from entprog.train.state import (
     Averages,
     Session,
@@ -133,6 +135,7 @@ def _one_phase(
     # 4. The phase's blocks; everything else is frozen for its whole length.
     blocks = phase_blocks(task, config, settings)
     task.pose = settings.pose
+    task.neutral = settings.resolution if config.train.resolution_shift else 0
     task.model.temporal_off = settings.blocks == "spatial"
     outside = settings.outside and config.schedule.outside
     inside = {id(p) for block in blocks for p in block.parameters()}
@@ -157,23 +160,42 @@ def _one_phase(
 
     # 6. Rank.
     watch = Watch(_Warn(log))
-    ranking = rank_phase(session, folder, blocks, probe, watch, resumed=saved is not None)
+    ranking = rank_phase(
+        session, folder, blocks, probe, watch, batch=settings.batch, outside=outside, resumed=saved is not None
+    )
+
+    # What fits the memory budget, for every stage before any of them trains.
+    def one(shape: Shape) -> Draw:
+        single = replace(shape, batch=1)
+        return task.draw(clips.batch(0, single), single, seed)
+
+    schedule, states = _schedule(config), config.schedule.states
+    order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
+    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout])
+    if room is not None:
+        schedule, room = fit_phase(room, schedule, ranking)
+        states = room.states
+        for line in told(room) if saved is None else ():
+            log.event("fit", line)
+            tqdm.write(in_words(line))
 
     # 7. One optimizer with a group a block, and the method bound to it.
     optimizer = build_optimizer(config.train, param_groups(task.model, blocks, lr=settings.learning_rate))
     readings, notes = _ReadingFlops(session, holdout), _Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
-        ranking=ranking, schedule=_schedule(config), rerank=reranker(session, blocks, probe),
+        ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
-        cost=_cost(config, task.device), states=config.schedule.states, outside=outside,
+        cost=weighed(config, task.device), states=states, outside=outside,
         outside_every=config.schedule.outside_every, inputs=_inputs(config, task, probe[0], outside),
         notify=notes, seed=seed,
     )  # fmt: skip
     method = plugins.load("method", config.method).bind(setting)
     notes.method = method
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
-    phase = Phase(number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler)
+    phase = Phase(
+        number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler, room=room
+    )
     start = 0
     if saved is not None:
         method.load_state_dict(saved["method"])
@@ -268,12 +290,6 @@ def _inputs(config: Config, task: HumanVideo, draw: Draw, outside: bool) -> tupl
     if config.method == "full" or config.schedule.outside_every == 1 or not outside:
         return ()
     return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
-
-
-def _cost(config: Config, device: torch.device) -> str:
-    if config.schedule.cost != "auto":
-        return config.schedule.cost
-    return "flops" if device.type == "cpu" else "seconds"
 
 
 def _spent(session: Session, method: Any, base: tuple[float, ...]) -> None:
