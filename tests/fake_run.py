@@ -183,6 +183,7 @@ def _row(rows, phase, inner, stage, loss, m, active, share, frames, batch, searc
         "gradients": int(27 * MIB * share),
         "optimizer": int(54 * MIB * share),
         "activations": int((18 + 44 * depth) * MIB * (1 if frames == 1 else 1.5)),
+        "temporaries": int((4 + 6 * depth) * MIB),
     }
     return {
         "step": len(rows),

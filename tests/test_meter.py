@@ -56,6 +56,10 @@ def test_flash_attention_on_a_cpu_is_counted() -> None:
     assert meter.flops == 5 * products, "four of the backward, and the scores once more"
 
 
+COUNTERS = 4 * 4
+"""Bytes of AdamW's step counts of the four parameters of `mlp`."""
+
+
 def mlp(width: int = 256) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 64))
@@ -73,7 +77,7 @@ def test_the_peak_of_a_small_network_against_a_count_by_hand() -> None:
     cost = step(model, optimizer, x).cost()
     weights = sum(p.numel() * 4 for p in model.parameters())
     hidden, out = 512 * 256 * 4, 512 * 64 * 4
-    assert cost.by_category["weights"] == weights and cost.by_category["optimizer"] == 2 * weights
+    assert cost.by_category["weights"] == weights and cost.by_category["optimizer"] == 2 * weights + COUNTERS
     assert sum(cost.by_category.values()) == cost.peak
     # What every step must hold, and all that it ever makes: both hidden tensors, their gradients, four of the output.
     assert 3 * weights + 2 * hidden + out <= cost.peak <= 4 * weights + 4 * hidden + 4 * out
@@ -88,8 +92,7 @@ def test_a_first_step_measures_like_a_later_one() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     counts = [cost.by_category["optimizer"] for cost in costs]
-    assert costs[0].flops == costs[1].flops and costs[1] == costs[2]
-    assert abs(counts[1] - counts[0]) <= 4 * len(list(model.parameters())), "AdamW's step counts are all that is new"
+    assert costs[0] == costs[1] == costs[2] and counts[0] > 0
 
 
 def test_frozen_weights_need_neither_gradients_nor_states() -> None:
@@ -101,7 +104,10 @@ def test_frozen_weights_need_neither_gradients_nor_states() -> None:
         parameter.requires_grad_(False)
     part = step(model, optimizer, x).cost()
     last = sum(p.numel() * 4 for p in model[2].parameters())
-    assert part.by_category["optimizer"] == 2 * last and part.by_category["weights"] == full.by_category["weights"]
+    assert (
+        part.by_category["optimizer"] == 2 * last + COUNTERS // 2
+        and part.by_category["weights"] == full.by_category["weights"]
+    )
     assert part.peak < full.peak and part.flops < full.flops
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-from entprog.plan.meter import ATTENTION
+from entprog.plan.operations import operation_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +113,8 @@ class Recorder(TorchDispatchMode):
         arguments = (_described(args), tuple((name, _described(value)) for name, value in kwargs.items()))
         key = (func, arguments)
         if key not in self._described:
-            packet, flops = func._overloadpacket, 0
-            if packet in ATTENTION:
-                flops = ATTENTION[packet](*args, **kwargs, out_val=out)
-            elif packet in flop_registry:
-                flops = flop_registry[packet](*args, **kwargs, out_val=out)
+            packet = func._overloadpacket
+            flops = operation_flops(packet, args, kwargs, out)
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
             view = bool(func.is_view) or packet.__name__ in ("_unsafe_view", "_reshape_alias")
             moved = 0 if view else sum(_touched(tensor) for tensor in tensors)

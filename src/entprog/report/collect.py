@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NAN = float("nan")
-CATEGORIES = ("weights", "gradients", "optimizer", "activations")
+CATEGORIES = ("weights", "gradients", "optimizer", "activations", "temporaries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def _step(row: Mapping[str, Any], index: int, active: tuple[int, ...]) -> Step:
         elapsed=number(row.get("elapsed")),
         flops=number(row.get("flops")),
         bytes_peak=number(row.get("bytes_peak")),
-        live=tuple(number(live.get(name)) for name in CATEGORIES) if live else (),
+        live=tuple(number(live.get(name, 0)) for name in CATEGORIES) if live else (),
         active=active,
         searching=bool(row.get("searching")),
     )

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,9 +68,10 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         first = phase.position.of(i, replayed, samples)
         for group in phase.optimizer.param_groups:
             group["lr"] = rate(replayed)
-        with method.step(i) as info:
+        with method.step(i) as info, ExitStack() as metered:
             workload = replace(workload, active=info.active)
-            loss, cost = _forward_backward(session, phase, first, workload)
+            metered.enter_context(_metered(session, phase, first, workload))
+            loss = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
                 raise ValueError(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
@@ -84,6 +86,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         if not info.discardable:
             session.averages.update(task.model)
         seconds = time.perf_counter() - started
+        cost = session.costs[workload]
         _account(session, phase, i, info, workload, loss, norm, rate(replayed), cost, seconds, place)
         bar.update()
         bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
@@ -100,53 +103,59 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
 
 
-def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> tuple[float, StepCost]:
-    """Mean loss of the micro-batches from sample `first` on, with gradients left in place; metered once a workload."""
-    shape = workload.shape or phase.shape
-    count, pieces = session.config.train.gradient_accumulation_steps, 1
+def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> float:
+    """Mean loss of the micro-batches from sample `first` on, with gradients left in place."""
     if phase.room is not None:
-        option = phase.room.option(workload)
-        session.task.model.gradient_checkpointing = option.checkpointing
-        pieces = option.pieces
-    shape, count = replace(shape, batch=shape.batch // pieces), count * pieces
-    filled = 0.0
+        session.task.model.gradient_checkpointing = phase.room.option(workload).checkpointing
+    count, _ = _micro_batches(session, phase, workload)
+    total = 0.0
+    for k in range(count):
+        loss = session.task.loss(_drawn(session, phase, first, workload, k))
+        phase.scaler.scale(loss / count).backward()
+        total += float(loss.detach()) / count
+    return total
 
-    def drawn(k: int) -> Draw:
-        nonlocal filled
-        batch = phase.clips.batch(first + k * shape.batch, shape)
-        draw = session.task.draw(batch, shape, phase.seed)
-        filled += _filled(session, draw)
-        return draw
 
-    def passes() -> float:
-        total = 0.0
-        for k in range(count):
-            loss = session.task.loss(drawn(k))
-            phase.scaler.scale(loss / count).backward()
-            total += float(loss.detach()) / count
-        return total
+def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[int, Shape]:
+    """How many micro-batches a step has, and their shape: a memory budget may have cut the batch."""
+    shape, pieces = workload.shape or phase.shape, 1
+    if phase.room is not None:
+        pieces = phase.room.option(workload).pieces
+    count = session.config.train.gradient_accumulation_steps * pieces
+    return count, replace(shape, batch=shape.batch // pieces)
 
+
+def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
+    """The k-th micro-batch of a step, with what is cached of its references."""
+    _, shape = _micro_batches(session, phase, workload)
+    batch = phase.clips.batch(first + k * shape.batch, shape)
+    draw = session.task.draw(batch, shape, phase.seed)
+    _fill(session, draw)
+    return draw
+
+
+@contextmanager
+def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> Iterator[None]:
+    """Meters the whole step, the first time that a workload runs."""
     if workload in session.costs:
-        return passes(), session.costs[workload]
-    for k in range(count if session.task.reference_cache is not None else 0):
-        drawn(k)  # a workload costs what its steps cost once their references are known
-    filled = 0.0
-    with Meter(session.task.model, phase.optimizer) as meter:
-        mean = passes()
+        yield
+        return
+    for k in range(_micro_batches(session, phase, workload)[0] if session.task.reference_cache is not None else 0):
+        _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
+    filled = session.totals.flops_cache
+    with Meter(session.task.model, phase.optimizer, held=session.averages.weights.values()) as meter:
+        yield
     cost = meter.cost()
+    filled = session.totals.flops_cache - filled
     session.costs[workload] = replace(cost, flops=cost.flops - int(filled))
-    return mean, session.costs[workload]
 
 
-def _filled(session: Session, draw: Draw) -> float:
-    """Let the reference cache prepare a draw; the FLOPs of what it had to compute, charged to the run."""
-    cache = session.task.reference_cache
-    if cache is None:
-        return 0.0
-    with Meter() as meter:
-        session.task.prepare(draw)
-    session.totals.flops_cache += meter.flops
-    return meter.flops
+def _fill(session: Session, draw: Draw) -> None:
+    """Let the reference cache prepare a draw; the FLOPs of what it has to compute are charged to the run."""
+    if session.task.reference_cache is not None:
+        with Meter() as meter:
+            session.task.prepare(draw)
+        session.totals.flops_cache += meter.flops
 
 
 def learning_rates(
