@@ -51,11 +51,22 @@ class Rig:
     """A task, its optimizer and a bound method; `infos` and `events` collect what the method says."""
 
     def __init__(
-        self, *, schedule: Any, total: int, method: str = "progressive", ranking: Ranking = ORDER, **setting: Any
+        self,
+        *,
+        schedule: Any,
+        total: int,
+        method: str = "progressive",
+        options: dict[str, Any] | None = None,
+        ranking: Ranking = ORDER,
+        **setting: Any,
     ) -> None:
         self.task = toy_task()
         self.blocks = discover_blocks(self.task.model, "blocks.*")
-        groups = param_groups(self.task.model, self.blocks, lr=1e-2)
+        self.name, plugin = method, load("method", method, **(options or {}))
+        if hasattr(plugin, "groups"):
+            groups = plugin.groups(self.task.model, self.blocks, lr=1e-2, seed=5)
+        else:
+            groups = param_groups(self.task.model, self.blocks, lr=1e-2)
         self.optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.infos: list[StepInfo] = []
@@ -67,7 +78,7 @@ class Rig:
         }  # fmt: skip
         self.setting = Setting(self.task, self.blocks, self.optimizer, total, **{**values, **setting})
         self.total = total
-        self.method = load("method", method).bind(self.setting)
+        self.method = plugin.bind(self.setting)
 
     def run(self, start: int = 0, stop: int | None = None, *, checked: bool = True) -> None:
         """Steps `start`.. with the method around each; `checked` looks at every weight."""
@@ -96,6 +107,9 @@ class Rig:
 
     def _only_active_moved(self, before: dict[str, Tensor], active: Sequence[str]) -> None:
         moved = {n for n, value in weights(self.task).items() if not torch.equal(value, before[n])}
+        if self.name == "mixed":  # the others' adapters move, too
+            assert not any(f"{name}." in n for n in moved if ".lora_" in n for name in active)
+            moved = {n for n in moved if ".lora_" not in n}
         inside = {n for block in self.blocks for n, _ in block.named_parameters()}
         trained = {n for name in active for n, _ in self.blocks[name].named_parameters()}
         assert moved & inside <= trained, "a frozen weight moved"

@@ -34,7 +34,7 @@ OUTSIDE: dict[str, set[str]] = {
     "core": {"torch"},
     "scores": {"torch"},
     "schedules": {"torch"},
-    "methods": {"torch"},
+    "methods": {"torch", "peft"},
     "render": {"numpy"},
     "plugins": set(),
     "config": set(),

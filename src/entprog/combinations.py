@@ -111,10 +111,12 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     idle = sorted(
         key
         for key in given
-        if (key == "preset" or key.split(".")[0] in ("ranking", "schedule")) and (key in typed) == ("method" in typed)
+        if (key == "preset" or key.split(".")[0] in ("ranking", "schedule"))
+        and key != "schedule.frozen_storage"  # also holds the blocks of other phases
+        and (key in typed) == ("method" in typed)
     )
-    if config.method == "full" and idle:
-        yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "full" trains every block')
+    if idle and not plugins.ranked(config.method):
+        yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "{config.method}" trains every block')
 
 
 def _cached(phase: PhaseConfig, config: Config) -> bool:
@@ -214,7 +216,7 @@ def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
 
 def _plugins(config: Config) -> Iterator[Finding]:
     chosen: list[tuple[str, str, str, dict[str, Any]]] = [
-        ("method", "method", config.method, {}),
+        ("method", "method", config.method, config.method_options),
         ("score", "ranking.score", config.ranking.score, config.ranking.options),
         ("schedule", "schedule.name", config.schedule.name, config.schedule.options),
         *(("metric", f"evaluate.metrics[{i}]", name, {}) for i, name in enumerate(config.evaluate.metrics)),
@@ -222,7 +224,7 @@ def _plugins(config: Config) -> Iterator[Finding]:
     wrong = {key: list(_plugin(kind, key, name, options)) for kind, key, name, options in chosen}
     for findings in wrong.values():
         yield from findings
-    if config.method == "progressive" and not wrong["schedule.name"]:
+    if not wrong["method"] and not wrong["schedule.name"] and plugins.ranked(config.method):
         yield from _stages(config)
         for name, phase in running(config).items():
             yield from _workloads(name, phase, config)
@@ -242,7 +244,7 @@ def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator
         yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(missing)}")
         return
     for text in plugins.problems(kind, name, options):
-        yield Finding((f"{key.rpartition('.')[0]}.options", key), f": {text}")
+        yield Finding(("method_options" if kind == "method" else f"{key.rpartition('.')[0]}.options", key), f": {text}")
 
 
 def _stages(config: Config) -> Iterator[Finding]:
@@ -355,6 +357,8 @@ def _files(config: Config) -> Iterator[Finding]:
         )
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
+    if config.method in ("lora", "mixed") and find_spec("peft") is None:
+        yield Finding(("method",), f' = "{config.method}": peft is not installed; pip install "entprog[lora]"')
     if config.train.optimizer == "adamw8bit" and find_spec("torchao") is None:
         yield Finding(
             ("train.optimizer",),

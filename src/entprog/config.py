@@ -95,6 +95,8 @@ class ScheduleConfig:
             of most summed importance for the time of a step (FLOPs where `cost` is flops), "per_byte" for its peak
             memory: the backward runs down to the lowest active block, so a block low in the network costs more.
         states: optimizer states of frozen blocks: "keep", "drop" or "offload".
+        frozen_storage: how the weights of frozen blocks' linear layers are held: "full"; "int8" or "nf4" (coarser,
+            the originals stay exact in host memory); "offload": in host memory, fetched for each use.
         outside: whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases.
         outside_every: those of them that stand before the blocks (embeddings, pose adapter at the input) train at
             every n-th step only, 0 for never; the backward then ends at the lowest active block. The head always
@@ -106,6 +108,7 @@ class ScheduleConfig:
     cost: Literal["auto", "flops", "seconds"] = "auto"
     select: Literal["importance", "per_second", "per_byte"] = "importance"
     states: Literal["keep", "drop", "offload"] = "keep"
+    frozen_storage: Literal["full", "int8", "nf4", "offload"] = "full"
     outside: bool = True
     outside_every: int = 1
 
@@ -259,7 +262,8 @@ class Config:
     Attributes:
         output_dir: the run folder; it must not exist yet.
         label: name of the run in tables; empty for the method's name.
-        method: a plugin of kind "method": "full" or "progressive" (or package.module:Class).
+        method: a plugin of kind "method": "progressive", "mixed", "lora" or "full" (or package.module:Class).
+        method_options: the method's own options.
         preset: "paper" sets ranking and schedule as published; "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -267,6 +271,7 @@ class Config:
     output_dir: str = "runs/run"
     label: str = ""
     method: str = "progressive"
+    method_options: dict[str, Any] = field(default_factory=dict)
     preset: Literal["", "paper"] = ""
     device: str = "auto"
     data: DataConfig = field(default_factory=DataConfig)

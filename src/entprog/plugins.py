@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Description", "Option", "describe", "find", "load", "names", "problems"]
+__all__ = ["Description", "Option", "describe", "find", "load", "names", "problems", "ranked"]
 
 FOLDERS = {
     "score": "scores",
@@ -118,6 +118,11 @@ def describe(kind: str, name: str) -> Description:
     options = tuple(Option(f.name, _written(f.type), _default(f), _required(f)) for f in _options(cls))
     documented = inspect.getdoc(cls) if "__doc__" in vars(cls) else None
     return Description(kind, name, (documented or "").split("\n")[0], options)
+
+
+def ranked(method: str) -> bool:
+    """Whether a method needs a ranking and a schedule; one that does not says `ranked = False` in its class."""
+    return bool(getattr(find("method", method), "ranked", True))
 
 
 def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,7 @@
 """Choose which blocks train. The forward never changes, and frozen weights do not move by a bit."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.core.blocks import Blocks, outside_parameters, unknown_block
+from entprog.core.frozen_storage import FrozenStorage
 
 __all__ = ["Freezer", "param_groups"]
 
@@ -45,6 +47,7 @@ class Freezer:
         outside: whether parameters outside of blocks train.
         inputs: names of parameters outside of blocks that `train_only` can freeze for single steps. Their
             optimizer states stay in place whatever `states` says.
+        storage: holds the weights of whatever is frozen in fewer bytes; None leaves them as they are.
 
     `release`, or the end of the context, brings back the gradient flags and offloaded states.
     """
@@ -58,6 +61,7 @@ class Freezer:
         states: States = "keep",
         outside: bool = True,
         inputs: Iterable[str] = (),
+        storage: FrozenStorage | None = None,
     ) -> None:
         if states not in ("keep", "drop", "offload"):
             raise ValueError(f"states = {states!r}: choose from keep, drop, offload")
@@ -73,11 +77,11 @@ class Freezer:
         self._moved: dict[str, set[str]] = {}
         self._frozen: list[nn.Parameter] = []
         self._active: frozenset[str] = frozenset(blocks.names)
-        self.outside = outside
         if strange := sorted(set(inputs) - set(self._outside)):
             raise ValueError(f"inputs: {strange[0]!r} is no parameter outside of the blocks")
         self._inputs = list(inputs) if outside else []
         self._inputs_train = True
+        self.outside, self.storage = outside, storage
         if not outside:
             self._freeze(self._outside)
         self._note_frozen()
@@ -107,12 +111,22 @@ class Freezer:
         self._let_inputs_train(inputs)
         self._note_frozen()
 
+    def everything(self) -> None:
+        """Let all blocks train: a snapshot for a search, and what it is put back into, must both be whole."""
+        self.train_only(self._members)
+
     def release(self) -> None:
         """Give every parameter the gradient flag that it had, and the optimizer its offloaded states."""
         self._thaw(self._trainable)
         self._active, self._inputs_train = frozenset(self._members), True
         self._frozen = []
+        if self.storage is not None:
+            self.storage.release()
         self._hook.remove()
+
+    def whole(self) -> AbstractContextManager[None]:
+        """The network with all weights as they are, for scores, readings and averages; nothing trains inside."""
+        return nullcontext() if self.storage is None else self.storage.whole()
 
     def __enter__(self) -> Self:
         return self
@@ -218,9 +232,13 @@ class Freezer:
 
     def _note_frozen(self) -> None:
         self._frozen = [p for p in self._names.values() if not p.requires_grad]
+        if self.storage is not None:
+            self.storage.follow()
 
     def _without_frozen_gradients(self, *step: Any) -> None:
         """Before each step: a graph built before the freeze may still have left a gradient."""
+        if self.storage is not None:
+            self.storage.refuse_trained()
         for parameter in self._frozen:
             if parameter.grad is not None:
                 parameter.grad = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 
 if TYPE_CHECKING:
     from entprog.core.blocks import Blocks
+    from entprog.core.frozen_storage import FrozenStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ class Setting:
         outside_every: those of them that are in `inputs` train at every n-th step only (0: never).
         inputs: names of the parameters outside the blocks that stand before the last of them (see
             `input_parameters`); needed where `outside_every` is not 1.
+        storage: holds the weights of frozen linear layers in fewer bytes; None leaves them as they are.
         notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
             ("warning", sign and message) when a choice will be a poor one.
         seed: of the search's own draws.
@@ -253,6 +255,7 @@ class Setting:
     outside: bool = True
     outside_every: int = 1
     inputs: tuple[str, ...] = ()
+    storage: "FrozenStorage | None" = None
     notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
     seed: int = 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
 from entprog.core.types import Method, Setting, StepInfo, Workload
@@ -15,15 +15,23 @@ __all__ = ["Full"]
 class Full:
     """Trains all blocks of the phase: the baseline that everything is measured against."""
 
+    ranked: ClassVar[bool] = False
+
     def bind(self, setting: Setting) -> Method:
         """Needs neither ranking nor schedule."""
-        return _Bound(setting)
+        return BoundFull(setting)
 
 
-class _Bound:
+class BoundFull:
+    """The method of one phase. A relative may bring another Freezer."""
+
+    freezer_class: ClassVar[type[Freezer]] = Freezer
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.freezer = Freezer(setting.task.model, setting.blocks, setting.optimizer, outside=setting.outside)
+        self.freezer = self.freezer_class(
+            setting.task.model, setting.blocks, setting.optimizer, outside=setting.outside, storage=setting.storage
+        )
         self.names = tuple(setting.blocks.names)
         self.announced = False
 

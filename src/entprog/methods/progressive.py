@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -33,7 +33,7 @@ class Progressive:
         """
         if setting.ranking is None or setting.schedule is None:
             raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
-        return _Bound(setting, setting.ranking, setting.schedule)
+        return BoundProgressive(setting, setting.ranking, setting.schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,22 @@ class _Place:
     candidates: tuple[Workload, ...]
 
 
-class _Bound:
+class BoundProgressive:
+    """The method of one phase. A relative may bring another Freezer."""
+
+    freezer_class: ClassVar[type[Freezer]] = Freezer
+
     def __init__(self, setting: Setting, ranking: Ranking, schedule: Schedule) -> None:
         self.setting, self.schedule = setting, schedule
         self._check(ranking)
-        self.freezer = Freezer(
+        self.freezer = self.freezer_class(
             setting.task.model,
             setting.blocks,
             setting.optimizer,
             states=setting.states,
             outside=setting.outside,
             inputs=setting.inputs if setting.outside_every != 1 else (),
+            storage=setting.storage,
         )
         self.rankings: list[Ranking] = [ranking]
         self.chosen: list[Workload] = []
@@ -176,7 +181,8 @@ class _Bound:
         self.stage_announced = stage
         self.last_reading = {}
         if self.setting.rerank is not None and stage > 0:
-            self.rankings.append(self.setting.rerank())
+            with self.freezer.whole():
+                self.rankings.append(self.setting.rerank())
         place = self._place(i)  # with candidates of the new ranking
         if len(place.candidates) == 1 or place.search == 0:
             self.chosen.append(place.candidates[0])
@@ -190,10 +196,11 @@ class _Bound:
         """Holdout losses; charged to the search. One a draw; in a probe one a sample, where the task tells them."""
         start, task = time.perf_counter(), self.setting.task
         by_sample = getattr(task, "losses", None) if self.schedule.estimator == "probe" else None
-        if by_sample is None:
-            losses = [float(task.loss(draw)) for draw in self.setting.holdout]
-        else:
-            losses = [loss for draw in self.setting.holdout for loss in by_sample(draw).tolist()]
+        with self.freezer.whole():
+            if by_sample is None:
+                losses = [float(task.loss(draw)) for draw in self.setting.holdout]
+            else:
+                losses = [loss for draw in self.setting.holdout for loss in by_sample(draw).tolist()]
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
         self.search_flops += self.setting.reading_flops()
@@ -212,7 +219,7 @@ class _Bound:
         share = place.search // len(place.candidates)
         if place.offset % share == 0:
             # Offloaded states come back first: a snapshot and what it is put back into must both be whole.
-            self.freezer.train_only(self.setting.blocks.names)
+            self.freezer.everything()
         if place.offset == 0:
             taken = Snapshot.take(self.setting.task.model, self.setting.optimizer)
             self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0, "flops": 0.0}
@@ -242,7 +249,7 @@ class _Bound:
         spent = self.probe["seconds"], self.probe["flops"]
         trial = Trial(place.stage, i, workload, *spent, mean_before, mean_after, error)
         self._record(place, trial)
-        self.freezer.train_only(self.setting.blocks.names)
+        self.freezer.everything()
         end = Snapshot.take(self.setting.task.model, self.setting.optimizer)
         self.probe["ends"][place.candidates.index(workload)] = end
         if place.offset == place.search - 1:

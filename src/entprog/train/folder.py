@@ -56,7 +56,7 @@ def check_blocks(config: Config, task: HumanVideo) -> None:
         if not phase.steps:
             continue
         blocks = phase_blocks(task, config, phase)
-        if config.method == "full":
+        if not plugins.ranked(config.method):
             continue
         schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
         any_order, shape = Ranking(tuple(blocks.names)), Shape(phase.resolution, phase.frames, phase.batch)

@@ -67,7 +67,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         workload = method.workload(i)
         first = phase.position.of(i, replayed, samples)
         for group in phase.optimizer.param_groups:
-            group["lr"] = rate(replayed)
+            group["lr"] = rate(replayed) * group.get("lr_factor", 1.0)
         with method.step(i) as info, ExitStack() as metered:
             workload = replace(workload, active=info.active)
             metered.enter_context(_metered(session, phase, first, workload))

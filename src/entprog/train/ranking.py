@@ -82,7 +82,7 @@ def rank_phase(
 ) -> Ranking | None:  # fmt: skip
     """The phase's ranking, charged to the run; read back from scores.json when the phase is resumed."""
     config = session.config
-    if config.method == "full":
+    if not plugins.ranked(config.method):
         return None
     path = folder / "scores.json"
     if resumed:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from tqdm import tqdm
 
 from entprog import plugins
 from entprog.config import Config, PhaseConfig
+from entprog.core.adapters import plain_state_dict
 from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
 from entprog.core.freeze import param_groups
+from entprog.core.frozen_storage import FrozenStorage
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Setting, Shape, Workload
 from entprog.data.clips import Clips
@@ -180,7 +183,14 @@ def _one_phase(
             tqdm.write(in_words(line))
 
     # 7. One optimizer with a group a block, and the method bound to it.
-    optimizer = build_optimizer(config.train, param_groups(task.model, blocks, lr=settings.learning_rate))
+    plugin = plugins.load("method", config.method, **config.method_options)
+    rate = settings.learning_rate
+    if hasattr(plugin, "groups"):  # parameters of its own, or several rates
+        groups = plugin.groups(task.model, blocks, lr=rate, seed=seed)
+    else:
+        groups = param_groups(task.model, blocks, lr=rate)
+    optimizer = build_optimizer(config.train, groups)
+    kind = config.schedule.frozen_storage
     readings, notes = _ReadingFlops(session, holdout), _Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
@@ -188,9 +198,10 @@ def _one_phase(
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=weighed(config, task.device), states=states, outside=outside,
         outside_every=config.schedule.outside_every, inputs=_inputs(config, task, probe[0], outside),
+        storage=None if kind == "full" else FrozenStorage(discover_blocks(task.model), kind),
         notify=notes, seed=seed,
     )  # fmt: skip
-    method = plugins.load("method", config.method).bind(setting)
+    method = plugin.bind(setting)
     notes.method = method
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
     phase = Phase(
@@ -221,6 +232,10 @@ def _one_phase(
         log.event("checkpoint", {"path": path.name})
 
     run_phase(session, phase, start, save, bar)
+    if setting.storage is not None:
+        setting.storage.release()
+    if hasattr(method, "finish"):
+        method.finish()
     _spent(session, method, base)
     everything = Workload(tuple(blocks.names), shape)
     full = session.costs[everything].flops if everything in session.costs else None
@@ -280,14 +295,14 @@ class _Notes:
 
 
 def _schedule(config: Config) -> Any:
-    if config.method == "full":
+    if not plugins.ranked(config.method):
         return None
     return plugins.load("schedule", config.schedule.name, **config.schedule.options)
 
 
 def _inputs(config: Config, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
     """What stands before the blocks, where it does not train at every step."""
-    if config.method == "full" or config.schedule.outside_every == 1 or not outside:
+    if not plugins.ranked(config.method) or config.schedule.outside_every == 1 or not outside:
         return ()
     return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
 
@@ -301,7 +316,8 @@ def _spent(session: Session, method: Any, base: tuple[float, ...]) -> None:
 def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
     """Holdout loss with the weights that will be used (averaged ones where kept), and samples if asked for."""
     config = session.config
-    with session.averages.applied(session.task.model):
+    freezer = getattr(phase.method, "freezer", None)
+    with freezer.whole() if freezer else nullcontext(), session.averages.applied(session.task.model):
         losses = [float(session.task.loss(draw)) for draw in holdout]
         session.holdout_loss = sum(losses) / len(losses)
         session.log.event("holdout", {"loss": session.holdout_loss, "per_draw": losses})
@@ -335,7 +351,7 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
         "phase_number": phase.number + 1 if done else phase.number,
         "phase_step": 0 if done else phase_step,
         "elapsed": session.log.elapsed,
-        "model": dict(session.task.model.state_dict()),
+        "model": plain_state_dict(session.task.model),
         "averages": {"weights": session.averages.weights, "updates": session.averages.updates},
         "totals": asdict(session.totals),
         "holdout_loss": session.holdout_loss,

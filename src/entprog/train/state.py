@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.config import Config
+from entprog.core.adapters import adapters_off, effective_weights, plain_parameters
 from entprog.core.compiled import Compiled
 from entprog.core.types import Workload
 from entprog.data.shards import Shards
@@ -64,7 +65,7 @@ class Averages:
         self.weights: dict[str, Tensor] = {}
         self.updates = 0
         if decay:
-            self.weights = {n: p.detach().float().clone() for n, p in model.named_parameters()}
+            self.weights = {n: p.detach().float().clone() for n, p in plain_parameters(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -73,10 +74,8 @@ class Averages:
             return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = dict(model.named_parameters())
-        torch._foreach_lerp_(
-            list(self.weights.values()), [current[n].detach().float() for n in self.weights], 1 - decay
-        )
+        current = effective_weights(model)
+        torch._foreach_lerp_(list(self.weights.values()), [current[n].float() for n in self.weights], 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -84,13 +83,14 @@ class Averages:
         if not self.weights:
             yield
             return
-        named = dict(model.named_parameters())
+        named = plain_parameters(model)
         kept = {n: p.detach().clone() for n, p in named.items()}
         with torch.no_grad():
             for name, value in self.weights.items():
                 named[name].copy_(value)
         try:
-            yield
+            with adapters_off(model):  # they are in the average
+                yield
         finally:
             with torch.no_grad():
                 for name, value in kept.items():

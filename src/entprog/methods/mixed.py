@@ -1,0 +1,60 @@
+"""Mixed rank: the blocks that the schedule chooses train in full, all others through LoRA."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from entprog.core.blocks import Blocks
+from entprog.core.freeze import Freezer
+from entprog.core.types import Method, Setting
+from entprog.methods._adapters import MixedFreezer, grouped, put_on, take_off
+from entprog.methods.lora import check
+from entprog.methods.progressive import BoundProgressive
+
+__all__ = ["Mixed"]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Prioritized progressive learning with LoRA adapters (by peft) on the blocks that would stay frozen.
+
+    Ranking, schedule and search are those of "progressive". When a block becomes active its adapter is merged
+    into it; one that freezes gets an adapter that starts from nothing. Adapters reach down to the lowest block,
+    so the backward pass does, too. For blocks that stay frozen use "progressive".
+
+    Attributes:
+        rank: of each adapter.
+        alpha: an adapter's output is scaled by alpha / rank.
+        lr_factor: the adapters' learning rate over the phase's.
+    """
+
+    rank: int = 16
+    alpha: int = 16
+    lr_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        check(self.rank, self.alpha, self.lr_factor)
+
+    def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
+        """Puts the adapters on and gives the optimizer's groups."""
+        put_on(model, blocks, rank=self.rank, alpha=self.alpha, seed=seed)
+        return grouped(model, blocks, lr=lr, factor=self.lr_factor)
+
+    def bind(self, setting: Setting) -> Method:
+        """Needs an optimizer over `groups`, a ranking and a schedule.
+
+        Raises:
+            ValueError: as for "progressive".
+        """
+        if setting.ranking is None or setting.schedule is None:
+            raise ValueError("method = 'mixed': needs a ranking and a schedule; set [ranking] and [schedule]")
+        return _Bound(setting, setting.ranking, setting.schedule)
+
+
+class _Bound(BoundProgressive):
+    freezer_class: ClassVar[type[Freezer]] = MixedFreezer
+
+    def finish(self) -> None:
+        """Merge the adapters at the end of the phase."""
+        take_off(self.setting.task.model)

@@ -1,0 +1,40 @@
+"""A run with LoRA or mixed rank ends in plain weights, and one that was stopped ends like one that was not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from entprog.nets.dit import SIZES, build_dit
+from entprog.tasks.build import load_weights
+from entprog.train.run import train
+from test_resume import same
+from tiny import lines, synthetic_data, tiny_config
+
+pytest.importorskip("peft")
+
+
+@pytest.mark.parametrize("method", ["lora", "mixed"])
+def test_a_run_ends_in_plain_weights_and_resumes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+    data = synthetic_data(tmp_path / "data")
+    more = {"schedule__options__stages": 2, "ranking__score": "gradient"} if method == "mixed" else {}
+
+    def made(run: Path, every: int) -> Any:
+        return tiny_config(
+            run, data, method=method, method_options__rank=4, train__ema_decay=0.9, phases__subject__steps=0,
+            phases__pose__steps=2, phases__video__steps=4, train__checkpointing_steps=every,
+            train__checkpoints_total_limit=0, **more,
+        )  # fmt: skip
+
+    reference = train(made(tmp_path / "whole", 0))
+    run = train(made(tmp_path / "parts", 1))
+    for later in run.glob("checkpoint-[456]"):
+        (later / "complete").unlink()
+    train(made(run, 1), resume_from_checkpoint="latest")
+    same(reference, run)
+    model = build_dit("nano")
+    load_weights(model, run / "final" / "model.safetensors")
+    assert load_file(str(run / "final" / "ema.safetensors")).keys() == model.state_dict().keys()
+    assert lines(run / "log.jsonl")[-1]["step"] == 5
