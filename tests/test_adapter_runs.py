@@ -1,4 +1,4 @@
-"""A run with LoRA or mixed rank ends in plain weights, and one that was stopped ends like one that was not."""
+"""Runs with LoRA, mixed rank or coarse frozen weights end in plain weights, and resume exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,24 @@ from tiny import lines, synthetic_data, tiny_config
 pytest.importorskip("peft")
 
 
-@pytest.mark.parametrize("method", ["lora", "mixed"])
-def test_a_run_ends_in_plain_weights_and_resumes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+STAGED = {"schedule__options__stages": 2, "ranking__score": "gradient"}
+ARMS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "method_options__rank": 4},
+    "mixed": {"method": "mixed", "method_options__rank": 4, "schedule__frozen_storage": "int8", **STAGED},
+    "nf4": {"schedule__frozen_storage": "nf4", **STAGED},
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_run_ends_in_plain_weights_and_resumes(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
     data = synthetic_data(tmp_path / "data")
-    more = {"schedule__options__stages": 2, "ranking__score": "gradient"} if method == "mixed" else {}
 
     def made(run: Path, every: int) -> Any:
         return tiny_config(
-            run, data, method=method, method_options__rank=4, train__ema_decay=0.9, phases__subject__steps=0,
+            run, data, train__ema_decay=0.9, phases__subject__steps=0,
             phases__pose__steps=2, phases__video__steps=4, train__checkpointing_steps=every,
-            train__checkpoints_total_limit=0, **more,
+            train__checkpoints_total_limit=0, **ARMS[arm],
         )  # fmt: skip
 
     reference = train(made(tmp_path / "whole", 0))

@@ -87,7 +87,7 @@ def test_weights_come_back_bit_for_bit_through_stages(kind: str) -> None:
     if kind == "offload":
         assert torch.equal(near, expected)
     else:
-        difference = float((near - expected).norm() / expected.norm())
+        difference = float(((near - expected).norm() / expected.norm()).detach())
         assert 0 < difference < {"int8": 0.01, "nf4": 0.2}[kind]
     for i, active in enumerate((["blocks.3"], ["blocks.0", "blocks.3"], ["blocks.1"])):
         freezer.train_only(active)
@@ -213,6 +213,7 @@ def test_adapters_on_frozen_codes() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_cuda_device(kind: str) -> None:
     """Originals wait in pinned memory, and a fetched weight is the weight, whatever the streams do."""

@@ -115,6 +115,8 @@ class _Held:
         weight = layer.weight.detach()
         self.shape, self.dtype, self.device = weight.shape, weight.dtype, weight.device
         self.original = _on_host(weight)
+        if kind == "nf4":
+            _pairs(self.device)  # a step that is metered makes nothing that stays
         self.packed = () if kind == "offload" else encode(weight, kind)
         self.take()
 
@@ -161,7 +163,7 @@ class _Held:
 def _forward(held: _Held, x: Tensor) -> Tensor:
     """A linear layer's forward with a weight that exists only here."""
     held.refuse_trained()
-    out: Tensor = _Linear.apply(x, held.layer.bias, held)
+    out: Tensor = _Linear.apply(x, held.layer.bias, held)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -235,14 +237,14 @@ class _Fetcher:
     def _send(self, place: int, *, avoid: int) -> _Slot:
         held = self.layers[place]
         if self.stream is None:
-            self.stream = torch.cuda.Stream(held.device)
+            self.stream = torch.cuda.Stream(held.device)  # type: ignore[no-untyped-call]
         if not self.slots:
             most = max(each.shape.numel() for each in self.layers)
             self.slots = [
                 _Slot(
                     torch.empty(most, dtype=held.dtype, device=held.device),
-                    arrived=torch.cuda.Event(),
-                    used=torch.cuda.Event(),
+                    arrived=torch.cuda.Event(),  # type: ignore[no-untyped-call]
+                    used=torch.cuda.Event(),  # type: ignore[no-untyped-call]
                 )
                 for _ in range(2)
             ]
