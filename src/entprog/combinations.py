@@ -317,6 +317,12 @@ def _loop(config: Config) -> Iterator[Finding]:
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
     yield from _in_backward(config)
+    if config.schedule.frozen_storage != "full" and train.compile != "off":
+        yield Finding(
+            ("schedule.frozen_storage", "train.compile"),
+            f' = "{config.schedule.frozen_storage}": not together with train.compile = "{train.compile}", as weights '
+            'that come and go cannot be compiled; choose "full" or "off"',
+        )
     if config.sample.weights == "ema" and train.ema_decay == 0:
         yield Finding(
             ("sample.weights", "train.ema_decay"),

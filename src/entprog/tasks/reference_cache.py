@@ -150,7 +150,7 @@ class ReferenceCache:
         return self._last
 
     def _digest(self, place: int, tensors: Sequence[Tensor]) -> str:
-        if any(t.is_meta or not t.untyped_storage().nbytes() for t in tensors):
+        if any(t.is_meta or t.untyped_storage().nbytes() < t.nbytes for t in tensors):
             # Held elsewhere, in fewer bits or on the host: other weights after each step that could train them.
             return f"{self._sitting} {place} {self._trained.get(place, 0)}"
         versions = tuple((id(t), t.data_ptr(), t._version, t.dtype, t.shape) for t in tensors)
