@@ -317,6 +317,12 @@ def _loop(config: Config) -> Iterator[Finding]:
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
     yield from _in_backward(config)
+    if config.method in ("lora", "mixed") and train.memory_budget:
+        yield Finding(
+            ("train.memory_budget", "method"),
+            f' = "{train.memory_budget}": adapters are not simulated yet, and method = "{config.method}"; '
+            'set it to "", or choose "progressive"',
+        )
     if config.schedule.frozen_storage != "full" and train.compile != "off":
         yield Finding(
             ("schedule.frozen_storage", "train.compile"),

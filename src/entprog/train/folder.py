@@ -98,7 +98,7 @@ def check_data(config: Config, shards: Shards) -> None:
 
 def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
     """The shapes that the schedule may give a phase."""
-    if config.method == "full":
+    if not plugins.ranked(config.method):
         return ()
     schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
     if not hasattr(schedule, "shapes"):
