@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn, optim
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -19,13 +19,12 @@ from entprog.plan.meter import Meter
 from entprog.plan.profiled import profiled_peak
 
 
-def sharded(world: int) -> VideoDiT:
+def sharded(mesh: DeviceMesh) -> VideoDiT:
     """The last two of six spatial blocks train; each block is a group of its own."""
     torch.manual_seed(0)
     model = build_dit("nano", depth=6, width=128, heads=4, temporal_every=0, reference="none", pose="none")
     model.requires_grad_(False)
     model.gradient_checkpointing = True
-    mesh = init_device_mesh("cpu", (world,))
     for i, block in enumerate(model.blocks):
         block.requires_grad_(i >= 4)
         fully_shard(block, mesh=mesh)
@@ -33,9 +32,9 @@ def sharded(world: int) -> VideoDiT:
     return model
 
 
-def main(kind: str, rank: int, world: int, file: str) -> int:
-    model = sharded(world)
-    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad])
+def main(kind: str, mesh: DeviceMesh) -> int:
+    model = sharded(mesh)
+    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     given = [torch.randn(2, 1, 16, 16, 16), torch.rand(2)]
 
     def step() -> None:
@@ -61,11 +60,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if kind == "fake":
         dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+        mesh = init_device_mesh("cpu", (world,))
         with FakeTensorMode(allow_non_fake_inputs=True):
-            peak = main(kind, rank, world, file)
+            peak = main(kind, mesh)
     else:
         dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
-        peak = main(kind, rank, world, file)
+        peak = main(kind, init_device_mesh("cpu", (world,)))
         dist.barrier()
     print(peak, flush=True)
     dist.destroy_process_group()

@@ -41,6 +41,7 @@ def step_flops(
     pose: bool = True,
     checkpointing: bool | Collection[str] = False,
     attention: Attention = "cpu",
+    routed: int | None = None,
 ) -> Flops:
     """FLOPs of one forward and backward pass of `nets.dit.VideoDiT`; equals `plan.meter.Meter` exactly.
 
@@ -73,12 +74,13 @@ def step_flops(
         checkpointing: whether every block call is checkpointed, or the names of the blocks that are.
         attention: "math" for two products, "flash" for the fused kernel, "cpu" for what the model does on a CPU:
             written out over at most 512 keys, fused beyond.
+        routed: tokens of a frame that the middle blocks see; None for all.
 
     Raises:
         ValueError: a name is no block, or no module outside the blocks.
     """
     counter = _Counter(config, sizes, active, outside, checkpointing, attention)
-    return counter.step(reference, reference_gradient, not temporal_off, pose)
+    return counter.step(reference, reference_gradient, not temporal_off, pose, routed)
 
 
 def block_names(config: DiTConfig) -> list[str]:
@@ -117,11 +119,11 @@ class _Counter:
             raise ValueError(
                 f"latent size {sizes.height}x{sizes.width}: must be a multiple of the patch, {config.patch}"
             )
-        self.tokens = rows * columns
+        self.tokens = self.seen = rows * columns
         self.forward = self.backward = self.recompute = 0
         self.recording = True
 
-    def step(self, reference: str, reference_gradient: bool, temporal: bool, pose: bool) -> Flops:
+    def step(self, reference: str, reference_gradient: bool, temporal: bool, pose: bool, routed: int | None) -> Flops:
         config, sizes = self.config, self.sizes
         width, patch = config.width, config.channels * config.patch**2
         positions = sizes.batch * sizes.frames * self.tokens
@@ -137,11 +139,14 @@ class _Counter:
             states = [False] * config.depth
         clean = self.condition() if states else False
         adapters = pose and config.pose == "blocks"
+        edge = 2 if config.depth >= 8 else 1
         for i in range(config.depth):
+            self.seen = routed if routed is not None and edge <= i < config.depth - edge else self.tokens
             h = self.block(f"blocks.{i}", sizes.frames, h, c, states[i] if states else None, clean, adapters)
             every = config.temporal_every
             if every and (i + 1) % every == 0 and sizes.frames > 1 and temporal:
                 h = self.temporal_block(f"temporal.{(i + 1) // every - 1}", h, c)
+        self.seen = self.tokens
         modulation = self.linear(sizes.batch, width, 2 * width, c, "head_modulation" in self.outside)
         self.linear(positions, width, patch, h or modulation, "head" in self.outside)
         return Flops(self.forward, self.backward, self.recompute)
@@ -170,7 +175,7 @@ class _Counter:
     def block(self, name: str, frames: int, x: bool, c: bool, state: bool | None, clean: bool, adapter: bool) -> bool:
         """A spatial block; `state` is None in a reference pass or without a reference."""
         before, trains, width = self.forward, name in self.active, self.config.width
-        samples, tokens = self.sizes.batch, self.tokens
+        samples, tokens = self.sizes.batch, self.seen
         positions, keys = samples * frames * tokens, tokens
         if adapter:
             x |= self.linear(positions, POSE_WIDTH, width, False, trains)
@@ -179,18 +184,18 @@ class _Counter:
         key = query
         if state is not None:
             shift = self.linear(samples, width, 6 * width, clean, trains)
-            key |= self.linear(samples * tokens, width, 3 * width, state or shift, trains)
-            keys += tokens
+            key |= self.linear(samples * self.tokens, width, 3 * width, state or shift, trains)
+            keys += self.tokens
         mixed = self.attend(samples * frames, tokens, keys, query, key)
         return self.tail(name, before, positions, 4.0, x, modulation, mixed)
 
     def temporal_block(self, name: str, x: bool, c: bool) -> bool:
         before, trains, width = self.forward, name in self.active, self.config.width
         samples, frames = self.sizes.batch, self.sizes.frames
-        positions = samples * frames * self.tokens
+        positions = samples * frames * self.seen
         modulation = self.linear(samples, width, 4 * width, c, trains)
         query = self.linear(positions, width, 3 * width, x or modulation, trains)
-        mixed = self.attend(samples * self.tokens, frames, frames, query, query)
+        mixed = self.attend(samples * self.seen, frames, frames, query, query)
         return self.tail(name, before, positions, 2.0, x, modulation, mixed)
 
     def tail(

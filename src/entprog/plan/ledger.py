@@ -171,7 +171,9 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor
         return
     for name in tensor.__tensor_flatten__()[0]:
-        yield from plain(getattr(tensor, name))
+        part = getattr(tensor, name)
+        if isinstance(part, Tensor):  # a sharded tensor names its mesh, too
+            yield from plain(part)
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
