@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from entprog.nets.dit import SIZES
-from entprog.plan.fit import Option, fit, parse_bytes, ways, written_bytes
+from entprog.plan.fit import Option, fit, ways
 from entprog.plan.meter import StepCost
+from entprog.plan.sizes import parse_bytes, written_bytes
 from entprog.train.run import train
 from recipes import problems
 from tiny import lines, synthetic_data, tiny_config

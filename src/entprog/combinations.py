@@ -10,9 +10,8 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config import PUBLISHED, Config, PhaseConfig
-from entprog.core.types import Shape
 from entprog.keys import hints
-from entprog.plan.fit import parse_bytes
+from entprog.plan.sizes import parse_bytes
 
 RENDERED = (
     "domain",
@@ -291,8 +290,10 @@ def _workloads(name: str, phase: PhaseConfig, config: Config) -> Iterator[Findin
         yield Finding(said, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
 
 
-def _shapes(schedule: Any, phase: PhaseConfig) -> tuple[Shape, ...]:
+def _shapes(schedule: Any, phase: PhaseConfig) -> tuple[Any, ...]:
     """Every shape that a phase may train at; a schedule that does not say trains at the phase's own."""
+    from entprog.core.types import Shape  # torch comes with it, and the help must not wait for that
+
     own = Shape(phase.resolution, phase.frames, phase.batch)
     return tuple(schedule.shapes(own)) if hasattr(schedule, "shapes") else (own,)
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 import torch
 
-from entprog.plan.fit import parse_bytes
+from entprog.plan.sizes import parse_bytes
 
 GIB = 2**30
 

@@ -11,7 +11,8 @@ from entprog.core.blocks import Blocks
 from entprog.core.freeze import States
 from entprog.core.select import deepest_sets
 from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
-from entprog.plan.fit import Fit, Option, fit, parse_bytes, ways, written_bytes
+from entprog.plan.fit import Fit, Option, fit, ways
+from entprog.plan.sizes import parse_bytes, written_bytes
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.simulate import simulate_step
 
