@@ -24,7 +24,7 @@ from entprog.data.clips import Clips
 from entprog.data.shards import write_atomically
 from entprog.data.source import open_data
 from entprog.evaluate import evaluate_task
-from entprog.plan.meter import Meter, StepCost
+from entprog.plan.meter import StepCost
 from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
 from entprog.tasks.human_video import HumanVideo
@@ -35,6 +35,7 @@ from entprog.train.folder import check_blocks, check_data, kept, open_folder, tr
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
 from entprog.train.memory import fit_phase, in_words, make_room, told
+from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
 from entprog.train.ranking import rank_phase, reranker, weighed
 from entprog.train.state import (
@@ -162,7 +163,7 @@ def _one_phase(
         save_draws(folder, probe, holdout)
 
     # 6. Rank.
-    watch = Watch(_Warn(log))
+    watch = Watch(Warn(log))
     ranking = rank_phase(
         session, folder, blocks, probe, watch, batch=settings.batch, outside=outside, resumed=saved is not None
     )
@@ -191,7 +192,7 @@ def _one_phase(
         groups = param_groups(task.model, blocks, lr=rate)
     optimizer = build_optimizer(config.train, groups)
     kind = config.schedule.frozen_storage
-    readings, notes = _ReadingFlops(session, holdout), _Notes(session, folder)
+    readings, notes = ReadingFlops(session, holdout), Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
         ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe),
@@ -245,53 +246,6 @@ def _one_phase(
     save(settings.steps)
     method.freezer.release() if hasattr(method, "freezer") else None
     release(optimizer)
-
-
-class _Warn:
-    """Writes a failure sign into the events and above the progress bar."""
-
-    def __init__(self, log: RunLog) -> None:
-        self.log = log
-
-    def __call__(self, sign: str, message: str) -> None:
-        self.log.event("warning", {"sign": sign, "message": message})
-        tqdm.write(f"warning: {message}")
-
-
-class _ReadingFlops:
-    """FLOPs of one reading of all holdout draws, counted once a size and added to the run's total each time."""
-
-    def __init__(self, session: Session, holdout: list[Draw]) -> None:
-        self.session, self.holdout, self.each = session, holdout, 0.0
-
-    def __call__(self) -> float:
-        if not self.each:
-            flops = {}
-            for size, draw in {draw.size: draw for draw in self.holdout}.items():
-                with torch.no_grad(), Meter() as meter:
-                    self.session.task.loss(draw)
-                flops[size] = meter.flops
-            self.each = float(sum(flops[draw.size] for draw in self.holdout))
-        self.session.totals.flops += self.each
-        return self.each
-
-
-class _Notes:
-    """Turns what the method reports into events and trainable reports."""
-
-    def __init__(self, session: Session, folder: Path) -> None:
-        self.session, self.folder = session, folder
-        self.method: Any = None
-
-    def __call__(self, event: str, values: dict[str, Any]) -> None:
-        self.session.log.event(event, values)
-        if event == "warning":
-            tqdm.write(f"warning: {values['message']}")
-        if event == "stage":
-            tell(self.session)
-        if event == "stage" and hasattr(self.method, "freezer"):
-            path = self.folder / f"trainable-stage{values['stage']}.txt"
-            write_atomically(path, self.method.freezer.trainable_report())
 
 
 def _schedule(config: Config) -> Any:
