@@ -227,6 +227,19 @@ def test_a_preset_gives_no_options_to_a_plugin_it_did_not_name(recipe):
     assert read_config(None, {"preset": '"paper"'}).ranking.options != {}
 
 
+def test_options_stay_with_the_plugin_they_were_written_for(recipe):
+    path = recipe(
+        'method = "lora"\n[method_options]\nrank = 4\n[schedule.options]\nstages = 3\nsearch_steps = 9\n'
+        '[ranking]\nscore = "order"\n[ranking.options]\norder = "last"'
+    )
+    config = read_config(path, {"method": "progressive", "schedule.name": "linear", "ranking.score": "cei"})
+    assert config.method_options == config.schedule.options == config.ranking.options == {}
+    same = read_config(path, {"method": "progressive", "schedule.name": "adaptive", "ranking.options.order": "first"})
+    assert same.schedule.options == {"stages": 3, "search_steps": 9} and same.ranking.options == {"order": "first"}
+    own = read_config(path, {"method": "progressive", "schedule.name": "linear", "schedule.options.stages": "2"})
+    assert own.schedule.options == {"stages": 2}
+
+
 def test_unknown_preset(recipe):
     assert 'did you mean "paper"?' in problems(recipe('preset = "papre"'))[0]
 

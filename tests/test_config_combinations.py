@@ -1,7 +1,6 @@
 """Keys that are wrong together, or without effect."""
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,11 +47,6 @@ def recipe(tmp_path, monkeypatch):
         ({**BACKWARD, "train.max_grad_norm": "1"}, ["optimizer_in_backward = true", "max_grad_norm = 1; set that"]),
         ({**BACKWARD, "train.gradient_accumulation_steps": "2"}, ["gradient_accumulation_steps = 2; set that to 1"]),
         ({**BACKWARD, "train.mixed_precision": "fp16"}, ["optimizer_in_backward = true", 'mixed_precision = "fp16"']),
-        pytest.param(
-            {"method": "mixed", "train.memory_budget": "24GiB"},
-            ["train.memory_budget", 'method = "mixed"'],
-            marks=pytest.mark.skipif(find_spec("peft") is None, reason="without peft that is one more finding"),
-        ),
         ({"schedule.frozen_storage": "nf4", "train.compile": "blocks"}, ["frozen_storage", 'compile = "blocks"']),
         ({"sample.weights": "ema"}, ["sample.weights", "train.ema_decay = 0"]),
         ({"device": "gpu"}, ["device", '"cuda:N"']),

@@ -87,3 +87,28 @@ def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
         ValueError, match=r"stage 0 with 9 of 9 blocks, 4 frames of 32 px in batches of 4 takes at least"
     ):
         run(tmp_path / "b", data, train__memory_budget="3.5MiB")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "lora", "method_options__rank": 4},
+        {"method": "mixed", "method_options__rank": 4, "schedule__options__stages": 2, "phases__pose__steps": 4},
+        {"method": "lisa", "method_options__every": 2, "method_options__frames": [2, 0], "phases__pose__steps": 4},
+        {"method": "badam", "method_options__every": 1, "method_options__order": "ascending"},
+        {"method": "full", "train__optimizer": "galore", "train__galore_rank": 4},
+    ],
+    ids=["lora", "mixed", "lisa", "badam", "galore"],
+)
+def test_rivals_fit_as_simulated(options: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    """Adapters, turns and projected states are simulated, too."""
+    if options["method"] in ("lora", "mixed"):
+        pytest.importorskip("peft")
+    rows = run(tmp_path / "run", data, train__memory_budget="1GiB", **options)
+    told = [row for row in lines(tmp_path / "run" / "events.jsonl") if row["event"] == "fit"]
+    simulated = {(row["m"], row["frames"]): row["bytes_peak"] - row["bytes_reserved"] for row in told}
+    assert told and not any(row["checkpointing"] for row in told)
+    for row in rows:
+        assert row["bytes_peak"] <= 1.05 * simulated[row["m"], row["frames"]], row
+    most = max(rows, key=lambda row: row["bytes_peak"])
+    assert most["bytes_peak"] >= 0.75 * simulated[most["m"], most["frames"]]

@@ -17,13 +17,15 @@ from entprog.train.optimizer import InBackward, build_optimizer, release
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
-NAMES = ("adamw", "adamw8bit", "adafactor")
+NAMES = ("adamw", "adamw8bit", "adafactor", "galore")
 RATE = 1e-2
 
 
 def config(name: str, **options: Any) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
+    if name == "galore":
+        options = {"galore_rank": 8, "galore_update_proj_gap": 2, **options}
     return TrainConfig(optimizer=name, adam_weight_decay=0.1, **options)  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
 from entprog.plan.backbones import BACKBONES, Backbone, BackboneSubject, find_backbone
 from entprog.plan.compose import compose, shortened_to, windows
+from entprog.plan.estimate import Planner
 from entprog.plan.hardware import DEVICES, find_device
 from entprog.plan.largest import search
 from entprog.plan.meter import Meter
@@ -22,6 +23,7 @@ from entprog.plan.simulate import Simulator
 from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.tasks.build import build_model
 from entprog.tasks.human_video import HumanVideo
+from entprog.validate import read_config
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
@@ -207,3 +209,30 @@ def test_a_timeline_keeps_what_is_there_all_the_time() -> None:
     recording = simulator.recording(Case(TINY, outside=False), ("blocks.11",))
     bare, laden = (compose(recording, labels, static) for static in ({}, {"weights": 1000}))
     assert laden.peak == bare.peak + 1000 and laden.at_peak["weights"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "share"),
+    [
+        ({"method": "full"}, 0, (1.0, 1.0)),
+        ({"method": "full", "method_options.resolution": "[0.5, 0]"}, 2, (0.55, 0.7)),
+        ({"method": "lora", "method_options.rank": "4"}, 1, (0.5, 1.1)),
+        ({"method": "lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
+        ({"method": "badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
+    ],
+)
+def test_rivals_are_planned(overrides: dict[str, str], rows: int, share: tuple[float, float]) -> None:
+    """Each cost of a turn or stage counts for its steps; what is shown are the extremes of each size."""
+    phases = {
+        "phases.subject.steps": "0", "phases.video.steps": "0", "phases.pose.steps": "24", "phases.pose.batch": "2",
+        "phases.pose.resolution": "64",
+    }  # fmt: skip
+    planner = Planner(read_config(None, {**phases, **overrides}, planned=True), find_device("cpu"))
+    (phase,) = planner.phases()
+    full = next(row for row in phase.rows if row.kind == "full")
+    shown = [row for row in phase.rows if row.kind == "stage"]
+    assert len(shown) == rows and phase.flops[0] == phase.flops[1]
+    low, high = share
+    assert low <= phase.flops[0] / (full.flops * full.steps) <= high
+    if overrides["method"] == "lora":
+        assert shown[0].trained < 0.5 * full.trained

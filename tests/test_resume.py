@@ -41,6 +41,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule__options__batches": [2, 3], "schedule__select": "per_second", "ranking__score": "gradient",
     },
     "full": {"method": "full"},
+    # Turns of two steps, the last cut short, and one frame before two.
+    "lisa": {"method": "lisa", "method_options__every": 2, "method_options__frames": [2, 0]},
+    # Inputs in the first block's turn only, and states that are dropped at each switch.
+    "badam": {"method": "badam", "method_options__every": 2, "method_options__order": "ascending"},
+    "galore": {
+        "method": "full", "train__optimizer": "galore", "train__galore_rank": 4, "train__galore_update_proj_gap": 3,
+    },
     # States of 8 bits, stepped in the backward pass.
     "backward": {
         "schedule__options__stages": 2, "ranking__score": "gradient", "schedule__states": "drop",
@@ -48,7 +55,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "train__gradient_checkpointing": True,
     },
 }  # fmt: skip
-STEPS = {"supernet": 10, "probe": 8, "sizes": 10, "workloads": 10, "full": 5, "backward": 4}
+STEPS = {
+    "supernet": 10, "probe": 8, "sizes": 10, "workloads": 10, "full": 5, "lisa": 5, "badam": 5, "galore": 4,
+    "backward": 4,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +85,7 @@ def config(kind: str, run: Path, data: Path, **more: Any) -> Config:
 @pytest.fixture(scope="module", params=list(KINDS))
 def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A kind of run and one of it that was never stopped, with a checkpoint of every step."""
-    if "train__optimizer" in KINDS[request.param]:
+    if KINDS[request.param].get("train__optimizer") == "adamw8bit":
         pytest.importorskip("torchao")
     run = tmp_path_factory.mktemp(request.param) / "run"
     return request.param, train(config(request.param, run, data, train__checkpointing_steps=1))

@@ -218,7 +218,7 @@ def train(
         resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
         keys: print all keys of a recipe and stop.
         output_dir: the run folder; it must not exist yet.
-        method: "progressive", "mixed", "lora" or "full".
+        method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
         preset: "paper" for the published ranking and schedule.
         label: name of the run in tables.
         device: "auto", "cpu", "cuda" or "cuda:N".

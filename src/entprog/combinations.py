@@ -80,6 +80,12 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
         yield Finding(
             (f"train.{betas[0]}", "train.optimizer"), f'{_and_others(betas)}: no effect with optimizer = "adafactor"'
         )
+    galore = [key for key in ("galore_rank", "galore_update_proj_gap", "galore_scale") if f"train.{key}" in given]
+    if train.optimizer != "galore" and galore:
+        yield Finding(
+            (f"train.{galore[0]}", "train.optimizer"),
+            f'{_and_others(galore)}: no effect with optimizer = "{train.optimizer}"',
+        )
     if train.optimizer_in_backward and not train.gradient_checkpointing:
         yield Finding(
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
@@ -111,18 +117,21 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
         key
         for key in given
         if (key == "preset" or key.split(".")[0] in ("ranking", "schedule"))
-        and key != "schedule.frozen_storage"  # also holds the blocks of other phases
+        and key not in ("schedule.frozen_storage", "schedule.outside")  # these go for any method
         and (key in typed) == ("method" in typed)
     )
     if idle and not plugins.ranked(config.method):
-        yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "{config.method}" trains every block')
+        yield Finding((idle[0],), f'{_and_others(idle)}: no effect, as method = "{config.method}" has no order')
 
 
 def _cached(phase: PhaseConfig, config: Config) -> bool:
     """Whether a phase leaves something of the reference pass frozen from step to step."""
     if config.model.reference == "none":
         return False
-    if phase.outside and config.schedule.outside and (config.method == "full" or config.schedule.outside_every):
+    inputs = bool(config.schedule.outside_every)
+    if not plugins.ranked(config.method):  # only BAdam leaves the start of the network alone for a while
+        inputs = config.method != "badam" or config.method_options.get("inputs") == "always"
+    if phase.outside and config.schedule.outside and inputs:
         return False
     return phase.blocks == "temporal" or config.method != "full"
 
@@ -223,10 +232,21 @@ def _plugins(config: Config) -> Iterator[Finding]:
     wrong = {key: list(_plugin(kind, key, name, options)) for kind, key, name, options in chosen}
     for findings in wrong.values():
         yield from findings
-    if not wrong["method"] and not wrong["schedule.name"] and plugins.ranked(config.method):
+    if wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"]):
+        return
+    if plugins.ranked(config.method):
         yield from _stages(config)
-        for name, phase in running(config).items():
-            yield from _workloads(name, phase, config)
+        source, table = plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
+    else:
+        source, table = plugins.load("method", config.method, **config.method_options), "method_options"
+    for name, phase in running(config).items():
+        if table == "method_options" and getattr(source, "stages", 1) > phase.steps:
+            yield Finding(
+                (f"phases.{name}.steps", table),
+                f" = {phase.steps}: fewer than the {source.stages} stages of method_options; "
+                "give shorter lists or raise steps",
+            )
+        yield from _workloads(source, table, name, phase, config)
 
 
 def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator[Finding]:
@@ -265,12 +285,11 @@ def _stages(config: Config) -> Iterator[Finding]:
             )
 
 
-def _workloads(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
-    """The sizes that the schedule gives a phase, where they are not the phase's own."""
-    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
-    data, said = config.data, ("schedule.options", f"phases.{name}")
+def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
+    """The sizes that a schedule or method gives a phase by its options, where they are not the phase's own."""
+    data, said = config.data, (table, f"phases.{name}")
     clips = data.subjects * data.clips_per_subject
-    for resolution in dict.fromkeys(shape.resolution for shape in _shapes(schedule, phase)):
+    for resolution in dict.fromkeys(shape.resolution for shape in _shapes(source, phase)):
         if resolution != phase.resolution and resolution % 8:
             yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
         elif resolution != phase.resolution and not data.path and resolution not in data.sizes:
@@ -279,23 +298,23 @@ def _workloads(name: str, phase: PhaseConfig, config: Config) -> Iterator[Findin
                 f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
                 "the sizes that are rendered",
             )
-    for batch in dict.fromkeys(shape.batch for shape in _shapes(schedule, phase)):
+    for batch in dict.fromkeys(shape.batch for shape in _shapes(source, phase)):
         if batch != phase.batch and not data.path and batch > clips:
             yield Finding(
                 (*said, "data.subjects", "data.clips_per_subject"),
                 f": batch {batch} of phase {name} is larger than the data set, "
                 f"data.subjects * data.clips_per_subject = {clips} clips",
             )
-    if phase.blocks == "temporal" and phase.frames > 1 and any(s.frames == 1 for s in _shapes(schedule, phase)):
+    if phase.blocks == "temporal" and phase.frames > 1 and any(s.frames == 1 for s in _shapes(source, phase)):
         yield Finding(said, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
 
 
-def _shapes(schedule: Any, phase: PhaseConfig) -> tuple[Any, ...]:
-    """Every shape that a phase may train at; a schedule that does not say trains at the phase's own."""
+def _shapes(source: Any, phase: PhaseConfig) -> tuple[Any, ...]:
+    """Every shape that a phase may train at; a schedule or method that does not say trains at the phase's own."""
     from entprog.core.types import Shape  # torch comes with it, and the help must not wait for that
 
     own = Shape(phase.resolution, phase.frames, phase.batch)
-    return tuple(schedule.shapes(own)) if hasattr(schedule, "shapes") else (own,)
+    return tuple(source.shapes(own)) if hasattr(source, "shapes") else (own,)
 
 
 def _loop(config: Config) -> Iterator[Finding]:
@@ -318,12 +337,6 @@ def _loop(config: Config) -> Iterator[Finding]:
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
     yield from _in_backward(config)
-    if config.method in ("lora", "mixed") and train.memory_budget:
-        yield Finding(
-            ("train.memory_budget", "method"),
-            f' = "{train.memory_budget}": adapters are not simulated yet, and method = "{config.method}"; '
-            'set it to "", or choose "progressive"',
-        )
     if config.schedule.frozen_storage != "full" and train.compile != "off":
         yield Finding(
             ("schedule.frozen_storage", "train.compile"),

@@ -165,7 +165,11 @@ class TrainConfig:
         reference_cache_bytes: bytes that it keeps at most; the least recently used go first.
         compile: "off", or torch.compile for each of the "blocks".
         optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
-            column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size).
+            column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size);
+            "galore" keeps AdamW's states of the blocks' matrices in a subspace of their gradients.
+        galore_rank: dimensions of that subspace; matrices of no more rows or columns are left to AdamW.
+        galore_update_proj_gap: steps after which it is computed anew, from the gradient of that step.
+        galore_scale: what an update that comes back from it is multiplied by.
         optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
             together with gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16.
         memory_budget: the most bytes that a step may take, such as "24GiB" or "80GB"; "" for no limit. Each workload
@@ -198,7 +202,10 @@ class TrainConfig:
     reference_cache: Literal["off", "device", "host", "disk"] = "off"
     reference_cache_bytes: int = 2**30
     compile: Literal["off", "blocks"] = "off"
-    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore"] = "adamw"
+    galore_rank: int = 128
+    galore_update_proj_gap: int = 200
+    galore_scale: float = 0.25
     optimizer_in_backward: bool = False
     memory_budget: str = ""
     resolution_shift: bool = False
@@ -262,7 +269,8 @@ class Config:
     Attributes:
         output_dir: the run folder; it must not exist yet.
         label: name of the run in tables; empty for the method's name.
-        method: a plugin of kind "method": "progressive", "mixed", "lora" or "full" (or package.module:Class).
+        method: a plugin of kind "method": "progressive", "mixed", "full", "lora", "lisa" or "badam" (or
+            package.module:Class).
         method_options: the method's own options.
         preset: "paper" sets ranking and schedule as published; "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ RESUMABLE = (
     "evaluate",
 )
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
+
+OPTIONS_OF = {"method": "method_options", "ranking.score": "ranking.options", "schedule.name": "schedule.options"}
+"""Key that names a plugin -> the table of its options."""
 
 LARGEST = 1_000_000
 """Bytes of a recipe; something larger is another file, given by mistake."""
@@ -55,9 +59,11 @@ def read_config(
 ) -> Config:
     """Read a recipe (None: all defaults), lay `overrides` over it, and check everything.
 
-    From the bottom up: the defaults, the preset, the recipe, the overrides. A preset gives no options to a
-    score or schedule that it did not name. Phases run in the recipe's order; a recipe without any runs the
-    published three. An override is a dotted key with its value as TOML; text needs no quotes.
+    From the bottom up: the defaults, the preset, the recipe, the overrides. Options belong to the plugin beside which
+    they were written: a preset gives none to a score or schedule that it did not name, and where an override names
+    another method, score or schedule, the recipe's options of the old one go. Phases run in the recipe's order; a
+    recipe without any runs the published three. An override is a dotted key with its value as TOML; text needs no
+    quotes.
 
     Args:
         path: a TOML file, UTF-8 with or without a byte order mark.
@@ -156,7 +162,9 @@ class Reader:
                 self.problem(key, f": {blocked} is no table")
                 continue
             over = _laid_over(over, branch)
-        tree = _laid_over(tree, over)
+        kept = without_others_options(tree, over)
+        self.given -= {key for key, _ in _leaves(tree)} - {key for key, _ in _leaves(kept)} - self.typed
+        tree = _laid_over(kept, over)
         preset = tree.get("preset", "")
         preset = literal(preset) if isinstance(preset, Typed) else preset
         under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
@@ -267,6 +275,16 @@ def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:
     return None
 
 
+def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
+    for named, options in OPTIONS_OF.items():
+        now, before = _at(over, named), _at(tree, named)
+        now = literal(now) if isinstance(now, Typed) else now
+        if now not in (None, attrgetter(named)(Config()) if before is None else before):
+            tree = _less(tree, options)
+    return tree
+
+
 def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     """The preset, less the options of a plugin in whose place the recipe has named another."""
     kept = {}
@@ -285,6 +303,22 @@ def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _laid_over(merged[key], value) if both else value
     return merged
+
+
+def _at(tree: Any, dotted: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in dotted.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def _less(tree: Any, dotted: str) -> Any:
+    """The tree without a dotted key."""
+    first, _, rest = dotted.partition(".")
+    if not isinstance(tree, dict) or first not in tree:
+        return tree
+    kept = {key: value for key, value in tree.items() if key != first}
+    return {**kept, first: _less(tree[first], rest)} if rest else kept
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

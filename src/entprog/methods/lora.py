@@ -9,13 +9,13 @@ from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Method, Setting
 from entprog.methods._adapters import AdapterFreezer, grouped, put_on, spared_modules, take_off
-from entprog.methods.full import BoundFull
+from entprog.methods._unranked import BoundUnranked, Unranked
 
 __all__ = ["Lora"]
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Unranked):
     """Trains a LoRA adapter (arXiv 2106.09685, by peft) on every linear layer of the phase's blocks.
 
     What lies outside the blocks trains as it does for every method. At the end of a phase the adapters are
@@ -27,15 +27,16 @@ class Lora:
         lr_factor: the adapters' learning rate over the phase's.
         full: modules of the blocks that train in full instead, such as "temporal.*" for new ones; `*` is one
             dotted part.
+        resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
     rank: int = 16
     alpha: int = 16
     lr_factor: float = 10.0
     full: tuple[str, ...] = ()
-    ranked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.rank, self.alpha, self.lr_factor)
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
@@ -50,10 +51,10 @@ class Lora:
 
     def bind(self, setting: Setting) -> Method:
         """Needs an optimizer over `groups`, neither ranking nor schedule."""
-        return _Bound(setting)
+        return _Bound(setting, self)
 
 
-class _Bound(BoundFull):
+class _Bound(BoundUnranked):
     freezer_class: ClassVar[type[Freezer]] = AdapterFreezer
 
     def finish(self) -> None:

@@ -23,10 +23,12 @@ STATES: dict[str, Callable[[int, int], float]] = {
     "adamw": lambda count, size: 2 * count * size,
     "adamw8bit": lambda count, size: 2 * count * (1 + 4 / 256),
     "adafactor": lambda count, size: 0.01 * count * size,
+    "galore": lambda count, size: 2 * count * size,
 }
 """Bytes of an optimizer's states for so many elements of a size in bytes.
 
 8-bit states are two bytes with a float32 scale for each 256; Adafactor's rows and columns are about a hundredth.
+GaLore's depend on each matrix's sides; AdamW's are the most that they can be.
 """
 
 
@@ -129,7 +131,7 @@ class Planner:
             pose=settings.pose,
             temporal_off=settings.blocks == "spatial",
             outside=settings.outside and config.schedule.outside,
-            inputs=config.method == "full" or config.schedule.outside_every != 0,
+            inputs=not plugins.ranked(config.method) or config.schedule.outside_every != 0,
             checkpointing=config.train.gradient_checkpointing,
             precision=self.precision,
             fused=self.hardware.name != "cpu",
@@ -147,9 +149,11 @@ class Planner:
         blocks = self._blocks(settings)
         case, plan = self.case(settings), PhasePlan(name, settings, blocks)
         full = self._row(plan, "full", case, blocks, settings.steps)
-        if self.config.method == "full":
-            plan.seconds = (full.seconds * full.steps,) * 2
-            plan.flops = (float(full.flops * full.steps),) * 2
+        if not plugins.ranked(self.config.method):
+            rows = self._turns(plan, case) or [full]
+            plan.seconds = (sum(row.seconds * row.steps for row in rows),) * 2
+            plan.flops = (float(sum(row.flops * row.steps for row in rows)),) * 2
+            plan.rows += _extremes(rows) if rows != [full] else []
         else:
             bounds = []
             for title, ranking in rankings(order, blocks, name).items():
@@ -163,6 +167,30 @@ class Planner:
         low_rank = replace(case, low_rank=RANK, outside=False)
         plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
         return plan
+
+    def _turns(self, plan: PhasePlan, case: Case) -> list[Row]:
+        """What a method without a ranking trains, a row for each cost that differs; none where that is all blocks."""
+        plugin = plugins.load("method", self.config.method, **self.config.method_options)
+        if not hasattr(plugin, "workloads"):
+            return []
+        if self.config.method == "lora":
+            case = replace(case, low_rank=plugin.rank)
+        place = {name: i for i, name in enumerate(plan.blocks)}
+        found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
+        for workload, steps in plugin.workloads(plan.blocks, case.shape, plan.settings.steps, self.config.train.seed):
+            lowest = min(place[name] for name in workload.active)
+            key = (workload.shape, workload.inputs, len(workload.active), lowest)
+            found[key] = (workload, steps + found.get(key, (workload, 0))[1])
+        if case.low_rank == 0 and list(found) == [(case.shape, True, len(plan.blocks), 0)]:
+            return []
+        sizes = {shape: number for number, shape in enumerate(dict.fromkeys(key[0] for key in found), 1)}
+        return [
+            self._row(
+                plan, "stage", replace(case, shape=workload.shape or case.shape, inputs=workload.inputs),
+                workload.active, steps, (sizes[workload.shape],),
+            )
+            for workload, steps in found.values()
+        ]  # fmt: skip
 
     def _stages(self, plan: PhasePlan, case: Case, title: str, ranking: Ranking) -> tuple[float, float, float, float]:
         """Adds the rows of one ranking; seconds and FLOPs of the phase, each at least and at most."""
@@ -211,7 +239,8 @@ class Planner:
         stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
     ) -> Row:  # fmt: skip
         optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
-        every = self.config.schedule.outside_every if kind == "stage" and case.outside else 1
+        stage = kind == "stage" and plugins.ranked(self.config.method)
+        every = self.config.schedule.outside_every if stage and case.outside else 1
         if kind != "stage":
             case = replace(case, inputs=True)
         step = self.step(case, active, with_states, optimizer)
@@ -245,6 +274,15 @@ class Planner:
                 "check ranking.pattern"
             )
         return blocks
+
+
+def _extremes(rows: Sequence[Row]) -> list[Row]:
+    """Of the rows of each size the one that takes the most memory, and the one that takes the least."""
+    found = []
+    for number in dict.fromkeys(row.stages for row in rows):
+        mine = sorted((row for row in rows if row.stages == number), key=lambda row: row.peak)
+        found += mine[-1:] + mine[:-1][:1]
+    return found
 
 
 def _figures(row: Row) -> tuple[Any, ...]:

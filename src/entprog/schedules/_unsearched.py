@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from entprog.core.sizes import check_lengths, needs_shape, resized
 from entprog.core.types import Shape, Trial, Workload
-from entprog.schedules._sizes import check_values, needs_shape, resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,25 +13,21 @@ class Unsearched:
     """The part of a Schedule that a search would need; `candidates` of a subclass gives one workload a stage.
 
     Attributes:
-        resolution: sides in pixels, one a stage; empty for the phase's own. None goes beyond the phase's own.
+        resolution: sides in pixels, one a stage; empty for the phase's own. Below 1 it is a share of the phase's
+            own, 0 is the phase's own, and none goes beyond that.
         frames: frames of a clip, likewise.
         tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
-        batch: samples of a micro-batch.
+        batch: samples of a micro-batch, shares and 0 as above.
     """
 
-    resolution: tuple[int, ...] = ()
-    frames: tuple[int, ...] = ()
+    resolution: tuple[int | float, ...] = ()
+    frames: tuple[int | float, ...] = ()
     tokens: tuple[float, ...] = ()
-    batch: tuple[int, ...] = ()
+    batch: tuple[int | float, ...] = ()
 
     def __post_init__(self) -> None:
         stages: int = self.stages  # type: ignore[attr-defined]  # a subclass's field or property
-        for name, values in self._sizes().items():
-            check_values(name, name, values)
-            if len(values) != stages:
-                raise ValueError(
-                    f"schedule.options.{name} = {list(values)}: give one value for each of the {stages} stages"
-                )
+        check_lengths("schedule.options", self._sizes(), stages)
 
     @property
     def search_steps(self) -> int:
@@ -49,7 +45,7 @@ class Unsearched:
         if not sizes:
             return Workload(active, shape)
         if shape is None:
-            raise needs_shape(next(iter(sizes)))
+            raise needs_shape(f"schedule.options.{next(iter(sizes))}")
         return Workload(active, resized(shape, {name: values[stage] for name, values in sizes.items()}))
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
@@ -67,5 +63,10 @@ class Unsearched:
         raise ValueError(f"the {type(self).__name__} schedule has one candidate a stage and never chooses")
 
     def _sizes(self) -> dict[str, Sequence[float]]:
-        given = {"resolution": self.resolution, "frames": self.frames, "tokens": self.tokens, "batch": self.batch}
+        given: dict[str, Sequence[float]] = {
+            "resolution": self.resolution,
+            "frames": self.frames,
+            "tokens": self.tokens,
+            "batch": self.batch,
+        }
         return {name: values for name, values in given.items() if values}

@@ -6,9 +6,9 @@ from itertools import product
 from typing import Any, Literal
 
 from entprog.core.probe import probe_choice
+from entprog.core.sizes import block_count, check_values, needs_shape, resized
 from entprog.core.supernet import convergence_efficiency
 from entprog.core.types import Ranking, Shape, Trial, Workload
-from entprog.schedules._sizes import block_count, check_values, needs_shape, resized
 
 __all__ = ["Adaptive"]
 
@@ -56,7 +56,7 @@ class Adaptive:
         if self.estimator not in ("supernet", "probe"):
             raise ValueError(f"schedule.options.estimator = {self.estimator!r}: choose supernet or probe")
         for option, name in LISTS.items():
-            check_values(option, name, getattr(self, option))
+            check_values(f"schedule.options.{option}", name, getattr(self, option))
             if self.workloads and getattr(self, option):
                 raise ValueError(f"schedule.options.{option}: no effect beside workloads; write it into each of them")
         for k, table in enumerate(self.workloads):
@@ -82,7 +82,7 @@ class Adaptive:
     def shapes(self, shape: Shape | None) -> tuple[Shape, ...]:
         """Every shape that a phase of this full shape may train at."""
         if shape is None:
-            raise needs_shape(next(iter(self._sizes() or {"workloads": ()})))
+            raise needs_shape(f"schedule.options.{next(iter(self._sizes() or {'workloads': ()}))}")
         if self.workloads:
             return tuple(dict.fromkeys(resized(shape, _sizes(table)) for table in self.workloads))
         sizes = self._sizes()
@@ -102,7 +102,7 @@ class Adaptive:
     def _by_hand(self, total: int, shape: Shape | None) -> Iterator[tuple[int, Shape | None]]:
         for k, table in enumerate(self.workloads):
             if shape is None and _sizes(table):
-                raise needs_shape(f"workloads[{k}]")
+                raise needs_shape(f"schedule.options.workloads[{k}]")
             m = block_count(table.get("m", total), total, f"schedule.options.workloads[{k}].m = {table.get('m')}")
             yield m, resized(shape, _sizes(table)) if shape else None
 
@@ -119,7 +119,7 @@ class Adaptive:
             if name == "m" and (value <= 0 or (value > 1 and value != int(value))):
                 raise ValueError(f"schedule.options.workloads[{k}].m = {value}: a count, or below 1 a share")
             if name != "m":
-                check_values(f"workloads[{k}].{name}", name, [value])
+                check_values(f"schedule.options.workloads[{k}].{name}", name, [value])
 
 
 def _sizes(table: Mapping[str, Any]) -> dict[str, float]:

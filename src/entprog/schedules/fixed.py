@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from entprog.core.sizes import block_count
 from entprog.core.types import Ranking, Shape, Workload
-from entprog.schedules._sizes import block_count
 from entprog.schedules._unsearched import Unsearched
 
 __all__ = ["Fixed"]

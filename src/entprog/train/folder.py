@@ -83,12 +83,13 @@ def check_data(config: Config, shards: Shards) -> None:
                 f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
                 f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
             )
+        table = "schedule.options" if plugins.ranked(config.method) else "method_options"
         for shape in _scheduled(config, phase):
-            said = f"schedule.options: resolution {shape.resolution} of phase {name}"
+            said = f"{table}: resolution {shape.resolution} of phase {name}"
             _check_stored(said, shape.resolution, shards)
             if shape.batch > clips:
                 raise ValueError(
-                    f"schedule.options: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
+                    f"{table}: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
                     f"training clips of {phase.frames} frames"
                 )
     if config.evaluate.clips:
@@ -97,13 +98,14 @@ def check_data(config: Config, shards: Shards) -> None:
 
 
 def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
-    """The shapes that the schedule may give a phase."""
-    if not plugins.ranked(config.method):
+    """The shapes that the schedule, or a method without one, may give a phase."""
+    if plugins.ranked(config.method):
+        source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    else:
+        source = plugins.load("method", config.method, **config.method_options)
+    if not hasattr(source, "shapes"):
         return ()
-    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
-    if not hasattr(schedule, "shapes"):
-        return ()
-    return tuple(schedule.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
+    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
 
 
 def _check_stored(said: str, size: int, shards: Shards) -> None:

@@ -14,7 +14,7 @@ from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
 from entprog.plan.fit import Fit, Option, fit, ways
 from entprog.plan.sizes import parse_bytes, written_bytes
 from entprog.tasks.human_video import HumanVideo
-from entprog.train.simulate import simulate_step
+from entprog.train.simulate import Groups, simulate_step
 
 Key = tuple[frozenset[str], Shape]
 
@@ -32,6 +32,7 @@ class Room:
         states: what becomes of optimizer states of frozen blocks.
         trainable: parameters that may train in this phase, by id, as they stood before any was frozen.
         options: how a workload runs, once `take` has been asked about it.
+        groups: of a method that adds parameters; None where each block's own are all there are.
     """
 
     task: HumanVideo
@@ -47,6 +48,7 @@ class Room:
     trainable: frozenset[int]
     options: dict[Key, Option] = field(default_factory=dict)
     known: dict[tuple[Option, Shape, tuple[str, ...]], Any] = field(default_factory=dict)
+    groups: Groups | None = None
 
     def try_to_fit(
         self, active: Sequence[str], shape: Shape, kept: Iterable[str] = (), beside: int = 0, *, leanest: bool = False
@@ -62,7 +64,7 @@ class Room:
             if key not in self.known:
                 self.known[key] = simulate_step(
                     self.task, self.blocks, option, self.draw(shape), shape.batch, self.config.train,
-                    trainable=self.trainable, kept=lying,
+                    trainable=self.trainable, kept=lying, groups=self.groups,
                 )  # fmt: skip
             return self.known[key]
 
@@ -208,20 +210,26 @@ class Fitted:
             yield any(self.room.try_to_fit(w.active, w.shape or shape, kept, beside).fits for w in named)
 
 
-def fit_phase(room: Room, schedule: Schedule | None, ranking: Ranking | None) -> tuple[Schedule | None, Room]:
+def fit_workloads(room: Room, workloads: Iterable[tuple[Workload, int]]) -> None:
+    """Fit what a method without a schedule will train, all of it before any step; its blocks are what they are.
+
+    Raises:
+        ValueError: one of them does not fit; it says what would.
+    """
+    for stage, workload in enumerate(dict.fromkeys(workload for workload, _ in workloads)):
+        if room.take(workload, None) is None:
+            raise room.refusal(stage, workload)
+
+
+def fit_phase(room: Room, schedule: Schedule, ranking: Ranking) -> tuple[Schedule, Room]:
     """The schedule with candidates that fit, and how they run; both checked for every stage before any trains.
 
     States of frozen blocks are kept as the recipe says where that fits, else offloaded on a CUDA device; elsewhere
     they are dropped, unless a search would take them up again.
 
     Raises:
-        ValueError: a stage, or without a schedule the whole of the blocks, does not fit.
+        ValueError: a stage does not fit.
     """
-    if schedule is None or ranking is None:
-        everything = Workload(room.order, room.shape)
-        if room.take(everything, None) is None:
-            raise room.refusal(0, everything)
-        return schedule, room
     fitted = Fitted(schedule, room)
     if room.states == "keep" and not all(fitted.unchanged(ranking)):
         on_device = room.task.device.type == "cuda"
@@ -262,12 +270,13 @@ def in_words(line: dict[str, Any]) -> str:
 
 def make_room(
     config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
-    draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],
+    draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw], groups: Groups | None = None,
 ) -> Room | None:  # fmt: skip
     """The room of a phase; None without a budget.
 
     Args:
         fixed: draws that lie in memory for the whole phase.
+        groups: of a method that adds parameters.
     """
     budget = parse_bytes(config.train.memory_budget)
     if budget is None:
@@ -280,7 +289,9 @@ def make_room(
         reserved += config.train.reference_cache_bytes
     trainable = frozenset(id(p) for p in task.model.parameters() if p.requires_grad)
     states = config.schedule.states
-    return Room(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)
+    return Room(
+        task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable, groups=groups
+    )
 
 
 def _bytes(tensor: torch.Tensor) -> int:

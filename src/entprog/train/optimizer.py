@@ -137,12 +137,34 @@ def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optim
 
 
 def _adafactor(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    return optim.Adafactor(groups, lr=groups[0]["lr"], weight_decay=config.adam_weight_decay)
+    # torch's default guard is far above the squared gradients of a diffusion model and would level rows and columns;
+    # its square is what guards a squared gradient, and this is the paper's 1e-30.
+    return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=config.adam_weight_decay)
+
+
+def _galore(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    from entprog.train.galore import GaLoreAdamW
+
+    def in_block(group: dict[str, Any]) -> bool:
+        name = group.get("name", "outside")
+        return name != "outside" and not name.endswith(" lora")
+
+    return GaLoreAdamW(
+        [{**group, "project": in_block(group)} for group in groups],
+        lr=groups[0]["lr"],
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+        rank=config.galore_rank,
+        update_proj_gap=config.galore_update_proj_gap,
+        scale=config.galore_scale,
+    )
 
 
 MAKERS: dict[str, Callable[[TrainConfig, list[dict[str, Any]]], optim.Optimizer]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
     "adafactor": _adafactor,
+    "galore": _galore,
 }
 """`train.optimizer` -> what builds it."""

@@ -34,7 +34,7 @@ from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
-from entprog.train.memory import fit_phase, in_words, make_room, told
+from entprog.train.memory import fit_phase, fit_workloads, in_words, make_room, told
 from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
 from entprog.train.ranking import rank_phase, reranker, weighed
@@ -175,21 +175,24 @@ def _one_phase(
 
     schedule, states = _schedule(config), config.schedule.states
     order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
-    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout])
+    plugin = plugins.load("method", config.method, **config.method_options)
+    own = getattr(plugin, "groups", None)  # of parameters that the method adds, or at several rates
+    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], own)
     if room is not None:
-        schedule, room = fit_phase(room, schedule, ranking)
+        if schedule is None or ranking is None:
+            everything = [(Workload(tuple(blocks.names), shape), settings.steps)]
+            told_before = getattr(plugin, "workloads", None)
+            fit_workloads(room, told_before(blocks.names, shape, settings.steps, seed) if told_before else everything)
+        else:
+            schedule, room = fit_phase(room, schedule, ranking)
         states = room.states
         for line in told(room) if saved is None else ():
             log.event("fit", line)
             tqdm.write(in_words(line))
 
     # 7. One optimizer with a group a block, and the method bound to it.
-    plugin = plugins.load("method", config.method, **config.method_options)
     rate = settings.learning_rate
-    if hasattr(plugin, "groups"):  # parameters of its own, or several rates
-        groups = plugin.groups(task.model, blocks, lr=rate, seed=seed)
-    else:
-        groups = param_groups(task.model, blocks, lr=rate)
+    groups = own(task.model, blocks, lr=rate, seed=seed) if own else param_groups(task.model, blocks, lr=rate)
     optimizer = build_optimizer(config.train, groups)
     kind = config.schedule.frozen_storage
     readings, notes = ReadingFlops(session, holdout), Notes(session, folder)
@@ -198,7 +201,7 @@ def _one_phase(
         ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=weighed(config, task.device), states=states, outside=outside,
-        outside_every=config.schedule.outside_every, inputs=_inputs(config, task, probe[0], outside),
+        outside_every=config.schedule.outside_every, inputs=_inputs(config, plugin, task, probe[0], outside),
         storage=None if kind == "full" else FrozenStorage(discover_blocks(task.model), kind),
         notify=notes, seed=seed,
     )  # fmt: skip
@@ -254,9 +257,11 @@ def _schedule(config: Config) -> Any:
     return plugins.load("schedule", config.schedule.name, **config.schedule.options)
 
 
-def _inputs(config: Config, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
+def _inputs(config: Config, plugin: Any, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
     """What stands before the blocks, where it does not train at every step."""
-    if not plugins.ranked(config.method) or config.schedule.outside_every == 1 or not outside:
+    ranked = plugins.ranked(config.method)
+    apart = config.schedule.outside_every != 1 if ranked else getattr(plugin, "inputs", "always") != "always"
+    if not apart or not outside:
         return ()
     return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
 

@@ -1,14 +1,16 @@
 """One training step without its numbers: what it would allocate and compute, in no memory and little time."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from entprog.config import TrainConfig
+from entprog.core.adapters import adapted_layers
 from entprog.core.blocks import Block, Blocks
 from entprog.core.freeze import param_groups
 from entprog.core.types import Draw
@@ -17,10 +19,13 @@ from entprog.plan.meter import Meter, StepCost
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.optimizer import build_optimizer
 
+Groups = Callable[..., list[dict[str, Any]]]
+"""A method's own `groups(model, blocks, *, lr, seed)`."""
+
 
 def simulate_step(
     task: HumanVideo, blocks: Blocks, option: Option, draw: Draw, batch: int, config: TrainConfig,
-    *, trainable: Collection[int], kept: Sequence[str] = (),
+    *, trainable: Collection[int], kept: Sequence[str] = (), groups: Groups | None = None,
 ) -> StepCost:  # fmt: skip
     """What one optimizer step of `batch` samples a micro-batch takes, run as `option` says.
 
@@ -31,6 +36,7 @@ def simulate_step(
         draw: one sample or more of the step's own size.
         trainable: ids of the parameters that may train; of those in blocks only the option's do.
         kept: blocks besides the active ones whose optimizer states lie in memory.
+        groups: of a method that adds parameters; else a group a block.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     active = {id(p) for name in option.active for p in blocks[name].parameters()}
@@ -50,7 +56,13 @@ def simulate_step(
         members = dict(model.named_modules())
         copies = Blocks([Block(block.name, members[block.name]) for block in blocks], role=blocks.role)
         plain = replace(config, optimizer_in_backward=False)
-        optimizer = build_optimizer(plain, param_groups(model, copies, lr=1e-4))
+        made = groups(model, copies, lr=1e-4, seed=0) if groups else param_groups(model, copies, lr=1e-4)
+        for layer in adapted_layers(model).values():
+            if layer.base_layer.weight.requires_grad:  # a block that trains in full runs without its adapter
+                layer.enable_adapters(False)
+                for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
+                    parameter.requires_grad_(False)
+        optimizer = build_optimizer(plain, made)
         count = config.gradient_accumulation_steps * option.pieces
         samples = batch // option.pieces
         with Meter(model, optimizer) as meter:

@@ -1,0 +1,88 @@
+"""What an option that lists sizes makes of a phase's own shape."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from entprog.core.types import Shape
+
+__all__ = ["block_count", "check_lengths", "check_values", "needs_shape", "resized"]
+
+CAPPED = ("resolution", "frames")
+MULTIPLE = 8
+"""Resolutions are multiples of this (patch x codec); a share of one is rounded to it."""
+
+
+def resized(shape: Shape, values: Mapping[str, float]) -> Shape:
+    """The phase's shape with some of its values replaced.
+
+    A number of at least 1 is the size itself, one below 1 a share of the phase's own, and 0 stands for the phase's
+    own; `tokens` are a share in any case. Resolution and frames never go beyond the phase's own, which is its full
+    workload: a phase of one frame trains one frame, whatever the list says for the others.
+    """
+    return replace(shape, **{name: _size(name, value, shape) for name, value in values.items()})
+
+
+def _size(name: str, value: float, shape: Shape) -> float:
+    if name == "tokens":
+        return value
+    own: int = getattr(shape, name)
+    if value == 0:
+        return own
+    step = MULTIPLE if name == "resolution" else 1
+    size = max(step, round(own * value / step) * step) if value < 1 else int(value)
+    return min(size, own) if name in CAPPED else size
+
+
+def check_values(option: str, name: str, values: Sequence[float], *, relative: bool = False) -> None:
+    """Refuse what no shape can have.
+
+    Args:
+        option: what the message calls the list, with its table: "schedule.options.frames".
+        relative: whether shares below 1 and 0 may stand there, too (see `resized`).
+
+    Raises:
+        ValueError: naming the option.
+    """
+    said = f"{option} = {list(values)}"
+    if name == "tokens":
+        if wrong := [value for value in values if not 0 < value <= 1]:
+            raise ValueError(f"{said}: {wrong[0]:g} is no share of the tokens; give numbers above 0 and at most 1")
+    elif relative:
+        if wrong := [value for value in values if value < 0 or (value > 1 and value != int(value))]:
+            raise ValueError(
+                f"{said}: {wrong[0]:g} can't be; give whole numbers, shares below 1, or 0 for the phase's own"
+            )
+    elif wrong := [value for value in values if value < 1 or value != int(value)]:
+        raise ValueError(f"{said}: {wrong[0]:g} can't be; give whole numbers of at least 1")
+
+
+def check_lengths(table: str, sizes: Mapping[str, Sequence[float]], stages: int) -> None:
+    """Check lists that give one value for each stage.
+
+    Args:
+        table: what the message calls the table of these options.
+
+    Raises:
+        ValueError: a value that can't be, or a list of another length.
+    """
+    for name, values in sizes.items():
+        check_values(f"{table}.{name}", name, values, relative=True)
+        if len(values) != stages:
+            raise ValueError(f"{table}.{name} = {list(values)}: give one value for each of the {stages} stages")
+
+
+def block_count(m: float, total: int, said: str) -> int:
+    """Blocks that `m` stands for: a count, or below 1 a share of `total`.
+
+    Raises:
+        ValueError: more than there are.
+    """
+    count = max(1, round(m * total)) if m < 1 else int(m)
+    if count > total:
+        raise ValueError(f"{said}: {count} blocks asked for, the phase has {total}")
+    return count
+
+
+def needs_shape(option: str) -> ValueError:
+    """What a foreign loop is told that asks for sizes; `option` is named with its table."""
+    return ValueError(f"{option}: sizes can only change where our own loop draws the batches")

@@ -1,0 +1,152 @@
+"""What methods without ranking and schedule have in common: what step i trains is known before any step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from entprog.core.freeze import Freezer
+from entprog.core.sizes import check_lengths, needs_shape, resized
+from entprog.core.types import Setting, Shape, StepInfo, Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unranked:
+    """Blocks by turn, sizes by stage; a relative overrides which blocks a turn trains. All of it is pure.
+
+    Attributes:
+        resolution: sides in pixels, one for each of equally long stages; empty for the phase's own throughout. Below
+            1 it is a share of the phase's own, 0 is the phase's own, and none goes beyond that.
+        frames: frames of a clip, likewise.
+        tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
+        batch: samples of a micro-batch, shares and 0 as above.
+    """
+
+    resolution: tuple[int | float, ...] = ()
+    frames: tuple[int | float, ...] = ()
+    tokens: tuple[float, ...] = ()
+    batch: tuple[int | float, ...] = ()
+    ranked: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_lengths("method_options", self._sizes(), self.stages)
+
+    @property
+    def stages(self) -> int:
+        """As many as the lists of sizes have values; 1 without any."""
+        return max((len(values) for values in self._sizes().values()), default=1)
+
+    def turn_steps(self, names: Sequence[str], steps: int) -> int:
+        """Steps of a turn, in a phase of `steps` steps over these blocks."""
+        return steps
+
+    def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
+        """The blocks that train in a turn, of `names` and in their order."""
+        return tuple(names)
+
+    def reaches_inputs(self, turn: int, names: Sequence[str], seed: int) -> bool:
+        """Whether parameters that stand before the blocks train in a turn."""
+        return True
+
+    def workload(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> Workload:
+        """What step i trains, in a phase of `steps` steps whose full shape is `shape`."""
+        turn = i // self.turn_steps(names, steps)
+        size = self._shaped(i * self.stages // steps, shape)
+        return Workload(self.active(turn, names, seed), size, self.reaches_inputs(turn, names, seed))
+
+    def workloads(
+        self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
+    ) -> Iterator[tuple[Workload, int]]:
+        """What a phase trains, in order, each with for how many steps."""
+        ends = {-(-stage * steps // self.stages) for stage in range(self.stages + 1)}
+        ends |= set(range(0, steps, self.turn_steps(names, steps)))
+        for start, end in pairwise(sorted(ends)):
+            yield self.workload(start, names, shape, steps, seed), end - start
+
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Every shape that a phase of this full shape trains at."""
+        return tuple(dict.fromkeys(self._shaped(stage, shape) or shape for stage in range(self.stages)))
+
+    def _shaped(self, stage: int, shape: Shape | None) -> Shape | None:
+        sizes = self._sizes()
+        if not sizes:
+            return shape
+        if shape is None:
+            raise needs_shape(f"method_options.{next(iter(sizes))}")
+        return resized(shape, {name: values[stage] for name, values in sizes.items()})
+
+    def _sizes(self) -> dict[str, Sequence[float]]:
+        given: dict[str, Sequence[float]] = {
+            "resolution": self.resolution,
+            "frames": self.frames,
+            "tokens": self.tokens,
+            "batch": self.batch,
+        }
+        return {name: values for name, values in given.items() if values}
+
+
+class BoundUnranked:
+    """The method of one phase. A relative may bring another Freezer, or do something between two turns.
+
+    Args:
+        freezer: options of the Freezer.
+    """
+
+    freezer_class: ClassVar[type[Freezer]] = Freezer
+
+    def __init__(self, setting: Setting, plugin: Unranked, **freezer: Any) -> None:
+        self.setting, self.plugin = setting, plugin
+        if plugin.stages > setting.total_steps:
+            raise ValueError(
+                f"method_options: {plugin.stages} stages, but the phase has {setting.total_steps} steps; "
+                "give shorter lists or raise steps"
+            )
+        self.freezer = self.freezer_class(
+            setting.task.model,
+            setting.blocks,
+            setting.optimizer,
+            outside=setting.outside,
+            storage=setting.storage,
+            **freezer,
+        )
+        self.names = tuple(setting.blocks.names)
+        self.turn_steps = plugin.turn_steps(self.names, setting.total_steps)
+        self.turn = 0
+        self.announced = -1
+
+    def workload(self, i: int) -> Workload:
+        setting = self.setting
+        return self.plugin.workload(i, self.names, setting.shape, setting.total_steps, setting.seed)
+
+    def replays(self, i: int) -> int:
+        return i
+
+    def switch(self) -> None:
+        """Called between two turns, with the blocks of the first still active."""
+        return
+
+    @contextmanager
+    def step(self, i: int) -> Iterator[StepInfo]:
+        if i // self.turn_steps != self.turn:
+            self.turn = i // self.turn_steps
+            self.switch()
+        workload, stage = self.workload(i), self._stage(i)
+        active = workload.active
+        self.freezer.train_only(active, inputs=workload.inputs)
+        if self.announced < stage:
+            self.announced = stage
+            self.setting.notify("stage", {"stage": stage, "m": len(active), "active": list(active)})
+        yield StepInfo(stage, len(active), active, searching=False)
+
+    def _stage(self, i: int) -> int:
+        """What is reported as a stage: turns where there are several, else the stages of the sizes."""
+        turns = self.turn_steps < self.setting.total_steps
+        return i // self.turn_steps if turns else i * self.plugin.stages // self.setting.total_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"freezer": self.freezer.state_dict(), "turn": self.turn, "announced": self.announced}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.freezer.load_state_dict(state["freezer"])
+        self.turn, self.announced = state["turn"], state["announced"]

@@ -1,0 +1,56 @@
+"""LISA: a few blocks drawn at random train at a time, embeddings and head always."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from entprog.core.types import Method, Setting
+from entprog.methods._unranked import BoundUnranked, Unranked
+
+__all__ = ["Lisa"]
+
+TURNS = 25
+"""Turns of a phase, where `every` does not say how long one is."""
+LONGEST = 20
+"""Steps of a turn at most then: the interval of the authors' own script."""
+
+
+@dataclass(frozen=True)
+class Lisa(Unranked):
+    """Trains gamma blocks drawn anew every so many steps, and what lies outside the blocks always (arXiv 2403.17919).
+
+    Blocks are drawn uniformly without repetition, as in the paper: its probabilities are 1 for embeddings and head
+    and gamma / L for every block.
+
+    Attributes:
+        gamma: blocks that train at a time; the paper uses 2 and more. All of them in a phase that has fewer.
+        every: steps of a turn, the paper's K; 0 for a 25th of the phase, at most 20.
+        states: what becomes of the optimizer states of blocks that freeze: "drop" them, which saves the memory, or
+            "keep" them, as the authors' first script did.
+        resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
+    """
+
+    gamma: int = 2
+    every: int = 0
+    states: Literal["drop", "keep"] = "drop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma < 1:
+            raise ValueError(f"method_options.gamma = {self.gamma}: must be at least 1")
+        if self.every < 0:
+            raise ValueError(f"method_options.every = {self.every}: give steps, or 0 to have them chosen")
+
+    def turn_steps(self, names: Sequence[str], steps: int) -> int:
+        """`every`, or what the docstring says of 0."""
+        return self.every or max(1, min(LONGEST, steps // TURNS))
+
+    def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
+        """gamma of the blocks."""
+        drawn = set(random.Random(f"lisa {seed} {turn}").sample(names, min(self.gamma, len(names))))
+        return tuple(name for name in names if name in drawn)
+
+    def bind(self, setting: Setting) -> Method:
+        """Needs neither ranking nor schedule."""
+        return BoundUnranked(setting, self, states=self.states)

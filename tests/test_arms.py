@@ -1,0 +1,51 @@
+"""The benchmark's arms: each resolves to a valid configuration of the demo's recipe."""
+
+import tomllib
+import warnings
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from entprog.combinations import problems
+from entprog.config import Config
+from entprog.validate import Reader, without_others_options
+
+ASSETS = files("entprog") / "assets"
+ARMS: dict[str, dict[str, Any]] = tomllib.loads((ASSETS / "bench" / "arms.toml").read_text(encoding="utf-8"))
+NAMED = (
+    "full", "full-saving", "full-cheap", "full-frames", "full-resolution", "full-batch", "lora-16", "lora-128", "lisa",
+    "badam", "galore", "adafactor", "tread", "paper", "paper-linear", "paper-random", "probe", "descending",
+    "per-second", "mixed", "workloads", "order-cei", "order-random", "order-first", "order-last", "order-reverse",
+    "order-gradient", "order-snr",
+)  # fmt: skip
+"""What the protocol promises."""
+
+
+def laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key for key in under.keys() & over.keys() if isinstance(under[key], dict) and isinstance(over[key], dict)}
+    return {**under, **over, **{key: laid_over(under[key], over[key]) for key in both}}
+
+
+def resolved(arm: dict[str, Any]) -> Config:
+    recipe = tomllib.loads((ASSETS / "demo.toml").read_text(encoding="utf-8"))
+    over = {key: value for key, value in arm.items() if key not in ("about", "lr_factor")}
+    reader = Reader("arm")
+    config = reader.config(reader.with_overrides(laid_over(without_others_options(recipe, over), over), []))
+    found = [f"{finding.keys[0]}{finding.text}" for finding in problems(config, files=False)]
+    assert not reader.problems and not found, [*reader.problems, *found]
+    return config
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_is_a_valid_run_of_the_demo(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolved(ARMS[name])
+    assert ARMS[name]["about"] and ARMS[name].get("lr_factor", 1.0) > 0
+
+
+def test_the_library_holds_what_the_protocol_promises() -> None:
+    assert set(NAMED) <= ARMS.keys()
+    configs = {name: resolved(arm) for name, arm in ARMS.items()}
+    assert len({str(config) for config in configs.values()}) == len(ARMS), "no two are the same run"
