@@ -16,7 +16,7 @@ from entprog.console import plain_errors
 from entprog.validate import read_config
 from fake_run import make_run
 
-COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "report")
+COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "report", "bench")
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Parts of ours that a part may import beside itself; a part that is not named may import all."""
 
+MAY_IMPORT["bench"] = MAY_IMPORT["train"] | {"keys", "nets", "train", "values"}
+
 OUTSIDE: dict[str, set[str]] = {
     "core": {"torch"},
     "scores": {"torch"},

@@ -11,7 +11,16 @@ from cyclopts import App, Parameter, UnknownOptionError
 
 from entprog import keys
 from entprog.console import plain_errors
-from entprog.options import Overrides, integers, pairs, with_a_key, with_overrides_set, within_limits, without_none
+from entprog.options import (
+    Overrides,
+    integers,
+    listed,
+    pairs,
+    with_a_key,
+    with_overrides_set,
+    within_limits,
+    without_none,
+)
 from entprog.validate import ConfigError, read_config
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
@@ -353,6 +362,51 @@ def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = 
     from entprog.report import write_report
 
     print(write_report(runs, out))
+
+
+@app.command(sort_key=7)
+def bench(
+    suite: str,
+    /,
+    *,
+    arms: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    seeds: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    minutes: float = 0.0,
+    results: Path = Path("benchmarks/results"),
+    runs: Path = Path("runs/bench"),
+    calibrate: Annotated[bool, Parameter(negative=())] = False,
+    only_report: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Compare ways of training under one protocol: a record a run, tables and a page from the records.
+
+    Makes the runs of a suite that have no record yet: for each arm what its
+    steps cost, the sweep of its learning rate, then every seed at every budget.
+    Stop it at any time; the same command goes on where it stopped, bit for bit.
+
+        entprog bench smoke
+        entprog bench nano --minutes 50
+        entprog bench nano --arms lora-16 --seeds 0
+        entprog bench nano --calibrate
+
+    Args:
+        suite: the name of a shipped suite, or a TOML file.
+        arms: only these arms of the suite; repeat it, or list them with commas.
+        seeds: only these seeds.
+        minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
+        results: records, tables and pictures go to a folder of the suite's name in it.
+        runs: run folders, sample clips and the page, likewise.
+        calibrate: no runs; time the steps of all arms in turns, for seconds that mean something.
+        only_report: no runs; tables and page from the records that are there.
+    """
+    from entprog.bench.verb import bench as verb
+
+    command = ["entprog", "bench", suite, *(f"--{key}={value}" for key, value in (
+        ("arms", ",".join(arms)), ("seeds", ",".join(seeds)),
+    ) if value)]  # fmt: skip
+    verb(
+        suite, arms=listed(arms), seeds=integers("seeds", seeds), minutes=minutes, results=results, runs=runs,
+        calibrate=calibrate, only_report=only_report, command=shlex.join(command),
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -48,8 +48,12 @@ def pairs(overrides: Sequence[str], **options: str | None) -> list[tuple[str, st
     return [(key, value) for key, _, value in parts] + list(without_none(options).items())
 
 
+def listed(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
+
+
 def integers(name: str, texts: Sequence[str]) -> list[int]:
-    parts = [part.strip() for text in texts for part in text.split(",")]
+    parts = listed(texts)
     if wrong := [part for part in parts if not re.fullmatch(r"\d+", part)]:
         raise ValueError(f"--{name} {wrong[0]!r}: expected integers, such as --{name} 32,64")
     return [int(part) for part in parts]

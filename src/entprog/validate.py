@@ -75,8 +75,26 @@ def read_config(
     Raises:
         ConfigError: anything is wrong.
     """
-    reader = Reader("" if path is None else str(path))
-    tree = {} if path is None else _parsed(Path(path))
+    tree = {} if path is None else parsed(Path(path))
+    name = "" if path is None else str(path)
+    return config_of(tree, name, overrides, resolved=resolved, planned=planned)
+
+
+def config_of(
+    tree: dict[str, Any],
+    name: str = "",
+    overrides: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    *,
+    resolved: bool = False,
+    planned: bool = False,
+    quiet: bool = False,
+) -> Config:
+    """`read_config` of a recipe that was read already; `name` is where it came from, for the messages.
+
+    Args:
+        quiet: no warnings.
+    """
+    reader = Reader(name)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(overrides)
     config = reader.config(reader.with_overrides(tree, pairs))
     for finding in combinations.problems(config, files=not resolved and not planned):
@@ -85,9 +103,9 @@ def read_config(
             reader.problem(finding.keys[0], finding.text, bad=False)
     if reader.problems:
         raise ConfigError(reader.problems)
-    if not resolved:
+    if not resolved and not quiet:
         for finding in combinations.without_effect(config, reader.given, reader.typed):
-            warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=2)
+            warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
 
@@ -215,8 +233,8 @@ class Reader:
         return values
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    """The file's tables.
+def parsed(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
 
     Raises:
         ConfigError: there is no file, or no TOML in it.

@@ -15,6 +15,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")
 
 
+def rendered_people(config: DataConfig) -> RenderedPeople:
+    """What a configuration without data.path renders."""
+    return RenderedPeople(
+        domain=config.domain,
+        subjects=config.subjects,
+        clips_per_subject=config.clips_per_subject,
+        holdout=config.holdout,
+        frames=config.frames,
+        sizes=tuple(config.sizes),
+        seed=config.seed,
+    )
+
+
 def open_data(config: DataConfig, *, progress: bool = True) -> Shards:
     """The data set of a run; people are rendered at first use.
 
@@ -25,15 +38,7 @@ def open_data(config: DataConfig, *, progress: bool = True) -> Shards:
     if config.path:
         shards = Shards(config.path)
     else:
-        spec = RenderedPeople(
-            domain=config.domain,
-            subjects=config.subjects,
-            clips_per_subject=config.clips_per_subject,
-            holdout=config.holdout,
-            frames=config.frames,
-            sizes=tuple(config.sizes),
-            seed=config.seed,
-        )
+        spec = rendered_people(config)
         cache = Path(config.cache) if config.cache else cache_folder()
         shards = Shards(render_data_set(spec, cache, codec, workers=config.workers, progress=progress))
     if shards.about.get("codec_hash") != codec.hash:

@@ -24,6 +24,10 @@ from entprog.train.state import Session
 from entprog.train.watch import Watch
 
 
+class NotFinite(ValueError):
+    """The loss or a gradient is not finite: training has diverged."""
+
+
 @dataclass
 class Phase:
     """Everything that one phase trains with."""
@@ -51,7 +55,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
     Workloads of a phase may differ in everything, the batch included: places in the data count samples.
 
     Raises:
-        ValueError: the loss or a gradient is not finite; nothing of that step is kept.
+        NotFinite: the loss or a gradient is not finite; nothing of that step is kept.
     """
     config, method, task = session.config.train, phase.method, session.task
     rate = learning_rates(config, phase.config, *session.span(phase.number))
@@ -73,18 +77,20 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             metered.enter_context(_metered(session, phase, first, workload))
             loss = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
-                raise ValueError(_not_finite(session, phase, i, "loss", loss))
+                raise NotFinite(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
             norm = _clip(task.model, phase.optimizer, config.max_grad_norm)
             # A scaler skips such a step by itself and lowers its scale.
             if not math.isfinite(norm) and not phase.scaler.is_enabled():
-                raise ValueError(_not_finite(session, phase, i, "gradient's norm", norm))
+                raise NotFinite(_not_finite(session, phase, i, "gradient's norm", norm))
             phase.scaler.step(phase.optimizer)
             phase.scaler.update()
             phase.optimizer.zero_grad(set_to_none=True)
         phase.position.took(replayed, first, samples(i))
         if not info.discardable:
             session.averages.update(task.model)
+        if task.device.type == "cuda":  # the optimizer's step is still under way
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         cost = session.costs[workload]
         _account(session, phase, i, info, workload, loss, norm, rate(replayed), cost, seconds, place)
@@ -92,6 +98,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
         session.step += 1
         session.log.step = session.step
+        if session.after_step is not None:
+            session.after_step()
         if i + 1 == phase.config.steps:
             break  # the end of a phase reads the holdout and saves, and only then stops
         stopped = session.stop is not None and session.stop.number is not None
@@ -203,7 +211,8 @@ def _account(
         "lr": lr, "grad_norm": norm, "m": info.m, "active": [place[name] for name in info.active],
         "trainable_params": trained, "seconds": round(seconds, 5), "elapsed": round(session.log.elapsed, 4),
         "flops": cost.flops, "bytes_peak": cost.peak, "bytes_live": cost.by_category, "frames": shape.frames,
-        "resolution": shape.resolution, "batch": shape.batch, "searching": info.searching,
+        "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
+        "searching": info.searching,
     })  # fmt: skip
 
 

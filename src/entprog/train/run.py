@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,13 +52,17 @@ from entprog.train.watch import Watch
 
 
 @terminable()
-def train(config: Config, *, resume_from_checkpoint: str | None = None, command: str = "") -> Path:
+def train(
+    config: Config, *, resume_from_checkpoint: str | None = None, command: str = "",
+    after_step: Callable[[], None] | None = None,
+) -> Path:  # fmt: skip
     """Train as configured and return the run folder.
 
     Args:
         config: the whole run; `config.output_dir` must not exist unless resuming.
         resume_from_checkpoint: "latest" or a checkpoint folder; the run continues bit for bit on a CPU.
         command: what the user typed, kept in run.json.
+        after_step: called after each step, outside of what is timed; then no bar is shown.
 
     Raises:
         ValueError: a wrong setting, a folder that exists, a checkpoint that does not fit, or a loss that is not
@@ -87,6 +92,7 @@ def train(config: Config, *, resume_from_checkpoint: str | None = None, command:
     write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
     log = RunLog(run, config.train.report_to)
     session = Session(config, run, task, shards, log, Averages(task.model, config.train.ema_decay))
+    session.after_step = after_step
     try:
         if saved is not None:
             _restore(session, saved)
@@ -117,7 +123,7 @@ def _phases(session: Session, saved: dict[str, Any] | None) -> None:
     total = sum(phase.steps for _, phase in active)
     first = saved["phase_number"] if saved else 0
     stop = session.stop = StopSignal()
-    with stop.watching(), tqdm(total=total, initial=session.step, desc="Steps", unit="step") as bar:
+    with stop.watching(), _bar(session, total) as bar:
         for number, (name, settings) in enumerate(active):
             if number < first:
                 continue
@@ -125,6 +131,11 @@ def _phases(session: Session, saved: dict[str, Any] | None) -> None:
             _one_phase(session, number, name, settings, mine, bar)
             if stop.number is not None and number + 1 < len(active):
                 raise SystemExit(128 + stop.number)
+
+
+def _bar(session: Session, total: int) -> tqdm:
+    quiet = session.after_step is not None
+    return tqdm(total=total, initial=session.step, desc="Steps", unit="step", disable=quiet)
 
 
 def _one_phase(
@@ -279,7 +290,7 @@ def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
     with freezer.whole() if freezer else nullcontext(), session.averages.applied(session.task.model):
         losses = [float(session.task.loss(draw)) for draw in holdout]
         session.holdout_loss = sum(losses) / len(losses)
-        session.log.event("holdout", {"loss": session.holdout_loss, "per_draw": losses})
+        session.log.event("holdout", {"loss": session.holdout_loss, "per_draw": losses, **session.totals.so_far()})
         if config.train.validation_clips and phase.config.pose:
             few = replace(
                 config.evaluate,

@@ -39,15 +39,22 @@ class Totals:
     bytes_peak: int = 0
     byte_seconds: float = 0.0
 
+    def so_far(self) -> dict[str, float]:
+        """What was spent until now, as a point of a curve needs it."""
+        return {
+            "flops": self.flops + self.flops_scoring + self.flops_cache,
+            "seconds": self.seconds_training + self.seconds_scoring,
+        }
+
     def summary(self, holdout_loss: float | None) -> dict[str, Any]:
         """The content of totals.json."""
-        seconds = self.seconds_training + self.seconds_scoring
+        spent = self.so_far()
         return {
             "steps": self.steps,
-            "seconds": seconds,
+            "seconds": spent["seconds"],
             "seconds_scoring": self.seconds_scoring,
             "seconds_search": self.seconds_search,
-            "flops": self.flops + self.flops_scoring + self.flops_cache,
+            "flops": spent["flops"],
             "flops_scoring": self.flops_scoring,
             "flops_search": self.flops_search,
             "flops_cache": self.flops_cache,
@@ -115,6 +122,7 @@ class Session:
     history: list[float] = field(default_factory=list)
     validate: Callable[..., None] = lambda phase: None
     compiled: Compiled | None = None
+    after_step: Callable[[], None] | None = None
 
     def span(self, number: int) -> tuple[int, int | None]:
         """Steps before phase `number` and in all, where the learning rate's schedule spans the run."""

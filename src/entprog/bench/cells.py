@@ -1,0 +1,275 @@
+"""Which runs a suite needs, as far as the records that are there can tell: a pure function of both.
+
+base    the weights that all arms start from, where the suite makes its own
+pilot   one short run an arm: what its steps cost
+tune    the sweep of its learning rate, at the steps that a budget buys by the pilot
+final   every seed at every budget, at the rate and by the costs of the sweep's best run
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from math import inf, log
+from typing import Any
+
+from entprog import plugins
+from entprog.bench.address import address
+from entprog.bench.costs import PhaseCost, costs
+from entprog.bench.rates import Sweep, rounded, sweep
+from entprog.bench.record import Record
+from entprog.bench.suite import Suite
+from entprog.config import Config, DataConfig
+
+EQUAL_STEPS = "steps"
+"""The budget of a run that takes the recipe's steps, whatever they cost it."""
+
+Budget = float | str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        factor: of the recipe's learning rates.
+        exam: whose held-out people its weights are examined on; None for none.
+        weight: about what it takes, in runs of the reference.
+        base: the address of the run whose weights it starts from; "" where the configuration names them.
+    """
+
+    kind: str
+    arm: str
+    seed: int
+    factor: float
+    steps: Mapping[str, int]
+    config: Config
+    exam: DataConfig | None
+    address: str
+    weight: float
+    base: str = ""
+
+
+@dataclass
+class Plan:
+    """What there is and what comes next.
+
+    Attributes:
+        finals: the run of each (arm, budget, seed), as far as known; several may be one.
+        sweeps: the state of each (arm, tuning budget).
+        missing: runs to make now, in order; those that depend on their results come with the next plan.
+        notes: what can't be run, and why.
+        done, ahead: runs by weight, those ahead estimated.
+    """
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    finals: dict[tuple[str, Budget, int], Cell] = field(default_factory=dict)
+    sweeps: dict[tuple[str, float], Sweep] = field(default_factory=dict)
+    missing: list[Cell] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    done: float = 0.0
+    ahead: float = 0.0
+
+
+def plan(
+    suite: Suite, records: Mapping[str, Record], *, arms: Collection[str] = (), seeds: Collection[int] = ()
+) -> Plan:
+    """The runs of a suite, or of some of its arms and seeds.
+
+    Runs alternate between arms: pilots, then the sweeps rate by rate, then the finals seed by seed.
+    """
+    return _Planner(suite, records, tuple(arms or suite.settings.arms), tuple(seeds or suite.settings.seeds)).plan()
+
+
+@dataclass
+class _Planner:
+    suite: Suite
+    records: Mapping[str, Record]
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    found: Plan = field(default_factory=Plan)
+
+    def plan(self) -> Plan:
+        settings = self.suite.settings
+        if self.suite.base and self.made.address not in self.records:
+            self.found.cells[self.made.address] = self.made
+            self.found.missing = [self.made]
+            self.found.ahead = self.made.weight + self.whole * len(self.arms)
+            return self.found
+        order = [arm for arm in settings.arms if arm in self.arms or arm == settings.reference]
+        pilots = {arm: self.pilot(arm) for arm in order}
+        expected = 0.0
+        if pilots[settings.reference].address in self.records:
+            for arm in order:
+                if arm in self.arms and pilots[arm].address in self.records:
+                    expected += self.arm(arm, pilots[arm])
+                elif arm in self.arms:
+                    expected += self.whole
+        else:
+            expected = self.whole * len(self.arms)
+        cells = list(self.found.cells.values())
+        kinds = ("pilot", "tune", "final")
+        self.found.missing = sorted(
+            (cell for cell in cells if cell.address not in self.records), key=lambda cell: kinds.index(cell.kind)
+        )
+        self.interleave()
+        self.found.done = sum(cell.weight for cell in cells if cell.address in self.records)
+        self.found.ahead = sum(cell.weight for cell in self.found.missing) + expected
+        return self.found
+
+    def interleave(self) -> None:
+        """Round robin over the arms: the first missing run of each, then the second, and so on."""
+        turns: dict[tuple[str, int, str], int] = {}
+        keyed = []
+        for cell in self.found.missing:
+            group = (cell.kind, cell.seed, cell.arm)
+            turns[group] = turns.get(group, -1) + 1
+            rank = ("pilot", "tune", "final").index(cell.kind)
+            keyed.append(((rank, cell.seed, turns[group], self.suite.settings.arms.index(cell.arm)), cell))
+        self.found.missing = [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
+
+    @cached_property
+    def made(self) -> Cell:
+        """The run that makes the weights which all arms start from."""
+        config = self.suite.base_config()
+        steps = {name: phase.steps for name, phase in config.phases.items()}
+        return Cell("base", "base", config.train.seed, 1.0, steps, config, None, address(config, {}), 1.0)
+
+    @property
+    def whole(self) -> float:
+        """What an arm takes of which nothing is known: its sweeps and its finals."""
+        settings, tuning = self.suite.settings, self.suite.tuning
+        sweeps = sum(tuning.budgets) * len(settings.rates) if len(settings.rates) > 1 else 0.0
+        return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
+
+    def pilot(self, arm: str) -> Cell:
+        suite = self.suite
+        least = least_steps(suite.config(arm))
+        steps = {name: max(least, round(suite.tuning.pilot * count)) for name, count in suite.steps.items()}
+        # The lowest rate of the sweep: what a step costs is known from any, and this one diverges last.
+        factor = rounded(suite.arms[arm].lr_factor * suite.settings.rates[0])
+        return self.cell("pilot", arm, suite.tuning.seed, factor, steps, suite.tuning.pilot)
+
+    def arm(self, arm: str, pilot: Cell) -> float:
+        """The sweeps of an arm and, once they are over, its finals; what lies ahead that is not known yet."""
+        settings, tuning = self.suite.settings, self.suite.tuning
+        known = self.costs_of(pilot)
+        if known is None:
+            self.found.notes.append(f"{arm}: its pilot diverged at {pilot.factor:g} times the recipe's rates; left out")
+            return 0.0
+        best: dict[float, tuple[float, Mapping[str, PhaseCost]]] = {}
+        ahead, waiting = 0.0, False
+        for budget in tuning.budgets if len(settings.rates) > 1 else ():
+            steps = self.bought(arm, known, budget)
+            if steps is None:
+                continue
+            cells = {}
+            centre = self.suite.arms[arm].lr_factor
+            losses: dict[float, float] = {}
+            while True:
+                state = sweep(settings.rates, losses, tuning.widen)
+                for rate in state.tried:
+                    if rate not in cells:
+                        factor = rounded(centre * rate)
+                        cells[rate] = self.cell("tune", arm, tuning.seed, factor, steps, budget)
+                new = {
+                    rate: exam_loss(self.records[cells[rate].address])
+                    for rate in state.missing
+                    if cells[rate].address in self.records
+                }
+                if not new:
+                    break
+                losses |= new
+            self.found.sweeps[arm, budget] = state
+            if state.best is None:
+                ahead, waiting = ahead + 0.5 * budget, True  # it may have to be widened
+                continue
+            won = cells[state.best]
+            measured = self.costs_of(won)
+            if measured is None:
+                self.found.notes.append(f"{arm}: diverged at every rate that was tried; left out")
+                return 0.0
+            best[budget] = won.factor, measured
+        if len(settings.rates) == 1:
+            best[1.0] = rounded(self.suite.arms[arm].lr_factor * settings.rates[0]), known
+        if waiting:
+            return ahead + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
+        if best:
+            self.finals(arm, best)
+        return 0.0
+
+    def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]]]) -> None:
+        settings = self.suite.settings
+        for seed in self.seeds:
+            for budget in (*settings.budgets, *((EQUAL_STEPS,) if settings.equal_steps else ())):
+                size = 1.0 if isinstance(budget, str) else budget
+                factor, known = best[min(best, key=lambda tuned: abs(log(tuned / size)))]
+                steps: Mapping[str, int] | None = self.suite.steps
+                if not isinstance(budget, str):
+                    steps = self.bought(arm, known, budget)
+                if steps is not None:
+                    self.found.finals[arm, budget, seed] = self.cell("final", arm, seed, factor, steps, size)
+
+    @cached_property
+    def unit(self) -> dict[str, PhaseCost]:
+        """What the reference's phases cost, from its pilot."""
+        known = self.costs_of(self.pilot(self.suite.settings.reference))
+        if known is None:
+            raise ValueError(f"{self.suite.name}: the reference's pilot diverged; lower the recipe's learning rates")
+        return known
+
+    def bought(self, arm: str, known: Mapping[str, PhaseCost], budget: float) -> dict[str, int] | None:
+        """Steps by phase that cost what the reference's cost, `budget` times the recipe's; None where too few do."""
+        found = {}
+        for name, count in self.suite.steps.items():
+            reference = round(budget * count)
+            found[name] = reference
+            if arm != self.suite.settings.reference:
+                found[name] = known[name].steps(self.unit[name].total(reference))
+        least = least_steps(self.suite.config(arm))
+        if short := [name for name, steps in found.items() if steps < least]:
+            note = f"{arm}: {budget:g} x the reference's cost buys too few steps in {', '.join(short)}; left out there"
+            if note not in self.found.notes:
+                self.found.notes.append(note)
+            return None
+        return found
+
+    def costs_of(self, cell: Cell) -> dict[str, PhaseCost] | None:
+        record = self.records[cell.address]
+        known = costs(record)
+        return known if record["status"] == "finished" and known.keys() >= self.suite.steps.keys() else None
+
+    def cell(self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float) -> Cell:
+        suite, tuning = self.suite, kind != "final"
+        config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
+        exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
+        about = {} if exam is None else exam_said(suite, exam, quality=kind == "final")
+        base = str(self.records[self.made.address]["weights"]) if suite.base else ""
+        where = self.made.address if suite.base else ""
+        named = address(config, about, base)
+        made = Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where)
+        return self.found.cells.setdefault(made.address, made)
+
+
+def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:
+    """All that an exam's numbers follow from."""
+    told: dict[str, Any] = {"data": asdict(data), "clips": suite.exam.clips, "repeats": suite.exam.repeats}
+    for key in ("workers", "cache"):
+        del told["data"][key]
+    evaluate = suite.recipe.get("evaluate", {})
+    if quality and evaluate.get("clips", 1):
+        told |= {"evaluate": dict(evaluate), "sample": dict(suite.recipe.get("sample", {}))}
+    return told
+
+
+def exam_loss(record: Record) -> float:
+    """What a run is judged by; infinite for one that diverged."""
+    return float(record["exam"]["loss"]) if record["status"] == "finished" else inf
+
+
+def least_steps(config: Config) -> int:
+    """The fewest steps that a phase can have: two for each stage, besides its search."""
+    if not plugins.ranked(config.method):
+        return 4
+    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    searched = schedule.search_steps if schedule.estimator != "none" else 0
+    return int(max(4, schedule.stages * (searched + 2)))

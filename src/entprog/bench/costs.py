@@ -1,0 +1,56 @@
+"""What an arm's steps cost, from a run that was made, and how many of them a budget buys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """Exact FLOPs of a phase of any length, if its stages train what they trained in the run that this is from.
+
+    Attributes:
+        fixed: scoring, and readings of the holdout.
+        searching: steps that search in each stage, and what they cost together.
+        each: FLOPs of one of the other steps, by stage.
+    """
+
+    fixed: float
+    searching: tuple[tuple[int, float], ...]
+    each: tuple[float, ...]
+
+    @classmethod
+    def of(cls, phase: Mapping[str, Any]) -> "PhaseCost":
+        """From a phase of a record."""
+        stages = phase["stages"]
+        return cls(
+            fixed=phase["flops"] - phase["flops_steps"],
+            searching=tuple((stage["searching"], stage["flops_searching"]) for stage in stages),
+            each=tuple(stage["flops_step"] for stage in stages),
+        )
+
+    def total(self, steps: int) -> float:
+        """FLOPs of a phase of so many steps."""
+        count, total = len(self.each), self.fixed
+        for stage, ((searched, spent), each) in enumerate(zip(self.searching, self.each, strict=True)):
+            length = -(-(stage + 1) * steps // count) - -(-stage * steps // count)
+            total += spent + max(0, length - searched) * each
+        return total
+
+    def steps(self, budget: float) -> int:
+        """The most steps that cost no more than `budget`; 0 where even the search costs more."""
+        low, high = 0, 1
+        while self.total(high) <= budget:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.total(middle) <= budget:
+                low = middle
+            else:
+                high = middle
+        return low
+
+
+def costs(record: Mapping[str, Any]) -> dict[str, PhaseCost]:
+    """The costs by phase of a record's run."""
+    return {name: PhaseCost.of(phase) for name, phase in record["phases"].items()}

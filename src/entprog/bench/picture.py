@@ -1,0 +1,124 @@
+"""Charts of a suite as standalone SVG, for Markdown and for the page alike: lines and dots, named where they end."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from entprog.report.charts import ticks
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 460, 84, 170, 64, 52
+COLOURS = ("#0b6bb5", "#cf5208", "#0a8a66", "#a3508c", "#8a6a00", "#4b5563", "#b3261e", "#3b7d9e", "#6a8f00", "#7d4fc4")
+STYLE = (
+    "text{font:13px system-ui,-apple-system,'Segoe UI','Liberation Sans',sans-serif;fill:#333}"
+    ".title{font-size:17px;font-weight:600;fill:#111}.grid{stroke:#e6e6e6}.tick{fill:#666}"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round}.error{stroke-width:1.5}.lead{stroke-width:.8;opacity:.6}"
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y, error of y), joined by a line; `strong` is drawn heavier, for what others are compared with."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+    strong: bool = False
+
+
+def chart(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], *, x_text: Callable[[float], str],
+    kind: str = "number", logarithmic: bool = False, dots: bool = True,
+) -> str:  # fmt: skip
+    """A standalone SVG of 900 x 460 px; "" where there is nothing to draw.
+
+    Args:
+        x_text: how a value on the horizontal axis is written.
+        kind: what the horizontal axis counts ("number", "bytes"), for round steps.
+        logarithmic: whether that axis is.
+        dots: whether each point is marked, with its error.
+    """
+    points = [point for each in series for point in each.points]
+    if not points:
+        return ""
+    scale = math.log10 if logarithmic else float
+    xs = [scale(x) for x, _, _ in points]
+    lows, highs = [y - e for _, y, e in points], [y + e for _, y, e in points]
+    x_low, x_high = _wider(min(xs), max(xs))
+    y_low, y_high = _wider(min(lows), max(highs))
+
+    def across(x: float) -> float:
+        return LEFT + (scale(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def up(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    body = [_grid_y(y, up(y)) for y in ticks(y_low, y_high)]
+    if logarithmic:
+        values = [10**value for value in ticks(x_low, x_high, 4)]
+    else:
+        values = ticks(x_low, x_high, 5, kind)
+    body += [
+        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" class="tick">'
+        f"{escape(x_text(x))}</text>"
+        for x in values
+    ]
+    names: list[tuple[float, float, str, str]] = []
+    for i, each in enumerate(series):
+        if not each.points:
+            continue
+        colour = COLOURS[i % len(COLOURS)]
+        placed = [(across(x), up(y), up(y - e) - up(y)) for x, y, e in each.points]
+        if len(placed) > 1:
+            path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
+            width = ' style="stroke-width:3.5"' if each.strong else ""
+            body.append(f'<path d="{path}" class="line" stroke="{colour}"{width}/>')
+        for (x, y, e), (_, value, _) in zip(placed, each.points, strict=True):
+            if dots and e:
+                ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{y - e:.1f}" y2="{y + e:.1f}"'
+                body.append(f'<line {ends} class="error" stroke="{colour}"/>')
+            if dots:
+                told = escape(f"{each.name}: {value:.5g}")
+                radius = 6 if each.strong else 4
+                body.append(
+                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{told}</title></circle>'
+                )
+        x, y, _ = max(placed)
+        names.append((y, x, each.name, colour))
+    body += _names(names)
+    label = escape(f"{title}. Horizontal: {x_label}. Vertical: {y_label}.")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'role="img" aria-label="{label}"><style>{STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>'
+        f'<text x="16" y="28" class="title">{escape(title)}</text><text x="16" y="50">{escape(y_label)}</text>'
+        f"{''.join(body)}"
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_label)}</text>'
+        "</svg>\n"
+    )
+
+
+def _grid_y(value: float, at: float) -> str:
+    return (
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>'
+        f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end" class="tick">{value:.6g}</text>'
+    )
+
+
+def _names(ends: Sequence[tuple[float, float, str, str]]) -> list[str]:
+    """Names in a column at the right, each joined to where its line ends, none over another."""
+    gap, found = 16.0, []
+    place = TOP - gap
+    ordered = sorted(ends)
+    for i, (y, x, name, colour) in enumerate(ordered):
+        highest = HEIGHT - BOTTOM - gap * (len(ordered) - 1 - i)
+        place = min(max(place + gap, y), max(highest, place + gap))
+        left = WIDTH - RIGHT + 24
+        found.append(
+            f'<line x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}" class="lead" stroke="{colour}"/>'
+            f'<text x="{left}" y="{place + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
+        )
+    return found
+
+
+def _wider(low: float, high: float) -> tuple[float, float]:
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room

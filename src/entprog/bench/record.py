@@ -1,0 +1,163 @@
+"""One JSON file a run: made once, never edited, only added to by further files.
+
+A record's `digest` is the SHA-256 of the rest, so that an edited one is refused.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from entprog.data.shards import write_atomically
+
+FORMAT = 1
+
+Record = dict[str, Any]
+"""Plain values, as a record's file has them; `of_run` says what is in it."""
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record's content."""
+    content = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def add_record(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write a record under its address.
+
+    Raises:
+        ValueError: there is one already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['address']}.json"
+    if path.exists():
+        raise ValueError(f"{path}: exists; records are never edited")
+    plain = json.loads(json.dumps({"format": FORMAT, **record}))  # floats and tuples as they will be read back
+    write_atomically(path, json.dumps({**plain, "digest": digest(plain)}, indent=1) + "\n")
+    return path
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """All records of a folder by address.
+
+    Raises:
+        ValueError: one is no record, or was edited.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not readable as JSON ({error}); delete it, and its run is made again") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ValueError(f"{path}: no record of the benchmark in format {FORMAT}")
+        if record.get("digest") != digest(record):
+            raise ValueError(f"{path}: was edited after it was made; put it back, or delete it and run it again")
+        found[str(record["address"])] = record
+    return found
+
+
+def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -> Record:
+    """The record of a finished or diverged run.
+
+    Args:
+        head: what the benchmark says of the run: address, suite, kind, arm, seed, factor, steps, config, ...
+        exam: what its final weights are worth; None where it has none.
+
+    Returns:
+        head, with `run` (command, commit, versions, device, threads, times), `totals` (as totals.json), `curve`
+        (readings of the run's own holdout with all that was spent until then), `phases` (steps and costs by stage,
+        workloads with their number of steps), `trials`, `choices` and `rankings`, and `exam`.
+    """
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    totals = run / "totals.json"
+    rows, events = _lines(run / "log.jsonl"), _lines(run / "events.jsonl")
+    readings = [event for event in events if event["event"] == "holdout"]
+    return {
+        **head,
+        "run": {key: about.get(key) for key in (
+            "command", "commit", "versions", "device", "capability", "threads", "started", "finished",
+        )},
+        "totals": json.loads(totals.read_text(encoding="utf-8")) if totals.is_file() else None,
+        "curve": [
+            {"phase": _phase(event), **{key: event[key] for key in ("step", "loss", "flops", "seconds")}}
+            for event in readings
+        ],
+        "phases": _phases(rows, readings),
+        "trials": [_trial(event) for event in events if event["event"] == "trial"],
+        "choices": [
+            {"phase": _phase(event), **{key: event[key] for key in ("stage", "m", "candidate", "efficiency")}}
+            for event in events if event["event"] == "choice"
+        ],
+        "rankings": [
+            {"phase": _phase(event), "step": event["step"], "order": event["order"], "flops": event["flops"]}
+            for event in events if event["event"] == "rank"
+        ],
+        "warnings": [event["message"] for event in events if event["event"] == "warning"],
+        "exam": exam,
+    }  # fmt: skip
+
+
+def _phases(rows: list[Record], readings: list[Record]) -> dict[str, Any]:
+    """What each phase cost, stage by stage; `flops` holds scoring and readings, too."""
+    found: dict[str, Any] = {}
+    before = 0.0
+    for name in dict.fromkeys(_phase(row) for row in rows):
+        mine = [row for row in rows if _phase(row) == name]
+        spent = [event["flops"] for event in readings if _phase(event) == name]
+        steps = sum(row["flops"] for row in mine)
+        total = spent[-1] - before if spent else steps
+        before += total
+        found[name] = {
+            "steps": len(mine),
+            "flops": total,
+            "flops_steps": steps,
+            "seconds_steps": sum(row["seconds"] for row in mine),
+            "stages": [_stage([row for row in mine if row["stage"] == stage]) for stage in _stages(mine)],
+            "workloads": _workloads(mine),
+        }
+    return found
+
+
+def _stages(rows: Iterable[Record]) -> list[int]:
+    return sorted({row["stage"] for row in rows})
+
+
+def _stage(rows: list[Record]) -> dict[str, Any]:
+    plain = [row["flops"] for row in rows if not row["searching"]]
+    searched = [row["flops"] for row in rows if row["searching"]]
+    each = plain or searched
+    return {
+        "steps": len(rows),
+        "searching": len(searched),
+        "flops_searching": sum(searched),
+        "flops_step": sum(each) / len(each),
+    }
+
+
+def _workloads(rows: list[Record]) -> list[dict[str, Any]]:
+    """Distinct workloads, the most frequent first."""
+    keys = ("resolution", "frames", "batch", "tokens", "inputs", "flops", "bytes_peak")
+    counts = Counter((*(row.get(key) for key in keys), tuple(row["active"])) for row in rows)
+    return [
+        {**dict(zip(keys, values, strict=True)), "active": list(active), "steps": count}
+        for (*values, active), count in counts.most_common()
+    ]
+
+
+def _trial(event: Record) -> dict[str, Any]:
+    keys = ("stage", "step", "m", "candidate", "seconds", "flops", "loss_before", "loss_after", "gain", "gain_stderr")
+    return {"phase": _phase(event), **{key: event[key] for key in keys}}
+
+
+def _phase(row: Record) -> str:
+    """The phase's name, from that of its folder ("2-pose")."""
+    return str(row["phase"]).partition("-")[2]
+
+
+def _lines(path: Path) -> list[Record]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

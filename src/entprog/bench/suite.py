@@ -1,0 +1,329 @@
+"""A suite of the benchmark: TOML to typed values, everything that is wrong with it told at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from entprog import keys
+from entprog.bench.protocol import CLIPS, unsound, wrong
+from entprog.config import Config, DataConfig
+from entprog.validate import ConfigError, config_of, parsed
+from entprog.values import converted, outside, shown
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """[tuning] how each arm's learning rate is found.
+
+    Attributes:
+        seed: of the runs that it takes; one seed.
+        data: over the recipe's [data]: other people than the final runs train on.
+        exam: over the recipe's [data]: whose held-out people decide between rates.
+        budgets: multiples of the reference's cost at which rates are swept; a final run takes the nearest one's.
+        widen: how often a sweep may go on beyond each of its ends.
+        pilot: share of the recipe's steps that a first run takes, to know what an arm's steps cost.
+    """
+
+    seed: int = 1000
+    data: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
+    exam: dict[str, Any] = field(default_factory=lambda: {"seed": 2})
+    budgets: tuple[float, ...] = (1.0,)
+    widen: int = 4
+    pilot: float = 0.1
+
+
+@dataclass(frozen=True)
+class Exam:
+    """[exam] the held-out people that final numbers come from, whom nothing else has seen.
+
+    Attributes:
+        data: over the recipe's [data].
+        clips: held-out clips of the loss.
+        repeats: draws of each (other frames, times and noise); errors are over clips.
+    """
+
+    data: dict[str, Any] = field(default_factory=lambda: {"seed": 3})
+    clips: int = CLIPS
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a suite says beside its recipe and its arms.
+
+    Attributes:
+        about: a line on what is asked.
+        arms: names from the library (assets/bench/arms.toml) or from the suite's own [define.NAME].
+        reference: the arm whose cost is the unit of budgets, and that all are compared with.
+        seeds: of final runs.
+        budgets: costs, as multiples of what the reference takes for the recipe's steps.
+        equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it.
+        rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
+        caps: memory that an arm may take, such as "100MiB": a table for each.
+        readings: readings of the holdout while a run trains, for the curve.
+        smoke: only shows that all works: few seeds, clips and rates are no error, and no number means anything.
+    """
+
+    about: str = ""
+    arms: tuple[str, ...] = ()
+    reference: str = "full"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budgets: tuple[float, ...] = (1.0,)
+    equal_steps: bool = True
+    rates: tuple[float, ...] = (0.33, 1.0, 3.0)
+    caps: tuple[str, ...] = ()
+    readings: int = 8
+    smoke: bool = False
+
+
+LIMITS = {
+    "seeds": "[0, 4294967295]",
+    "budgets": "(0, inf)",
+    "rates": "(0, inf)",
+    "readings": "[0, inf)",
+    "tuning.seed": "[0, 4294967295]",
+    "tuning.budgets": "(0, inf)",
+    "tuning.widen": "[0, 20]",
+    "tuning.pilot": "(0, 1]",
+    "exam.clips": "[2, inf)",
+    "exam.repeats": "[1, inf)",
+}
+"""The numbers that each key takes, as intervals."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm lays over the recipe: a table of arms.toml, or [define.NAME] of a suite.
+
+    Attributes:
+        lr_factor: the centre of its sweep, as a multiple of the recipe's learning rates.
+    """
+
+    name: str
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    lr_factor: float = 1.0
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that has been read and checked.
+
+    Attributes:
+        base: [base], a recipe that is trained once, before all else, for the weights that every arm starts from; over
+            [recipe] but for its phases and its evaluation. Empty where the recipe's model.init names them.
+    """
+
+    name: str
+    settings: Settings
+    tuning: Tuning
+    exam: Exam
+    recipe: Mapping[str, Any]
+    arms: Mapping[str, Arm]
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The recipe's steps by phase, those that have any."""
+        return {name: phase["steps"] for name, phase in self.recipe["phases"].items() if phase["steps"] > 0}
+
+    def config(
+        self, arm: str, *, steps: Mapping[str, int] | None = None, factor: float = 1.0, seed: int = 0,
+        tuning: bool = False,
+    ) -> Config:  # fmt: skip
+        """A run of an arm.
+
+        Args:
+            steps: by phase; the recipe's where left out.
+            factor: of all the learning rates, as multiples of the recipe's.
+            tuning: on the people that rates are tuned on.
+
+        Raises:
+            ConfigError: the arm's settings do not go with the recipe's.
+        """
+        tree = laid_over(self.recipe, self.arms[arm].tree)
+        phases = {name: dict(values) for name, values in tree["phases"].items()}
+        chosen = self.steps if steps is None else steps
+        for name, values in phases.items():
+            values["steps"] = chosen.get(name, 0)
+        total = sum(chosen.values())
+        readings = self.settings.readings
+        tree = laid_over(tree, {
+            "label": arm,
+            "phases": phases,
+            "evaluate": {"clips": 0},  # the exam is on other people
+            "train": {
+                "seed": seed,
+                "validation_steps": max(1, total // readings) if readings else 0,
+                "validation_clips": 0,
+                "checkpoints_total_limit": 1,
+            },
+            "data": self.tuning.data if tuning else {},
+        })  # fmt: skip
+        config = config_of(tree, f"{self.name}: arm {arm}", quiet=True)
+        scaled = {
+            name: replace(phase, learning_rate=float(f"{phase.learning_rate * factor:.6g}"))
+            for name, phase in config.phases.items()
+        }
+        return replace(config, phases=scaled)
+
+    def base_config(self) -> Config:
+        """The run that makes the weights which all arms start from.
+
+        Raises:
+            ConfigError: its settings are wrong.
+        """
+        apart = {key: value for key, value in self.recipe.items() if key not in ("phases", "evaluate")}
+        tree = laid_over(apart, {"method": "full", "label": "base", "evaluate": {"clips": 0}})
+        return config_of(laid_over(tree, self.base), f"{self.name}: base", quiet=True)
+
+    def exam_data(self, *, tuning: bool = False) -> DataConfig:
+        """Whose held-out people a run is examined on."""
+        over = self.tuning.exam if tuning else self.exam.data
+        reader = _Reader(self.name)
+        data: DataConfig = reader.table(DataConfig, laid_over(self.recipe.get("data", {}), over), "data")
+        if reader.problems:
+            raise ConfigError(reader.problems)
+        return data
+
+
+def read_suite(name: str) -> Suite:
+    """Read a shipped suite by its name, or a TOML file by its path, and check all of it.
+
+    Raises:
+        ConfigError: a line for each thing that is wrong.
+    """
+    path = Path(name)
+    return suite_of(_tree(name), path.stem, name)
+
+
+def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A suite as TOML has it, laid over the one that it is like."""
+    if name in above:
+        raise ConfigError([f"{above[-1]}: like = {name!r}: goes round in a circle"])
+    if "/" in name or "\\" in name or name.endswith(".toml"):
+        tree = parsed(Path(name))
+    elif name in suites():
+        with as_file(files("entprog") / "assets" / "bench" / f"{name}.toml") as path:
+            tree = parsed(path)
+    else:
+        near = get_close_matches(name, suites(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError([f"suite {name!r}: none of {', '.join(suites())}, nor a TOML file{hint}"])
+    like = tree.pop("like", "")
+    if not isinstance(like, str):
+        raise ConfigError([f"{name}: like = {shown(like)}: expected a suite's name or path"])
+    return laid_over(_tree(like, (*above, name)), tree) if like else tree
+
+
+def suites() -> list[str]:
+    """The suites that come with the package."""
+    folder = files("entprog") / "assets" / "bench"
+    found = [entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return sorted(name for name in found if name != "arms")
+
+
+def library() -> dict[str, Any]:
+    """The arms that come with the package, as TOML has them."""
+    with as_file(files("entprog") / "assets" / "bench" / "arms.toml") as path:
+        return parsed(path) if path.is_file() else {}
+
+
+def suite_of(tree: dict[str, Any], name: str, told: str = "") -> Suite:
+    """The suite in a tree of plain values; `told` is what messages call it.
+
+    Raises:
+        ConfigError: a line for each thing that is wrong.
+    """
+    reader = _Reader(told or name)
+    settings = reader.table(Settings, {k: v for k, v in tree.items() if k not in _TABLES}, "")
+    tuning, exam = (reader.table(kind, tree.get(key, {}), key) for key, kind in (("tuning", Tuning), ("exam", Exam)))
+    recipe = tree.get("recipe", {})
+    arms = _arms(reader, {**library(), **_tables(reader, tree.get("define", {}), "define")}, recipe)
+    base = _tables(reader, tree.get("base", {}), "base")
+    suite = Suite(name, settings, tuning, exam, recipe, arms, base)
+    reader.problems += [f"{reader.name}: {line}" for line in wrong(suite)]
+    if not reader.problems:  # an arm can only be resolved over a recipe that is sound
+        reader.problems += unsound(suite)
+    if reader.problems:
+        raise ConfigError(list(dict.fromkeys(reader.problems)))
+    return suite
+
+
+_TABLES = ("tuning", "exam", "recipe", "define", "base")
+
+
+class _Reader:
+    """Converts tables, collecting what is wrong."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problems: list[str] = []
+
+    def table(self, kind: type[Any], tree: Any, dotted: str) -> Any:
+        if not isinstance(tree, dict):
+            self.problems.append(f"{self.name}: {dotted} = {shown(tree)}: expected a table, [{dotted}]")
+            return kind()
+        kinds, values = keys.hints(kind), {}
+        known = [*kinds, *(() if dotted else _TABLES)]
+        for key, value in tree.items():
+            place = f"{dotted}.{key}" if dotted else key
+            if key not in kinds:
+                near = get_close_matches(key, known, 1)
+                self.problems.append(f"{self.name}: {place}: unknown key{f'; did you mean {near[0]}?' if near else ''}")
+                continue
+            try:
+                values[key] = converted(value, kinds[key])
+            except TypeError as error:
+                self.problems.append(f"{self.name}: {place} = {shown(value)}: {error}")
+                continue
+            if beyond := outside(values[key], LIMITS.get(place) or keys.limit(place)):
+                self.problems.append(f"{self.name}: {place} = {shown(value)}: {beyond}")
+                del values[key]
+        return kind(**values)
+
+
+def _tables(reader: _Reader, tree: Any, dotted: str) -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return tree
+    reader.problems.append(f"{reader.name}: {dotted} = {shown(tree)}: expected tables, such as [{dotted}.NAME]")
+    return {}
+
+
+def _arms(reader: _Reader, trees: Mapping[str, Any], recipe: Any) -> dict[str, Arm]:
+    phases = recipe.get("phases") if isinstance(recipe, dict) else None
+    phases = phases if isinstance(phases, dict) else {}
+    found = {}
+    for name, tree in trees.items():
+        if not isinstance(tree, dict):
+            reader.problems.append(f"{reader.name}: define.{name} = {shown(tree)}: expected a table, [define.{name}]")
+            continue
+        over = {key: value for key, value in tree.items() if key not in ("lr_factor", "about")}
+        every = dict(over.get("phases", {})) if isinstance(over.get("phases", {}), dict) else {}
+        if "*" in every:  # for each phase of the recipe
+            common = every.pop("*")
+            over["phases"] = {phase: laid_over(common, every.get(phase, {})) for phase in phases} | {
+                phase: values for phase, values in every.items() if phase not in phases
+            }
+        if strange := [phase for phase in every if phase not in phases]:
+            # What the library says of a phase that this recipe has not got means nothing here.
+            over["phases"] = {phase: values for phase, values in over["phases"].items() if phase not in strange}
+        factor, about = tree.get("lr_factor", 1.0), tree.get("about", "")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
+            said = f"{reader.name}: define.{name}.lr_factor = {shown(factor)}"
+            reader.problems.append(f"{said}: expected a number above 0")
+            factor = 1.0
+        found[name] = Arm(name, over, float(factor), str(about))
+    return found
+
+
+def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both have a value, that of `over`."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = laid_over(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,95 @@
+"""`entprog bench`: make the runs that are missing, then tables, pictures and the page from all records."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from entprog.bench.calibrate import calibrate as timed
+from entprog.bench.calibrate import latest, run_seconds
+from entprog.bench.cells import plan
+from entprog.bench.page import write_all
+from entprog.bench.record import add_record, read_records
+from entprog.bench.runner import run_suite
+from entprog.bench.suite import Suite, read_suite
+from entprog.bench.tables import Analysis, markdown, tables
+from entprog.validate import ConfigError
+
+RESULTS = Path("benchmarks/results")
+RUNS = Path("runs/bench")
+
+
+def bench(
+    name: str,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    minutes: float = 0.0,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+    calibrate: bool = False,
+    only_report: bool = False,
+    command: str = "",
+) -> bool:
+    """Run what a suite still needs and say what its records tell; returns whether nothing is missing.
+
+    Args:
+        name: a shipped suite or the path of a TOML file.
+        results: records go to a folder of the suite's name in it, with tables.md and pictures.
+        runs: run folders go there, and the page.
+        calibrate: only time the arms' steps against each other.
+        only_report: only tables and page.
+
+    Raises:
+        ConfigError: the suite, an arm or a seed is wrong.
+        ValueError: runs could not be made.
+    """
+    suite = read_suite(name)
+    _check(suite, arms, seeds, minutes)
+    records, folder = results / suite.name, runs / suite.name
+    failed: ValueError | None = None
+    done = True
+    if calibrate:
+        add_record(records, timed(suite, arms or suite.settings.arms, folder, command))
+    elif not only_report:
+        try:
+            done = run_suite(suite, records, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
+        except ValueError as error:  # the runs that could be made are told all the same
+            failed = error
+    written = report(suite, records, folder)
+    if written:
+        print(f"\npage {written[-1]}\ntables, pictures and records {records}")
+    if failed is not None:
+        raise failed
+    if only_report or calibrate:
+        done = not plan(suite, read_records(records), arms=arms, seeds=seeds).missing
+    return done
+
+
+def report(suite: Suite, results: Path, folder: Path) -> list[Path]:
+    """Tables, pictures and page of the records that are there; nothing where there is none."""
+    records = read_records(results)
+    if not records:
+        return []
+    analysis = Analysis(suite, plan(suite, records), records)
+    shown = {arm for arm, _ in analysis.groups}
+    if shown and (calibration := latest(records, sorted(shown))) is not None:
+        analysis.seconds = lambda record: run_seconds(record, calibration)
+    for table in tables(analysis):
+        print(f"\n{markdown(table)}")
+    return write_all(analysis, results, folder, folder / "report.html")
+
+
+def _check(suite: Suite, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
+    wrong = []
+    for arm in arms:
+        if arm not in suite.settings.arms:
+            near = get_close_matches(arm, suite.settings.arms, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the suite has {', '.join(suite.settings.arms)}"
+            wrong.append(f"--arms {arm}: not in suite {suite.name}; {hint}")
+    for seed in seeds:
+        if seed not in suite.settings.seeds:
+            wrong.append(f"--seeds {seed}: the suite's are {', '.join(map(str, suite.settings.seeds))}")
+    if minutes < 0:
+        wrong.append(f"--minutes {minutes:g}: must be at least 0 (0: no limit)")
+    if wrong:
+        raise ConfigError(wrong)

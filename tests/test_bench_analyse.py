@@ -1,0 +1,201 @@
+"""The analysis on literal records with known answers."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_suites import record_of, suite
+from entprog.bench import analyse, permuted
+from entprog.bench.analyse import Crossing, Group
+from entprog.bench.cells import Cell, plan
+from entprog.bench.page import write_all
+from entprog.bench.picture import Series, chart
+from entprog.bench.record import Record
+from entprog.bench.tables import Analysis, faster, markdown, slower, tables
+
+
+def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) -> Group:
+    """An arm's runs with these losses by clip, one list a seed."""
+    records = []
+    for values in losses:
+        exam = {"loss": sum(values) / len(values), "per_draw": values, "clips": [f"c{k}" for k in range(len(values))]}
+        records.append({"exam": {**exam, "tau": [0.5] * len(values)}, "arm": arm})
+    return Group(arm, 1.0, seeds or tuple(range(len(losses))), tuple(records))
+
+
+def test_paired_differences() -> None:
+    base = group("full", [1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0])
+    other = group("a", [0.9, 2.7, 4.9, 6.7], [2.0, 3.8, 6.0, 7.8])
+    found = analyse.difference(other, base)
+    # By clip (means over seeds): -.05, -.25, -.05, -.25; by seed: -.2, -.1.
+    assert found.mean == pytest.approx(-0.15)
+    assert found.by_clip == pytest.approx(math.sqrt(0.04 / 3) / 2)
+    assert found.by_seed == pytest.approx(0.05)
+    assert (found.clips, found.seeds, found.clear) == (4, 2, True)
+    # The spread of the losses themselves is twenty times that of the difference: pairing is what shows it.
+    assert base.spread(analyse.loss_of) == pytest.approx(math.sqrt(0.5))
+    worse = group("b", [1.3, 2.8, 5.2, 6.8], [2.1, 4.0, 5.8, 8.1])
+    assert not analyse.difference(worse, base).clear
+    with pytest.raises(ValueError, match="no seed"):
+        analyse.difference(group("c", [1.0], seeds=(9,)), base)
+    with pytest.raises(ValueError, match="other clips"):
+        analyse.difference(group("c", [1.0, 2.0]), base)
+
+
+def test_repeated_draws_of_a_clip_count_once() -> None:
+    base, other = group("full", [1.0, 2.0, 1.0, 2.0]), group("a", [0.0, 2.0, 1.0, 1.0])
+    for each in (base, other):
+        each.records[0]["exam"]["clips"] = ["x", "y", "x", "y"]
+    found = analyse.difference(other, base)
+    assert found.clips == 2 and found.by_clip == 0.0 and found.mean == -0.5
+    assert math.isnan(found.by_seed)
+
+
+def test_cost_of_a_loss() -> None:
+    points = [(1.0, 4.0), (10.0, 2.0), (100.0, 1.0)]
+    assert analyse.reached(points, 2.0) == Crossing(10.0)
+    halfway = analyse.reached(points, 3.0)
+    assert halfway is not None and halfway.cost == pytest.approx(math.sqrt(10)) and not halfway.at_most
+    assert analyse.reached(points, 5.0) == Crossing(1.0, at_most=True)
+    assert analyse.reached(points, 0.5) is None
+    assert analyse.reached([], 1.0) is None
+    # The first time counts, also where the curve rises again.
+    assert analyse.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
+    assert (faster(20.0, Crossing(10.0)), slower(Crossing(10.0), 20.0)) == ("2.00x", "0.50x")
+    assert faster(20.0, Crossing(10.0, True)) == "2.00x or more" and faster(20.0, None) == "not reached"
+
+
+def losses(cell: Cell) -> float:
+    """`last` costs half of `full` a step and gets as far for a step: it is twice as fast; `linear` is hopeless."""
+    gained = {"full": 1.0, "last": 1.0, "linear": 0.0}[cell.arm]
+    return 2.0 - gained * math.log10(sum(cell.steps.values())) + abs(math.log(cell.factor)) + 0.001 * cell.seed
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    small = suite(caps=["1500B"], budgets=[0.5, 1.0, 2.0])
+    records: dict[str, Record] = {}
+    while (planned := plan(small, records)).missing:
+        cell = planned.missing[0]
+        mean = losses(cell)
+        peak = {"full": 2000, "linear": 2000, "last": 1000}[cell.arm]
+        record = record_of(cell, lambda k, mean=mean: mean + 0.1 * (k - 1.5), peak=peak)
+        if record["exam"]:
+            record["exam"]["quality"] = {"metrics": {"l1": mean / 10, "psnr": 20.0, "strange": 1.0}}
+        records[cell.address] = record
+    return Analysis(small, planned, records)
+
+
+def test_groups_and_budgets(analysis: Analysis) -> None:
+    assert analysis.budgets == [0.5, 1.0, 2.0, "steps"]
+    full, last = analysis.groups["full", 1.0], analysis.groups["last", 1.0]
+    assert full.seeds == (0, 1, 2) and full.spread(analyse.loss_of) == pytest.approx(0.001)
+    assert full.mean(analyse.quality_of("l1")) == pytest.approx(full.mean(analyse.loss_of) / 10)
+    assert math.isnan(full.mean(analyse.quality_of("nothing")))
+    assert full.mean(analyse.mean_bytes_of) == 2000
+    # 40 x 100 + 20 x 300 FLOPs buy `last` 80 and 30 steps.
+    assert last.records[0]["steps"] == {"pose": 80, "video": 30}
+    assert last.mean(analyse.flops_of) == full.mean(analyse.flops_of)
+
+
+def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
+    table = next(table for table in tables(analysis) if table.title == "Time to the same loss")
+    rows = {(row[0], row[1]): row[2:4] for row in table.rows}
+    # log10(110) - log10(60): where full ends at 60 steps, `last` was after 60 of its own.
+    points = analyse.by_budget("last", analysis.groups, analyse.flops_of)
+    there = analyse.reached(points, analysis.groups["full", 1.0].mean(analyse.loss_of))
+    assert there is not None
+    assert rows["last", "1x"][0] == f"{10000 / there.cost:.2f}x" and 1.7 < 10000 / there.cost < 2.1
+    assert rows["linear", "1x"] == ("not reached", "0.50x or less")
+    assert rows["last", "2x"][1] == "not reached"
+
+
+def test_tables_print_their_protocol_and_mark_what_is_not_clear(analysis: Analysis) -> None:
+    found = tables(analysis)
+    titles = [table.title for table in found]
+    assert titles == [
+        "At 0.5 x the cost of small's recipe", "At 1 x the cost of small's recipe", "At 2 x the cost of small's recipe",
+        "At equal steps", "Arms that take at most 1500B", "Time to the same loss", "Learning rates",
+    ]  # fmt: skip
+    for table in found:
+        text = markdown(table)
+        assert "held-out clips" in text and "same data order" in text and "exact FLOPs" in text
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    main = found[1]
+    assert [row[0] for row in main.rows] == ["full", "linear", "last"] and main.best == {(2, 2)}
+    assert {row[1] for row in found[4].rows} == {"last"}  # the others take more than the cap
+    assert "(0.50x)" in main.rows[2][main.columns.index("peak")]
+    equal = found[3]
+    assert equal.rows[2][3].startswith("[") or equal.rows[2][3].startswith("+0.00000")  # as good for a step
+    sweeps = {row[0]: row for row in found[6].rows}
+    assert sweeps["full"][-2:] == ("x1", "inside") and "x0.5" in sweeps["full"][2]
+
+
+def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
+    clip = tmp_path / "runs" / analysis.groups["last", 2.0].records[0]["address"] / "samples" / "exam" / "walk.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"video")
+    written = write_all(analysis, tmp_path / "results", tmp_path / "runs", tmp_path / "runs" / "report.html")
+    assert all(path.is_file() for path in written)
+    page = written[-1].read_text()
+    assert (
+        "data:video/mp4;base64,dmlkZW8=" in page
+        and page.count("<svg") == 7
+        and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    )
+    text = (tmp_path / "results" / "tables.md").read_text()
+    assert "![loss by cost](loss-by-cost.svg)" in text and "### At equal steps" in text
+
+
+def test_a_chart_of_nothing_is_nothing() -> None:
+    assert chart("t", "x", "y", [Series("a", [])], x_text=str) == ""
+    one = chart("t", "x", "y", [Series("a<b", [(3.0, 1.0, 0.0)])], x_text=str)
+    assert "a&lt;b" in one and "nan" not in one
+
+
+def trials(kind: str, information: float, seed: int) -> list[dict[str, Any]]:
+    """A search over three candidates; with `information` the middle one gains that much more for its cost."""
+    source = random.Random(seed)
+    found = []
+    if kind == "probe":
+        for candidate, cost in (("3", 1.0), ("6", 2.0), ("12", 4.0)):
+            gain = cost * (0.1 + information * (candidate == "6")) + source.gauss(0, 0.02)
+            found.append({"candidate": candidate, "flops": cost, "gain": gain, "loss_after": 1 - gain})
+        return found
+    level = 1.0
+    for _ in range(24):
+        candidate, cost = source.choice([("3", 1.0), ("6", 2.0), ("12", 4.0)])
+        level -= 0.001
+        found.append({"candidate": candidate, "flops": cost, "gain": 0.0, "loss_after": level + source.gauss(0, 0.001)})
+    return found
+
+
+def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
+    values = []
+    for seed in range(12):
+        found = permuted.check([trials("supernet", 0.0, 100 * seed + k) for k in range(6)], draws=200, seed=seed)
+        assert found is not None and found.searches == 6
+        assert found.ratio > 0 and found.chance > 0  # the best of several always looks better than their mean
+        values.append(found.p_gain)
+    assert 0.2 < sum(values) / len(values) < 0.8
+    assert sum(value <= 0.05 for value in values) <= 3
+
+
+def test_a_chooser_that_sees_is_told_from_chance() -> None:
+    found = permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+    assert found is not None and found.p_gain < 0.02
+    assert found == permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+    assert permuted.check([]) is None
+    assert permuted.check([[{"candidate": "3", "flops": 1.0, "gain": 1.0, "loss_after": 0.0}]]) is None
+
+
+def test_trials_are_grouped_by_search() -> None:
+    record = {"trials": [
+        {"phase": phase, "stage": stage, "step": step, "candidate": "3"}
+        for phase in ("pose", "video") for stage in (0, 1) for step in (0, 1)
+    ]}  # fmt: skip
+    assert [len(each) for each in permuted.searches([json.loads(json.dumps(record))] * 2)] == [2] * 8

@@ -1,0 +1,189 @@
+"""Which runs a suite needs: addresses, costs, sweeps and the order, on literal records."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from bench_suites import FLOPS, record_of, suite
+from entprog.bench.address import NUMERICS, address, said
+from entprog.bench.cells import EQUAL_STEPS, Cell, Plan, plan
+from entprog.bench.costs import PhaseCost
+from entprog.bench.rates import sweep
+from entprog.bench.record import Record
+from entprog.bench.suite import Suite
+from entprog.config import Config
+
+
+def test_an_address_holds_what_numbers_follow_from() -> None:
+    small = suite()
+    config = small.config("linear")
+    same = address(config, {})
+    for key, value in (("output_dir", "elsewhere"), ("label", "x")):
+        assert address(replace(config, **{key: value}), {}) == same
+    train = replace(config.train, checkpointing_steps=7, report_to="tensorboard", checkpoints_total_limit=3)
+    assert address(replace(config, train=train), {}) == same
+    assert address(replace(config, data=replace(config.data, workers=3, cache="x")), {}) == same
+    video = replace(config.phases["video"], steps=21)
+    others = [
+        address(config, {"clips": 4}),
+        address(replace(config, train=replace(config.train, seed=1)), {}),
+        address(replace(config, train=replace(config.train, threads=2)), {}),
+        address(replace(config, phases={**config.phases, "video": video}), {}),
+        address(replace(config, phases=dict(reversed(config.phases.items()))), {}),
+        address(replace(config, data=replace(config.data, seed=5)), {}),
+        address(replace(config, model=replace(config.model, init="base")), {}),
+        address(small.config("full"), {}),
+        address(small.config("linear", factor=2.0), {}),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_addresses_do_not_move() -> None:
+    """They name the records that are there: what moves them makes every run anew (then raise NUMERICS on purpose)."""
+    assert (NUMERICS, address(suite().config("last"), {"clips": 1})) == (1, "PUT_HERE")
+
+
+def test_a_new_key_at_its_default_moves_no_address() -> None:
+    assert said(Config()) == {}
+    assert said(replace(Config(), method="full")) == {"method": "full"}
+
+
+def test_defaults_are_those_that_addresses_were_made_with() -> None:
+    """A default that changes changes what an address means: raise NUMERICS with it, then write the new value here."""
+    train = asdict(Config().train)
+    known = {
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "adam_weight_decay": 0.01, "ema_decay": 0.0,
+        "max_grad_norm": 1.0, "lr_warmup_steps": 0, "lr_span": "phase", "optimizer": "adamw", "holdout_clips": 32,
+    }  # fmt: skip
+    assert {key: train[key] for key in known} == known
+    model = {"size": "nano", "init": "base", "reference": "siamese", "pose": "input", "condition_dropout": 0.1}
+    assert {key: getattr(Config().model, key) for key in model} == model
+    assert (Config().ranking.score, Config().schedule.name, Config().schedule.outside_every) == ("cei", "adaptive", 1)
+
+
+def test_steps_that_a_budget_buys() -> None:
+    plain = PhaseCost(fixed=0.0, searching=((0, 0.0),), each=(10.0,))
+    assert [plain.steps(budget) for budget in (9.0, 10.0, 19.0, 1000.0)] == [0, 1, 1, 100]
+    # Two stages of 4 and 10 FLOPs a step, scoring of 7; the first searches 3 steps of 5 each.
+    staged = PhaseCost(fixed=7.0, searching=((3, 15.0), (0, 0.0)), each=(4.0, 10.0))
+    assert staged.total(10) == 7 + 15 + 2 * 4 + 5 * 10
+    assert staged.total(11) == 7 + 15 + 3 * 4 + 5 * 10  # the odd step is the first stage's
+    assert staged.steps(staged.total(10)) == 10 and staged.steps(staged.total(10) - 1) == 9
+
+
+def test_a_sweep_goes_on_until_the_best_lies_inside() -> None:
+    begin = (0.5, 1.0, 2.0)
+    assert sweep(begin, {}, 4).missing == begin
+    inside = sweep(begin, {0.5: 3.0, 1.0: 1.0, 2.0: 2.0}, 4)
+    assert (inside.missing, inside.best, inside.interior) == ((), 1.0, True)
+    down = {0.5: 1.0, 1.0: 2.0, 2.0: float("inf")}
+    assert sweep(begin, down, 4).missing == (0.25,)
+    assert sweep(begin, {**down, 0.25: 1.5}, 4).best == 0.5
+    up = {0.5: 3.0, 1.0: 2.0, 2.0: 1.0, 4.0: 0.5}
+    assert sweep(begin, up, 4).missing == (8.0,)
+    at_end = sweep(begin, up, 1)
+    assert (at_end.best, at_end.interior) == (4.0, False)
+    nowhere = sweep(begin, dict.fromkeys((0.5, 1.0, 2.0, 0.25, 0.125), float("inf")), 2)
+    assert nowhere.best == 0.125 and not nowhere.interior
+    assert sweep((1.0,), {}, 4).best == 1.0
+
+
+LOSSES = {"full": {1.0: 0.5}, "linear": {8.0: 0.4}, "last": {0.25: 0.3}}
+"""The loss of each arm's best rate; of any other it is higher the farther it is from that."""
+
+
+def loss_of(cell: Cell) -> float:
+    ((best, loss),) = LOSSES[cell.arm].items()
+    ratio = cell.factor / best
+    return loss + max(ratio, 1 / ratio) - 1
+
+
+def finished(small: Suite, **options: Any) -> tuple[Plan, dict[str, Record], list[Cell]]:
+    """Makes literal records until none is missing; the order in which they were made, too."""
+    records: dict[str, Record] = {}
+    made = []
+    while (planned := plan(small, records, **options)).missing:
+        cell = planned.missing[0]
+        records[cell.address] = record_of(cell, loss_of(cell))
+        made.append(cell)
+        assert len(made) < 100
+    return planned, records, made
+
+
+def test_runs_come_in_turns() -> None:
+    planned, _, made = finished(suite())
+    kinds = [cell.kind for cell in made]
+    assert kinds == sorted(kinds, key=("pilot", "tune", "final").index)
+    assert [cell.arm for cell in made[:3]] == ["full", "linear", "last"]
+    tunes = [cell for cell in made if cell.kind == "tune"]
+    assert [cell.arm for cell in tunes[:6]] == ["full", "linear", "last"] * 2
+    # The best of `linear` is 8 times the recipe's rates, 4 its centre; that of `last` lies two below its first.
+    factors = {arm: sorted(cell.factor for cell in tunes if cell.arm == arm) for arm in FLOPS}
+    assert factors == {"full": [0.5, 1, 2], "linear": [1, 2, 4, 8, 16], "last": [0.125, 0.25, 0.5, 1, 2]}
+    assert all(planned.sweeps[arm, 1.0].interior for arm in FLOPS)
+    finals = [cell for cell in made if cell.kind == "final"]
+    assert [cell.seed for cell in finals] == sorted(cell.seed for cell in finals)
+    assert [cell.arm for cell in finals[:3]] == ["full", "linear", "last"]
+    assert {cell.factor for cell in finals if cell.arm == "linear"} == {8.0}
+    assert planned.ahead == 0 and planned.done == pytest.approx(sum(cell.weight for cell in made))
+
+
+def test_people_are_never_mixed() -> None:
+    _, _, made = finished(suite())
+    for cell in made:
+        assert cell.config.data.seed == (0 if cell.kind == "final" else 1)
+        assert (cell.exam.seed if cell.exam else None) == {"pilot": None, "tune": 2, "final": 3}[cell.kind]
+
+
+def test_budgets_are_met_in_exact_cost() -> None:
+    small = suite()
+    planned, _, _ = finished(small)
+    for (arm, budget, _), cell in planned.finals.items():
+        if budget == EQUAL_STEPS:
+            assert cell.steps == small.steps
+            continue
+        for name, own, reference in zip(small.steps, FLOPS[arm], FLOPS["full"], strict=True):
+            wanted = budget * small.steps[name] * reference
+            assert wanted - own < cell.steps[name] * own <= wanted
+    # At equal steps the reference's run is that of its full budget, so it is made once.
+    assert planned.finals["full", 1.0, 0].address == planned.finals["full", EQUAL_STEPS, 0].address
+    assert len({cell.address for cell in planned.finals.values()}) == 3 * (2 + 3 + 3)
+
+
+def test_one_arm_and_one_seed() -> None:
+    small = suite()
+    _, records, made = finished(small, arms=["last"], seeds=[1])
+    assert {cell.arm for cell in made if cell.kind != "pilot"} == {"last"}
+    assert {cell.arm for cell in made if cell.kind == "pilot"} == {"full", "last"}  # the reference is the unit
+    assert {cell.seed for cell in made if cell.kind == "final"} == {1}
+    rest = plan(small, records)
+    done = {cell.address for cell in made}
+    assert done.isdisjoint(cell.address for cell in rest.missing)
+
+
+def test_what_diverged_or_is_too_dear_is_left_out_with_a_word() -> None:
+    small = suite(define={"linear": {"schedule": {"options": {"stages": 10}}}})  # needs 20 steps a phase
+    first = plan(small, {})
+    records = {cell.address: record_of(cell) for cell in first.missing}
+    pilot = next(cell for cell in first.missing if cell.arm == "last")
+    records[pilot.address] = record_of(pilot, status="diverged")
+    planned = plan(small, records)
+    assert any("last: its pilot diverged" in note for note in planned.notes)
+    while planned.missing:
+        cell = planned.missing[0]
+        records[cell.address] = record_of(cell, loss_of(cell))
+        planned = plan(small, records)
+    assert any("linear: 0.5 x the reference's cost buys too few steps in video" in note for note in planned.notes)
+    assert ("linear", 0.5, 0) not in planned.finals and ("linear", 1.0, 0) in planned.finals
+    assert not any(arm == "last" for arm, _, _ in planned.finals)
+
+
+def test_a_plan_is_a_pure_function() -> None:
+    small = suite()
+    _, records, _ = finished(small)
+    some = dict(list(records.items())[:8])
+    again = json.loads(json.dumps(dict(reversed(some.items()))))
+    one, other = plan(small, some), plan(small, again)
+    assert [cell.address for cell in one.missing] == [cell.address for cell in other.missing]
