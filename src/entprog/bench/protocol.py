@@ -56,11 +56,14 @@ def wrong(suite: "Suite") -> Iterator[str]:
             near = get_close_matches(name, suite.arms, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(suite.arms) or 'none'}"
             yield f"arms: no arm {name!r}{hint}"
+    for name in settings.chain:
+        if name not in settings.arms:
+            yield f"chain: {name!r} must be one of arms"
     if not settings.arms:
         yield "arms: name at least one"
     elif settings.reference not in settings.arms:
         yield f"reference = {settings.reference!r}: must be one of arms, as all are compared with it"
-    for key in ("arms", "seeds", "budgets", "rates"):
+    for key in ("arms", "seeds", "budgets", "rates", "chain"):
         values = getattr(settings, key)
         if len(set(values)) < len(values):
             yield f"{key} = {list(values)}: something is there twice"

@@ -63,6 +63,7 @@ class Settings:
         equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it.
         rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
         caps: memory that an arm may take, such as "100MiB": a table for each.
+        chain: arms that differ by one lever each, from the reference to the best: a table of what each lever brings.
         readings: readings of the holdout while a run trains, for the curve.
         smoke: only shows that all works: few seeds, clips and rates are no error, and no number means anything.
     """
@@ -75,6 +76,7 @@ class Settings:
     equal_steps: bool = True
     rates: tuple[float, ...] = (0.33, 1.0, 3.0)
     caps: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
     readings: int = 8
     smoke: bool = False
 
@@ -132,7 +134,7 @@ class Suite:
 
     def config(
         self, arm: str, *, steps: Mapping[str, int] | None = None, factor: float = 1.0, seed: int = 0,
-        tuning: bool = False,
+        tuning: bool = False, planned: bool = True,
     ) -> Config:  # fmt: skip
         """A run of an arm.
 
@@ -140,6 +142,7 @@ class Suite:
             steps: by phase; the recipe's where left out.
             factor: of all the learning rates, as multiples of the recipe's.
             tuning: on the people that rates are tuned on.
+            planned: files and packages that the run needs may be missing.
 
         Raises:
             ConfigError: the arm's settings do not go with the recipe's.
@@ -163,7 +166,7 @@ class Suite:
             },
             "data": self.tuning.data if tuning else {},
         })  # fmt: skip
-        config = config_of(tree, f"{self.name}: arm {arm}", quiet=True)
+        config = config_of(tree, f"{self.name}: arm {arm}", planned=planned, quiet=True)
         scaled = {
             name: replace(phase, learning_rate=float(f"{phase.learning_rate * factor:.6g}"))
             for name, phase in config.phases.items()
@@ -178,7 +181,7 @@ class Suite:
         """
         apart = {key: value for key, value in self.recipe.items() if key not in ("phases", "evaluate")}
         tree = laid_over(apart, {"method": "full", "label": "base", "evaluate": {"clips": 0}})
-        return config_of(laid_over(tree, self.base), f"{self.name}: base", quiet=True)
+        return config_of(laid_over(tree, self.base), f"{self.name}: base", planned=True, quiet=True)
 
     def exam_data(self, *, tuning: bool = False) -> DataConfig:
         """Whose held-out people a run is examined on."""

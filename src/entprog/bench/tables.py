@@ -67,7 +67,8 @@ class Analysis:
 
 def tables(analysis: Analysis) -> list[Table]:
     """All tables that the records are enough for."""
-    found = [results(analysis, budget) for budget in analysis.budgets]
+    found: list[Table | None] = [results(analysis, budget) for budget in analysis.budgets]
+    found += [chained(analysis, budget) for budget in analysis.budgets]
     found += [capped(analysis, cap) for cap in analysis.suite.settings.caps]
     found += [speeds(analysis), sweeps(analysis), choosers(analysis)]
     return [table for table in found if table is not None and table.rows]
@@ -76,9 +77,9 @@ def tables(analysis: Analysis) -> list[Table]:
 def results(analysis: Analysis, budget: Budget) -> Table:
     """Every arm at one budget: loss, its difference to the reference, quality, cost, memory."""
     groups, base = analysis.at(budget), analysis.reference(budget)
-    shown = [name for name in METRICS if any(not math.isnan(g.mean(analyse.quality_of(name))) for g in groups)]
+    shown = measured(groups)
     time = "calibrated s" if analysis.seconds else "s as measured"
-    columns = ("arm", "seeds", "loss", "less reference", *(METRICS[name] for name in shown),
+    columns = ("arm", "seeds", "loss", "less reference", *(METRICS.get(name, name.replace("_", " ")) for name in shown),
                "FLOPs", time, "peak", "mean memory", "steps", "rate")  # fmt: skip
     rows = []
     for group in groups:
@@ -95,6 +96,41 @@ def results(analysis: Analysis, budget: Budget) -> Table:
     title = "At equal steps" if budget == EQUAL_STEPS else f"At {budget:g} x the cost of {analysis.suite.name}'s recipe"
     notes = [*told(analysis.suite), *unmatched(groups, base, budget)]
     return Table(title, columns, tuple(rows), tuple(notes), frozenset(marked))
+
+
+def measured(groups: Sequence[Group]) -> list[str]:
+    """The metrics that all of these runs have, the usual ones first."""
+    names = [
+        set((record["exam"] or {}).get("quality", {}).get("metrics", {}))
+        for group in groups
+        for record in group.records
+    ]
+    shared = set.intersection(*names) if names else set()
+    return [name for name in METRICS if name in shared] + sorted(shared - METRICS.keys())
+
+
+def chained(analysis: Analysis, budget: Budget) -> Table | None:
+    """What each lever brings, one arm after the other, each compared with the one before."""
+    groups = {group.arm: group for group in analysis.at(budget)}
+    known = [groups[arm] for arm in analysis.suite.settings.chain if arm in groups]
+    if len(known) < 2:
+        return None
+    base, rows = known[0], []
+    for before, group in zip([None, *known], known, strict=False):
+        rows.append((
+            group.arm, analysis.suite.arms[group.arm].about, spread(group, analyse.loss_of), apart(group, before),
+            compared(group, before, analyse.peak_of, units.size), compared(group, before, per_step, units.flops),
+            compared(group, base, analyse.peak_of, units.size), compared(group, base, per_step, units.flops),
+        ))  # fmt: skip
+    columns = ("arm", "", "loss", "less the one before", "peak (of the one before)", "FLOPs a step (likewise)",
+               "peak (of the first)", "FLOPs a step (likewise)")  # fmt: skip
+    title = f"One lever at a time, {_named(budget)}"
+    return Table(title, columns, tuple(rows), tuple(told(analysis.suite)))
+
+
+def per_step(record: Record) -> float:
+    """FLOPs of a run by its steps, scoring and search included."""
+    return analyse.flops_of(record) / sum(record["steps"].values())
 
 
 def capped(analysis: Analysis, cap: str) -> Table | None:

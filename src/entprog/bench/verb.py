@@ -45,6 +45,8 @@ def bench(
     """
     suite = read_suite(name)
     _check(suite, arms, seeds, minutes)
+    if not only_report:
+        _check_packages(suite, arms)
     records, folder = results / suite.name, runs / suite.name
     failed: ValueError | None = None
     done = True
@@ -91,5 +93,17 @@ def _check(suite: Suite, arms: Sequence[str], seeds: Sequence[int], minutes: flo
             wrong.append(f"--seeds {seed}: the suite's are {', '.join(map(str, suite.settings.seeds))}")
     if minutes < 0:
         wrong.append(f"--minutes {minutes:g}: must be at least 0 (0: no limit)")
+    if wrong:
+        raise ConfigError(wrong)
+
+
+def _check_packages(suite: Suite, arms: Sequence[str]) -> None:
+    """Refuse, before any work, arms whose files or packages are missing here."""
+    wrong: list[str] = []
+    for arm in arms or suite.settings.arms:
+        try:
+            suite.config(arm, planned=False)
+        except ConfigError as error:
+            wrong += error.problems
     if wrong:
         raise ConfigError(wrong)
