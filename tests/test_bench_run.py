@@ -52,12 +52,12 @@ def tree(data: Path, **over: Any) -> dict[str, Any]:
         "recipe": {
             "device": "cpu", "model": {"init": "scratch"}, "data": {"path": str(data)},
             "phases": {
-                "pose": {"steps": 8, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
-                "video": {"steps": 8, "frames": 2, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
+                "pose": {"steps": 40, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
+                "video": {"steps": 40, "frames": 2, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
             },
             "train": {
                 "lr_scheduler": "cosine", "mixed_precision": "no", "holdout_clips": 2, "threads": 1,
-                "checkpointing_steps": 3,
+                "checkpointing_steps": 15,
             },
             "evaluate": {"clips": 2, "frames": 2, "resolution": 16, "videos": 1, "metrics": ["l1"]},
             "sample": {"num_inference_steps": 1},
@@ -115,7 +115,7 @@ def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
         assert len(exam["per_draw"]) == len(exam["clips"]) == 4 and len(set(exam["clips"])) == 2
         assert exam["loss"] == pytest.approx(sum(exam["per_draw"]) / 4) and "l1" in exam["quality"]["metrics"]
         assert record["run"]["command"].startswith("entprog bench") and record["run"]["versions"]["torch"]
-        assert [point["phase"] for point in record["curve"]][-1] == "video" and len(record["curve"]) >= 3
+        assert record["curve"][-1]["phase"] == "video" and len(record["curve"]) >= 3
         assert [point["flops"] for point in record["curve"]] == sorted(point["flops"] for point in record["curve"])
     assert full["exam"]["tau"] == probe["exam"]["tau"] and full["exam"]["loss"] != probe["exam"]["loss"]
     assert len(set(full["exam"]["tau"])) == 4  # each repeat has times of its own
@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
         nonlocal count
         line(self, row)
         count += 1
-        if count in (2, 21, 30, 45):
+        if count in (5, 30, 100, 190):
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunLog, "line", stopping)
@@ -154,7 +154,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
             break
         except SystemExit as stopped:
             assert stopped.code == 143
-    assert count > 45
+    assert count > 190
     found, known = read_records(tmp_path / "results"), read_records(whole / "results" / "tiny")
     assert found.keys() == known.keys()
     for name, record in known.items():
@@ -206,7 +206,7 @@ def test_arms_share_data_times_and_noise_at_each_step(
     made = suite(data, arms=["full", "linear"], define=define)
     by_arm = {}
     for arm in ("full", "linear"):
-        config = made.config(arm, seed=5, factor=made.arms[arm].lr_factor)
+        config = made.config(arm, steps={"pose": 8, "video": 8}, seed=5, factor=made.arms[arm].lr_factor)
         train(replace(config, output_dir=str(tmp_path / arm)))
         by_arm[arm], seen[:] = list(seen), []
     assert len(by_arm["full"]) == len(by_arm["linear"]) == 16
@@ -250,5 +250,5 @@ def test_the_smoke_suite(tmp_path: Path) -> None:
         patch.setitem(SIZES, "nano", SHIPPED)
         main(["bench", "smoke", "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")])
     records = list(read_records(tmp_path / "results" / "smoke").values())
-    assert {record["arm"] for record in records if record["kind"] == "final"} == {"full", "linear", "probe"}
+    assert {record["arm"] for record in records if record["kind"] == "final"} == {"full", "probe"}
     assert all(record["status"] == "finished" for record in records)

@@ -25,6 +25,9 @@ EQUAL_STEPS = "steps"
 
 Budget = float | str
 
+KINDS = ("pilot", "tune", "final")
+"""Kinds of runs in the order in which they are made."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -107,25 +110,21 @@ class _Planner:
         else:
             expected = self.whole * len(self.arms)
         cells = list(self.found.cells.values())
-        kinds = ("pilot", "tune", "final")
-        self.found.missing = sorted(
-            (cell for cell in cells if cell.address not in self.records), key=lambda cell: kinds.index(cell.kind)
-        )
-        self.interleave()
+        self.found.missing = [cell for cell in self.in_turns(cells) if cell.address not in self.records]
         self.found.done = sum(cell.weight for cell in cells if cell.address in self.records)
         self.found.ahead = sum(cell.weight for cell in self.found.missing) + expected
         return self.found
 
-    def interleave(self) -> None:
-        """Round robin over the arms: the first missing run of each, then the second, and so on."""
-        turns: dict[tuple[str, int, str], int] = {}
+    def in_turns(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Round robin over the arms: the first run of each, then the second, and so on, whatever is there already."""
+        counts: dict[tuple[str, int, str], int] = {}
         keyed = []
-        for cell in self.found.missing:
+        for cell in cells:
             group = (cell.kind, cell.seed, cell.arm)
-            turns[group] = turns.get(group, -1) + 1
-            rank = ("pilot", "tune", "final").index(cell.kind)
-            keyed.append(((rank, cell.seed, turns[group], self.suite.settings.arms.index(cell.arm)), cell))
-        self.found.missing = [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
+            counts[group] = counts.get(group, -1) + 1
+            place = self.suite.settings.arms.index(cell.arm)
+            keyed.append(((KINDS.index(cell.kind), cell.seed, counts[group], place), cell))
+        return [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
 
     @cached_property
     def made(self) -> Cell:
