@@ -10,7 +10,7 @@ from typing import Any
 from entprog import keys
 from entprog.bench.protocol import CLIPS, unsound, wrong
 from entprog.config import Config, DataConfig
-from entprog.validate import ConfigError, config_of, parsed
+from entprog.validate import ConfigError, config_of, parsed, without_others_options
 from entprog.values import converted, outside, shown
 
 
@@ -147,7 +147,8 @@ class Suite:
         Raises:
             ConfigError: the arm's settings do not go with the recipe's.
         """
-        tree = laid_over(self.recipe, self.arms[arm].tree)
+        over = dict(self.arms[arm].tree)
+        tree = laid_over(without_others_options(dict(self.recipe), over), over)
         phases = {name: dict(values) for name, values in tree["phases"].items()}
         chosen = self.steps if steps is None else steps
         for name, values in phases.items():
