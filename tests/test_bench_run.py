@@ -40,13 +40,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tree(data: Path, **over: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {
-        "smoke": True, "arms": ["full", "probe"], "seeds": [0], "rates": [1.0], "budgets": [1.0], "readings": 2,
+        "smoke": True, "arms": ["full", "probe"], "seeds": [0], "rates": [1.0], "budgets": [1.0], "readings": 5,
         "equal_steps": False, "exam": {"clips": 2, "repeats": 2}, "tuning": {"pilot": 0.5},
         "define": {
             "full": {"method": "full"},
             "probe": {
                 "method": "progressive", "ranking": {"score": "gradient", "samples": 2},
-                "schedule": {"options": {"stages": 1, "width": 2, "search_steps": 2, "estimator": "probe"}},
+                "schedule": {"options": {"stages": 1, "width": 2, "search_steps": 4, "estimator": "probe"}},
             },
         },
         "recipe": {
@@ -174,11 +174,10 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
         "arms": ["full", "wild", "tight"],
         "define": {
             "wild": {"method": "full", "lr_factor": 1e30},
-            "tight": {"method": "progressive", "train": {"memory_budget": "1KiB"},
-                      "schedule": {"name": "linear", "options": {"stages": 2}}},
+            "tight": {"method": "full", "phases": {"pose": {"batch": 64}}},
         },
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"pilot tight, seed 1000: .*memory_budget"):
+    with pytest.raises(ValueError, match=r"pilot tight, seed 1000: .*larger than the data set"):
         run_suite(suite(data, **over), tmp_path / "results", tmp_path / "runs")
     records = list(read_records(tmp_path / "results").values())
     assert sorted((record["arm"], record["kind"], record["status"]) for record in records) == [

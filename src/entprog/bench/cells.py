@@ -238,15 +238,23 @@ class _Planner:
         return known if record["status"] == "finished" and known.keys() >= self.suite.steps.keys() else None
 
     def cell(self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float) -> Cell:
+        base = str(self.records[self.made.address]["weights"]) if self.suite.base else ""
+        key = (kind, arm, seed, factor, tuple(steps.items()), weight, base)
+        if key not in self.suite.known:
+            self.suite.known[key] = self.new_cell(kind, arm, seed, factor, steps, weight, base)
+        made: Cell = self.suite.known[key]
+        return self.found.cells.setdefault(made.address, made)
+
+    def new_cell(
+        self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, base: str
+    ) -> Cell:
         suite, tuning = self.suite, kind != "final"
         config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
         exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
         about = {} if exam is None else exam_said(suite, exam, quality=kind == "final")
-        base = str(self.records[self.made.address]["weights"]) if suite.base else ""
         where = self.made.address if suite.base else ""
         named = address(config, about, base)
-        made = Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where)
-        return self.found.cells.setdefault(made.address, made)
+        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where)
 
 
 def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Suite:
     Attributes:
         base: [base], a recipe that is trained once, before all else, for the weights that every arm starts from; over
             [recipe] but for its phases and its evaluation. Empty where the recipe's model.init names them.
+        known: what was resolved before, as a plan asks for the same runs again and again.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Suite:
     recipe: Mapping[str, Any]
     arms: Mapping[str, Arm]
     base: Mapping[str, Any] = field(default_factory=dict)
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def steps(self) -> dict[str, int]:
@@ -147,13 +149,21 @@ class Suite:
         Raises:
             ConfigError: the arm's settings do not go with the recipe's.
         """
+        steps = self.steps if steps is None else dict(steps)
+        key = (arm, tuple(steps.items()), factor, seed, tuning, planned)
+        if key not in self.known:
+            self.known[key] = self._resolved(arm, steps, factor, seed, tuning, planned)
+        return self.known[key]  # type: ignore[no-any-return]
+
+    def _resolved(
+        self, arm: str, steps: Mapping[str, int], factor: float, seed: int, tuning: bool, planned: bool
+    ) -> Config:
         over = dict(self.arms[arm].tree)
         tree = laid_over(without_others_options(dict(self.recipe), over), over)
         phases = {name: dict(values) for name, values in tree["phases"].items()}
-        chosen = self.steps if steps is None else steps
         for name, values in phases.items():
-            values["steps"] = chosen.get(name, 0)
-        total = sum(chosen.values())
+            values["steps"] = steps.get(name, 0)
+        total = sum(steps.values())
         readings = self.settings.readings
         tree = laid_over(tree, {
             "label": arm,

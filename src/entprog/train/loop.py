@@ -103,8 +103,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         if i + 1 == phase.config.steps:
             break  # the end of a phase reads the holdout and saves, and only then stops
         stopped = session.stop is not None and session.stop.number is not None
-        if config.validation_steps and session.step % config.validation_steps == 0 and not stopped:
-            session.validate(phase)
+        if config.validation_steps and session.step % config.validation_steps == 0:
+            session.validate(phase)  # also before a stop: the run that goes on would leave this reading out
         if stopped or (config.checkpointing_steps and session.step % config.checkpointing_steps == 0):
             save(i + 1)
         if stopped:
