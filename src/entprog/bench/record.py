@@ -140,10 +140,12 @@ def _stage(rows: list[Record]) -> dict[str, Any]:
 def _workloads(rows: list[Record]) -> list[dict[str, Any]]:
     """Distinct workloads, the most frequent first."""
     keys = ("resolution", "frames", "batch", "tokens", "inputs", "flops", "bytes_peak")
-    counts = Counter((*(row.get(key) for key in keys), tuple(row["active"])) for row in rows)
+    counts: Counter[tuple[tuple[Any, ...], tuple[int, ...]]] = Counter()
+    for row in rows:
+        counts[tuple(row.get(key) for key in keys), tuple(row["active"])] += 1
     return [
         {**dict(zip(keys, values, strict=True)), "active": list(active), "steps": count}
-        for (*values, active), count in counts.most_common()
+        for (values, active), count in counts.most_common()
     ]
 
 
