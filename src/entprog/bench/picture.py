@@ -12,7 +12,7 @@ COLOURS = ("#0b6bb5", "#cf5208", "#0a8a66", "#a3508c", "#8a6a00", "#4b5563", "#b
 STYLE = (
     "text{font:13px system-ui,-apple-system,'Segoe UI','Liberation Sans',sans-serif;fill:#333}"
     ".title{font-size:17px;font-weight:600;fill:#111}.grid{stroke:#e6e6e6}.tick{fill:#666}"
-    ".line{fill:none;stroke-width:2;stroke-linejoin:round}.error{stroke-width:1.5}.lead{stroke-width:.8;opacity:.6}"
+    ".line{fill:none;stroke-linejoin:round}.error{stroke-width:1.5}.lead{stroke-width:.8;opacity:.6}"
 )
 
 
@@ -53,10 +53,7 @@ def chart(
         return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     body = [_grid_y(y, up(y)) for y in ticks(y_low, y_high)]
-    if logarithmic:
-        values = [10**value for value in ticks(x_low, x_high, 4)]
-    else:
-        values = ticks(x_low, x_high, 5, kind)
+    values = _decades(x_low, x_high) if logarithmic else ticks(x_low, x_high, 5, kind)
     body += [
         f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" class="tick">'
         f"{escape(x_text(x))}</text>"
@@ -70,12 +67,13 @@ def chart(
         placed = [(across(x), up(y), up(y - e) - up(y)) for x, y, e in each.points]
         if len(placed) > 1:
             path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
-            width = ' style="stroke-width:3.5"' if each.strong else ""
-            body.append(f'<path d="{path}" class="line" stroke="{colour}"{width}/>')
+            width = 3.5 if each.strong else 2
+            # In the style, as a page around the picture may say what colour a line has.
+            body.append(f'<path d="{path}" class="line" style="stroke:{colour};stroke-width:{width}"/>')
         for (x, y, e), (_, value, _) in zip(placed, each.points, strict=True):
             if dots and e:
                 ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{y - e:.1f}" y2="{y + e:.1f}"'
-                body.append(f'<line {ends} class="error" stroke="{colour}"/>')
+                body.append(f'<line {ends} class="error" style="stroke:{colour}"/>')
             if dots:
                 told = escape(f"{each.name}: {value:.5g}")
                 radius = 6 if each.strong else 4
@@ -112,11 +110,23 @@ def _names(ends: Sequence[tuple[float, float, str, str]]) -> list[str]:
         highest = HEIGHT - BOTTOM - gap * (len(ordered) - 1 - i)
         place = min(max(place + gap, y), max(highest, place + gap))
         left = WIDTH - RIGHT + 24
+        ends = f'x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}"'
         found.append(
-            f'<line x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}" class="lead" stroke="{colour}"/>'
+            f'<line {ends} class="lead" style="stroke:{colour}"/>'
             f'<text x="{left}" y="{place + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
         )
     return found
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round values on a logarithmic axis from 10^low to 10^high; where that is short, those of a straight one."""
+    found = [
+        digit * 10.0**power
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for digit in (1, 2, 5)
+        if low <= math.log10(digit) + power <= high
+    ]
+    return found if len(found) > 2 else ticks(10**low, 10**high, 4)
 
 
 def _wider(low: float, high: float) -> tuple[float, float]:

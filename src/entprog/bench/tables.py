@@ -79,17 +79,17 @@ def results(analysis: Analysis, budget: Budget) -> Table:
     groups, base = analysis.at(budget), analysis.reference(budget)
     shown = measured(groups)
     time = "calibrated s" if analysis.seconds else "s as measured"
-    columns = ("arm", "seeds", "loss", "less reference", *(METRICS.get(name, name.replace("_", " ")) for name in shown),
-               "FLOPs", time, "peak", "mean memory", "steps", "rate")  # fmt: skip
+    names = (METRICS.get(name, name.replace("_", " ")) for name in shown)
+    columns = ("arm", "seeds", "loss", "less reference", "FLOPs", time, "peak", "mean memory", *names, "steps", "rate")
     rows = []
     for group in groups:
         cells = [group.arm, f"{len(group.records)}" + (f" ({group.diverged} diverged)" if group.diverged else "")]
         cells += [spread(group, analyse.loss_of), apart(group, base)]
-        cells += [spread(group, analyse.quality_of(name), 4 if name != "psnr" else 2) for name in shown]
         cells.append(compared(group, base, analyse.flops_of, units.flops))
         cells.append(compared(group, base, analysis.seconds or measured_seconds, units.seconds))
         cells.append(compared(group, base, analyse.peak_of, units.size))
         cells.append(compared(group, base, analyse.mean_bytes_of, units.size))
+        cells += [spread(group, analyse.quality_of(name), 2 if name == "psnr" else 4) for name in shown]
         cells += [steps(group), f"x{group.records[0]['factor']:g}"]
         rows.append(tuple(cells))
     marked = {(best(groups, analyse.loss_of), 2)} if groups else set()
