@@ -32,7 +32,7 @@ PHASES = ("1-subject", "2-pose", "3-video")
 STEPS = (4, 12, 4)
 LINE = {
     "step", "phase", "phase_step", "stage", "loss", "lr", "grad_norm", "m", "active", "trainable_params", "seconds",
-    "elapsed", "flops", "bytes_peak", "bytes_live", "frames", "resolution", "batch", "searching",
+    "elapsed", "flops", "bytes_peak", "bytes_live", "frames", "resolution", "batch", "searching", "tokens", "inputs",
 }  # fmt: skip
 
 
