@@ -4,13 +4,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from entprog import plugins
 from entprog.config import Config
 from entprog.core.types import Ranking, Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.tasks.build import build_task
 from entprog.train.draws import fixed_draws, phase_blocks
-from entprog.train.ranking import add_costs, rank_blocks, ranking_table
+from entprog.train.ranking import add_costs, rank_blocks, ranking_table, rare_inputs
 
 
 def rank(config: Config, *, phase: str | None = None) -> None:
@@ -35,7 +36,9 @@ def rank(config: Config, *, phase: str | None = None) -> None:
         scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
         table = ranking_table(task, blocks, draws[0], scores, config.ranking)
         outside = settings.outside and config.schedule.outside
-        add_costs(table, task, blocks, draws[0], config, batch=settings.batch, outside=outside)
+        plugin = plugins.load("method", config.method, **config.method_options)
+        inputs = rare_inputs(config, plugin, task, draws[0], outside)
+        add_costs(table, task, blocks, draws[0], config, batch=settings.batch, outside=outside, inputs=inputs)
         tqdm.write(f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}")
 
 

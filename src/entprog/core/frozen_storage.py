@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from entprog.core.blocks import Block
 
-__all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "original"]
+__all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "fresh_tables", "original"]
 
 Kind = Literal["int8", "nf4", "offload"]
 KINDS = ("int8", "nf4", "offload")
@@ -299,6 +299,16 @@ def normal_levels() -> tuple[float, ...]:
     above = [normal.inv_cdf(end + (0.5 - end) * k / 8) for k in range(8)]
     below = [-normal.inv_cdf(end + (0.5 - end) * k / 7) for k in range(7)]
     return tuple(sorted(value / above[0] for value in (*above, 0.0, *below)))
+
+
+@contextmanager
+def fresh_tables() -> Iterator[None]:
+    """Inside, tables are made anew, and they are gone afterwards: of fake tensors none may serve real ones."""
+    _pairs.cache_clear()
+    try:
+        yield
+    finally:
+        _pairs.cache_clear()
 
 
 @cache

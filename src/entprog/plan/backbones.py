@@ -1,6 +1,6 @@
 """Published video transformers by configuration: planned without their weights, which are never downloaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -130,6 +130,7 @@ class BackboneSubject:
         names = [(stem, f"{stem}.{i}") for stem, argument in backbone.stacks for i in range(backbone.config[argument])]
         self.kinds = tuple(stem for stem, _ in names)
         self.units: tuple[tuple[str, ...], ...] = tuple((name,) for _, name in names)
+        self.routed: frozenset[str] = frozenset()
 
     def build(self, places: Sequence[int]) -> tuple[nn.Module, list[tuple[str, ...]]]:
         """See `Subject.build`."""
@@ -190,6 +191,10 @@ class BackboneSubject:
         if name == "temporal":
             raise ValueError(f"phases: blocks = 'temporal': {self.name} has no temporal blocks; set blocks = 'all'")
         return tuple(block for unit in self.units for block in unit)
+
+    def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
+        """None: there is no reference pass."""
+        return 0
 
 
 def _loss(model: nn.Module, given: dict[str, Any], target: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Every stage of a run with its bytes, FLOPs and seconds, beside what full fine-tuning and LoRA would take."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from entprog.config import Config, PhaseConfig
 from entprog.core.types import Ranking, Shape, Workload
 from entprog.plan.backbones import BackboneSubject, find_backbone
 from entprog.plan.hardware import Hardware
+from entprog.plan.inventory import matches
 from entprog.plan.orders import rankings
 from entprog.plan.record import Operation
 from entprog.plan.roofline import Clock, precision_on
@@ -19,17 +20,8 @@ from entprog.plan.subjects import Case, HumanVideoSubject, Subject
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
 
-STATES: dict[str, Callable[[int, int], float]] = {
-    "adamw": lambda count, size: 2 * count * size,
-    "adamw8bit": lambda count, size: 2 * count * (1 + 4 / 256),
-    "adafactor": lambda count, size: 0.01 * count * size,
-    "galore": lambda count, size: 2 * count * size,
-}
-"""Bytes of an optimizer's states for so many elements of a size in bytes.
-
-8-bit states are two bytes with a float32 scale for each 256; Adafactor's rows and columns are about a hundredth.
-GaLore's depend on each matrix's sides; AdamW's are the most that they can be.
-"""
+DRAWN = 8
+"""Samples of a draw that blocks are scored on, at most (`train.draws.fixed_draws`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +29,8 @@ class Row:
     """One way of training one phase, or one stage of it.
 
     Attributes:
-        kind: "stage", or the comparison "full", "full-saving" (checkpointing and 8-bit states) or "lora".
+        kind: "stage", or the comparison "full" (the run itself where that is its method), "full-saving"
+            (checkpointing and 8-bit states) or "lora".
         stages: numbers of the stages, from 1, in which the schedule may choose this.
         order: what the ranking is called ("suffix" is the best case, "spread" the worst); "" where it is all one.
         m: blocks that train.
@@ -81,7 +74,10 @@ class Largest:
 
 @dataclass(slots=True)
 class PhasePlan:
-    """A phase: what trains it, and how long the whole of it takes at best and at worst."""
+    """A phase: what trains it, and how long the whole of it takes at best and at worst.
+
+    `ranking` is the peak of scoring its blocks, in bytes; None where nothing is scored.
+    """
 
     name: str
     settings: PhaseConfig
@@ -90,11 +86,12 @@ class PhasePlan:
     seconds: tuple[float, float] = (0.0, 0.0)
     flops: tuple[float, float] = (0.0, 0.0)
     largest: list[Largest] = field(default_factory=list)
+    ranking: int | None = None
 
 
 @dataclass(slots=True)
 class Plan:
-    """A whole run on a device."""
+    """A whole run on a device; `notes` say what of its configuration the figures leave out."""
 
     model: str
     parameters: int
@@ -102,6 +99,7 @@ class Plan:
     precision: str
     calibrated: bool
     phases: list[PhasePlan] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -122,22 +120,43 @@ class Planner:
         self.simulator = Simulator(self.subject)
         self.clock = Clock(hardware)
         self.operations: Counter[Operation] = Counter()
+        self.ranked = plugins.ranked(config.method)
+        self.method = plugins.load("method", config.method, **config.method_options)
+        self.adapters = config.method in ("lora", "mixed")
+        self.rank: int = self.method.rank if self.adapters else 0
+        self.spared: tuple[str, ...] = tuple(self.method.full) if config.method == "lora" else ()
 
     def case(self, settings: PhaseConfig) -> Case:
         """What a step of a phase depends on, with all that its workloads have in common."""
         config = self.config
-        return Case(
+        case = Case(
             shape=Shape(settings.resolution, settings.frames, settings.batch),
             pose=settings.pose,
             temporal_off=settings.blocks == "spatial",
             outside=settings.outside and config.schedule.outside,
-            inputs=not plugins.ranked(config.method) or config.schedule.outside_every != 0,
+            inputs=not self.ranked or config.schedule.outside_every != 0,
             checkpointing=config.train.gradient_checkpointing,
             precision=self.precision,
             fused=self.hardware.name != "cpu",
+            low_rank=self.rank,
+            spared=self.spared,
+            storage=config.schedule.frozen_storage,
+            averaged=config.train.ema_decay > 0,
             accumulation=config.train.gradient_accumulation_steps,
             in_backward=config.train.optimizer_in_backward,
         )
+        return replace(case, references=self._references(case, settings))
+
+    def _references(self, case: Case, settings: PhaseConfig) -> int:
+        """How many references the cache may come to know: none where what lies before their states trains."""
+        config = self.config
+        off = config.train.reference_cache == "off" or config.model.backbone or config.model.reference == "none"
+        if off or (case.outside and case.inputs):
+            return 0
+        drawn = settings.steps * settings.batch * config.train.gradient_accumulation_steps
+        if config.data.path:
+            return drawn
+        return min(drawn, config.data.subjects * config.data.clips_per_subject * config.data.frames + 1)
 
     def phases(self, order: str = "") -> Iterator[PhasePlan]:
         """One phase after the other, with its rows."""
@@ -148,12 +167,15 @@ class Planner:
     def _phase(self, name: str, settings: PhaseConfig, order: str) -> PhasePlan:
         blocks = self._blocks(settings)
         case, plan = self.case(settings), PhasePlan(name, settings, blocks)
-        full = self._row(plan, "full", case, blocks, settings.steps)
-        if not plugins.ranked(self.config.method):
-            rows = self._turns(plan, case) or [full]
+        plain = replace(case, inputs=True, low_rank=0, spared=(), storage="full", references=0)
+        turns = [] if self.ranked else self._turns(plan, case)
+        itself = not self.ranked and not turns
+        full = self._row(plan, "full", case if itself else plain, blocks, settings.steps)
+        if not self.ranked:
+            rows = turns or [full]
             plan.seconds = (sum(row.seconds * row.steps for row in rows),) * 2
             plan.flops = (float(sum(row.flops * row.steps for row in rows)),) * 2
-            plan.rows += _extremes(rows) if rows != [full] else []
+            plan.rows += _extremes(turns)
         else:
             bounds = []
             for title, ranking in rankings(order, blocks, name).items():
@@ -162,27 +184,29 @@ class Planner:
             plan.flops = (min(low for *_, low, _ in bounds), max(high for *_, high in bounds))
             plan.rows.sort(key=lambda row: (row.stages[0], row.m))
         plan.rows.append(full)
-        saving = replace(case, checkpointing=True)
+        saving = replace(plain, checkpointing=True)
         plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
-        low_rank = replace(case, low_rank=RANK, outside=False)
+        low_rank = replace(plain, low_rank=RANK, outside=False)
         plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
+        if self.ranked and not self.config.model.backbone:
+            plan.ranking = self._ranking(plain, blocks)
         return plan
 
     def _turns(self, plan: PhasePlan, case: Case) -> list[Row]:
         """What a method without a ranking trains, a row for each cost that differs; none where that is all blocks."""
-        plugin = plugins.load("method", self.config.method, **self.config.method_options)
-        if not hasattr(plugin, "workloads"):
+        if not hasattr(self.method, "workloads"):
             return []
-        if self.config.method == "lora":
-            case = replace(case, low_rank=plugin.rank)
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
-        for workload, steps in plugin.workloads(plan.blocks, case.shape, plan.settings.steps, self.config.train.seed):
+        seed = self.config.train.seed
+        for workload, steps in self.method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)
             found[key] = (workload, steps + found.get(key, (workload, 0))[1])
         if case.low_rank == 0 and list(found) == [(case.shape, True, len(plan.blocks), 0)]:
             return []
+        if not any(workload.inputs for workload, _ in found.values()):  # what is known of references stays right
+            case = replace(case, references=self._references(replace(case, inputs=False), plan.settings))
         sizes = {shape: number for number, shape in enumerate(dict.fromkeys(key[0] for key in found), 1)}
         return [
             self._row(
@@ -191,6 +215,14 @@ class Planner:
             )
             for workload, steps in found.values()
         ]  # fmt: skip
+
+    def _ranking(self, case: Case, blocks: Sequence[str]) -> int:
+        """Peak of scoring: nothing there takes more than the largest draw through all blocks and back, stateless."""
+        samples = self.config.ranking.samples
+        largest = -(-samples // -(-samples // DRAWN))
+        case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False)
+        step = self.step(case, blocks, optimizer="adamw")
+        return step.peak - step.by_category["optimizer"]
 
     def _stages(self, plan: PhasePlan, case: Case, title: str, ranking: Ranking) -> tuple[float, float, float, float]:
         """Adds the rows of one ranking; seconds and FLOPs of the phase, each at least and at most."""
@@ -239,35 +271,53 @@ class Planner:
         stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
     ) -> Row:  # fmt: skip
         optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
-        stage = kind == "stage" and plugins.ranked(self.config.method)
-        every = self.config.schedule.outside_every if stage and case.outside else 1
-        if kind != "stage":
-            case = replace(case, inputs=True)
-        step = self.step(case, active, with_states, optimizer)
+        every = self.config.schedule.outside_every if kind == "stage" and self.ranked and case.outside else 1
+        active, adapted = self.parts(case, plan.blocks, active, kind)
+        step = self.step(case, active, with_states, optimizer, adapted)
         flops, seconds = step.flops, self.clock.seconds(step)
         self.operations.update({operation: count * steps for operation, count in step.operations.items()})
         if every > 1:  # the dearer steps, one in so many, make the peak; the others most of the time
-            other = self.step(replace(case, inputs=False), active, with_states, optimizer)
+            other = self.step(replace(case, inputs=False), active, with_states, optimizer, adapted)
             flops = round((flops + (every - 1) * other.flops) / every)
             seconds = (seconds + (every - 1) * self.clock.seconds(other)) / every
         place = {name: i for i, name in enumerate(plan.blocks)}
         return Row(
-            phase=plan.name, kind=kind, stages=stages, order=order, m=len(active), shape=case.shape,
-            trained=step.trained, lowest=min(place[name] for name in active), steps=steps, peak=step.peak,
+            phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
+            trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=step.peak,
             bytes=step.by_category, fits=step.peak <= self.hardware.usable, flops=flops, seconds=seconds,
         )  # fmt: skip
 
+    def parts(
+        self, case: Case, blocks: Sequence[str], active: Sequence[str], kind: str = "stage"
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Blocks that train in full where `active` are chosen, and those that train by adapters."""
+        if not case.low_rank:
+            return active, ()
+        if kind == "lora" or not self.ranked:
+            return (), active
+        return active, [name for name in blocks if name not in set(active)]
+
     def step(
-        self, case: Case, active: Sequence[str], with_states: Collection[str] | None = None, optimizer: str = ""
-    ) -> Step:
-        """One step, simulated; by the run's own optimizer, or another of `STATES`."""
-        states = STATES[optimizer or self.config.train.optimizer]
-        return self.simulator.step(case, active, with_states=with_states, state_bytes=states)
+        self, case: Case, active: Sequence[str], with_states: Collection[str] | None = None, optimizer: str = "",
+        adapted: Sequence[str] = (),
+    ) -> Step:  # fmt: skip
+        """One step, simulated; by the run's own optimizer, or another that `train.optimizer` may name."""
+        train = self.config.train
+        step = self.simulator.step(
+            case, active, adapted=adapted, with_states=with_states,
+            optimizer=optimizer or train.optimizer, projected=train.galore_rank,
+        )  # fmt: skip
+        if not case.references or train.reference_cache != "device":
+            return step
+        known = case.references * self.subject.reference_bytes(case, (*active, *adapted))
+        kept = min(known, train.reference_cache_bytes)
+        parts = {**step.by_category, "activations": step.by_category["activations"] + kept}
+        return replace(step, peak=step.peak + kept, by_category=parts)
 
     def _blocks(self, settings: PhaseConfig) -> tuple[str, ...]:
         blocks = self.subject.family(settings.blocks)
         if patterns := [pattern.split(".") for pattern in self.config.ranking.pattern]:
-            blocks = tuple(name for name in blocks if any(_matches(name.split("."), wanted) for wanted in patterns))
+            blocks = tuple(name for name in blocks if any(matches(name.split("."), wanted) for wanted in patterns))
         if not blocks:
             raise ValueError(
                 f"phases: blocks = {settings.blocks!r} leaves none of {len(self.subject.family('all'))} blocks; "
@@ -287,7 +337,3 @@ def _extremes(rows: Sequence[Row]) -> list[Row]:
 
 def _figures(row: Row) -> tuple[Any, ...]:
     return row.m, row.shape, row.stages, row.peak, row.flops, row.seconds
-
-
-def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    return len(parts) == len(wanted) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))

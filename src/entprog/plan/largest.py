@@ -17,13 +17,15 @@ TRIALS = 12
 
 
 def largest_m(planner: Planner, plan: PhasePlan, order: str) -> list[Largest]:
-    """How many blocks may train at the phase's shape, in each order."""
-    found = []
+    """How many blocks may train at the phase's shape, in each order; nothing where adapters train in all of them."""
+    found: list[Largest] = []
+    if planner.adapters and not planner.ranked:
+        return found
     case, count = planner.case(plan.settings), len(plan.blocks)
     for title, ranking in rankings(order, plan.blocks, plan.name).items():
 
         def share(m: int, ranking: Ranking = ranking) -> float:
-            return _share(planner, case, ranking.top(m))
+            return _share(planner, plan, case, ranking.top(m))
 
         place = search(share, 1, count, count)
         found.append(Largest("m", place, place == count, title, place or 0))
@@ -47,7 +49,7 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
 
         def share(place: int, what: str = what, grid: Sequence[int] = grid) -> float:
             sizes: dict[str, Any] = {what: grid[place]}
-            return _share(planner, replace(case, shape=replace(case.shape, **sizes)), active)
+            return _share(planner, plan, replace(case, shape=replace(case.shape, **sizes)), active)
 
         start = max((i for i, value in enumerate(grid) if value <= now), default=0)
         place = search(share, 0, len(grid) - 1, start)
@@ -86,9 +88,10 @@ def search(share: Callable[[int], float], low: int, high: int, start: int) -> in
     return None if fits is None else fits[0]
 
 
-def _share(planner: Planner, case: Case, active: Sequence[str]) -> float:
+def _share(planner: Planner, plan: PhasePlan, case: Case, chosen: Sequence[str]) -> float:
     """Share of the device's usable memory that a step takes."""
-    return planner.step(case, active).peak / max(1, planner.hardware.usable)
+    active, adapted = planner.parts(case, plan.blocks, chosen)
+    return planner.step(case, active, adapted=adapted).peak / max(1, planner.hardware.usable)
 
 
 def _active(planner: Planner, plan: PhasePlan, row: Row, order: str) -> Sequence[str]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from entprog.core.blocks import Block
-from entprog.plan.ledger import CATEGORIES, Ledger, Piece, plain, tensors
+from entprog.plan.ledger import CATEGORIES, Ledger, Piece, tensors
 from entprog.plan.operations import FORMULAS, Flops, operation_flops
+from entprog.plan.states import expected_state_bytes
 
 __all__ = ["CATEGORIES", "Flops", "Meter", "StepCost", "expected_state_bytes"]
 
@@ -284,23 +285,6 @@ class _Mode(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.meter.see(operation, args, kwargs, out)
         return out
-
-
-def expected_state_bytes(optimizer: optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> list[int]:
-    """Bytes of each state that the optimizer's first step will make for a parameter of `group`.
-
-    Known for Adam, AdamW and SGD and for optimizers with a method `state_bytes(parameter)` that tells; for others
-    as much as two copies of the parameter, which few need.
-    """
-    if hasattr(optimizer, "state_bytes"):
-        return list(optimizer.state_bytes(parameter))
-    local = sum(part.numel() * part.element_size() for part in plain(parameter))
-    if isinstance(optimizer, optim.Adam):  # AdamW is one
-        counter = 4 if parameter.device.type == "cpu" or group.get("capturable") or group.get("fused") else 0
-        return [local] * (3 if group.get("amsgrad") else 2) + [counter]
-    if isinstance(optimizer, optim.SGD):
-        return [local] if group.get("momentum") else []
-    return [local, local]
 
 
 def _alike(first: Any, second: Any, *rest: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from entprog.core.frozen_storage import original
 from entprog.plan.operations import operation_flops
 
 
@@ -69,6 +70,8 @@ class Recorder(TorchDispatchMode):
         self.backward = False
         self._live: dict[int, tuple[int, str, int | None, int, Any]] = {}
         self._static = {p.untyped_storage()._cdata for p in model.parameters()}
+        # Weights that frozen storage has taken aside are no part of what a device holds.
+        self._static |= {original(p).untyped_storage()._cdata for p in model.parameters()}
         self._static |= {b.untyped_storage()._cdata for b in model.buffers()}
         self._born = 0
         self._described: dict[Any, Operation] = {}

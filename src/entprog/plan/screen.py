@@ -23,6 +23,7 @@ def text(plan: Plan) -> str:
         f"{units.size(device.reserve)} of it in reserve; forward in {plan.precision.replace('no', 'fp32')}",
         f"seconds: {known}; peak: forward, backward and update, without the driver's own memory",
     ]
+    lines += [f"note: {each}" for each in plan.notes]
     for phase in plan.phases:
         lines += ["", *_phase(phase, plan)]
     return "\n".join(lines)
@@ -34,7 +35,7 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
         f"phase {phase.name}: {shape.steps:,} steps, {shape.resolution} px, {shape.frames} "
         f"frame{'s' * (shape.frames > 1)}, batch {shape.batch}, {len(phase.blocks)} blocks"
     )
-    cells = [HEADS, *(_cells(row) for row in phase.rows)]
+    cells = [HEADS, *(_cells(row, phase) for row in phase.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(HEADS))]
     for row in cells:
         left, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -48,16 +49,29 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
     )
     if phase.largest:
         yield f"on this device: {sentence(phase)}"
+    if phase.ranking is not None:
+        fits = "" if phase.ranking <= plan.hardware.usable else ", which does NOT fit: lower ranking.samples"
+        yield f"ranking its blocks first: at most {units.size(phase.ranking)}{fits}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    stage = NAMES.get(row.kind) or stages(row.stages)
+def _cells(row: Row, phase: PhasePlan) -> tuple[str, ...]:
+    stage = NAMES.get(row.kind) or stages(row.stages) + size(row, phase)
     parts = [units.size(row.bytes.get(name, 0)) for name in ("weights", "gradients", "optimizer", "activations")]
     return (
         stage, str(row.m), row.order or "any", str(row.lowest), units.count(row.trained), *parts,
         units.size(row.peak), "yes" if row.fits else "NO", units.flops(row.flops), units.seconds(row.seconds),
         units.seconds(row.seconds * row.steps),
     )  # fmt: skip
+
+
+def size(row: Row, phase: PhasePlan) -> str:
+    """What of a stage's shape is not the phase's own, in brackets."""
+    own, shape = phase.settings, row.shape
+    parts = [f"{shape.resolution} px"] * (shape.resolution != own.resolution)
+    parts += [f"{shape.frames} frame{'s' * (shape.frames > 1)}"] * (shape.frames != own.frames)
+    parts += [f"batch {shape.batch}"] * (shape.batch != own.batch)
+    parts += [f"{shape.tokens:.3g} of tokens"] * (shape.tokens < 1)
+    return f" ({', '.join(parts)})" * bool(parts)
 
 
 def stages(numbers: Sequence[int]) -> str:

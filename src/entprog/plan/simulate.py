@@ -1,7 +1,7 @@
 """Bytes, FLOPs and operations of a training step that never runs: fake tensors, and only units that differ."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from entprog.core.blocks import Block
+from entprog.core.frozen_storage import FrozenStorage, fresh_tables
 from entprog.nets import layers
 from entprog.plan.compose import Label, Recording, Timeline, compose, in_passes, shortened_to, windows
+from entprog.plan.inventory import Inventory, Parts, counted, packed_bytes, total, weighed
 from entprog.plan.record import Operation, Recorder
+from entprog.plan.states import STATES
 from entprog.plan.subjects import Case, Subject, low_rank_added
 
 
@@ -42,9 +46,9 @@ class Simulator:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        self.inventory = Inventory(subject)
         self.recordings: dict[Case, list[Recording]] = {}
-        self.counts: dict[int, dict[str, Counter[int]]] = {}
-        self.timelines: dict[tuple[Case, frozenset[str]], Timeline] = {}
+        self.timelines: dict[tuple[Case, frozenset[str], frozenset[str]], Timeline] = {}
         self.simulated = 0
 
     def step(
@@ -52,74 +56,116 @@ class Simulator:
         case: Case,
         active: Collection[str],
         *,
+        adapted: Collection[str] = (),
         with_states: Collection[str] | None = None,
-        state_bytes: Callable[[int, int], float] | None = None,
+        optimizer: str = "adamw",
+        projected: int = 0,
     ) -> Step:
         """One step that trains the blocks `active` (and what lies outside, if the case says so).
 
         Args:
+            adapted: blocks whose adapters train in place of their own weights.
             with_states: blocks that have optimizer states; those that train, if None.
-            state_bytes: bytes of the optimizer's states for so many elements of a size in bytes; AdamW's, if None.
+            optimizer: as `train.optimizer` names it; `projected` is `train.galore_rank`.
 
         Raises:
             ValueError: the shape is none that the network takes.
         """
         self._check(case)
-        counts = self._counts(case.low_rank)
-        trained = _sum(counts[name] for name in active)
-        if case.outside:
-            trained += counts["heads"] + (counts["inputs"] if case.inputs else Counter())
-        stateful = (
-            trained if with_states is None else trained + _sum(counts[name] for name in set(with_states) - set(active))
-        )
-        states = state_bytes or (lambda count, size: 2 * count * size)
-        weights = sum(count * size for parts in self._weights(case.low_rank) for size, count in parts.items())
+        inside, beside = self._trained(case, active, adapted)
+        trained = inside + beside
+        idle = set(with_states or ()) - set(active)
+
+        def states(parts: Parts, rank: int) -> int:
+            about = {"counted": not case.fused, "projected": rank}
+            return sum(sum(STATES[optimizer](kind.shape, kind.size, **about)) * n for kind, n in parts.items())
+
         static = {
-            "weights": weights,
-            "optimizer": round(sum(states(count, size) for size, count in stateful.items())),
-            "gradients": _bytes(trained) if case.accumulation > 1 else 0,
+            "weights": self._weights(case, active, adapted),
+            "optimizer": states(total([inside, *map(self.inventory.whole, idle)]), projected) + states(beside, 0),
+            "gradients": weighed(trained) if case.accumulation > 1 else 0,
         }
-        line = self.timeline(case, active)
+        line = self.timeline(case, active, adapted)
         by_category = {name: line.at_peak[name] + static.get(name, 0) for name in line.at_peak}
         operations: Counter[Operation] = Counter(
             {operation: count * case.accumulation for operation, count in line.operations.items()}
         )
+        updates: dict[int, int] = {}
+        for kind, times in trained.items():
+            updates[kind.size] = updates.get(kind.size, 0) + kind.count * times
         order = [name for unit in self.subject.units for name in unit]
-        places = [order.index(name) for name in active]
+        places = [order.index(name) for name in (*active, *adapted)]
         return Step(
-            trained=sum(trained.values()),
+            trained=counted(trained),
             lowest=min(places, default=None),
             peak=sum(by_category.values()),
             by_category=by_category,
             flops=sum(operation.flops * count for operation, count in operations.items()),
             operations=operations,
-            updates=dict(trained),
+            updates=updates,
         )
 
-    def timeline(self, case: Case, active: Collection[str]) -> Timeline:
-        """What comes and goes in a step, without what is there all the time."""
-        key = (case, frozenset(active))
-        if key not in self.timelines:
-            labels = self.labels(active)
-            self.timelines[key] = compose(self.recording(case, active), labels, {})
-        return self.timelines[key]
+    def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts]:
+        """What trains of the blocks' own parameters, and besides: adapters, and what is outside of blocks."""
+        inside, beside = list(map(self.inventory.whole, active)), []
+        for name in adapted:
+            spared = self.inventory.spared(name, case.spared)
+            inside.append(self.inventory.beside_adapters(name, spared))
+            beside.append(self.inventory.adapters(name, case.low_rank, spared))
+        if case.outside:
+            beside += [self.inventory.outside["heads"]]
+            beside += [self.inventory.outside["inputs"]] if case.inputs else []
+        return total(inside), total(beside)
 
-    def labels(self, active: Collection[str]) -> list[Label]:
-        """What of a unit matters to a step: its kind, which of its blocks train, and whether any below it does."""
-        stems = sorted({name.rpartition(".")[0] for unit in self.subject.units for name in unit})
-        below = dict.fromkeys(stems, False)
-        chosen, found = set(active), []
-        for kind, unit in zip(self.subject.kinds, self.subject.units, strict=True):
-            found.append((kind, tuple(name in chosen for name in unit), tuple(below.values())))
-            for name in unit:
-                below[name.rpartition(".")[0]] |= name in chosen
+    def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
+        """Bytes of weights as they are held, adapters and averages among them."""
+        everything = self.inventory.everything()
+        found = weighed(everything) + (4 * counted(everything) if case.averaged else 0)
+        for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
+            found += weighed(self.inventory.adapters(name, case.low_rank, self.inventory.spared(name, case.spared)))
+        if case.storage != "full":
+            held = []
+            for name in set(self.inventory.blocks) - set(active):
+                spared = self.inventory.spared(name, case.spared) if name in adapted else ()
+                held.append(self.inventory.held(name, spared))
+            taken = total(held)
+            found += packed_bytes(taken, case.storage) - weighed(taken)
         return found
 
-    def whole(self, case: Case, active: Collection[str]) -> Timeline:
+    def timeline(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Timeline:
+        """What comes and goes in a step, without what is there all the time."""
+        key = (case, frozenset(active), frozenset(adapted))
+        if key not in self.timelines:
+            labels = self.labels(active, adapted, case)
+            self.timelines[key] = compose(self.recording(case, active, adapted), labels, {})
+        return self.timelines[key]
+
+    def labels(self, active: Collection[str], adapted: Collection[str] = (), case: Case | None = None) -> list[Label]:
+        """What of a unit matters to a step: its kind, which of its blocks train, and whether any below it does.
+
+        With adapters also which of the blocks have them and what of these is spared, with a share of the tokens
+        which blocks see only that.
+        """
+        stems = sorted({name.rpartition(".")[0] for unit in self.subject.units for name in unit})
+        below = dict.fromkeys(stems, False)
+        chosen, low, found = set(active), set(adapted), []
+        routed = self.subject.routed if case is not None and case.shape.tokens < 1 else frozenset()
+        for kind, unit in zip(self.subject.kinds, self.subject.units, strict=True):
+            label: Label = (kind, tuple(name in chosen for name in unit), tuple(below.values()))
+            if low and case is not None:
+                label += (tuple(name in low and self.inventory.spared(name, case.spared) for name in unit),)
+            if routed:
+                label += (tuple(name in routed for name in unit),)
+            found.append(label)
+            for name in unit:
+                below[name.rpartition(".")[0]] |= name in chosen or name in low
+        return found
+
+    def whole(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Timeline:
         """The step without a short cut: every unit is simulated. Slow; what `step` is tested against."""
-        labels = self.labels(active)
+        labels = self.labels(active, adapted, case)
         places = range(len(labels))
-        return compose(self._simulated(case, labels, places, active), labels, {})
+        return compose(self._simulated(case, labels, places, active, adapted), labels, {})
 
     def _check(self, case: Case) -> None:
         shape, multiple = case.shape, self.subject.multiple
@@ -129,37 +175,39 @@ class Simulator:
                 f"{self.subject.name}); choose {max(1, round(shape.resolution / multiple)) * multiple}"
             )
 
-    def recording(self, case: Case, active: Collection[str]) -> Recording:
+    def recording(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Recording:
         """A step of a network that has every unit, with its neighbours, that the whole has."""
-        labels = self.labels(active)
+        labels = self.labels(active, adapted, case)
         needed = set(windows(labels))
         for recording in self.recordings.setdefault(case, []):
             if needed <= set(recording.windows):
                 return recording
         places = shortened_to(labels)
-        recording = self._simulated(case, labels, places, active)
+        recording = self._simulated(case, labels, places, active, adapted)
         self.recordings[case].append(recording)
         return recording
 
     def _simulated(
-        self, case: Case, labels: Sequence[Label], places: Sequence[int], active: Collection[str]
-    ) -> Recording:
+        self, case: Case, labels: Sequence[Label], places: Sequence[int], active: Collection[str],
+        adapted: Collection[str],
+    ) -> Recording:  # fmt: skip
         self.simulated += 1
-        with FakeTensorMode(), as_on_a_gpu(case.fused):
+        with FakeTensorMode(), as_on_a_gpu(case.fused), fresh_tables():
             model, names = self.subject.build(places)
             model.requires_grad_(False)
             owned = {id(p) for unit in names for name in unit for p in model.get_submodule(name).parameters()}
             for name, parameter in model.named_parameters():
                 wanted = case.outside and (case.inputs or name.startswith(self.subject.heads))
                 parameter.requires_grad_(wanted and id(parameter) not in owned)
-            trains = []
             for place, unit in zip(places, names, strict=True):
                 for whole, here in zip(self.subject.units[place], unit, strict=True):
                     if whole in active:
                         model.get_submodule(here).requires_grad_(True)
-                        trains.append(here)
-            if case.low_rank:
-                low_rank_added(model, trains, case.low_rank)
+                    elif whole in adapted:
+                        low_rank_added(model, here, case.low_rank, self.inventory.spared(whole, case.spared))
+            if case.storage != "full":
+                blocks = [Block(name, model.get_submodule(name)) for unit in names for name in unit]
+                FrozenStorage(blocks, case.storage).follow()  # type: ignore[arg-type]
             if case.accumulation > 1:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -174,33 +222,6 @@ class Simulator:
         recorder.begin_backward()
         if loss.requires_grad:
             loss.backward()
-
-    def _counts(self, low_rank: int) -> dict[str, Counter[int]]:
-        """Elements that train when a block does, by element size; "inputs" and "heads" lie outside of all blocks."""
-        if low_rank not in self.counts:
-            with FakeTensorMode():
-                model, names = self.subject.build(range(len(self.subject.units)))
-                every = [name for unit in names for name in unit]
-                outside = {id(p) for p in model.parameters()}
-                if low_rank:
-                    low_rank_added(model, every, low_rank)
-                found = {}
-                for name in every:
-                    parameters = list(model.get_submodule(name).parameters())
-                    outside -= {id(p) for p in parameters}
-                    found[name] = _elements(p for p in parameters if p.requires_grad)
-                left = [(name, p) for name, p in model.named_parameters() if id(p) in outside]
-                heads = self.subject.heads
-                found["inputs"] = _elements(p for name, p in left if not name.startswith(heads))
-                found["heads"] = _elements(p for name, p in left if name.startswith(heads))
-            self.counts[low_rank] = found
-        return self.counts[low_rank]
-
-    def _weights(self, low_rank: int) -> list[Counter[int]]:
-        whole = list(self._counts(0).values())
-        if not low_rank:
-            return whole
-        return [*whole, *(v for k, v in self._counts(low_rank).items() if k not in ("inputs", "heads"))]
 
 
 @contextmanager
@@ -231,21 +252,3 @@ def as_on_a_gpu(wanted: bool) -> Iterator[None]:
 
 def _float(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) else value
-
-
-def _elements(parameters: Any) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for parameter in parameters:
-        found[parameter.element_size()] += parameter.numel()
-    return found
-
-
-def _sum(parts: Any) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for part in parts:
-        total.update(part)
-    return total
-
-
-def _bytes(counts: Counter[int]) -> int:
-    return sum(size * count for size, count in counts.items())

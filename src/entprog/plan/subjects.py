@@ -1,14 +1,16 @@
 """What is planned: a network whose units along the depth repeat, built with as few of them as tell all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from entprog.config import Config
+from entprog.core.swap import swapped_forward
 from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
 from entprog.nets.codec import CHANNELS, FACTOR
@@ -29,7 +31,12 @@ class Case:
         checkpointing: whether activations are recomputed.
         precision: "no", "bf16" or "fp16", of the forward pass.
         fused: attention as on a GPU, by the fused kernel at every length, and layer norms in float32 under autocast.
-        low_rank: rank of adapters that train in place of the blocks' own weights; 0 for none.
+        low_rank: rank of adapters that train in place of the own weights of some blocks; 0 for none.
+        spared: modules of such blocks that train in full (`method_options.full`).
+        storage: how weights of frozen blocks' linear layers are held, as `schedule.frozen_storage` names it.
+        references: different references whose frozen states are known from earlier steps, at most; 0: the whole
+            reference pass is run at each step.
+        averaged: whether averaged weights are kept.
         accumulation: micro-batches of a step.
         in_backward: whether the optimizer steps in the backward pass and frees each gradient there.
     """
@@ -43,6 +50,10 @@ class Case:
     precision: str = "no"
     fused: bool = False
     low_rank: int = 0
+    spared: tuple[str, ...] = ()
+    storage: str = "full"
+    references: int = 0
+    averaged: bool = False
     accumulation: int = 1
     in_backward: bool = False
 
@@ -57,6 +68,8 @@ class Subject(Protocol):
     """Beginnings of the names of parameters that stand behind all blocks."""
     multiple: int
     """Resolutions must be multiples of this: patch x codec, in pixels."""
+    routed: frozenset[str]
+    """Blocks that see a share of the tokens only, where the shape says so."""
 
     def build(self, places: Sequence[int]) -> tuple[nn.Module, list[tuple[str, ...]]]:
         """The network of only these units of the whole (indices, ascending), and the names its blocks have then."""
@@ -72,6 +85,10 @@ class Subject(Protocol):
 
     def family(self, name: str) -> tuple[str, ...]:
         """Blocks of the whole network that a phase with `blocks = name` may train, in their order."""
+        ...
+
+    def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
+        """Bytes of the states that are known of one reference where these blocks train."""
         ...
 
 
@@ -97,6 +114,11 @@ class HumanVideoSubject:
         )
         self.kinds = tuple(str(len(unit)) if i + 1 < count else "last" for i, unit in enumerate(self.units))
         self.order = tuple(whole.entprog_blocks())
+        self.routed = frozenset(f"blocks.{i}" for i in range(*whole.routed_span())) if self.depth > 2 else frozenset()
+        self.stack = tuple(
+            name for stem in ("reference_blocks", "blocks") for name in self.order
+            if name.startswith(f"{stem}.") and (stem == "blocks") == (model.reference == "siamese")
+        )[: self.depth - 1]  # fmt: skip
 
     def _dit(self, depth: int, device: torch.device | None = None) -> VideoDiT:
         model = self.config.model
@@ -120,7 +142,12 @@ class HumanVideoSubject:
         for k, length in enumerate(lengths):
             names.append(self._names(range(start, start + length), k, depth))
             start += length
-        return self._dit(depth), names
+        model = self._dit(depth)
+        spatial = [place * self.every + i for place, length in zip(places, lengths, strict=True) for i in range(length)]
+        inside = [k for k, i in enumerate(spatial) if f"blocks.{i}" in self.routed]
+        if inside:  # tokens pass by the same blocks as in the whole network
+            model.__dict__["routed_span"] = lambda: (inside[0], inside[-1] + 1)
+        return model, names
 
     def step(self, model: nn.Module, case: Case) -> Callable[[], Tensor]:
         """The task's own loss, on a batch and a draw of zeros in the sizes of the real ones."""
@@ -136,7 +163,13 @@ class HumanVideoSubject:
         condition = {"reference": torch.zeros(clip[0], *clip[2:])}
         if case.pose:
             condition["pose"] = torch.zeros(maps)
+        if shape.tokens < 1:
+            tokens = (side // model.config.patch) ** 2
+            condition["places"] = torch.zeros(shape.batch, max(1, round(shape.tokens * tokens)), dtype=torch.long)
         draw = Draw(torch.zeros(clip), torch.zeros(shape.batch), torch.zeros(clip), condition)
+        if case.references:
+            kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case.precision, torch.float32)
+            task.reference_cache = _Known(_recalled(model, condition["reference"], kind))  # type: ignore[assignment]
         return partial(_loss, task, draw, batch)
 
     def frames(self, limit: int) -> list[int]:
@@ -147,32 +180,72 @@ class HumanVideoSubject:
         """See `Subject.family`."""
         return tuple(block for block in self.order if FAMILIES[name](block))
 
+    def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
+        """See `Subject.reference_bytes`: one state before each block up to the lowest that trains."""
+        frozen = len(list(takewhile(lambda name: name not in set(trained), self.stack)))
+        tokens = (case.shape.resolution // self.multiple) ** 2
+        return (1 + frozen) * tokens * SIZES[self.config.model.size]["width"] * (4 if case.precision == "no" else 2)
+
 
 def _loss(task: HumanVideo, draw: Draw, batch: list[Tensor]) -> Tensor:
     """The loss; the loop holds on to the batch meanwhile, as the caller does here."""
     return task.loss(draw)
 
 
-def low_rank_added(model: nn.Module, blocks: Sequence[str], rank: int) -> None:
-    """Put adapters of rank `rank` beside every linear layer of the blocks; their own weights freeze."""
-    for name in blocks:
-        block = model.get_submodule(name)
-        block.requires_grad_(False)
-        layers = [(path, layer) for path, layer in block.named_modules() if isinstance(layer, nn.Linear)]
-        for path, layer in layers:
-            above, _, last = path.rpartition(".")
-            setattr(block.get_submodule(above), last, _LowRank(layer, rank))
+class _Known:
+    """Gives the states of the references in the place of a cache that has them all; once, as that does."""
+
+    def __init__(self, states: list[Tensor]) -> None:
+        self.ready: list[Tensor] | None = states
+
+    def states(self, reference: Tensor) -> list[Tensor] | None:
+        known, self.ready = self.ready, None
+        return known
+
+
+@torch.no_grad()
+def _recalled(model: VideoDiT, reference: Tensor, kind: torch.dtype) -> list[Tensor]:
+    """As many states [B, M, D] as are frozen, each copied in its block's place as a cache copies what it knows."""
+    side = reference.shape[-1] // model.config.patch
+    states = [torch.zeros(len(reference), side * side, model.config.width, dtype=kind)]
+    for block in model.reference_stack():
+        if any(parameter.requires_grad for parameter in block.parameters()):
+            break
+        with swapped_forward(block, torch.clone):
+            states.append(block(states[-1]))
+    return states
+
+
+def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str] = ()) -> None:
+    """Put adapters of rank `rank` beside the linear layers of a block, in the place of its own weights.
+
+    `spared` are modules of the block that train in full instead ("": all of it).
+    """
+    block = model.get_submodule(name)
+    block.requires_grad_(False)
+    for path in spared:
+        block.get_submodule(path).requires_grad_(True)
+    layers = [
+        (path, layer)
+        for path, layer in block.named_modules()
+        if isinstance(layer, nn.Linear) and not any(not each or f"{path}.".startswith(f"{each}.") for each in spared)
+    ]
+    for path, layer in layers:
+        above, _, last = path.rpartition(".")
+        setattr(block.get_submodule(above), last, _LowRank(layer, rank))
 
 
 class _LowRank(nn.Module):
-    """A frozen linear layer and a trained product of two thin matrices beside it."""
+    """A frozen linear layer and a trained product of two thin matrices beside it, operation by operation as peft's."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base = base
         about: Mapping[str, Any] = {"bias": False, "device": base.weight.device, "dtype": base.weight.dtype}
-        self.down = nn.Linear(base.in_features, rank, **about)
-        self.up = nn.Linear(rank, base.out_features, **about)
+        self.lora_down = nn.Linear(base.in_features, rank, **about)
+        self.lora_up = nn.Linear(rank, base.out_features, **about)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.up(self.down(x))
+        out = self.base(x)
+        x = x.to(self.lora_down.weight.dtype)
+        return out + self.lora_up(self.lora_down(x)) * 2.0

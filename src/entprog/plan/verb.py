@@ -11,7 +11,9 @@ from entprog.data.source import cache_folder
 from entprog.plan.calibrate import calibrate, is_here
 from entprog.plan.estimate import Plan, Planner
 from entprog.plan.hardware import device_here, find_device
+from entprog.plan.inventory import counted
 from entprog.plan.largest import largest_m, largest_shape
+from entprog.plan.notes import notes
 from entprog.plan.picture import svg
 from entprog.plan.screen import text
 
@@ -48,9 +50,10 @@ def plan(
         phase.largest = largest_m(planner, phase, order)
     fullest = max(phases, key=lambda phase: max(row.peak for row in phase.rows))
     fullest.largest += largest_shape(planner, fullest, order)
-    counts = planner.simulator.counts[0]
-    parameters = sum(count for parts in counts.values() for count in parts.values())
-    found = Plan(planner.subject.name, parameters, hardware, planner.precision, planner.clock.calibrated, phases)
+    found = Plan(
+        planner.subject.name, counted(planner.simulator.inventory.everything()), hardware, planner.precision,
+        planner.clock.calibrated, phases, list(notes(planner)),
+    )  # fmt: skip
     print(text(found))
     if json_file is not None:
         write_atomically(json_file, json.dumps(found.plain(), indent=2) + "\n")

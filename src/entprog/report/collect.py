@@ -52,6 +52,7 @@ class Totals:
     flops_scoring: float = NAN
     flops_search: float = NAN
     bytes_peak: float = NAN
+    bytes_peak_scoring: float = NAN
     bytes_mean: float = NAN
     holdout_loss: float = NAN
     steps: float = NAN
@@ -310,6 +311,8 @@ def _totals(
     peaks = [step.bytes_peak for step in steps if math.isfinite(step.bytes_peak)]
     holdouts = [number(event.get("loss")) for event in events if event.get("event") == "holdout"]
     flops_scoring = add([number(phase.scores.get("flops")) for phase in phases])
+    ranked = [number(event.get("bytes_peak")) for event in events if event.get("event") == "rank"]
+    scoring = max((peak for peak in ranked if math.isfinite(peak)), default=NAN)
     return Totals(
         seconds=steps[-1].elapsed,
         seconds_scoring=add([number(phase.scores.get("seconds")) for phase in phases]),
@@ -317,7 +320,8 @@ def _totals(
         flops=add([step.flops for step in steps]) + flops_scoring,
         flops_scoring=flops_scoring,
         flops_search=add([step.flops for step in steps if step.searching]),
-        bytes_peak=max(peaks, default=NAN),
+        bytes_peak=max([*peaks, *(peak for peak in ranked if math.isfinite(peak))], default=NAN),
+        bytes_peak_scoring=scoring,
         bytes_mean=add(peaks) / len(peaks) if peaks else NAN,
         holdout_loss=holdouts[-1] if holdouts else NAN,
         steps=float(len(steps)),

@@ -84,7 +84,7 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         ("of it scoring", "seconds_scoring", "", units.seconds, True),
         ("of it search", "seconds_search", "", units.seconds, True),
         ("FLOPs", "flops", included, units.flops, False),
-        ("peak memory", "bytes_peak", "largest step", units.size, False),
+        ("peak memory", "bytes_peak", "largest step, scoring included", units.size, False),
         ("mean memory", "bytes_mean", "mean over steps of each step's peak", units.size, False),
         ("steps", "steps", "", lambda value: f"{value:,.0f}", True),
     ):

@@ -213,6 +213,7 @@ def totals(runs: Sequence[Run]) -> str:
         ("FLOPs of scoring", "flops_scoring", units.flops),
         ("FLOPs of search", "flops_search", units.flops),
         ("peak memory", "bytes_peak", units.size),
+        ("peak memory of scoring", "bytes_peak_scoring", units.size),
         ("mean memory", "bytes_mean", units.size),
         ("holdout loss", "holdout_loss", units.significant),
     )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from entprog.plan.states import galore_states
+
 __all__ = ["GaLoreAdamW"]
 
 
@@ -53,11 +55,9 @@ class GaLoreAdamW(optim.Optimizer):
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
         """Bytes of each state that a parameter's first step makes."""
-        size = parameter.element_size()
-        if not self._projected[id(parameter)]:
-            return [size * parameter.numel(), size * parameter.numel(), 4]
-        rank = size * self.defaults["rank"]
-        return [rank * min(parameter.shape), rank * max(parameter.shape), rank * max(parameter.shape), 4]
+        rank = self.defaults["rank"] if self._projected[id(parameter)] else 0
+        counted = parameter.device.type == "cpu"
+        return galore_states(tuple(parameter.shape), parameter.element_size(), counted=counted, projected=rank)
 
     def _step(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         state, tall = self.state[p], p.shape[0] >= p.shape[-1]

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from entprog.plan.ledger import plain
+from entprog.plan.states import adamw8bit_states
+
 __all__ = ["AdamW8bit"]
 
 _loud = logging.getLogger("torchao")
@@ -56,6 +59,12 @@ class AdamW8bit(optim.Optimizer):
             if ready:
                 self._step(group, ready)
         return loss
+
+    def state_bytes(self, parameter: Tensor) -> list[int]:
+        """Bytes of each state that the first step makes for a parameter; meters ask beforehand."""
+        counted = parameter.device.type == "cpu"
+        parts = plain(parameter)
+        return [n for p in parts for n in adamw8bit_states(tuple(p.shape), p.element_size(), counted=counted)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a copy of saved states, each tensor in its own type (torch would make floats of codes)."""

@@ -1,6 +1,6 @@
 """`train.memory_budget`: every stage runs in the cheapest way that fits, or training is refused before it starts."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from entprog.core.select import deepest_sets
 from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
 from entprog.plan.fit import Fit, Option, fit, ways
 from entprog.plan.sizes import parse_bytes, written_bytes
+from entprog.plan.states import state_bytes
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.simulate import Groups, simulate_step
 
@@ -198,8 +199,13 @@ class Fitted:
         """Bytes of what a probe of so many candidates keeps: weights and states at its start and at each end."""
         if self.estimator != "probe" or candidates < 2:
             return 0
-        trained = (p for p in self.room.task.model.parameters() if id(p) in self.room.trainable)
-        return 3 * (candidates + 1) * sum(p.numel() * p.element_size() for p in trained)
+        room, train = self.room, self.room.config.train
+        inside = {id(p): train.galore_rank for block in room.blocks for p in block.parameters()}
+        return (candidates + 1) * sum(
+            _bytes(p) + state_bytes(train.optimizer, p, inside.get(id(p), 0))
+            for p in room.task.model.parameters()
+            if id(p) in room.trainable
+        )
 
     def unchanged(self, ranking: Ranking) -> Iterator[bool]:
         """For each stage whether some candidate fits with the blocks that the schedule names."""
@@ -271,12 +277,14 @@ def in_words(line: dict[str, Any]) -> str:
 def make_room(
     config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
     draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw], groups: Groups | None = None,
+    resting: Collection[str] = (),
 ) -> Room | None:  # fmt: skip
     """The room of a phase; None without a budget.
 
     Args:
         fixed: draws that lie in memory for the whole phase.
         groups: of a method that adds parameters.
+        resting: names of parameters that never train in this phase.
     """
     budget = parse_bytes(config.train.memory_budget)
     if budget is None:
@@ -287,7 +295,8 @@ def make_room(
         reserved += sum(4 * p.numel() for p in task.model.parameters())
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
-    trainable = frozenset(id(p) for p in task.model.parameters() if p.requires_grad)
+    named = task.model.named_parameters()
+    trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
     states = config.schedule.states
     return Room(
         task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable, groups=groups

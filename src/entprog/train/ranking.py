@@ -2,23 +2,29 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, optim
 from tqdm import tqdm
 
 from entprog import plugins
-from entprog.config import Config, RankingConfig
-from entprog.core.blocks import Blocks
+from entprog.config import Config, RankingConfig, TrainConfig
+from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
 from entprog.core.select import PassCosts, select_blocks
+from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Ranking, Scores, Task
 from entprog.data.shards import write_atomically
 from entprog.plan.meter import Meter
-from entprog.train.costs import measure_costs
+from entprog.plan.sizes import written_bytes
+from entprog.plan.states import state_bytes
+from entprog.tasks.human_video import HumanVideo
+from entprog.train.costs import Measured, measure_costs
 from entprog.train.state import Session
 from entprog.train.watch import Watch
 
@@ -51,17 +57,42 @@ def weighed(config: Config, device: torch.device) -> str:
     return "flops" if device.type == "cpu" else "seconds"
 
 
+def rare_inputs(config: Config, method: Any, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
+    """Names of what stands before the blocks, where it does not train at every step."""
+    ranked = plugins.ranked(config.method)
+    apart = config.schedule.outside_every != 1 if ranked else getattr(method, "inputs", "always") != "always"
+    if not apart or not outside:
+        return ()
+    return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
+
+
+def never_trained(config: Config, method: Any) -> bool:
+    """Whether what `rare_inputs` names does not train at any step."""
+    if plugins.ranked(config.method):
+        return config.schedule.outside_every == 0
+    return bool(getattr(method, "inputs", "always") == "never")
+
+
 def add_costs(
-    table: dict[str, Any], task: Task, blocks: Blocks, draw: Draw, config: Config, *, batch: int, outside: bool
-) -> float:
-    """Measure what each block costs as the lowest active one into `table`; returns the FLOPs that took."""
+    table: dict[str, Any], task: Task, blocks: Blocks, draw: Draw, config: Config, *, batch: int, outside: bool,
+    inputs: Collection[str] = (),
+) -> Measured:  # fmt: skip
+    """Measure what each block costs as the lowest active one into `table`; `inputs` as `rare_inputs` gives them."""
     cost = table["cost"]
     order = sorted(cost, key=lambda name: cost[name]["lowest_depth"])
     exact = config.schedule.select == "per_second" and weighed(config, draw.x.device) == "flops"
-    measured = measure_costs(task, blocks, order, draw, batch, outside=outside, exact=exact)
+    inside = {id(p) for block in blocks for p in block.parameters()}
+    measured = measure_costs(
+        task, blocks, order, draw, batch, outside=outside, exact=exact, inputs=inputs,
+        every=config.schedule.outside_every, states=partial(_states, config.train, inside),
+    )  # fmt: skip
     for name in order:
         cost[name].update(measured.of(name))
-    return measured.spent
+    return measured
+
+
+def _states(config: TrainConfig, inside: Collection[int], parameter: Tensor) -> int:
+    return state_bytes(config.optimizer, parameter, config.galore_rank if id(parameter) in inside else 0)
 
 
 def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: torch.device) -> Ranking:
@@ -78,7 +109,7 @@ def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: to
 
 def rank_phase(
     session: Session, folder: Path, blocks: Blocks, probe: list[Draw], watch: Watch, *, batch: int, outside: bool,
-    resumed: bool,
+    inputs: Collection[str], resumed: bool,
 ) -> Ranking | None:  # fmt: skip
     """The phase's ranking, charged to the run; read back from scores.json when the phase is resumed."""
     config = session.config
@@ -89,39 +120,54 @@ def rank_phase(
         table = json.loads(path.read_text(encoding="utf-8"))
         return selected(table, Ranking(tuple(table["order"])), config, session.task.device)
     started = time.perf_counter()
-    with Meter() as meter:  # the table of costs and the watch's gradient are part of what ranking costs
+    with _metered(session) as meter:  # the table of costs and the watch's gradient are part of what ranking costs
         scores, ranking = rank_blocks(session.task, blocks, probe, config.ranking)
         table = ranking_table(session.task, blocks, probe[0], scores, config.ranking)
         needed = plugins.load("score", "gradient", norm="l1").score(session.task, blocks, probe[:1])
     # Beside the meter, not inside: it would slow the passes that are timed.
-    flops = meter.flops + add_costs(table, session.task, blocks, probe[0], config, batch=batch, outside=outside)
+    measured = add_costs(table, session.task, blocks, probe[0], config, batch=batch, outside=outside, inputs=inputs)
     watch.order(scores.values, needed.values)
-    seconds = time.perf_counter() - started
-    session.totals.seconds_scoring += seconds
-    session.totals.flops_scoring += flops
-    content = {**table, "samples": scores.samples, "seconds": seconds, "flops": flops}
+    seconds, flops = time.perf_counter() - started, meter.flops + measured.spent
+    peak = max(meter.peak, measured.peak + session.averages.size)
+    _charge(session, seconds, flops, peak)
+    content = {**table, "samples": scores.samples, "seconds": seconds, "flops": flops, "bytes_peak": peak}
     write_atomically(path, json.dumps(content, indent=2) + "\n")
-    session.log.event("rank", {"order": list(ranking.names), "seconds": seconds, "flops": flops})
-    tqdm.write(f"{folder.name}: " + " > ".join(ranking.names[:6]) + (" > ..." if len(blocks) > 6 else ""))
+    about = {"order": list(ranking.names), "seconds": seconds, "flops": flops, "bytes_peak": peak}
+    session.log.event("rank", {**about, "bytes_live": meter.at_peak} if peak == meter.peak else about)
+    order = " > ".join(ranking.names[:6]) + (" > ..." if len(blocks) > 6 else "")
+    tqdm.write(f"{folder.name}: {order} (ranked in {written_bytes(peak)} at most)")
     return selected(content, ranking, config, session.task.device)
 
 
-def reranker(session: Session, folder: Path, blocks: Blocks, probe: list[Draw]) -> Callable[[], Ranking] | None:
+def reranker(
+    session: Session, folder: Path, blocks: Blocks, probe: list[Draw], optimizer: optim.Optimizer
+) -> Callable[[], Ranking] | None:
     """Ranks the same blocks anew on the same draws, charged to the run; None unless `ranking.again`.
 
-    What blocks cost stays as `rank_phase` measured it.
+    What blocks cost stays as `rank_phase` measured it. The states of `optimizer` lie in memory meanwhile.
     """
     if not session.config.ranking.again:
         return None
 
     def again() -> Ranking:
         started = time.perf_counter()
-        with Meter() as meter:
+        with _metered(session, optimizer) as meter:
             scores, ranking = rank_blocks(session.task, blocks, probe, session.config.ranking)
-        session.totals.seconds_scoring += time.perf_counter() - started
-        session.totals.flops_scoring += meter.flops
-        session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops})
+        _charge(session, time.perf_counter() - started, meter.flops, meter.peak)
+        session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops, "bytes_peak": meter.peak})
         table = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         return selected({**table, "values": dict(scores.values)}, ranking, session.config, session.task.device)
 
     return again
+
+
+def _metered(session: Session, optimizer: optim.Optimizer | None = None) -> Meter:
+    return Meter(session.task.model, optimizer, held=session.averages.weights.values())
+
+
+def _charge(session: Session, seconds: float, flops: float, peak: int) -> None:
+    totals = session.totals
+    totals.seconds_scoring += seconds
+    totals.flops_scoring += flops
+    totals.bytes_peak_scoring = max(totals.bytes_peak_scoring, peak)
+    totals.bytes_peak = max(totals.bytes_peak, peak)

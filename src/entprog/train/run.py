@@ -19,7 +19,6 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
 from entprog.core.freeze import param_groups
 from entprog.core.frozen_storage import FrozenStorage
-from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Setting, Shape, Workload
 from entprog.data.clips import Clips
 from entprog.data.shards import write_atomically
@@ -28,7 +27,6 @@ from entprog.evaluate import evaluate_task
 from entprog.plan.meter import StepCost
 from entprog.report import write_report
 from entprog.tasks.build import build_task, save_weights
-from entprog.tasks.human_video import HumanVideo
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
 from entprog.train.engine import engine, tell
@@ -38,7 +36,7 @@ from entprog.train.loop import Phase, run_phase
 from entprog.train.memory import fit_phase, fit_workloads, in_words, make_room, told
 from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
-from entprog.train.ranking import rank_phase, reranker, weighed
+from entprog.train.ranking import never_trained, rank_phase, rare_inputs, reranker, weighed
 from entprog.train.state import (
     Averages,
     Session,
@@ -175,9 +173,12 @@ def _one_phase(
 
     # 6. Rank.
     watch = Watch(Warn(log))
+    plugin = plugins.load("method", config.method, **config.method_options)
+    inputs = rare_inputs(config, plugin, task, probe[0], outside)
     ranking = rank_phase(
-        session, folder, blocks, probe, watch, batch=settings.batch, outside=outside, resumed=saved is not None
-    )
+        session, folder, blocks, probe, watch, batch=settings.batch, outside=outside, inputs=inputs,
+        resumed=saved is not None,
+    )  # fmt: skip
 
     # What fits the memory budget, for every stage before any of them trains.
     def one(shape: Shape) -> Draw:
@@ -186,9 +187,9 @@ def _one_phase(
 
     schedule, states = _schedule(config), config.schedule.states
     order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
-    plugin = plugins.load("method", config.method, **config.method_options)
     own = getattr(plugin, "groups", None)  # of parameters that the method adds, or at several rates
-    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], own)
+    resting = inputs if never_trained(config, plugin) else ()
+    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], own, resting)
     if room is not None:
         if schedule is None or ranking is None:
             everything = [(Workload(tuple(blocks.names), shape), settings.steps)]
@@ -209,10 +210,10 @@ def _one_phase(
     readings, notes = ReadingFlops(session, holdout), Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
-        ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe),
+        ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe, optimizer),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=weighed(config, task.device), states=states, outside=outside,
-        outside_every=config.schedule.outside_every, inputs=_inputs(config, plugin, task, probe[0], outside),
+        outside_every=config.schedule.outside_every, inputs=inputs,
         storage=None if kind == "full" else FrozenStorage(discover_blocks(task.model), kind),
         notify=notes, seed=seed,
     )  # fmt: skip
@@ -266,15 +267,6 @@ def _schedule(config: Config) -> Any:
     if not plugins.ranked(config.method):
         return None
     return plugins.load("schedule", config.schedule.name, **config.schedule.options)
-
-
-def _inputs(config: Config, plugin: Any, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
-    """What stands before the blocks, where it does not train at every step."""
-    ranked = plugins.ranked(config.method)
-    apart = config.schedule.outside_every != 1 if ranked else getattr(plugin, "inputs", "always") != "always"
-    if not apart or not outside:
-        return ()
-    return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
 
 
 def _spent(session: Session, method: Any, base: tuple[float, ...]) -> None:

@@ -16,6 +16,7 @@ from entprog.core.freeze import param_groups
 from entprog.core.types import Draw
 from entprog.plan.fit import Option
 from entprog.plan.meter import Meter, StepCost
+from entprog.plan.states import state_bytes
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.optimizer import build_optimizer
 
@@ -30,7 +31,9 @@ def simulate_step(
     """What one optimizer step of `batch` samples a micro-batch takes, run as `option` says.
 
     The model's parameters are replaced by fake ones of their size and device, so nothing is allocated and no weight
-    is copied. An optimizer in the backward pass is taken for one that steps after it, an upper bound.
+    is copied. What never trains, such as inputs with `schedule.outside_every = 0`, is left out of `trainable`: the
+    backward then ends at the lowest active block, as the real one does. An optimizer in the backward pass is taken
+    for one that steps after it, an upper bound.
 
     Args:
         draw: one sample or more of the step's own size.
@@ -65,11 +68,13 @@ def simulate_step(
         optimizer = build_optimizer(plain, made)
         count = config.gradient_accumulation_steps * option.pieces
         samples = batch // option.pieces
+        run = min(count, 2)  # from the second on, gradients lie there during the forward pass
         with Meter(model, optimizer) as meter:
-            for _ in range(min(count, 2)):  # from the second on, gradients lie there during the forward pass
+            for _ in range(run):
                 fake_task.loss(_of_size(draw, samples)).backward()
-    cost = meter.cost()
-    states = 2 * sum(p.numel() * p.element_size() for name in kept for p in blocks[name].parameters())
+    cost = replace(meter.cost(), flops=meter.flops // run * count)
+    resting = (p for name in kept for p in blocks[name].parameters())
+    states = sum(state_bytes(config.optimizer, p, config.galore_rank) for p in resting)
     if not states:
         return cost
     parts = dict(cost.by_category)

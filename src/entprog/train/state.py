@@ -25,7 +25,8 @@ from entprog.train.log import RunLog
 class Totals:
     """Everything a run has spent, scoring and search included; part of each checkpoint.
 
-    `byte_seconds` is peak bytes times seconds, for the mean over time.
+    `bytes_peak` is the largest of all steps and all scoring, `bytes_peak_scoring` that of scoring alone;
+    `byte_seconds` is peak bytes times seconds of steps, for the mean over time.
     """
 
     steps: int = 0
@@ -37,6 +38,7 @@ class Totals:
     flops_search: float = 0.0
     flops_cache: float = 0.0
     bytes_peak: int = 0
+    bytes_peak_scoring: int = 0
     byte_seconds: float = 0.0
 
     def so_far(self) -> dict[str, float]:
@@ -59,6 +61,7 @@ class Totals:
             "flops_search": self.flops_search,
             "flops_cache": self.flops_cache,
             "bytes_peak": self.bytes_peak,
+            "bytes_peak_scoring": self.bytes_peak_scoring,
             "bytes_mean": self.byte_seconds / self.seconds_training if self.seconds_training else 0.0,
             "holdout_loss": holdout_loss,
         }
@@ -73,6 +76,11 @@ class Averages:
         self.updates = 0
         if decay:
             self.weights = {n: p.detach().float().clone() for n, p in plain_parameters(model).items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the averaged weights."""
+        return sum(weight.numel() * weight.element_size() for weight in self.weights.values())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
