@@ -19,12 +19,12 @@ class Tensors(NamedTuple):
     size: int
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         return prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        return self.count * self.size
+        return self.values * self.size
 
 
 Parts = Counter[Tensors]
@@ -107,7 +107,7 @@ def packed_bytes(parts: Parts, kind: str) -> int:
     if kind == "offload":
         return placeholders + 2 * max((each.bytes for each in parts), default=0)
     width = BLOCK if kind == "int8" else BLOCK // 2
-    return placeholders + sum(-(-each.count // BLOCK) * (width + 4) * count for each, count in parts.items())
+    return placeholders + sum(-(-each.values // BLOCK) * (width + 4) * count for each, count in parts.items())
 
 
 def total(parts: Iterable[Parts]) -> Parts:
@@ -120,7 +120,7 @@ def total(parts: Iterable[Parts]) -> Parts:
 
 def counted(parts: Parts) -> int:
     """Values in all."""
-    return sum(kind.count * times for kind, times in parts.items())
+    return sum(kind.values * times for kind, times in parts.items())
 
 
 def weighed(parts: Parts) -> int:

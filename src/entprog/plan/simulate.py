@@ -92,7 +92,7 @@ class Simulator:
         )
         updates: dict[int, int] = {}
         for kind, times in trained.items():
-            updates[kind.size] = updates.get(kind.size, 0) + kind.count * times
+            updates[kind.size] = updates.get(kind.size, 0) + kind.values * times
         order = [name for unit in self.subject.units for name in unit]
         places = [order.index(name) for name in (*active, *adapted)]
         return Step(

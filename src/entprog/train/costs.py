@@ -171,10 +171,8 @@ def _measured(passes: _Passes, names: tuple[str, ...], batch: int, exact: bool) 
 
     counted = {k: passes.count([names[k]], batch) for k in places}
     everything, none = passes.count(names, batch), dict.fromkeys(names, 0.0)
-    flops, size = (
-        costs({k: both[kind] for k, both in counted.items()}, everything[kind], own)
-        for kind, own in enumerate((none, states))
-    )
+    flops = costs({k: both[0] for k, both in counted.items()}, everything[0], none)
+    size = costs({k: both[1] for k, both in counted.items()}, everything[1], states)
     seconds = costs({k: passes.time([names[k]], batch) for k in places}, passes.time(names, batch), none)
     if exact:
         alone = {name: passes.count([name], batch)[0] for name in names}

@@ -192,9 +192,9 @@ def _one_phase(
     room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], own, resting)
     if room is not None:
         if schedule is None or ranking is None:
-            everything = [(Workload(tuple(blocks.names), shape), settings.steps)]
+            always = [(Workload(tuple(blocks.names), shape), settings.steps)]
             told_before = getattr(plugin, "workloads", None)
-            fit_workloads(room, told_before(blocks.names, shape, settings.steps, seed) if told_before else everything)
+            fit_workloads(room, told_before(blocks.names, shape, settings.steps, seed) if told_before else always)
         else:
             schedule, room = fit_phase(room, schedule, ranking)
         states = room.states

@@ -1,7 +1,8 @@
 """One training step without its numbers: what it would allocate and compute, in no memory and little time."""
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,8 @@ def simulate_step(
         members = dict(model.named_modules())
         copies = Blocks([Block(block.name, members[block.name]) for block in blocks], role=blocks.role)
         plain = replace(config, optimizer_in_backward=False)
-        made = groups(model, copies, lr=1e-4, seed=0) if groups else param_groups(model, copies, lr=1e-4)
+        with _moving():
+            made = groups(model, copies, lr=1e-4, seed=0) if groups else param_groups(model, copies, lr=1e-4)
         for layer in adapted_layers(model).values():
             if layer.base_layer.weight.requires_grad:  # a block that trains in full runs without its adapter
                 layer.enable_adapters(False)
@@ -80,6 +82,24 @@ def simulate_step(
     parts = dict(cost.by_category)
     parts["optimizer"] = parts.get("optimizer", 0) + states
     return replace(cost, peak=cost.peak + states, by_category=parts)
+
+
+@contextmanager
+def _moving() -> Iterator[None]:
+    """Modules move to a device by new parameters: torch's own way fails on a fake one that its mode remembers."""
+
+    def moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        for inside in module.modules():
+            for name, p in inside.named_parameters(recurse=False):
+                inside._parameters[name] = nn.Parameter(p.detach().to(*args, **kwargs), requires_grad=p.requires_grad)
+        return module
+
+    before = nn.Module.to
+    nn.Module.to = moved  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = before  # type: ignore[method-assign]
 
 
 def _of_size(draw: Draw, samples: int) -> Draw:
