@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from entprog.plan.meter import Meter
 from entprog.plan.orders import rankings, spread, suffix
 from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.simulate import Simulator
+from entprog.plan.states import state_bytes
 from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.tasks.build import build_model
 from entprog.tasks.human_video import HumanVideo
@@ -57,7 +59,9 @@ def test_bytes_and_flops_of_a_step_that_runs(active: tuple[str, ...]) -> None:
     assert step.trained == sum(parameter.numel() for parameter in blocks)
     assert step.flops == meter.cost().flops
     assert step.peak == pytest.approx(meter.peak, rel=0.01)
-    assert step.by_category["optimizer"] == 2 * 4 * step.trained
+    assert (
+        step.by_category["optimizer"] == meter.at_peak["optimizer"] == sum(map(partial(state_bytes, "adamw"), blocks))
+    )
 
 
 def test_windows_of_a_long_network_need_few_units() -> None:
