@@ -14,7 +14,9 @@ from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw
 from entprog.diffusion.objective import Noising
 from entprog.nets.dit import SIZES
+from entprog.plan.estimate import Planner
 from entprog.plan.fit import Option
+from entprog.plan.hardware import find_device
 from entprog.plan.meter import Meter
 from entprog.plan.profiled import profiled_peak
 from entprog.plan.states import expected_state_bytes, state_bytes
@@ -149,6 +151,8 @@ def test_a_run_is_priced_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (fit,) = (event for event in events if event["event"] == "fit")
     (rank,) = (event for event in events if event["event"] == "rank")
     assert rows[0]["bytes_peak"] == pytest.approx(fit["bytes_peak"] - fit["bytes_reserved"], rel=0.03)
+    (planned,) = Planner(config, find_device("cpu")).phases("suffix")
+    assert planned.ranking is not None and rank["bytes_peak"] <= planned.ranking <= 1.25 * rank["bytes_peak"]
     totals = events[-1]
     assert totals["bytes_peak_scoring"] == rank["bytes_peak"] > 0
     assert totals["bytes_peak"] == max(rank["bytes_peak"], *(row["bytes_peak"] for row in rows))
