@@ -11,6 +11,7 @@ timed after two steps of warm-up; the median counts. Run it on an otherwise idle
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.plan.verb import demo_recipe
 from entprog.tasks.build import build_model
 from entprog.tasks.human_video import HumanVideo
+from entprog.train.log import describe_run
 
 
 def measured(planner: Planner, case: Case, active: tuple[str, ...], steps: int) -> dict[str, Any]:
@@ -129,7 +131,9 @@ def main() -> None:
     print(f"largest error: bytes {worst['peak']:.2%} (at most 3 %), seconds {worst['seconds']:.1%} (at most 25 %)")
     if options.out:
         hardware = asdict(planner.hardware)
-        about = {"torch": torch.__version__, "threads": options.threads, "steps": options.steps, "hardware": hardware}
+        run = describe_run(config, torch.device("cpu"), " ".join(["python", *sys.argv]))
+        about = {key: run[key] for key in ("command", "commit", "versions", "device", "capability")}
+        about |= {"threads": options.threads, "steps": options.steps, "hardware": hardware}
         options.out.write_text(json.dumps({"about": about, "worst": worst, "cases": rows}, indent=2) + "\n")
 
 

@@ -266,6 +266,17 @@ def test_new_parts_start_without_effect_on_loaded_weights(tmp_path: Path) -> Non
     assert not torch.allclose(adapted(x, tau, reference, maps), expected)
 
 
+def test_modules_named_fresh_start_untrained(tmp_path: Path) -> None:
+    _, path = written(tmp_path)
+    kept = build_model(ModelConfig(init=str(path)))
+    fresh = build_model(ModelConfig(init=str(path), fresh=("pose", "temporal")))
+    for name, value in fresh.state_dict().items():
+        new = name.startswith(("pose_embed.", "temporal."))
+        assert torch.equal(value, kept.state_dict()[name]) or new, name
+    assert not fresh.pose_embed.proj.weight.any() and kept.pose_embed.proj.weight.any()
+    assert not any(block.modulation.weight.any() for block in fresh.temporal)
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     model, path = written(tmp_path)
     foreign = tmp_path / "foreign.safetensors"

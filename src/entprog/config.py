@@ -46,6 +46,7 @@ class ModelConfig:
         backbone: a published transformer in the place of ours, for `entprog plan` only so far: "wan-2.1-1.3b",
             "wan-2.1-14b", "hunyuan-video-13b" or "cogvideox-5b"; empty for our own.
         init: "base" (shipped nano weights), "scratch", or a path to a safetensors file or a run's final folder.
+        fresh: modules that start untrained whatever the weights hold: "pose" (its adapters), "temporal" (its blocks).
         reference: "siamese" shares the weights with the reference pass; "separate" is the paper's comparison.
         reference_gradient: whether gradients flow through the reference pass.
         pose: "input" one linear adapter (published); "blocks" zero-initialised adapters at every block.
@@ -56,6 +57,7 @@ class ModelConfig:
     size: Literal["nano", "s", "b", "xl"] = "nano"
     backbone: str = ""
     init: str = "base"
+    fresh: tuple[Literal["pose", "temporal"], ...] = ()
     reference: Literal["siamese", "separate", "none"] = "siamese"
     reference_gradient: bool = True
     pose: Literal["input", "blocks", "none"] = "input"

@@ -38,12 +38,20 @@ def build_model(config: ModelConfig) -> VideoDiT:
     """The transformer with its starting weights.
 
     Weights that the file has not got (per-block pose adapters, a separate reference network) keep their
-    initialisation: adapters start at zero, a separate reference network as a copy of the spatial blocks.
+    initialisation: adapters start at zero, a separate reference network as a copy of the spatial blocks. So do
+    those that `config.fresh` names.
     """
     model = build_dit(config.size, reference=config.reference, pose=config.pose)
     model.reference_gradient = config.reference_gradient
     if config.init == "scratch":
         return model
+    initial = {k: v.clone() for k, v in model.state_dict().items() if any(_is_of(k, kind) for kind in config.fresh)}
+    _load_init(model, config)
+    model.load_state_dict(initial, strict=False)
+    return model
+
+
+def _load_init(model: VideoDiT, config: ModelConfig) -> None:
     if config.init == "base":
         with as_file(files("entprog") / "assets" / f"base-{config.size}.safetensors") as path:
             if not path.is_file():
@@ -52,10 +60,14 @@ def build_model(config: ModelConfig) -> VideoDiT:
                     "choose size = 'nano', init = 'scratch' or a path"
                 )
             load_weights(model, path)
-        return model
+        return
     path = Path(config.init)
     load_weights(model, path / "model.safetensors" if path.is_dir() else path)
-    return model
+
+
+def _is_of(name: str, kind: str) -> bool:
+    """Whether a weight belongs to the pose adapters, or to the temporal blocks."""
+    return name.startswith(("pose_embed.", "temporal.")[kind == "temporal"]) or (kind == "pose" and ".pose." in name)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -149,4 +161,4 @@ def open_run(run: Path, weights: str = "auto") -> tuple[Config, HumanVideo, Patc
 
 
 def _with_init(config: Config, path: str) -> Config:
-    return replace(config, model=replace(config.model, init=path))
+    return replace(config, model=replace(config.model, init=path, fresh=()))
