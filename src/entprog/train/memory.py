@@ -15,7 +15,7 @@ from entprog.plan.fit import Fit, Option, fit, ways
 from entprog.plan.sizes import parse_bytes, written_bytes
 from entprog.plan.states import state_bytes
 from entprog.tasks.human_video import HumanVideo
-from entprog.train.simulate import Groups, simulate_step
+from entprog.train.simulate import simulate_step
 
 Key = tuple[frozenset[str], Shape]
 
@@ -33,7 +33,6 @@ class Room:
         states: what becomes of optimizer states of frozen blocks.
         trainable: parameters that may train in this phase, by id, as they stood before any was frozen.
         options: how a workload runs, once `take` has been asked about it.
-        groups: of a method that adds parameters; None where each block's own are all there are.
     """
 
     task: HumanVideo
@@ -49,7 +48,6 @@ class Room:
     trainable: frozenset[int]
     options: dict[Key, Option] = field(default_factory=dict)
     known: dict[tuple[Option, Shape, tuple[str, ...]], Any] = field(default_factory=dict)
-    groups: Groups | None = None
 
     def try_to_fit(
         self, active: Sequence[str], shape: Shape, kept: Iterable[str] = (), beside: int = 0, *, leanest: bool = False
@@ -65,7 +63,7 @@ class Room:
             if key not in self.known:
                 self.known[key] = simulate_step(
                     self.task, self.blocks, option, self.draw(shape), shape.batch, self.config.train,
-                    trainable=self.trainable, kept=lying, groups=self.groups,
+                    trainable=self.trainable, kept=lying,
                 )  # fmt: skip
             return self.known[key]
 
@@ -216,26 +214,25 @@ class Fitted:
             yield any(self.room.try_to_fit(w.active, w.shape or shape, kept, beside).fits for w in named)
 
 
-def fit_workloads(room: Room, workloads: Iterable[tuple[Workload, int]]) -> None:
-    """Fit what a method without a schedule will train, all of it before any step; its blocks are what they are.
-
-    Raises:
-        ValueError: one of them does not fit; it says what would.
-    """
-    for stage, workload in enumerate(dict.fromkeys(workload for workload, _ in workloads)):
-        if room.take(workload, None) is None:
-            raise room.refusal(stage, workload)
-
-
-def fit_phase(room: Room, schedule: Schedule, ranking: Ranking) -> tuple[Schedule, Room]:
+def fit_phase(
+    room: Room, schedule: Schedule | None, ranking: Ranking | None, planned: Iterable[Workload] = ()
+) -> tuple[Schedule | None, Room]:
     """The schedule with candidates that fit, and how they run; both checked for every stage before any trains.
 
     States of frozen blocks are kept as the recipe says where that fits, else offloaded on a CUDA device; elsewhere
     they are dropped, unless a search would take them up again.
 
+    Args:
+        planned: what a method without a schedule will train; all blocks at the phase's shape if nothing is named.
+
     Raises:
-        ValueError: a stage does not fit.
+        ValueError: a stage, or one of the planned workloads, does not fit.
     """
+    if schedule is None or ranking is None:
+        for stage, workload in enumerate(dict.fromkeys(planned) or (Workload(room.order, room.shape),)):
+            if room.take(workload, None) is None:
+                raise room.refusal(stage, workload)
+        return schedule, room
     fitted = Fitted(schedule, room)
     if room.states == "keep" and not all(fitted.unchanged(ranking)):
         on_device = room.task.device.type == "cuda"
@@ -276,14 +273,13 @@ def in_words(line: dict[str, Any]) -> str:
 
 def make_room(
     config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
-    draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw], groups: Groups | None = None,
+    draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],
     resting: Collection[str] = (),
 ) -> Room | None:  # fmt: skip
     """The room of a phase; None without a budget.
 
     Args:
         fixed: draws that lie in memory for the whole phase.
-        groups: of a method that adds parameters.
         resting: names of parameters that never train in this phase.
     """
     budget = parse_bytes(config.train.memory_budget)
@@ -298,9 +294,7 @@ def make_room(
     named = task.model.named_parameters()
     trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
     states = config.schedule.states
-    return Room(
-        task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable, groups=groups
-    )
+    return Room(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -33,7 +33,7 @@ from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
-from entprog.train.memory import fit_phase, fit_workloads, in_words, make_room, told
+from entprog.train.memory import fit_phase, in_words, make_room, told
 from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
 from entprog.train.ranking import never_trained, rank_phase, rare_inputs, reranker, weighed
@@ -180,6 +180,12 @@ def _one_phase(
         resumed=saved is not None,
     )  # fmt: skip
 
+    rate = settings.learning_rate
+    if hasattr(plugin, "groups"):  # parameters of its own, or several rates
+        groups = plugin.groups(task.model, blocks, lr=rate, seed=seed)
+    else:
+        groups = param_groups(task.model, blocks, lr=rate)
+
     # What fits the memory budget, for every stage before any of them trains.
     def one(shape: Shape) -> Draw:
         single = replace(shape, batch=1)
@@ -187,24 +193,18 @@ def _one_phase(
 
     schedule, states = _schedule(config), config.schedule.states
     order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
-    own = getattr(plugin, "groups", None)  # of parameters that the method adds, or at several rates
     resting = inputs if never_trained(config, plugin) else ()
-    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], own, resting)
+    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], resting)
     if room is not None:
-        if schedule is None or ranking is None:
-            always = [(Workload(tuple(blocks.names), shape), settings.steps)]
-            told_before = getattr(plugin, "workloads", None)
-            fit_workloads(room, told_before(blocks.names, shape, settings.steps, seed) if told_before else always)
-        else:
-            schedule, room = fit_phase(room, schedule, ranking)
+        known = getattr(plugin, "workloads", None)  # of a method without a schedule
+        planned = known(blocks.names, shape, settings.steps, seed) if known else ()
+        schedule, room = fit_phase(room, schedule, ranking, (workload for workload, _ in planned))
         states = room.states
         for line in told(room) if saved is None else ():
             log.event("fit", line)
             tqdm.write(in_words(line))
 
     # 7. One optimizer with a group a block, and the method bound to it.
-    rate = settings.learning_rate
-    groups = own(task.model, blocks, lr=rate, seed=seed) if own else param_groups(task.model, blocks, lr=rate)
     optimizer = build_optimizer(config.train, groups)
     kind = config.schedule.frozen_storage
     readings, notes = ReadingFlops(session, holdout), Notes(session, folder)

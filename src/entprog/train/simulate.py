@@ -1,10 +1,8 @@
 """One training step without its numbers: what it would allocate and compute, in no memory and little time."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,13 +19,10 @@ from entprog.plan.states import state_bytes
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.optimizer import build_optimizer
 
-Groups = Callable[..., list[dict[str, Any]]]
-"""A method's own `groups(model, blocks, *, lr, seed)`."""
-
 
 def simulate_step(
     task: HumanVideo, blocks: Blocks, option: Option, draw: Draw, batch: int, config: TrainConfig,
-    *, trainable: Collection[int], kept: Sequence[str] = (), groups: Groups | None = None,
+    *, trainable: Collection[int], kept: Sequence[str] = (),
 ) -> StepCost:  # fmt: skip
     """What one optimizer step of `batch` samples a micro-batch takes, run as `option` says.
 
@@ -38,9 +33,9 @@ def simulate_step(
 
     Args:
         draw: one sample or more of the step's own size.
-        trainable: ids of the parameters that may train; of those in blocks only the option's do.
+        trainable: ids of the parameters that may train; of those in blocks only the option's do, and adapters, except
+            beside weights that train themselves.
         kept: blocks besides the active ones whose optimizer states lie in memory.
-        groups: of a method that adds parameters; else a group a block.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     active = {id(p) for name in option.active for p in blocks[name].parameters()}
@@ -60,14 +55,11 @@ def simulate_step(
         members = dict(model.named_modules())
         copies = Blocks([Block(block.name, members[block.name]) for block in blocks], role=blocks.role)
         plain = replace(config, optimizer_in_backward=False)
-        with _moving():
-            made = groups(model, copies, lr=1e-4, seed=0) if groups else param_groups(model, copies, lr=1e-4)
         for layer in adapted_layers(model).values():
-            if layer.base_layer.weight.requires_grad:  # a block that trains in full runs without its adapter
-                layer.enable_adapters(False)
-                for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
-                    parameter.requires_grad_(False)
-        optimizer = build_optimizer(plain, made)
+            layer.enable_adapters(not layer.base_layer.weight.requires_grad)
+            for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
+                parameter.requires_grad_(not layer.base_layer.weight.requires_grad)
+        optimizer = build_optimizer(plain, param_groups(model, copies, lr=1e-4))
         count = config.gradient_accumulation_steps * option.pieces
         samples = batch // option.pieces
         run = min(count, 2)  # from the second on, gradients lie there during the forward pass
@@ -82,24 +74,6 @@ def simulate_step(
     parts = dict(cost.by_category)
     parts["optimizer"] = parts.get("optimizer", 0) + states
     return replace(cost, peak=cost.peak + states, by_category=parts)
-
-
-@contextmanager
-def _moving() -> Iterator[None]:
-    """Modules move to a device by new parameters: torch's own way fails on a fake one that its mode remembers."""
-
-    def moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-        for inside in module.modules():
-            for name, p in inside.named_parameters(recurse=False):
-                inside._parameters[name] = nn.Parameter(p.detach().to(*args, **kwargs), requires_grad=p.requires_grad)
-        return module
-
-    before = nn.Module.to
-    nn.Module.to = moved  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        nn.Module.to = before  # type: ignore[method-assign]
 
 
 def _of_size(draw: Draw, samples: int) -> Draw:
