@@ -14,7 +14,7 @@ OUT = Path(__file__).parents[1] / "src" / "entprog" / "assets" / "base-nano.safe
 
 def main() -> None:
     weights = {name: value.to(torch.bfloat16) for name, value in load_file(sys.argv[1]).items()}
-    save_file(weights, str(OUT), {"model": "entprog nano", "recipe": "recipes/nano-base.toml"})
+    save_file(weights, str(OUT), {"model": "entprog nano", "recipe": "recipes/nano-base-longer.toml"})
     print(f"{OUT.name}: {OUT.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in weights.values()):,} parameters")
 
 
