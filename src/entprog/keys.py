@@ -121,7 +121,10 @@ def expected(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "a list of " + {int: "integers", float: "numbers", str: "texts"}[typing.get_args(kind)[0]]
+        inner = typing.get_args(kind)[0]
+        if typing.get_origin(inner) is Literal:
+            return "a list with any of " + expected(inner).removeprefix("one of ")
+        return "a list of " + {int: "integers", float: "numbers", str: "texts"}[inner]
     if typing.get_origin(kind) is dict or is_table(kind):
         return "a table"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
