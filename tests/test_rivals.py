@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import types
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from entprog.config import TrainConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
 from entprog.core.types import Shape, Workload
-from entprog.nets.dit import build_dit
+from entprog.nets.dit import SIZES, build_dit
 from entprog.plugins import load
 from entprog.train.galore import GaLoreAdamW
 from entprog.train.optimizer import build_optimizer
+from entprog.train.run import train
 from loops import DRAWS, Rig, weights
+from tiny import lines, synthetic_data, tiny_config
 from toy import toy_task
 
 NAMES = tuple(f"blocks.{i}" for i in range(12))
@@ -159,6 +162,16 @@ def test_badam_equals_its_authors_package(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("method", ["lisa", "badam"])
+def test_new_blocks_may_always_train(method: str) -> None:
+    names = ("blocks.0", "temporal.0", "blocks.1", "temporal.1", "blocks.2")
+    every = trained(method, 12, names, every=1, always=["temporal.*"])
+    assert all({"temporal.0", "temporal.1"} < set(w.active) for w in every)
+    assert all(list(w.active) == sorted(w.active, key=names.index) for w in every)
+    assert {name for w in every for name in w.active} == set(names)
+    assert all(w.active == names[1:2] for w in trained(method, 3, names[1:2], always=["temporal.*"]))
+
+
 # --- GaLore, Adafactor ---
 
 
@@ -254,3 +267,17 @@ def test_lora_leaves_new_modules_whole() -> None:
     assert adapters and all(rate[id(p)] == pytest.approx(1e-2) for p in adapters)
     assert not any(p.requires_grad for name, p in inside.items() if ".lora_" not in name and ".pose." not in name)
     assert model.pose_embed is not None and all(rate[id(p)] == 1e-3 for p in model.pose_embed.parameters())
+
+
+def test_lora_trains_a_phase_of_new_blocks_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`model.fresh` says what is new; image phases are adapted as ever."""
+    pytest.importorskip("peft")
+    monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+    data = synthetic_data(tmp_path / "data")
+    config = tiny_config(
+        tmp_path / "run", data, method="lora", method_options__rank=2, model__fresh=["pose", "temporal"],
+        phases__subject__steps=0, phases__pose__steps=2, phases__video__steps=2,
+    )  # fmt: skip
+    rows = lines(train(config) / "log.jsonl")
+    temporal = sum(p.numel() for p in build_dit("nano").temporal.parameters())
+    assert [row["trainable_params"] == temporal for row in rows] == [False, False, True, True]

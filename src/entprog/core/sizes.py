@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from entprog.core.types import Shape
 
@@ -19,7 +20,8 @@ def resized(shape: Shape, values: Mapping[str, float]) -> Shape:
     own; `tokens` are a share in any case. Resolution and frames never go beyond the phase's own, which is its full
     workload: a phase of one frame trains one frame, whatever the list says for the others.
     """
-    return replace(shape, **{name: _size(name, value, shape) for name, value in values.items()})
+    given: dict[str, Any] = {name: _size(name, value, shape) for name, value in values.items()}
+    return replace(shape, **given)
 
 
 def _size(name: str, value: float, shape: Shape) -> float:

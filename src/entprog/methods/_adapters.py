@@ -23,22 +23,17 @@ def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Ite
         full: modules that get none, and nothing inside them either: exact names in which `*` is one dotted part.
 
     Raises:
-        ValueError: peft is not installed, a name of `full` matches no module of the blocks, or no layer is left.
+        ValueError: peft is not installed, a pattern of `full` is none, or the blocks have no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise ValueError(f'methods "lora" and "mixed" need {error.name}: pip install "entprog[lora]"') from error
-    spared = spared_modules(blocks, full)
-    inside = [
-        f"{block.name}.{name}" if name else block.name
-        for block in blocks
-        for name, module in block.module.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    layers = [name for name in inside if not any(f"{name}.".startswith(f"{other}.") for other in spared)]
+    layers = layers_to_adapt(blocks, full)
+    if not layers and full:
+        return
     if not layers:
-        raise ValueError(f"method_options.full = {list(full)}: leaves no linear layer to adapt; name fewer modules")
+        raise ValueError("the blocks have no linear layer to adapt; train them in full")
     flags = [(p, p.requires_grad) for p in model.parameters()]
     # A regular expression is matched whole by peft; a list of names would match by their ends, too.
     wanted = LoraConfig(r=rank, lora_alpha=alpha, target_modules="|".join(re.escape(name) for name in layers))
@@ -47,6 +42,18 @@ def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Ite
         inject_adapter_in_model(wanted, model, ADAPTER)
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
+
+
+def layers_to_adapt(blocks: Blocks, full: Iterable[str]) -> list[str]:
+    """Names of the blocks' linear layers outside of the modules that `full` names."""
+    spared = spared_modules(blocks, full)
+    inside = [
+        f"{block.name}.{name}" if name else block.name
+        for block in blocks
+        for name, module in block.module.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    return [name for name in inside if not any(f"{name}.".startswith(f"{other}.") for other in spared)]
 
 
 def spared_modules(blocks: Blocks, patterns: Iterable[str]) -> list[str]:

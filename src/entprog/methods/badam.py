@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from entprog.core.types import Method, Setting
-from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.methods._turns import Turns
+from entprog.methods._unranked import BoundUnranked
 
 __all__ = ["Badam"]
 
@@ -17,7 +18,7 @@ LONGEST = 100
 
 
 @dataclass(frozen=True)
-class Badam(Unranked):
+class Badam(Turns):
     """Block coordinate descent with AdamW's update (arXiv 2404.02827): blocks train one by one, round after round.
 
     All optimizer states are dropped at a switch, those of what always trains, too, as in the authors' package, whose
@@ -30,23 +31,19 @@ class Badam(Unranked):
         inputs: when parameters that stand before the blocks (embeddings, pose adapter at the input) train: in the
             turns of the "first" block, which the backward runs down to anyway; "always", which takes every backward
             to the input; or "never", the package's default.
+        always: blocks that train in every turn, the package's active modules, such as "temporal.*" for new ones, as the
+            authors advise; `*` is one dotted part.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
     order: Literal["random", "ascending", "descending"] = "random"
-    every: int = 0
     inputs: Literal["first", "always", "never"] = "first"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every < 0:
-            raise ValueError(f"method_options.every = {self.every}: give steps, or 0 to have them chosen")
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """`every`, or what the docstring says of 0."""
-        return self.every or max(1, min(LONGEST, steps // (ROUNDS * len(names))))
+        return self.every or max(1, min(LONGEST, steps // (ROUNDS * max(1, len(self.rest(names))))))
 
-    def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
+    def drawn(self, turn: int, names: Sequence[str], seed: int) -> Sequence[str]:
         """The one block whose turn it is."""
         number, place = divmod(turn, len(names))
         order = list(names)
@@ -58,7 +55,7 @@ class Badam(Unranked):
 
     def reaches_inputs(self, turn: int, names: Sequence[str], seed: int) -> bool:
         """As `inputs` says."""
-        return self.inputs == "always" or (self.inputs == "first" and self.active(turn, names, seed) == (names[0],))
+        return self.inputs == "always" or (self.inputs == "first" and names[0] in self.active(turn, names, seed))
 
     def bind(self, setting: Setting) -> Method:
         """Needs neither ranking nor schedule; `Setting.inputs` says what stands before the blocks."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from entprog.core.types import Method, Setting
-from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.methods._turns import Turns
+from entprog.methods._unranked import BoundUnranked
 
 __all__ = ["Lisa"]
 
@@ -17,7 +18,7 @@ LONGEST = 20
 
 
 @dataclass(frozen=True)
-class Lisa(Unranked):
+class Lisa(Turns):
     """Trains gamma blocks drawn anew every so many steps, and what lies outside the blocks always (arXiv 2403.17919).
 
     Blocks are drawn uniformly without repetition, as in the paper: its probabilities are 1 for embeddings and head
@@ -28,28 +29,25 @@ class Lisa(Unranked):
         every: steps of a turn, the paper's K; 0 for a 25th of the phase, at most 20.
         states: what becomes of the optimizer states of blocks that freeze: "drop" them, which saves the memory, or
             "keep" them, as the authors' first script did.
+        always: blocks that train in every turn, such as "temporal.*" for new ones; `*` is one dotted part.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
     gamma: int = 2
-    every: int = 0
     states: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gamma < 1:
             raise ValueError(f"method_options.gamma = {self.gamma}: must be at least 1")
-        if self.every < 0:
-            raise ValueError(f"method_options.every = {self.every}: give steps, or 0 to have them chosen")
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """`every`, or what the docstring says of 0."""
         return self.every or max(1, min(LONGEST, steps // TURNS))
 
-    def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
+    def drawn(self, turn: int, names: Sequence[str], seed: int) -> Sequence[str]:
         """gamma of the blocks."""
-        drawn = set(random.Random(f"lisa {seed} {turn}").sample(names, min(self.gamma, len(names))))
-        return tuple(name for name in names if name in drawn)
+        return random.Random(f"lisa {seed} {turn}").sample(names, min(self.gamma, len(names)))
 
     def bind(self, setting: Setting) -> Method:
         """Needs neither ranking nor schedule."""

@@ -1,14 +1,23 @@
 """LoRA: the blocks stay frozen, low-rank adapters on their linear layers train."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import nn
 
+from entprog.core.adapters import adapted_layers
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Method, Setting
-from entprog.methods._adapters import AdapterFreezer, grouped, put_on, spared_modules, take_off
+from entprog.methods._adapters import (
+    AdapterFreezer,
+    grouped,
+    layers_to_adapt,
+    put_on,
+    spared_modules,
+    take_off,
+)
 from entprog.methods._unranked import BoundUnranked, Unranked
 
 __all__ = ["Lora"]
@@ -26,7 +35,7 @@ class Lora(Unranked):
         alpha: an adapter's output is scaled by alpha / rank.
         lr_factor: the adapters' learning rate over the phase's.
         full: modules of the blocks that train in full instead, such as "temporal.*" for new ones; `*` is one
-            dotted part.
+            dotted part. Those that `model.fresh` names are among them by themselves.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
@@ -49,8 +58,16 @@ class Lora(Unranked):
         put_on(model, blocks, rank=self.rank, alpha=self.alpha, full=self.full, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 
+    def with_new(self, modules: Sequence[str]) -> "Lora":
+        """The same, with modules that are new to the network, which train in full."""
+        return replace(self, full=tuple(dict.fromkeys((*self.full, *modules))))
+
     def bind(self, setting: Setting) -> Method:
         """Needs an optimizer over `groups`, neither ranking nor schedule."""
+        if not layers_to_adapt(setting.blocks, self.full) and not any(
+            adapted_layers(block.module) for block in setting.blocks
+        ):
+            return BoundUnranked(setting, self)  # a phase of new blocks only
         return _Bound(setting, self)
 
 

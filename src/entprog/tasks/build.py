@@ -70,6 +70,11 @@ def _is_of(name: str, kind: str) -> bool:
     return name.startswith(("pose_embed.", "temporal.")[kind == "temporal"]) or (kind == "pose" and ".pose." in name)
 
 
+def new_modules(config: ModelConfig) -> tuple[str, ...]:
+    """Patterns of the modules inside blocks that start untrained, `*` for one dotted part."""
+    return tuple({"pose": "blocks.*.pose", "temporal": "temporal.*"}[kind] for kind in config.fresh)
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load safetensors weights of any float type into `model`, refusing what does not fit."""
     if not path.is_file():

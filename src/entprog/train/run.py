@@ -26,7 +26,7 @@ from entprog.data.source import open_data
 from entprog.evaluate import evaluate_task
 from entprog.plan.meter import StepCost
 from entprog.report import write_report
-from entprog.tasks.build import build_task, save_weights
+from entprog.tasks.build import build_task, new_modules, save_weights
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
 from entprog.train.engine import engine, tell
@@ -174,6 +174,8 @@ def _one_phase(
     # 6. Rank.
     watch = Watch(Warn(log))
     plugin = plugins.load("method", config.method, **config.method_options)
+    if config.model.fresh and hasattr(plugin, "with_new"):
+        plugin = plugin.with_new(new_modules(config.model))
     inputs = rare_inputs(config, plugin, task, probe[0], outside)
     ranking = rank_phase(
         session, folder, blocks, probe, watch, batch=settings.batch, outside=outside, inputs=inputs,
