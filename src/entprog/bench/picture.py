@@ -110,9 +110,9 @@ def _names(ends: Sequence[tuple[float, float, str, str]]) -> list[str]:
         highest = HEIGHT - BOTTOM - gap * (len(ordered) - 1 - i)
         place = min(max(place + gap, y), max(highest, place + gap))
         left = WIDTH - RIGHT + 24
-        ends = f'x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}"'
+        line = f'x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}"'
         found.append(
-            f'<line {ends} class="lead" style="stroke:{colour}"/>'
+            f'<line {line} class="lead" style="stroke:{colour}"/>'
             f'<text x="{left}" y="{place + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
         )
     return found
