@@ -135,6 +135,7 @@ def test_nothing_is_run_twice_and_little_is_kept(whole: Path, data: Path, capsys
     command(whole, "--only-report", "--arms", "full")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_record(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_every_stage_fits(data: Path, tmp_path: Path) -> None:
         assert [row["m"] for row in rows] == [row["m"] for row in plain]
 
 
+@pytest.mark.slow
 def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.memory_budget = '1KiB': the weights alone take"):
         run(tmp_path / "a", data, train__memory_budget="1KiB")
@@ -100,6 +101,7 @@ def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
     ],
     ids=["lora", "mixed", "lisa", "badam", "galore"],
 )
+@pytest.mark.slow
 def test_rivals_fit_as_simulated(options: dict[str, Any], data: Path, tmp_path: Path) -> None:
     """Adapters, turns and projected states are simulated, too."""
     if options["method"] in ("lora", "mixed"):

@@ -225,6 +225,7 @@ def test_a_timeline_keeps_what_is_there_all_the_time() -> None:
         ({"method": "badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
     ],
 )
+@pytest.mark.slow
 def test_rivals_are_planned(overrides: dict[str, str], rows: int, share: tuple[float, float]) -> None:
     """Each cost of a turn or stage counts for its steps; what is shown are the extremes of each size."""
     phases = {
