@@ -1,7 +1,7 @@
 """What a few minutes of fine-tuning make of the shipped base, by figures that copying can't reach.
 
-python benchmarks/demo_figures.py RUN...: finished runs of `entprog demo` (runs/demo/full runs/demo/paper), and the base
-without any fine-tuning, on 64 held-out clips (32 people) of the demo's domain, 10 frames each. The demo itself shows 16
+python benchmarks/demo_figures.py RUN... [base]: finished runs of `entprog demo` (runs/demo/full runs/demo/paper), and
+the base without any fine-tuning, on 64 held-out clips (32 people) of the demo's domain, 10 frames each. The demo itself shows 16
 of them. L1 against copying the reference and the mean frame, the share of clips nearer to their own truth than to
 another person's, and the pose error by the offline estimator against the same clips with shuffled poses. Writes
 benchmarks/results/demo-figures.json.
@@ -27,17 +27,17 @@ CLIPS, FRAMES = 64, 10
 
 
 def main() -> None:
-    runs = [Path(name) for name in sys.argv[1:]]
+    runs = [Path(name) for name in sys.argv[1:] if name != "base"]
     if not runs:
         raise SystemExit("demo_figures.py: give the run folders of a finished demo, runs/demo/full runs/demo/paper")
     config, _, _ = open_run(runs[0])
     base = build_task(replace(config, model=replace(config.model, init="base")))
     base.model.eval()
-    figures = {"base": _figures(config, base)}
+    figures = {"base": _figures(config, base)} if "base" in sys.argv[1:] else {}
     for run in runs:
         config, task, _ = open_run(run)
         figures[run.name] = _figures(config, task)
-    about = describe_run(config, base.device, f"python benchmarks/demo_figures.py {' '.join(map(str, runs))}")
+    about = describe_run(config, base.device, f"python benchmarks/demo_figures.py {' '.join(sys.argv[1:])}")
     record = {
         "command": about["command"],
         "data": {"domain": config.data.domain, "holdout_subjects": CLIPS // 2, "seed": config.data.seed},
