@@ -3,8 +3,8 @@
 python benchmarks/demo_figures.py RUN... [base]: finished runs of `entprog demo` (runs/demo/full runs/demo/paper), and
 the base without any fine-tuning, on 64 held-out clips (32 people) of the demo's domain, 10 frames each. The demo
 itself shows 16 of them. L1 against copying the reference and the mean frame, the share of clips nearer to their own
-truth than to another person's, and the pose error by the offline estimator against the same clips with shuffled poses. Writes
-benchmarks/results/demo-figures.json.
+truth than to another person's, and the pose error by the offline estimator against the same clips with shuffled
+poses. Writes benchmarks/results/demo-figures.json.
 """
 
 import json
