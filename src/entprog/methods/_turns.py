@@ -1,5 +1,6 @@
 """Methods whose blocks take turns, each for so many steps."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from entprog.methods._unranked import Unranked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turns(Unranked):
+class Turns(Unranked, ABC):
     """Blocks by turn, beside those that always train; a relative says whose turn it is.
 
     Attributes:
@@ -23,9 +24,9 @@ class Turns(Unranked):
         if self.every < 0:
             raise ValueError(f"method_options.every = {self.every}: give steps, or 0 to have them chosen")
 
+    @abstractmethod
     def drawn(self, turn: int, names: Sequence[str], seed: int) -> Sequence[str]:
         """Whose turn it is, of `names`: the blocks that do not always train."""
-        raise NotImplementedError
 
     def rest(self, names: Sequence[str]) -> tuple[str, ...]:
         """The blocks that take turns."""
