@@ -120,7 +120,7 @@ def test_times_and_steps() -> None:
 
 def test_fixed_draws_are_a_function_of_their_arguments(task: HumanVideo, clips: Clips, tmp_path: Path) -> None:
     task.dropout = 1.0
-    shape = Shape(16, 1, 2)
+    shape = Shape(16, 1, 8)
     draws = fixed_draws(task, clips, shape, 16, seed=3)
     assert [draw.size for draw in draws] == [8, 8]
     assert all(bool(draw.condition["reference"].any()) for draw in draws), "no condition is dropped"
@@ -139,8 +139,10 @@ def test_fixed_draws_are_a_function_of_their_arguments(task: HumanVideo, clips: 
 
 def test_every_sample_asked_for_is_drawn(task: HumanVideo, clips: Clips) -> None:
     def sizes(samples: int) -> list[int]:
-        return [draw.size for draw in fixed_draws(task, clips, Shape(16, 1, 2), samples, seed=3)]
+        return [draw.size for draw in fixed_draws(task, clips, Shape(16, 1, 8), samples, seed=3)]
 
+    small = [draw.size for draw in fixed_draws(task, clips, Shape(16, 1, 2), 5, seed=3)]
+    assert small == [1, 2, 2], "a draw is no larger than a training step"
     assert [sizes(n) for n in (1, 8, 12, 17)] == [[1], [8], [6, 6], [5, 6, 6]]
     whole = torch.cat([draw.tau for draw in fixed_draws(task, clips, Shape(16, 1, 2), 17, seed=3)])
     alone = task.draw(clips.batch(0, Shape(16, 1, 17)), Shape(16, 1, 17), 3)

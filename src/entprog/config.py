@@ -83,6 +83,14 @@ class RankingConfig:
     pattern: tuple[str, ...] = ()
     again: bool = False
 
+    def draw_size(self, batch: int) -> int:
+        """Samples of a draw that blocks are scored on, at most: a step's, and enough for the conditions compared.
+
+        At least 2 and at most 8.
+        """
+        compared = int(self.options.get("conditions", 4)) if self.options.get("sigma") == "conditions" else 2
+        return min(8, max(compared, batch))
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:

@@ -32,7 +32,8 @@ def rank(config: Config, *, phase: str | None = None) -> None:
         seed = config.train.seed * 1000 + number
         shape = Shape(settings.resolution, settings.frames, settings.batch)
         clips = Clips(shards, "train", seed=seed, frames=settings.frames)
-        draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
+        most = config.ranking.draw_size(settings.batch)
+        draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500, most=most)
         scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
         table = ranking_table(task, blocks, draws[0], scores, config.ranking)
         outside = settings.outside and config.schedule.outside

@@ -36,6 +36,7 @@ class Cell:
     Attributes:
         factor: of the recipe's learning rates.
         exam: whose held-out people its weights are examined on; None for none.
+        quality: whether that exam samples videos, too.
         weight: about what it takes, in runs of the reference.
         base: the address of the run whose weights it starts from; "" where the configuration names them.
     """
@@ -50,6 +51,7 @@ class Cell:
     address: str
     weight: float
     base: str = ""
+    quality: bool = False
 
 
 @dataclass
@@ -198,6 +200,7 @@ class _Planner:
 
     def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]]]) -> None:
         settings = self.suite.settings
+        most = max(settings.budgets, default=1.0)
         for seed in self.seeds:
             for budget in (*settings.budgets, *((EQUAL_STEPS,) if settings.equal_steps else ())):
                 size = 1.0 if isinstance(budget, str) else budget
@@ -206,7 +209,10 @@ class _Planner:
                 if not isinstance(budget, str):
                     steps = self.bought(arm, known, budget)
                 if steps is not None:
-                    self.found.finals[arm, budget, seed] = self.cell("final", arm, seed, factor, steps, size)
+                    quality = not settings.budgets or steps == self.bought(arm, known, most)
+                    self.found.finals[arm, budget, seed] = self.cell(
+                        "final", arm, seed, factor, steps, size, quality=quality
+                    )
 
     @cached_property
     def unit(self) -> dict[str, PhaseCost]:
@@ -237,24 +243,28 @@ class _Planner:
         known = costs(record)
         return known if record["status"] == "finished" and known.keys() >= self.suite.steps.keys() else None
 
-    def cell(self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float) -> Cell:
+    def cell(
+        self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, *,
+        quality: bool = False,
+    ) -> Cell:  # fmt: skip
         base = str(self.records[self.made.address]["weights"]) if self.suite.base else ""
-        key = (kind, arm, seed, factor, tuple(steps.items()), weight, base)
+        key = (kind, arm, seed, factor, tuple(steps.items()), weight, base, quality)
         if key not in self.suite.known:
-            self.suite.known[key] = self.new_cell(kind, arm, seed, factor, steps, weight, base)
+            self.suite.known[key] = self.new_cell(kind, arm, seed, factor, steps, weight, base, quality)
         made: Cell = self.suite.known[key]
         return self.found.cells.setdefault(made.address, made)
 
     def new_cell(
-        self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, base: str
-    ) -> Cell:
+        self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, base: str,
+        quality: bool,
+    ) -> Cell:  # fmt: skip
         suite, tuning = self.suite, kind != "final"
         config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
         exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
-        about = {} if exam is None else exam_said(suite, exam, quality=kind == "final")
+        about = {} if exam is None else exam_said(suite, exam, quality=quality)
         where = self.made.address if suite.base else ""
         named = address(config, about, base)
-        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where)
+        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where, quality)
 
 
 def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:

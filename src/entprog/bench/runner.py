@@ -120,7 +120,7 @@ def make(suite: Suite, cell: Cell, run: Path, command: str) -> Record:
         with terminable():
             exam = examine(
                 run, full, cell.exam, clips=suite.exam.clips, repeats=suite.exam.repeats,
-                quality=cell.kind == "final" and full.evaluate.clips > 0,
+                quality=cell.quality and full.evaluate.clips > 0,
             )  # fmt: skip
     head = {
         "address": cell.address, "suite": suite.name, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed,

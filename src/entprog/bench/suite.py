@@ -59,7 +59,8 @@ class Settings:
         arms: names from the library (assets/bench/arms.toml) or from the suite's own [define.NAME].
         reference: the arm whose cost is the unit of budgets, and that all are compared with.
         seeds: of final runs.
-        budgets: costs, as multiples of what the reference takes for the recipe's steps.
+        budgets: costs, as multiples of what the reference takes for the recipe's steps; videos are sampled at
+            the largest.
         equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it.
         rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
         caps: memory that an arm may take, such as "100MiB": a table for each.

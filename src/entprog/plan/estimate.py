@@ -20,9 +20,6 @@ from entprog.plan.subjects import Case, HumanVideoSubject, Subject
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
 
-DRAWN = 8
-"""Samples of a draw that blocks are scored on, at most (`train.draws.fixed_draws`)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -219,7 +216,7 @@ class Planner:
     def _ranking(self, case: Case, blocks: Sequence[str]) -> int:
         """Peak of scoring: nothing there takes more than the largest draw through all blocks and back, stateless."""
         samples = self.config.ranking.samples
-        largest = -(-samples // -(-samples // DRAWN))
+        largest = -(-samples // -(-samples // self.config.ranking.draw_size(case.shape.batch)))
         case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False)
         step = self.step(case, blocks, optimizer="adamw")
         return step.peak - step.by_category["optimizer"]

@@ -87,7 +87,8 @@ class _Passes:
             self._pass(draw)
             _synchronize(self.task)
             seconds = time.perf_counter() - started
-        self.spent += self.count(active, batch)[0] / batch * draw.size
+        flops, _ = self.count(active, batch)  # which may itself add to what is spent
+        self.spent += flops / batch * draw.size
         return seconds * batch / draw.size
 
     def warm_up(self, active: Sequence[str], batch: int) -> None:
@@ -96,7 +97,8 @@ class _Passes:
         with self._training(active), Meter(self.task.model) as meter:
             self._pass(draw)
         self.peak = meter.peak
-        self.spent += self.count(active, batch)[0] / batch * draw.size
+        flops, _ = self.count(active, batch)  # which may itself add to what is spent
+        self.spent += flops / batch * draw.size
 
     def _pass(self, draw: Draw) -> None:
         loss = self.task.loss(draw)

@@ -165,7 +165,8 @@ def _one_phase(
     # 5. Fixed draws: the same probe and holdout for every method that uses this seed.
     shape = Shape(settings.resolution, settings.frames, settings.batch)
     clips = Clips(session.shards, "train", seed=seed, frames=settings.frames)
-    probe = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500)
+    most = config.ranking.draw_size(settings.batch)
+    probe = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500, most=most)
     held = Clips(session.shards, "holdout", seed=config.train.seed, frames=settings.frames)
     holdout = fixed_draws(task, held, shape, config.train.holdout_clips, seed + 700)
     if saved is None:
