@@ -1,16 +1,52 @@
 """What an option that lists sizes makes of a phase's own shape."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from entprog.core.types import Shape
 
-__all__ = ["block_count", "check_lengths", "check_values", "needs_shape", "resized"]
+__all__ = ["SizesByStage", "block_count", "check_lengths", "check_values", "needs_shape", "resized"]
 
 CAPPED = ("resolution", "frames")
 MULTIPLE = 8
 """Resolutions are multiples of this (patch x codec); a share of one is rounded to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesByStage:
+    """Options that give each stage its sizes.
+
+    Attributes:
+        resolution: sides in pixels, one for each stage; empty for the phase's own throughout. Below 1 it is a share
+            of the phase's own, 0 is the phase's own, and none goes beyond that.
+        frames: frames of a clip, likewise.
+        tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
+        batch: samples of a micro-batch, shares and 0 as above.
+    """
+
+    resolution: tuple[int | float, ...] = ()
+    frames: tuple[int | float, ...] = ()
+    tokens: tuple[float, ...] = ()
+    batch: tuple[int | float, ...] = ()
+
+    table: ClassVar[str]
+    """What messages call the table of these options."""
+
+    def sizes(self) -> dict[str, Sequence[float]]:
+        """The lists that are given, by name."""
+        return {name: values for name in ("resolution", "frames", "tokens", "batch") if (values := getattr(self, name))}
+
+    def size_at(self, stage: int, shape: Shape | None) -> Shape | None:
+        """The shape of a stage in a phase of this full shape; None where a foreign loop has none.
+
+        Raises:
+            ValueError: sizes are given, but there is no shape.
+        """
+        sizes = self.sizes()
+        if sizes and shape is None:
+            raise needs_shape(f"{self.table}.{next(iter(sizes))}")
+        return resized(shape, {name: values[stage] for name, values in sizes.items()}) if shape is not None else None
 
 
 def resized(shape: Shape, values: Mapping[str, float]) -> Shape:

@@ -7,35 +7,24 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
-from entprog.core.sizes import check_lengths, needs_shape, resized
+from entprog.core.sizes import SizesByStage, check_lengths
 from entprog.core.types import Setting, Shape, StepInfo, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unranked:
-    """Blocks by turn, sizes by stage; a relative overrides which blocks a turn trains. All of it is pure.
+class Unranked(SizesByStage):
+    """Blocks by turn, sizes by stage; a relative overrides which blocks a turn trains. All of it is pure."""
 
-    Attributes:
-        resolution: sides in pixels, one for each of equally long stages; empty for the phase's own throughout. Below
-            1 it is a share of the phase's own, 0 is the phase's own, and none goes beyond that.
-        frames: frames of a clip, likewise.
-        tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
-        batch: samples of a micro-batch, shares and 0 as above.
-    """
-
-    resolution: tuple[int | float, ...] = ()
-    frames: tuple[int | float, ...] = ()
-    tokens: tuple[float, ...] = ()
-    batch: tuple[int | float, ...] = ()
     ranked: ClassVar[bool] = False
+    table: ClassVar[str] = "method_options"
 
     def __post_init__(self) -> None:
-        check_lengths("method_options", self._sizes(), self.stages)
+        check_lengths(self.table, self.sizes(), self.stages)
 
     @property
     def stages(self) -> int:
         """As many as the lists of sizes have values; 1 without any."""
-        return max((len(values) for values in self._sizes().values()), default=1)
+        return max((len(values) for values in self.sizes().values()), default=1)
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """Steps of a turn, in a phase of `steps` steps over these blocks."""
@@ -52,7 +41,7 @@ class Unranked:
     def workload(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> Workload:
         """What step i trains, in a phase of `steps` steps whose full shape is `shape`."""
         turn = i // self.turn_steps(names, steps)
-        size = self._shaped(i * self.stages // steps, shape)
+        size = self.size_at(i * self.stages // steps, shape)
         return Workload(self.active(turn, names, seed), size, self.reaches_inputs(turn, names, seed))
 
     def workloads(
@@ -66,24 +55,7 @@ class Unranked:
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Every shape that a phase of this full shape trains at."""
-        return tuple(dict.fromkeys(self._shaped(stage, shape) or shape for stage in range(self.stages)))
-
-    def _shaped(self, stage: int, shape: Shape | None) -> Shape | None:
-        sizes = self._sizes()
-        if not sizes:
-            return shape
-        if shape is None:
-            raise needs_shape(f"method_options.{next(iter(sizes))}")
-        return resized(shape, {name: values[stage] for name, values in sizes.items()})
-
-    def _sizes(self) -> dict[str, Sequence[float]]:
-        given: dict[str, Sequence[float]] = {
-            "resolution": self.resolution,
-            "frames": self.frames,
-            "tokens": self.tokens,
-            "batch": self.batch,
-        }
-        return {name: values for name, values in given.items() if values}
+        return tuple(dict.fromkeys(self.size_at(stage, shape) or shape for stage in range(self.stages)))
 
 
 class BoundUnranked:

@@ -2,32 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
-from entprog.core.sizes import check_lengths, needs_shape, resized
+from entprog.core.sizes import SizesByStage, check_lengths
 from entprog.core.types import Shape, Trial, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unsearched:
-    """The part of a Schedule that a search would need; `candidates` of a subclass gives one workload a stage.
+class Unsearched(SizesByStage):
+    """The part of a Schedule that a search would need; `candidates` of a subclass gives one workload a stage."""
 
-    Attributes:
-        resolution: sides in pixels, one a stage; empty for the phase's own. Below 1 it is a share of the phase's
-            own, 0 is the phase's own, and none goes beyond that.
-        frames: frames of a clip, likewise.
-        tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
-        batch: samples of a micro-batch, shares and 0 as above.
-    """
-
-    resolution: tuple[int | float, ...] = ()
-    frames: tuple[int | float, ...] = ()
-    tokens: tuple[float, ...] = ()
-    batch: tuple[int | float, ...] = ()
+    table: ClassVar[str] = "schedule.options"
 
     def __post_init__(self) -> None:
         stages: int = self.stages  # type: ignore[attr-defined]  # a subclass's field or property
-        check_lengths("schedule.options", self._sizes(), stages)
+        check_lengths(self.table, self.sizes(), stages)
 
     @property
     def search_steps(self) -> int:
@@ -41,12 +30,7 @@ class Unsearched:
 
     def shaped(self, stage: int, active: tuple[str, ...], shape: Shape | None) -> Workload:
         """The workload of a stage that trains `active`."""
-        sizes = self._sizes()
-        if not sizes:
-            return Workload(active, shape)
-        if shape is None:
-            raise needs_shape(f"schedule.options.{next(iter(sizes))}")
-        return Workload(active, resized(shape, {name: values[stage] for name, values in sizes.items()}))
+        return Workload(active, self.size_at(stage, shape))
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Every shape that a phase of this full shape trains at."""
@@ -61,12 +45,3 @@ class Unsearched:
             ValueError: always.
         """
         raise ValueError(f"the {type(self).__name__} schedule has one candidate a stage and never chooses")
-
-    def _sizes(self) -> dict[str, Sequence[float]]:
-        given: dict[str, Sequence[float]] = {
-            "resolution": self.resolution,
-            "frames": self.frames,
-            "tokens": self.tokens,
-            "batch": self.batch,
-        }
-        return {name: values for name, values in given.items() if values}
