@@ -23,7 +23,6 @@ OUT = Path(__file__).parent / "results" / "savings.jsonl"
 
 THIRD = {"method": "progressive", "schedule.name": "fixed", "schedule.options.m": "[0.34]", "ranking.score": "order"}
 SUFFIX = {**THIRD, "ranking.options.order": "last", "model.pose": "blocks", "schedule.outside_every": "0"}
-WHOLE = {**THIRD, "schedule.options.m": "[1.0]", "ranking.options.order": "last"}
 CACHED = {**SUFFIX, "train.reference_cache": "device"}
 RECOMPUTED = {"train.gradient_checkpointing": "true"}
 IN_BACKWARD = {"train.optimizer_in_backward": "true", "train.max_grad_norm": "0"}
@@ -39,9 +38,9 @@ ARMS: dict[str, dict[str, str]] = {
     "full, checkpointing, 8-bit states": {"method": "full", **RECOMPUTED, **EIGHT},
     "full, compiled blocks": {"method": "full", "train.compile": "blocks"},
     "full, reference without gradient": {"method": "full", "model.reference_gradient": "false"},
-    "full, 1 frame": {**WHOLE, "schedule.options.frames": "[1]"},
-    "full, half the side": {**WHOLE, "schedule.options.resolution": "[HALF]"},
-    "full, half the tokens": {**WHOLE, "schedule.options.tokens": "[0.5]"},
+    "full, 1 frame": {"method": "full", "method_options.frames": "[1]"},
+    "full, half the side": {"method": "full", "method_options.resolution": "[HALF]"},
+    "full, half the tokens": {"method": "full", "method_options.tokens": "[0.5]"},
     "third, spread, inputs train": {**THIRD, "ranking.options.order": "file", "ranking.options.path": "SPREAD"},
     "third, last, inputs train": {**THIRD, "ranking.options.order": "last"},
     "third, last": SUFFIX,

@@ -86,9 +86,9 @@ class RankingConfig:
     def draw_size(self, batch: int) -> int:
         """Samples of a draw that blocks are scored on, at most: a step's, and enough for the conditions compared.
 
-        At least 2 and at most 8.
+        At most 8.
         """
-        compared = int(self.options.get("conditions", 4)) if self.options.get("sigma") == "conditions" else 2
+        compared = int(self.options.get("conditions", 4)) if self.options.get("sigma") == "conditions" else 1
         return min(8, max(compared, batch))
 
 

@@ -17,8 +17,8 @@ ARMS: dict[str, dict[str, str]] = {
 """The demo's runs: equal steps, data, order and noise; only what trains differs."""
 
 RATES: dict[str, dict[str, str]] = {
-    "full": {"subject": "3e-5", "pose": "3e-5", "video": "1e-4"},
-    "paper": {"subject": "3e-5", "pose": "3e-5", "video": "1e-4"},
+    "full": {"subject": "1e-5", "pose": "1e-5", "video": "3.3e-5"},
+    "paper": {"subject": "1e-5", "pose": "1e-5", "video": "3.3e-5"},
 }
 """Learning rates by arm and phase, each tuned alike (docs/lab.md has the sweep)."""
 

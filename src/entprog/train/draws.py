@@ -26,11 +26,11 @@ def phase_blocks(task: HumanVideo, config: Config, settings: PhaseConfig) -> Blo
 def fixed_draws(task: HumanVideo, clips: Clips, shape: Shape, samples: int, seed: int, *, most: int = 0) -> list[Draw]:
     """`samples` samples in as few draws of up to `most` as will do, without condition dropout.
 
-    `most` is a training step's batch if 0, but at least 2 and at most 8: reading draws takes no more than training.
+    `most` is a training step's batch if 0, but at most 8: reading draws takes no more than training.
     Their sizes differ by at most one, so that the mean over draws is all but the mean over samples. A pure
     function of its arguments.
     """
-    count = -(-samples // (most or min(8, max(2, shape.batch))))
+    count = -(-samples // (most or min(8, shape.batch)))
     ends = [samples * (k + 1) // count for k in range(count)]
     draws = []
     for first, end in zip([0, *ends], ends, strict=False):
