@@ -271,6 +271,21 @@ def in_words(line: dict[str, Any]) -> str:
     )
 
 
+def check_budget(config: Config, task: HumanVideo) -> None:
+    """Refuse at once what no phase could fit.
+
+    Raises:
+        ValueError: the budget is below the weights.
+    """
+    budget = parse_bytes(config.train.memory_budget)
+    if budget is None or config.schedule.frozen_storage != "full":
+        return
+    weights = sum(map(_bytes, (*task.model.parameters(), *task.model.buffers())))
+    if weights > budget:
+        said = f"train.memory_budget = {config.train.memory_budget!r}"
+        raise ValueError(f"{said}: the weights alone take {written_bytes(weights)}; raise it")
+
+
 def make_room(
     config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
     draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],

@@ -33,7 +33,7 @@ from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
-from entprog.train.memory import fit_phase, in_words, make_room, told
+from entprog.train.memory import check_budget, fit_phase, in_words, make_room, told
 from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
 from entprog.train.ranking import never_trained, rank_phase, rare_inputs, reranker, weighed
@@ -83,6 +83,7 @@ def train(
         task = build_task(config)
         check_data(config, shards)
         check_blocks(config, task)
+        check_budget(config, task)
     except BaseException:
         if saved is None:
             shutil.rmtree(run, ignore_errors=True)
