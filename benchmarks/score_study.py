@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, optim
 
 from entprog import plugins
+from entprog.bench.cells import plan
 from entprog.bench.picture import Series, chart
+from entprog.bench.runner import started_from
 from entprog.bench.suite import read_suite
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
@@ -73,6 +75,9 @@ class Study:
     def __init__(self, settings: argparse.Namespace) -> None:
         suite = read_suite(settings.suite)
         self.config = suite.config(suite.settings.reference)
+        if suite.base:  # made by `entprog bench`, at the latest by a call of it for one arm
+            (made,) = (cell for cell in plan(suite, {}).missing if cell.kind == "base")
+            self.config = started_from(self.config, settings.runs / suite.name / made.address)
         self.phase = self.config.phases[settings.phase]
         if settings.phase not in suite.steps:
             raise SystemExit(f"--phase {settings.phase}: {settings.suite} has {', '.join(suite.steps)}")
@@ -164,12 +169,12 @@ def forms(study: Study, settings: argparse.Namespace) -> dict[str, Any]:
 
 def scores(study: Study, settings: argparse.Namespace) -> dict[str, Any]:
     found = {}
-    with torch.no_grad(), Meter() as meter:
+    with torch.no_grad(), Meter(study.task.model) as meter:
         study.task.predict(study.draws[0])
     forward = meter.flops / study.draws[0].size
     for name, (kind, options) in SCORES.items():
         started = time.process_time()
-        with Meter() as meter:
+        with Meter(study.task.model) as meter:
             result = study.score(kind, options, study.draws[:8])
         found[name] = {
             "values": dict(result.values), "stderr": dict(result.stderr), "samples": result.samples,
@@ -369,6 +374,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phase", default="pose")
     parser.add_argument("--suite", default="nano")
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "none"], default=list(PARTS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="where entprog bench keeps runs")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100, help="of sets; half of it for gains, four times for drift")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])

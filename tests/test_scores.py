@@ -152,6 +152,21 @@ def test_predictions_that_are_not_finite_give_no_order(name):
         load("score", name).score(task, blocks, toy_draws(2))
 
 
+@pytest.mark.parametrize("name", ["cei", "skip_loss", "influence", "gradient"])
+def test_scores_of_a_model_that_runs_in_bf16(name):
+    task, blocks = setup()
+    plain = load("score", name).score(task, blocks, toy_draws(4)).values
+    forward = task.model.forward
+    task.model.forward = lambda *args, **kwargs: cast_forward(forward, *args, **kwargs)
+    cast = load("score", name).score(task, blocks, toy_draws(4)).values
+    assert list(cast.values()) == pytest.approx(list(plain.values()), rel=0.1, abs=0.02)
+
+
+def cast_forward(forward, *args, **kwargs):
+    with torch.autocast("cpu", torch.bfloat16):
+        return forward(*args, **kwargs).float()
+
+
 def test_a_model_without_condition_has_no_sigma_over_conditions():
     task, blocks = setup()
     bare = [Draw(d.x, d.tau, d.eps) for d in toy_draws(1)]

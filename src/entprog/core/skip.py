@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
@@ -26,7 +26,10 @@ PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, to
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One recorded call of a block; `identity` computes what the block gives when it is skipped."""
+    """One recorded call of a block; `Skipper.identity` computes what the block would have given skipped.
+
+    `autocast` is the device type and type of numbers that operations were cast to, if they were.
+    """
 
     role: str
     arguments: Mapping[str, Any]
@@ -34,11 +37,19 @@ class Call:
     leaves: tuple[Any, ...]
     structure: TreeSpec
     versions: tuple[int, ...]
+    autocast: tuple[str, torch.dtype] | None = None
 
     @classmethod
     def of(cls, role: str, arguments: Mapping[str, Any], inputs: tuple[Any, Any], output: Any) -> "Call":
         leaves, structure = tree_flatten(inputs)
-        return cls(role, arguments, output, tuple(leaves), structure, _versions([*leaves, *tree_leaves(output)]))
+        versions = _versions([*leaves, *tree_leaves(output)])
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}
+        cast = [(kind, torch.get_autocast_dtype(kind)) for kind in devices if torch.is_autocast_enabled(kind)]
+        return cls(role, arguments, output, tuple(leaves), structure, versions, cast[0] if cast else None)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The autocast in which the call was made."""
+        return torch.autocast(self.autocast[0], self.autocast[1]) if self.autocast else nullcontext()
 
     def answers(self, inputs: tuple[Any, Any]) -> bool:
         """Whether `inputs` are bitwise those of this call, and nobody has written into what was recorded."""
@@ -153,7 +164,8 @@ class Skipper:
     def identity(self, name: str, call: Call) -> Any:
         """What block `name` would have passed on in a recorded call had it been skipped."""
         args, kwargs = tree_unflatten(list(call.leaves), call.structure)
-        return self._passed_on(self.blocks[name], call.role, call.arguments, args, kwargs)
+        with call.precision():
+            return self._passed_on(self.blocks[name], call.role, call.arguments, args, kwargs)
 
     @contextmanager
     def _one_forward(self, mode: str) -> Iterator[None]:
