@@ -18,6 +18,7 @@ pytest.importorskip("peft")
 STAGED = {"schedule__options__stages": 2, "ranking__score": "gradient"}
 ARMS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "method_options__rank": 4},
+    "last": {"method": "lora", "method_options__rank": 4, "method_options__m": 0.5, "method_options__inputs": "never"},
     "mixed": {"method": "mixed", "method_options__rank": 4, "schedule__frozen_storage": "int8", **STAGED},
     "nf4": {"schedule__frozen_storage": "nf4", **STAGED},
 }

@@ -62,6 +62,21 @@ def test_lora_trains_adapters_and_what_lies_outside() -> None:
     assert rates == {**{f"blocks.{i} lora": 0.1 for i in range(4)}, "outside": 0.01}
 
 
+def test_adapters_on_the_last_blocks_only() -> None:
+    inputs = tuple(n for n, _ in toy_task().model.named_parameters() if n.split(".")[0] in ("embed", "inlet"))
+    schedule = load("schedule", "linear", stages=2)
+    made = Rig(
+        method="lora", schedule=schedule, total=4, options={**OPTIONS, "m": 0.5, "inputs": "never"}, inputs=inputs
+    )
+    before = {n: p.detach().clone() for n, p in made.task.model.named_parameters()}
+    made.run()
+    moved = {n for n, p in made.task.model.named_parameters() if not torch.equal(p, before[n])}
+    assert {n.split(".")[1] for n in moved if n.startswith("blocks.")} == {"2", "3"}
+    assert {n.split(".")[0] for n in moved} == {"blocks", "outlet"}
+    assert {n.split(".")[1] for n in adapted_layers(made.task.model)} == {"2", "3"}
+    assert all(info.active == ("blocks.2", "blocks.3") for info in made.infos)
+
+
 def test_merged_weights_compute_the_same_in_a_plain_model() -> None:
     for method in ("lora", "mixed"):
         made = rig(method)
@@ -167,4 +182,5 @@ def test_an_optimizer_without_the_adapters_is_refused(method: str) -> None:
 
 def test_wrong_options() -> None:
     assert "rank = 0: must be above 0" in problems("method", "lora", {"rank": 0})[0]
+    assert "m = 2.5: give a whole number" in problems("method", "lora", {"m": 2.5})[0]
     assert "lr_factor = -1.0" in problems("method", "mixed", {"lr_factor": -1.0})[0]

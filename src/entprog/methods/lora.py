@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from entprog.core.adapters import adapted_layers
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
+from entprog.core.sizes import block_count
 from entprog.core.types import Method, Setting
 from entprog.methods._adapters import (
     AdapterFreezer,
@@ -34,6 +35,10 @@ class Lora(Unranked):
         rank: of each adapter.
         alpha: an adapter's output is scaled by alpha / rank.
         lr_factor: the adapters' learning rate over the phase's.
+        m: how many of the phase's blocks have adapters, counted from the last; a share of them below 1, 0 for all.
+            The others do not train at all.
+        inputs: whether parameters that stand before the blocks (embeddings, pose adapter at the input) train:
+            "always", or "never", so that the backward ends at the lowest adapter.
         full: modules of the blocks that train in full instead, such as "temporal.*" for new ones; `*` is one
             dotted part. Those that `model.fresh` names are among them by themselves.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
@@ -42,20 +47,33 @@ class Lora(Unranked):
     rank: int = 16
     alpha: int = 16
     lr_factor: float = 10.0
+    m: float = 0
+    inputs: Literal["always", "never"] = "always"
     full: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.rank, self.alpha, self.lr_factor)
+        if self.m < 0 or (self.m > 1 and self.m != int(self.m)):
+            raise ValueError(f"m = {self.m:g}: give a whole number of blocks, a share below 1, or 0 for all")
+
+    def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
+        """The last `m`."""
+        return tuple(names[-block_count(self.m, len(names), f"method_options.m = {self.m:g}") :] if self.m else names)
+
+    def reaches_inputs(self, turn: int, names: Sequence[str], seed: int) -> bool:
+        """As `inputs` says."""
+        return self.inputs == "always"
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
         """Puts the adapters on, freezes what they stand for, and gives the optimizer's groups."""
-        spared = spared_modules(blocks, self.full)
+        chosen = self._chosen(blocks)
+        spared = spared_modules(chosen, self.full)
         for block in blocks:
             for name, parameter in block.named_parameters():
-                if not any(name.startswith(f"{module}.") for module in spared):
+                if block.name not in chosen.names or not any(name.startswith(f"{module}.") for module in spared):
                     parameter.requires_grad_(False)
-        put_on(model, blocks, rank=self.rank, alpha=self.alpha, full=self.full, seed=seed)
+        put_on(model, chosen, rank=self.rank, alpha=self.alpha, full=self.full, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 
     def with_new(self, modules: Sequence[str]) -> "Lora":
@@ -64,11 +82,16 @@ class Lora(Unranked):
 
     def bind(self, setting: Setting) -> Method:
         """Needs an optimizer over `groups`, neither ranking nor schedule."""
-        if not layers_to_adapt(setting.blocks, self.full) and not any(
+        inputs = setting.inputs if self.inputs != "always" else ()
+        if not layers_to_adapt(self._chosen(setting.blocks), self.full) and not any(
             adapted_layers(block.module) for block in setting.blocks
         ):
-            return BoundUnranked(setting, self)  # a phase of new blocks only
-        return _Bound(setting, self)
+            return BoundUnranked(setting, self, inputs=inputs)  # a phase of new blocks only
+        return _Bound(setting, self, inputs=inputs)
+
+    def _chosen(self, blocks: Blocks) -> Blocks:
+        names = set(self.active(0, blocks.names, 0))
+        return Blocks([block for block in blocks if block.name in names], role=blocks.role)
 
 
 class _Bound(BoundUnranked):
