@@ -206,7 +206,7 @@ def test_errors_name_field_and_value(field: str, value: float) -> None:
 
 
 def test_an_unknown_domain_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'tartget'; choose one of all, source, target"):
+    with pytest.raises(ValueError, match="'tartget'; choose one of all, creatures, source, target"):
         render_clip(0, 0, 0, domain="tartget")
 
 

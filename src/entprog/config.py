@@ -14,7 +14,7 @@ class DataConfig:
 
     Attributes:
         path: a folder made by `entprog prepare`; empty for rendered people.
-        domain: rendered people: "target" (the demo's), "source" (the base's) or "all".
+        domain: who is rendered: people of "target" (the demo's), "source" (the base's) or "all", or "creatures".
         subjects: rendered people: training subjects.
         clips_per_subject: rendered people: clips of each subject, before the same scene.
         holdout: rendered people: held-out subjects.
@@ -26,7 +26,7 @@ class DataConfig:
     """
 
     path: str = ""
-    domain: Literal["source", "target", "all"] = "target"
+    domain: Literal["source", "target", "all", "creatures"] = "target"
     subjects: int = 32
     clips_per_subject: int = 2
     holdout: int = 16

@@ -30,7 +30,7 @@ class RenderedPeople:
     """What to render. Every clip is a function of its (subject, motion, scene) seeds and these settings.
 
     Attributes:
-        domain: "source" (what the shipped base was trained on), "target" (the demo's people) or "all".
+        domain: "source" (what the shipped base was trained on), "target" (the demo's people), "all" or "creatures".
         subjects: training subjects; each has one scene and `clips_per_subject` motions of its own.
         holdout: held-out subjects; neither they nor their motions or scenes occur in training.
         sizes: sides in pixels to store latents for; the largest is rendered, the others are resampled from it.

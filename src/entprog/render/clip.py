@@ -1,4 +1,4 @@
-"""One clip: a person of one seed, moving by another, in a place of a third."""
+"""One clip: a person, or a creature, of one seed, moving by another, in a place of a third."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from entprog.render.attachments import build_attachments
 from entprog.render.body import ADULT_AGE, Body, Shape, SurfacePoints, deform, load_body
 from entprog.render.camera import Camera
 from entprog.render.clothes import BOTTOM, TOP, Look, draw_look
+from entprog.render.creatures import Creature, draw_creature
 from entprog.render.domains import Domain, find_domain
 from entprog.render.geometry import Array, unit, vertex_normals
 from entprog.render.motion import draw_movement
@@ -80,6 +81,25 @@ class Person:
     look: Look
     motion_kind: str
 
+    def paint(self, triangle: Array, surface: Array, normal: Array, to_camera: Array) -> tuple[Array, Array]:
+        """Returns colours before light and normals [N, 3] of points of the surface.
+
+        Args:
+            triangle: faces the points lie on [N]; surface: columns of `SurfacePoints` there [N, 8].
+            normal: of the smooth surface [N, 3]; to_camera: directions to the eye [N, 3].
+        """
+        body, points = load_body(), SurfacePoints(*surface.T)
+        worn = self.face_region[triangle]
+        regions = np.where(worn >= 0, worn, self.look.regions(body, points))
+        inner_side = (worn >= 0) & (np.einsum("ni,ni->n", normal, to_camera) < 0)
+        normal[inner_side] *= -1
+        cloth = (regions == TOP) | (regions == BOTTOM)
+        normal[cloth] += _folds(surface[cloth], self.look.phases)
+        return self.look.colours(body, points, regions), unit(normal)
+
+
+Figure = Person | Creature
+
 
 def render_clip(
     subject: int,
@@ -95,13 +115,13 @@ def render_clip(
     """Renders a clip; equal arguments give equal bytes.
 
     Args:
-        subject: seed of the person: body, skin, hair, clothes.
+        subject: seed of the person: body, skin, hair, clothes; or of the creature: build and hide.
         motion: seed of the movement alone; more frames extend it.
         scene: seed of the place, the light and the camera, which aims for the height of the subject and never
             follows: three scenes in four have a fixed camera, whose background is the same in every frame and
             clip where neither person nor shadow covers it.
         frames: number of frames, at least 1; size: side of the picture in pixels, at least 16; fps: above 0.
-        domain: `source`, `target` or `all`: which people, places and movements are drawn (see `Domain`).
+        domain: `source`, `target`, `all` or `creatures`: who, where and which movements are drawn (see `Domain`).
         supersample: each pixel averages a square of this many samples a side.
 
     Raises:
@@ -121,21 +141,28 @@ def render_clip(
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps: got {fps}; must be a finite number above 0")
 
-    person = draw_person(load_body(), subject, motion, chosen, frames, fps)
+    figure = draw_figure(subject, motion, chosen, frames, fps)
     place = draw_scene(scene, chosen)
     side = size * supersample
     images = np.empty((frames, size, size, 3), np.uint8)
     keypoints = np.empty((frames, len(KEYPOINTS), 3), np.float32)
-    camera = place.framing.camera(person.height, 0.0, side)
+    camera = place.framing.camera(figure.height, 0.0, side)
     backdrop = place.draw(camera)
     for frame in range(frames):
         if not place.framing.is_static and frame > 0:
-            camera = place.framing.camera(person.height, frame / fps, side)
+            camera = place.framing.camera(figure.height, frame / fps, side)
             backdrop = place.draw(camera)
-        image, depth = draw_frame(person, frame, place, camera, backdrop)
+        image, depth = draw_frame(figure, frame, place, camera, backdrop)
         images[frame] = np.round(shrink(image, supersample) * 255)
-        keypoints[frame] = _see_keypoints(person.keypoints[frame], camera, depth)
-    return RenderedClip(images, keypoints, person.motion_kind)
+        keypoints[frame] = _see_keypoints(figure.keypoints[frame], camera, depth)
+    return RenderedClip(images, keypoints, figure.motion_kind)
+
+
+def draw_figure(subject: int, motion: int, domain: Domain, frames: int, fps: float) -> Figure:
+    """Draws who a subject seed stands for in a domain, moving by a motion seed."""
+    if domain.shows_people:
+        return draw_person(load_body(), subject, motion, domain, frames, fps)
+    return draw_creature(subject, motion, domain, frames, fps)
 
 
 def draw_person(body: Body, subject: int, motion: int, domain: Domain, frames: int, fps: float) -> Person:
@@ -174,18 +201,18 @@ def draw_person(body: Body, subject: int, motion: int, domain: Domain, frames: i
     )
 
 
-def draw_frame(person: Person, frame: int, scene: Scene, camera: Camera, backdrop: Backdrop) -> tuple[Array, Array]:
+def draw_frame(figure: Figure, frame: int, scene: Scene, camera: Camera, backdrop: Backdrop) -> tuple[Array, Array]:
     """Draws one frame.
 
     Returns:
-        The image [S, S, 3] in 0..1 and the depth of the person [S, S] in metres, infinite beside it.
+        The image [S, S, 3] in 0..1 and the depth of the figure [S, S] in metres, infinite beside it.
     """
-    image = backdrop.image * (1 - _shadow(person.ground_contacts[frame], backdrop))[..., None]
-    points, vertex_depth = camera.project(person.vertices[frame])
-    triangle, barycentric = rasterise(points, vertex_depth, person.faces, camera.size, camera.size)
+    image = backdrop.image * (1 - _shadow(figure.ground_contacts[frame], backdrop))[..., None]
+    points, vertex_depth = camera.project(figure.vertices[frame])
+    triangle, barycentric = rasterise(points, vertex_depth, figure.faces, camera.size, camera.size)
     hit = triangle >= 0
-    corners, weights = person.faces[triangle[hit]], barycentric[hit]
-    image[hit] = _shade(person, frame, scene, camera, triangle[hit], corners, weights)
+    corners, weights = figure.faces[triangle[hit]], barycentric[hit]
+    image[hit] = _shade(figure, frame, scene, camera, triangle[hit], corners, weights)
     depth = np.full(hit.shape, np.inf, np.float32)
     depth[hit] = interpolate(vertex_depth[:, None], corners, weights)[:, 0]
     return np.clip(image, 0, 1), depth
@@ -209,9 +236,9 @@ def _order_keypoints(body: Body, keypoints: Array) -> Array:
 
 
 def _shadow(contacts: Array, backdrop: Backdrop) -> Array:
-    """Returns how much of the light the person takes from each pixel of the floor [S, S].
+    """Returns how much of the light the figure takes from each pixel of the floor [S, S].
 
-    There is a soft spot below each foot, wider when lifted, and one below the hips. Faint rims are cut, so
+    There is a soft spot below each foot, wider when lifted, and one below the hips or the trunk. Faint rims are cut, so
     that the floor beyond is untouched.
     """
     x, y = backdrop.ground[..., 0], backdrop.ground[..., 1]
@@ -224,24 +251,14 @@ def _shadow(contacts: Array, backdrop: Backdrop) -> Array:
 
 
 def _shade(
-    person: Person, frame: int, scene: Scene, camera: Camera, triangle: Array, corners: Array, weights: Array
+    figure: Figure, frame: int, scene: Scene, camera: Camera, triangle: Array, corners: Array, weights: Array
 ) -> Array:
-    """Returns the lit colours [N, 3] of points of the person: triangle [N], corners and weights [N, 3]."""
-    body, look = load_body(), person.look
-    surface = interpolate(person.surface, corners, weights)
-    points = SurfacePoints(*surface.T)
-    worn = person.face_region[triangle]
-    regions = np.where(worn >= 0, worn, look.regions(body, points))
-    colour = look.colours(body, points, regions)
-
-    normal = unit(interpolate(person.normals[frame], corners, weights))
-    place = interpolate(person.vertices[frame], corners, weights)
+    """Returns the lit colours [N, 3] of points of the figure: triangle [N], corners and weights [N, 3]."""
+    surface = interpolate(figure.surface, corners, weights)
+    normal = unit(interpolate(figure.normals[frame], corners, weights))
+    place = interpolate(figure.vertices[frame], corners, weights)
     to_camera = unit((camera.eye - place).astype(np.float32))
-    inner_side = (worn >= 0) & (np.einsum("ni,ni->n", normal, to_camera) < 0)
-    normal[inner_side] *= -1
-    cloth = (regions == TOP) | (regions == BOTTOM)
-    normal[cloth] += _folds(surface[cloth], look.phases)
-    normal = unit(normal)
+    colour, normal = figure.paint(triangle, surface, normal, to_camera)
 
     diffuse = np.clip(normal @ scene.light.astype(np.float32), 0, None)
     from_sky = 0.5 + 0.5 * normal[:, 2]

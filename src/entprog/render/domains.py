@@ -1,4 +1,4 @@
-"""Families of people, places and movements that a clip may be drawn from."""
+"""Families of people or creatures, places and movements that a clip may be drawn from."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,9 @@ class Domain:
     motions      walk, sway, exercise                   dance, spin
     ===========  =====================================  ========================================
 
-    `all` draws from both.
+    `all` draws from both. `creatures` shows no people but jointed animals that are none of this world (see
+    creatures.py), in the places of `all`: what is learned from people is put to the test on them. Their `tops`
+    are the patterns of their hides; the other fields of people are empty.
     """
 
     name: str
@@ -37,6 +39,10 @@ class Domain:
     backgrounds: tuple[str, ...]
     floors: tuple[str, ...]
     motions: tuple[str, ...]
+
+    @property
+    def shows_people(self) -> bool:
+        return bool(self.body_rows)
 
 
 SOURCE = Domain(
@@ -75,7 +81,19 @@ ALL = Domain(
     motions=SOURCE.motions + TARGET.motions,
 )
 
-DOMAINS = {domain.name: domain for domain in (SOURCE, TARGET, ALL)}
+CREATURES = Domain(
+    name="creatures",
+    body_rows=(),
+    hair=(),
+    garments=(),
+    tops=("plain", "stripes", "spots", "patches", "belly", "socks"),
+    bottoms=(),
+    backgrounds=ALL.backgrounds,
+    floors=ALL.floors,
+    motions=("scuttle", "hop", "swim", "wave"),
+)
+
+DOMAINS = {domain.name: domain for domain in (SOURCE, TARGET, ALL, CREATURES)}
 
 
 def find_domain(name: str) -> Domain:

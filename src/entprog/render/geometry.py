@@ -38,6 +38,26 @@ def rotation_between(start: Array, end: Array) -> Array:
     return np.eye(3) + cross + cross @ cross * scale[:, None, None]
 
 
+def bend_limb(start: Array, target: Array, upper: float, lower: float, ahead: Array) -> tuple[Array, Array]:
+    """Bends a limb of two bones towards a target: two-bone inverse kinematics.
+
+    Args:
+        start: where the limb is attached [F, 3]; target: where its end should be [F, 3].
+        upper, lower: lengths of the bones, which are kept: a target out of reach is pointed at.
+        ahead: the way the joint bends [F, 3], not along the limb.
+
+    Returns:
+        The joint, in the plane of start, target and `ahead`, and the end of the limb [F, 3] each.
+    """
+    reach = target - start
+    direction = unit(reach)
+    distance = np.clip(np.linalg.norm(reach, axis=1), 0.35 * (upper + lower), 0.998 * (upper + lower))
+    cosine = np.clip((upper**2 + distance**2 - lower**2) / (2 * upper * distance), -1, 1)
+    outward = unit(ahead - (ahead * direction).sum(1, keepdims=True) * direction)
+    joint = start + direction * (cosine * upper)[:, None] + outward * (np.sqrt(1 - cosine**2) * upper)[:, None]
+    return joint, start + direction * distance[:, None]
+
+
 def vertex_normals(vertices: Array, faces: Array) -> Array:
     """Returns unit normals [V, 3] of a mesh: vertices [V, 3], faces [T, 3]; larger faces weigh more."""
     first, second, third = (vertices[faces[:, corner]] for corner in range(3))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from entprog.render.body import Body
-from entprog.render.geometry import Array, rotate, rotation_about, rotation_between, unit
+from entprog.render.geometry import Array, bend_limb, rotate, rotation_about, rotation_between, unit
 from entprog.render.motion import Movement
 
 SIDES = (("L", 0, 1), ("R", 1, -1))  # name, index in the movement's (left, right) axis, sign of x
@@ -95,7 +95,7 @@ def _pose_arm(bones: _Posing, movement: Movement, heading: Array, side: str, col
 
 
 def _pose_leg(bones: _Posing, movement: Movement, heading: Array, side: str, column: int, sign: int) -> None:
-    """Two-bone inverse kinematics: the knee lies in the plane of hip, ankle and the way the person faces."""
+    """The leg reaches for where its foot should be; the knee bends the way the person faces."""
     thigh, shin, foot = f"uleg.{side}", f"lleg.{side}", f"foot.{side}"
     bones.attach(thigh, "root")
     hip = bones.head(thigh)
@@ -105,14 +105,8 @@ def _pose_leg(bones: _Posing, movement: Movement, heading: Array, side: str, col
     target = rotate(feet_heading, movement.foot[:, column]) + rest
     if movement.feet_follow:
         target = target + movement.root * [1, 1, 0]
-    reach = target - hip
-    direction = unit(reach)
-    distance = np.clip(np.linalg.norm(reach, axis=1), 0.35 * (upper + lower), 0.998 * (upper + lower))
-    cosine = np.clip((upper**2 + distance**2 - lower**2) / (2 * upper * distance), -1, 1)
     ahead = rotate(heading, np.array([0.25 * sign, -1.0, 0.0]))
-    outward = unit(ahead - (ahead * direction).sum(1, keepdims=True) * direction)
-    knee = hip + direction * (cosine * upper)[:, None] + outward * (np.sqrt(1 - cosine**2) * upper)[:, None]
-    ankle = hip + direction * distance[:, None]
+    knee, ankle = bend_limb(hip, target, float(upper), float(lower), ahead)
     bones.point(thigh, shin, knee - hip, heading)
     bones.heads[:, bones.index[shin]] = knee
     bones.point(shin, foot, ankle - knee, bones.rotation(thigh))
