@@ -32,27 +32,27 @@ Step = Callable[[int], AbstractContextManager[Any]]
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
-def people(which: str) -> DataConfig:
-    """The base's people, those trained on, those whom rates are tuned on, and those of the exam: no two share one."""
+def people(which: str, subjects: int) -> DataConfig:
+    """The base's people, `subjects` who are trained on, those that rates are tuned on, or the exam's: nobody twice."""
     if which == "base":
         options: dict[str, Any] = {"domain": "source", "subjects": 400, "holdout": 1, "frames": 4}
     elif which == "train":
-        options = {"subjects": 4, "holdout": 1, "frames": 12}
+        options = {"subjects": subjects, "holdout": 1, "frames": 12}
     else:
         options = {"subjects": 1, "holdout": 32, "frames": 8, "seed": {"tuning": 2, "exam": 3}[which]}
     return DataConfig(**options, clips_per_subject=2, sizes=(SIZE,), workers=1)
 
 
 class People:
-    """A stream of draws; the sample at a position is fixed by the seed."""
+    """A stream of draws; the sample at a position is fixed by the seed. The base's have others' references."""
 
-    def __init__(self, which: str, seed: int) -> None:
+    def __init__(self, which: str, seed: int, subjects: int = 1) -> None:
         split = "train" if which in ("base", "train") else "holdout"
-        self.seed, self.clips = seed, Clips(open_data(people(which), progress=False), split, seed=seed)
-        self.noising = Noising()
+        self.seed, self.clips = seed, Clips(open_data(people(which, subjects), progress=False), split, seed=seed)
+        self.noising, self.shift = Noising(), int(which == "base")
 
     def draw(self, position: int, size: int = BATCH) -> Draw:
-        """Noised latents [B, C, h, w] with a reference [B, C, h, w] of the same person."""
+        """Noised latents [B, C, h, w], and a reference [B, C, h, w] of the same person from another video."""
         batch: Batch = self.clips.batch(position, Shape(SIZE, 1, size))
         full = (CHANNELS, SIDE, SIDE)
         noise = [sample_noise(self.seed, int(p), 1, full, (SIDE, SIDE))[0] for p in batch.positions]
@@ -61,7 +61,7 @@ class People:
             torch.from_numpy(stratified_tau(self.seed, batch.positions)).float(),
         )
         x = self.noising.add(batch.latents[:, 0], eps, tau)
-        return Draw(x, tau, eps, {"reference": batch.reference})
+        return Draw(x, tau, eps, {"reference": batch.reference.roll(self.shift, 0)})
 
     def draws(self, samples: int, size: int = BATCH) -> list[Draw]:
         """Fixed ones, from the stream's start."""
@@ -90,7 +90,7 @@ class Network:
 
 
 def unet() -> Network:
-    """Reference latents are further channels; a block is a resnet or an attention layer."""
+    """Reference latents are further input channels; a block is a resnet or an attention layer."""
     model = diffusers.UNet2DModel(
         sample_size=SIDE, in_channels=2 * CHANNELS, out_channels=CHANNELS, layers_per_block=2,
         block_out_channels=(64, 96), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -128,9 +128,9 @@ def named(name: str, modules: Any) -> dict[str, nn.Module]:
 
 
 def mmdit() -> Network:
-    """Reference tokens, with their places, are what SD3 has the prompt for: the second stream of each block."""
+    """As the U-Net; tokens of the reference stand for the prompt, too: the second stream of each block."""
     model = diffusers.SD3Transformer2DModel(
-        sample_size=SIDE, patch_size=1, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=9,
+        sample_size=SIDE, patch_size=1, in_channels=2 * CHANNELS, out_channels=CHANNELS, num_layers=9,
         attention_head_dim=16, num_attention_heads=4, joint_attention_dim=CHANNELS * PATCH**2 + 2,
         caption_projection_dim=64, pooled_projection_dim=CHANNELS, pos_embed_max_size=SIDE,
     )  # fmt: skip
@@ -142,7 +142,8 @@ def mmdit() -> Network:
         tokens = nn.functional.pixel_unshuffle(reference, PATCH).flatten(2).transpose(1, 2)
         tokens = torch.cat([tokens, places.expand(len(tokens), -1, -1)], 2)
         pooled = reference.mean((2, 3))
-        return model(draw.x, tokens, pooled_projections=pooled, timestep=1000 * draw.tau).sample
+        x = torch.cat([draw.x, reference], 1)
+        return model(x, tokens, pooled_projections=pooled, timestep=1000 * draw.tau).sample
 
     return Network(model, discover_blocks(model), given)
 
@@ -256,6 +257,6 @@ def examined(network: Network, which: str) -> list[float]:
     return [loss for draw in People(which, 90_000).draws(64) for loss in network.losses(draw).tolist()]
 
 
-def probe(samples: int) -> list[Draw]:
+def probe(samples: int, subjects: int) -> list[Draw]:
     """Draws of training people, for scores."""
-    return People("train", 500).draws(samples, 8)
+    return People("train", 500, subjects).draws(samples, 8)
