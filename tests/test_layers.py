@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": set(),
     "prepare": {"data", "nets"},
     "train": {"config", "core", "data", "evaluate", "plan", "plugins", "report", "tasks", "validate"},
-    "attach": {"core", "plugins"},
+    "foreign": {"core", "plugins"},
 }
 """Parts of ours that a part may import beside itself; a part that is not named may import all."""
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.registry import register_backend
 
-from entprog.attach import attach
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.compiled import compiled, missing_compiler
 from entprog.core.recompute import recomputed
 from entprog.core.skip import Skipper
 from entprog.core.types import Ranking
+from entprog.foreign import attach
 from entprog.plan.meter import Meter
 from loops import DRAWS
 from tiny import small_dit

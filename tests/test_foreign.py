@@ -1,0 +1,59 @@
+"""`entprog.attach` in a loop that knows nothing of us."""
+
+import importlib
+
+import pytest
+import torch
+
+import entprog
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def test_public_names_stay_what_they_are_once_their_modules_are_imported():
+    for name, home in entprog._HOMES.items():
+        for _ in range(2):  # importing a module binds it in its package, under its own last name
+            assert getattr(entprog, name) is getattr(importlib.import_module(home), name)
+
+
+def test_a_unet_whose_resnets_change_their_channels():
+    torch.manual_seed(0)
+    model = diffusers.UNet2DModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=8,
+    )  # fmt: skip
+    patterns = ["down_blocks.*.resnets.*", "mid_block.resnets.*", "up_blocks.*.resnets.*"]
+    draw = entprog.Draw(torch.randn(2, 4, 8, 8), torch.rand(2), torch.randn(2, 4, 8, 8))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def predict(draw):
+        return model(draw.x, 1000 * draw.tau).sample
+
+    def attached(blocks, **options):
+        return entprog.attach(model, optimizer, steps=2, predict=predict, probe=[draw], blocks=blocks, **options)
+
+    with pytest.raises(ValueError, match=r"'down_blocks\.1\.resnets\.0' .* can't be skipped"):
+        attached(patterns)
+
+    def shortcut(resnet):
+        return lambda arguments: resnet.conv_shortcut(arguments["input_tensor"]) / resnet.output_scale_factor
+
+    plain = entprog.discover_blocks(model, patterns)
+    adapters = {block.name: shortcut(block.module) for block in plain if block.module.conv_shortcut is not None}
+    assert len(adapters) == 5  # the one that widens, and all that take a skip connection in
+    blocks = entprog.discover_blocks(model, patterns, adapters=adapters)
+    schedule = {"schedule": "fixed", "schedule_options": {"m": (3,)}}
+    assert set(attached(blocks, **schedule).workload(0).active) <= set(blocks.names)  # CEI ranks them
+
+    method = attached(blocks, score="order", score_options={"order": "last"}, outside_every=0, **schedule)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for i in range(2):
+        with method.step(i) as info:
+            (predict(draw) - draw.eps).pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    assert info.active == blocks.names[-3:]
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    trained = (*info.active, "conv_norm_out", "conv_out")
+    assert moved == {name for name, _ in model.named_parameters() if name.startswith(trained)}
