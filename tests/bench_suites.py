@@ -5,7 +5,8 @@ from typing import Any
 
 from entprog.bench.cells import Cell
 from entprog.bench.record import Record
-from entprog.bench.suite import Suite, laid_over, suite_of
+from entprog.bench.suite import Suite, suite_of
+from entprog.trees import laid_over
 
 TREE: dict[str, Any] = {
     "about": "small",

@@ -15,12 +15,13 @@ import torch
 from entprog.bench.cells import plan
 from entprog.bench.record import Record, read_records
 from entprog.bench.runner import run_suite
-from entprog.bench.suite import Suite, laid_over, suite_of
+from entprog.bench.suite import Suite, suite_of
 from entprog.cli import main
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.log import RunLog
 from entprog.train.run import train
+from entprog.trees import laid_over
 from tiny import synthetic_data
 
 SHIPPED = dict(SIZES["nano"])

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Parts of ours that a part may import beside itself; a part that is not named may import all."""
 
-MAY_IMPORT["bench"] = MAY_IMPORT["train"] | {"keys", "nets", "train", "values"}
+MAY_IMPORT["bench"] = MAY_IMPORT["train"] | {"keys", "nets", "train", "trees", "values"}
 
 OUTSIDE: dict[str, set[str]] = {
     "core": {"torch"},

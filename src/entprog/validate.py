@@ -3,7 +3,7 @@
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from operator import attrgetter
@@ -14,6 +14,7 @@ import tomli_w
 
 from entprog import combinations, keys
 from entprog.config import PRESETS, PUBLISHED, Config, PhaseConfig
+from entprog.trees import laid_over, leaves, value_at, without
 from entprog.values import Typed, converted, literal, outside, shown
 
 RESUMABLE = (
@@ -120,7 +121,7 @@ def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
     `ignore` names keys, or tables with all their keys, that may differ (`RESUMABLE` on resume). The order of
     phases and the options of plugins count.
     """
-    before, after = dict(_leaves(_plain(asdict(a)))), dict(_leaves(_plain(asdict(b))))
+    before, after = dict(leaves(_plain(asdict(a)))), dict(leaves(_plain(asdict(b))))
     if set(a.phases) == set(b.phases):
         before["phases"], after["phases"] = list(a.phases), list(b.phases)
     lines = []
@@ -156,7 +157,7 @@ class Reader:
 
     def with_overrides(self, tree: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """The tree with the preset under it and the overrides over it."""
-        self.given = {key for key, _ in _leaves(tree)}
+        self.given = {key for key, _ in leaves(tree)}
         phases = tree.get("phases")
         if isinstance(phases, dict) and phases:
             self.phases = list(phases)
@@ -176,17 +177,17 @@ class Reader:
             branch: Any = Typed(value)
             for part in reversed(path):
                 branch = {part: branch}
-            if blocked := _blocked(_laid_over(tree, over), path):
+            if blocked := _blocked(laid_over(tree, over), path):
                 self.problem(key, f": {blocked} is no table")
                 continue
-            over = _laid_over(over, branch)
+            over = laid_over(over, branch)
         kept = without_others_options(tree, over)
-        self.given -= {key for key, _ in _leaves(tree)} - {key for key, _ in _leaves(kept)} - self.typed
-        tree = _laid_over(kept, over)
+        self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed
+        tree = laid_over(kept, over)
         preset = tree.get("preset", "")
         preset = literal(preset) if isinstance(preset, Typed) else preset
         under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        return _laid_over(_without_strange_options(under, tree), tree)
+        return laid_over(_without_strange_options(under, tree), tree)
 
     def config(self, tree: dict[str, Any]) -> Config:
         """The configuration, with the default for each value that was refused."""
@@ -296,10 +297,10 @@ def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:
 def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
     for named, options in OPTIONS_OF.items():
-        now, before = _at(over, named), _at(tree, named)
+        now, before = value_at(over, named), value_at(tree, named)
         now = literal(now) if isinstance(now, Typed) else now
         if now not in (None, attrgetter(named)(Config()) if before is None else before):
-            tree = _less(tree, options)
+            tree = without(tree, options)
     return tree
 
 
@@ -312,39 +313,6 @@ def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> di
         other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
         kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
     return kept
-
-
-def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both trees in one; where both have a value, that of `over`."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
-
-
-def _at(tree: Any, dotted: str) -> Any:
-    """The value of a dotted key; None where there is none."""
-    for part in dotted.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
-def _less(tree: Any, dotted: str) -> Any:
-    """The tree without a dotted key."""
-    first, _, rest = dotted.partition(".")
-    if not isinstance(tree, dict) or first not in tree:
-        return tree
-    kept = {key: value for key, value in tree.items() if key != first}
-    return {**kept, first: _less(tree[first], rest)} if rest else kept
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _written(leaves: dict[str, Any], key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from entprog.config import Config, DataConfig, PhaseConfig
 from entprog.data.source import rendered_people
 from entprog.nets.codec import PatchCodec
+from entprog.trees import leaves
 
 NUMERICS = 1
 """Raise it when a change moves the numbers of runs whose configuration stays (CHANGELOG, Numerics), or when a default
@@ -49,7 +50,7 @@ def address(config: Config, exam: Mapping[str, Any], base: str = "") -> str:
 
 def said(config: Config) -> dict[str, Any]:
     """Dotted keys that differ from their defaults, those of phases and those that no number depends on left out."""
-    own, usual = dict(_leaves(asdict(config))), dict(_leaves(asdict(Config())))
+    own, usual = dict(leaves(asdict(config))), dict(leaves(asdict(Config())))
     return {
         key: value
         for key, value in own.items()
@@ -86,13 +87,3 @@ def _hash(path: Path) -> str:
 
 def _apart(own: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in own.items() if usual[key] != value}
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            found += _leaves(value, f"{above}{key}.")
-        else:
-            found.append((f"{above}{key}", value))
-    return found

@@ -10,6 +10,7 @@ from typing import Any
 from entprog import keys
 from entprog.bench.protocol import CLIPS, unsound, wrong
 from entprog.config import Config, DataConfig
+from entprog.trees import laid_over
 from entprog.validate import ConfigError, config_of, parsed, without_others_options
 from entprog.values import converted, outside, shown
 
@@ -333,12 +334,3 @@ def _arms(reader: _Reader, trees: Mapping[str, Any], recipe: Any) -> dict[str, A
             factor = 1.0
         found[name] = Arm(name, over, float(factor), str(about))
     return found
-
-
-def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one; where both have a value, that of `over`."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = laid_over(merged[key], value) if both else value
-    return merged
