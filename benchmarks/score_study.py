@@ -323,11 +323,13 @@ def pictures(known: dict[str, Any], phase: str) -> dict[str, str]:
         title = f"Importance of each block before the {phase} phase"
         found["values"] = chart(title, "block", "share of the sum of sizes", series, x_text="{:g}".format)
     if "samples" in known:
-        points = []
-        for count, values in known["samples"]["rank_correlation_with_all"].items():
-            middle, quarter = values[len(values) // 2], values[len(values) // 4]
-            points.append((float(count), middle, middle - quarter))
-        title, series = "How many samples CEI's order needs", [Series("median", points, True)]
+        parts = {float(count): values for count, values in known["samples"]["rank_correlation_with_all"].items()}
+        middle = [(count, values[len(values) // 2], 0.0) for count, values in parts.items()]
+        low = [(count, values[len(values) // 4], 0.0) for count, values in parts.items()]
+        title, series = (
+            "How many samples CEI's order needs",
+            [Series("median", middle, True), Series("lowest quarter", low)],
+        )
         found["samples"] = chart(
             title, "samples", "rank correlation with 1024", series, x_text="{:g}".format, logarithmic=True
         )
