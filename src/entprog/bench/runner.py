@@ -4,12 +4,14 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from entprog.bench.address import NUMERICS, weights
@@ -78,18 +80,25 @@ def _until_none_is_missing(
                 if note not in told:
                     tqdm.write(f"{suite.name}: {note}")
                     told.add(note)
-            cell = next((cell for cell in planned.missing if cell.address not in failed), None)
-            if cell is None:
+            left = [cell for cell in planned.missing if cell.address not in failed]
+            if not left:
                 return list(failed.values())
-            bar.set_postfix_str(f"{cell.kind} {cell.arm} seed {cell.seed} rate x{cell.factor:g}")
-            try:
-                record = make(suite, cell, runs / cell.address, command)
-            except ValueError as error:
-                failed[cell.address] = f"{suite.name}: {cell.kind} {cell.arm}, seed {cell.seed}: {error}"
-                tqdm.write(failed[cell.address])
-                continue
-            add_record(results, record)
-            tidy(runs / cell.address, record)
+            with _claimed(left, runs) as cell:
+                if cell is None:
+                    bar.set_postfix_str("waiting for another call")
+                    time.sleep(2.0)
+                elif (results / f"{cell.address}.json").exists():
+                    pass  # another call has made it since
+                else:
+                    bar.set_postfix_str(f"{cell.kind} {cell.arm} seed {cell.seed} rate x{cell.factor:g}")
+                    try:
+                        record = make(suite, cell, runs / cell.address, command)
+                    except ValueError as error:
+                        failed[cell.address] = f"{suite.name}: {cell.kind} {cell.arm}, seed {cell.seed}: {error}"
+                        tqdm.write(failed[cell.address])
+                        continue
+                    add_record(results, record)
+                    tidy(runs / cell.address, record)
             planned = plan(suite, read_records(results), arms=arms, seeds=seeds)
             bar.total = planned.done + planned.ahead
             bar.update(planned.done - bar.n)
@@ -164,6 +173,24 @@ def tidy(run: Path, record: Record) -> None:
             file.unlink()
     for folder in run.glob("samples/*/*/"):  # single frames; the clips stay
         shutil.rmtree(folder)
+
+
+@contextmanager
+def _claimed(cells: Iterable[Cell], runs: Path) -> Iterator[Cell | None]:
+    """The first run that no other call is busy with, kept from others meanwhile; None where all are taken."""
+    runs.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        lock = FileLock(runs / f"{cell.address}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            yield cell
+        finally:
+            lock.release()
+        return
+    yield None
 
 
 @contextmanager
