@@ -240,6 +240,15 @@ def test_options_stay_with_the_plugin_they_were_written_for(recipe):
     assert own.schedule.options == {"stages": 2}
 
 
+def test_a_preset_brings_its_method(recipe):
+    config = read_config(recipe("[train]\nlr_warmup_steps = 0"), {"preset": "entprog"})
+    assert (config.method, config.schedule.frozen_storage) == ("lora", "int8")
+    assert config.train.gradient_checkpointing and config.method_options["rank"] == 16
+    other = read_config(recipe('preset = "entprog"\n[train]\ngradient_checkpointing = false'), {"method": "full"})
+    assert (other.method, other.method_options) == ("full", {})
+    assert not other.train.gradient_checkpointing
+
+
 def test_unknown_preset(recipe):
     assert 'did you mean "paper"?' in problems(recipe('preset = "papre"'))[0]
 

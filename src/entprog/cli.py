@@ -182,7 +182,7 @@ def plan_run(
         json: write all figures to this file.
         picture: draw memory by stage into this file, an SVG.
         method: "full" or "progressive".
-        preset: "paper" for the published ranking and schedule.
+        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
     """
     from entprog.plan.verb import demo_recipe
     from entprog.plan.verb import plan as verb
@@ -228,7 +228,7 @@ def train(
         keys: print all keys of a recipe and stop.
         output_dir: the run folder; it must not exist yet.
         method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
-        preset: "paper" for the published ranking and schedule.
+        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
         label: name of the run in tables.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """

@@ -116,7 +116,7 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     idle = sorted(
         key
         for key in given
-        if (key == "preset" or key.split(".")[0] in ("ranking", "schedule"))
+        if ((key == "preset" and config.preset == "paper") or key.split(".")[0] in ("ranking", "schedule"))
         and key not in ("schedule.frozen_storage", "schedule.outside")  # these go for any method
         and (key in typed) == ("method" in typed)
     )

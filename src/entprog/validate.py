@@ -308,10 +308,17 @@ def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> di
     """The preset, less the options of a plugin in whose place the recipe has named another."""
     kept = {}
     for name, table in preset.items():
-        own = tree.get(name, {})
-        which = next(key for key in table if key != "options")
-        other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
-        kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
+        if not isinstance(table, dict):
+            kept[name] = table
+        elif name == "method_options":
+            method = tree.get("method", preset["method"])
+            if (literal(method) if isinstance(method, Typed) else method) == preset["method"]:
+                kept[name] = table
+        else:
+            own = tree.get(name, {})
+            which = next(key for key in table if key != "options")
+            other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
+            kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
     return kept
 
 
