@@ -208,6 +208,8 @@ class _Planner:
                 steps: Mapping[str, int] | None = self.suite.steps
                 if not isinstance(budget, str):
                     steps = self.bought(arm, known, budget)
+                elif self.suite.arms[arm].shares:  # its steps are what it chooses
+                    continue
                 if steps is not None:
                     quality = not settings.budgets or steps == self.bought(arm, known, most)
                     self.found.finals[arm, budget, seed] = self.cell(
@@ -223,13 +225,19 @@ class _Planner:
         return known
 
     def bought(self, arm: str, known: Mapping[str, PhaseCost], budget: float) -> dict[str, int] | None:
-        """Steps by phase that cost what the reference's cost, `budget` times the recipe's; None where too few do."""
+        """Steps by phase that cost what the reference's cost, `budget` times the recipe's; None where too few do.
+
+        Phase by phase, or in all where the arm has shares.
+        """
         found = {}
+        shares = self.suite.arms[arm].shares
+        whole = sum(self.unit[name].total(round(budget * count)) for name, count in self.suite.steps.items())
         for name, count in self.suite.steps.items():
             reference = round(budget * count)
             found[name] = reference
             if arm != self.suite.settings.reference:
-                found[name] = known[name].steps(self.unit[name].total(reference))
+                spent = shares[name] * whole if shares else self.unit[name].total(reference)
+                found[name] = known[name].steps(spent)
         least = least_steps(self.suite.config(arm))
         if short := [name for name, steps in found.items() if steps < least]:
             note = f"{arm}: {budget:g} x the reference's cost buys too few steps in {', '.join(short)}; left out there"

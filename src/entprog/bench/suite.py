@@ -104,12 +104,14 @@ class Arm:
 
     Attributes:
         lr_factor: the centre of its sweep, as a multiple of the recipe's learning rates.
+        shares: by phase, which part of a budget it gets; empty for as much as the reference spends there.
     """
 
     name: str
     tree: Mapping[str, Any] = field(default_factory=dict)
     lr_factor: float = 1.0
     about: str = ""
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -317,7 +319,7 @@ def _arms(reader: _Reader, trees: Mapping[str, Any], recipe: Any) -> dict[str, A
         if not isinstance(tree, dict):
             reader.problems.append(f"{reader.name}: define.{name} = {shown(tree)}: expected a table, [define.{name}]")
             continue
-        over = {key: value for key, value in tree.items() if key not in ("lr_factor", "about")}
+        over = {key: value for key, value in tree.items() if key not in ("lr_factor", "about", "shares")}
         every = dict(over.get("phases", {})) if isinstance(over.get("phases", {}), dict) else {}
         if "*" in every:  # for each phase of the recipe
             common = every.pop("*")
@@ -332,5 +334,19 @@ def _arms(reader: _Reader, trees: Mapping[str, Any], recipe: Any) -> dict[str, A
             said = f"{reader.name}: define.{name}.lr_factor = {shown(factor)}"
             reader.problems.append(f"{said}: expected a number above 0")
             factor = 1.0
-        found[name] = Arm(name, over, float(factor), str(about))
+        shares = tree.get("shares", {})
+        if shares and not _are_shares(shares):
+            said = f"{reader.name}: define.{name}.shares = {shown(shares)}"
+            reader.problems.append(f"{said}: expected a part of the budget for each phase, above 0 and 1 in all")
+            shares = {}
+        known = shares.keys() >= phases.keys()  # of a recipe with other phases the library's shares mean nothing
+        found[name] = Arm(name, over, float(factor), str(about), shares if known else {})
     return found
+
+
+def _are_shares(given: Any) -> bool:
+    return (
+        isinstance(given, dict)
+        and all(type(share) in (int, float) and share > 0 for share in given.values())
+        and abs(sum(given.values()) - 1.0) < 1e-6
+    )
