@@ -152,6 +152,17 @@ def test_budgets_are_met_in_exact_cost() -> None:
     assert len({cell.address for cell in planned.finals.values()}) == 3 * (2 + 3 + 3)
 
 
+def test_an_arm_with_shares_splits_the_whole_budget() -> None:
+    planned, _, _ = finished(suite(define={"last": {"shares": {"pose": 0.25, "video": 0.75}}}))
+    whole = 40 * 100.0 + 20 * 300.0
+    assert planned.finals["last", 0.5, 0].steps == {
+        "pose": 0.25 * 0.5 * whole // 50,
+        "video": 0.75 * 0.5 * whole // 200,
+    }
+    assert ("last", EQUAL_STEPS, 0) not in planned.finals  # its steps are its own
+    assert planned.finals["linear", EQUAL_STEPS, 0].steps == {"pose": 40, "video": 20}
+
+
 def test_one_arm_and_one_seed() -> None:
     small = suite()
     _, records, made = finished(small, arms=["last"], seeds=[1])

@@ -52,6 +52,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         ({"recipe": {"phases": {"pose": {"steps": 0}, "video": {"steps": 0}}}}, "no phase has any steps"),
         ({"recipe": {"train": 3}}, "must decay"),
         ({"define": {"linear": {"lr_factor": 0}}}, "lr_factor = 0: expected a number above 0"),
+        ({"define": {"linear": {"shares": {"pose": 0.5, "video": 0.4}}}}, "shares = "),
         ({"define": {"linear": {"schedule": {"nam": "x"}}}}, "arm linear: schedule.nam: unknown key"),
         ({"define": {"linear": {"method": "linear"}}}, "arm linear: method"),
     ],
