@@ -242,11 +242,10 @@ def test_options_stay_with_the_plugin_they_were_written_for(recipe):
 
 def test_a_preset_brings_its_method(recipe):
     config = read_config(recipe("[train]\nlr_warmup_steps = 0"), {"preset": "entprog"})
-    assert (config.method, config.schedule.frozen_storage) == ("lora", "int8")
-    assert config.train.gradient_checkpointing and config.method_options["rank"] == 16
-    other = read_config(recipe('preset = "entprog"\n[train]\ngradient_checkpointing = false'), {"method": "full"})
-    assert (other.method, other.method_options) == ("full", {})
-    assert not other.train.gradient_checkpointing
+    assert (config.method, config.schedule.frozen_storage, config.train.reference_cache) == ("lora", "int8", "disk")
+    assert (config.method_options["m"], config.method_options["inputs"]) == (0.5, "never")
+    other = read_config(recipe('preset = "entprog"\n[train]\nreference_cache = "off"'), {"method": "full"})
+    assert (other.method, other.method_options, other.train.reference_cache) == ("full", {}, "off")
 
 
 def test_unknown_preset(recipe):
