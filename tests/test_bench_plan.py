@@ -124,7 +124,11 @@ def test_runs_come_in_turns() -> None:
     assert factors == {"full": [0.5, 1, 2], "linear": [1, 2, 4, 8, 16], "last": [0.125, 0.25, 0.5, 1, 2]}
     assert all(planned.sweeps[arm, 1.0].interior for arm in FLOPS)
     finals = [cell for cell in made if cell.kind == "final"]
-    assert [cell.seed for cell in finals] == sorted(cell.seed for cell in finals)
+    bought = {cell.address for (_, budget, _), cell in planned.finals.items() if budget != EQUAL_STEPS}
+    last = [cell.address not in bought for cell in finals]
+    assert last == sorted(last) and sum(last) == 6  # equal steps come after equal cost
+    for some in (finals[: -sum(last)], finals[-sum(last) :]):
+        assert [cell.seed for cell in some] == sorted(cell.seed for cell in some)
     assert [cell.arm for cell in finals[:3]] == ["full", "linear", "last"]
     assert {cell.factor for cell in finals if cell.arm == "linear"} == {8.0}
     assert planned.ahead == 0 and planned.done == pytest.approx(sum(cell.weight for cell in made))
@@ -161,6 +165,15 @@ def test_an_arm_with_shares_splits_the_whole_budget() -> None:
     }
     assert ("last", EQUAL_STEPS, 0) not in planned.finals  # its steps are its own
     assert planned.finals["linear", EQUAL_STEPS, 0].steps == {"pose": 40, "video": 20}
+
+
+def test_single_arms_run_longer() -> None:
+    small = suite(longer={"full": [2.0]})
+    planned, _, _ = finished(small)
+    assert planned.finals["full", 2.0, 1].steps == {name: 2 * count for name, count in small.steps.items()}
+    assert {arm for arm, budget, _ in planned.finals if budget == 2.0} == {"full"}
+    shorter, _, _ = finished(suite())
+    assert planned.finals["last", 1.0, 0].address == shorter.finals["last", 1.0, 0].address
 
 
 def test_one_arm_and_one_seed() -> None:

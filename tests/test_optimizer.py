@@ -93,6 +93,24 @@ def test_eight_bits_equal_torchao() -> None:
     assert same(*ends)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_from_tables_are_those_of_torchao(signed: bool) -> None:
+    """For values of every size, those where one code ends and the next begins, and their neighbours."""
+    pytest.importorskip("torchao")
+    from torchao.optim.quant_utils import create_dynamic_map, quantize_8bit_with_qmap
+
+    from entprog.train.lowbit import _Codes
+
+    qmap = torch.tensor(list(create_dynamic_map(signed=signed)), dtype=torch.float32)
+    least = -1.0 if signed else 0.0
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.rand(20_000, generator=generator) * 10.0**-power for power in range(9)]
+    edges = torch.cat([qmap, (qmap[1:] + qmap[:-1]) / 2])
+    beside = [torch.nextafter(edges, torch.tensor(bound)) for bound in (-2.0, 2.0)]
+    values = torch.cat([*drawn, *(-d for d in drawn), edges, *beside, torch.tensor([0.0, -0.0])]).clamp(least, 1.0)
+    assert torch.equal(_Codes(qmap)(values), quantize_8bit_with_qmap(values, qmap))
+
+
 def test_eight_bits_take_a_quarter() -> None:
     sizes = {}
     for name in ("adamw", "adamw8bit"):

@@ -118,14 +118,19 @@ class _Planner:
         return self.found
 
     def in_turns(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Round robin over the arms: the first run of each, then the second, and so on, whatever is there already."""
+        """Round robin over the arms: the first run of each, then the second, and so on, whatever is there already.
+
+        Finals at equal steps come after all that are at equal cost.
+        """
+        bought = {cell.address for (_, budget, _), cell in self.found.finals.items() if budget != EQUAL_STEPS}
         counts: dict[tuple[str, int, str], int] = {}
         keyed = []
         for cell in cells:
             group = (cell.kind, cell.seed, cell.arm)
             counts[group] = counts.get(group, -1) + 1
             place = self.suite.settings.arms.index(cell.arm)
-            keyed.append(((KINDS.index(cell.kind), cell.seed, counts[group], place), cell))
+            last = cell.kind == "final" and cell.address not in bought
+            keyed.append(((KINDS.index(cell.kind), last, cell.seed, counts[group], place), cell))
         return [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
 
     @cached_property
@@ -140,7 +145,12 @@ class _Planner:
         """What an arm takes of which nothing is known: its sweeps and its finals."""
         settings, tuning = self.suite.settings, self.suite.tuning
         sweeps = sum(tuning.budgets) * len(settings.rates) if len(settings.rates) > 1 else 0.0
-        return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
+        return sweeps + self.finals_of()
+
+    def finals_of(self, arm: str = "") -> float:
+        """What the finals of an arm take."""
+        settings = self.suite.settings
+        return (sum(self.suite.budgets(arm)) + settings.equal_steps) * len(self.seeds)
 
     def pilot(self, arm: str) -> Cell:
         suite = self.suite
@@ -193,7 +203,7 @@ class _Planner:
         if len(settings.rates) == 1:
             best[1.0] = rounded(self.suite.arms[arm].lr_factor * settings.rates[0]), known
         if waiting:
-            return ahead + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
+            return ahead + self.finals_of(arm)
         if best:
             self.finals(arm, best)
         return 0.0
@@ -202,7 +212,7 @@ class _Planner:
         settings = self.suite.settings
         most = max(settings.budgets, default=1.0)
         for seed in self.seeds:
-            for budget in (*settings.budgets, *((EQUAL_STEPS,) if settings.equal_steps else ())):
+            for budget in (*self.suite.budgets(arm), *((EQUAL_STEPS,) if settings.equal_steps else ())):
                 size = 1.0 if isinstance(budget, str) else budget
                 factor, known = best[min(best, key=lambda tuned: abs(log(tuned / size)))]
                 steps: Mapping[str, int] | None = self.suite.steps

@@ -55,7 +55,8 @@ def pictures(analysis: Analysis) -> dict[str, str]:
             cost, x_text=units.flops, logarithmic=True,
         )
     }  # fmt: skip
-    for budget in analysis.budgets[:-1] or analysis.budgets:
+    compared = [budget for budget in analysis.budgets if len(analysis.at(budget)) > 1]
+    for budget in [budget for budget in compared if budget != EQUAL_STEPS] or compared:
         groups = analysis.at(budget)
         memory = [
             Series(

@@ -1,7 +1,8 @@
 """The rules that every suite keeps, and how they are told beside every table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from entprog.plan.sizes import parse_bytes
@@ -71,6 +72,11 @@ def wrong(suite: "Suite") -> Iterator[str]:
         yield f"rates = {list(settings.rates)}: give factors in ascending order"
     if not settings.budgets and not settings.equal_steps:
         yield "budgets = []: nothing to run; give budgets, or equal_steps = true"
+    for name, budgets in settings.longer.items():
+        if name not in settings.arms:
+            yield f"longer.{name}: must be one of arms"
+        elif not _are_longer(budgets, settings.budgets):
+            yield f"longer.{name} = {budgets}: expected a list of numbers above 0 that budgets does not have"
     for cap in settings.caps:
         try:
             parse_bytes(cap)
@@ -97,6 +103,12 @@ def wrong(suite: "Suite") -> Iterator[str]:
         if len(set(seen.values())) < len(seen):
             told = ", ".join(f"{key}.seed = {value}" for key, value in seen.items())
             yield f"{told}: four sets of people that must differ, so that no number comes from people seen before"
+
+
+def _are_longer(given: Any, budgets: Sequence[float]) -> bool:
+    return isinstance(given, list) and all(
+        type(budget) in (int, float) and 0 < budget < inf and budget not in budgets for budget in given
+    )
 
 
 def _protocol(suite: "Suite") -> Iterator[str]:

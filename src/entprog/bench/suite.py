@@ -62,7 +62,8 @@ class Settings:
         seeds: of final runs.
         budgets: costs, as multiples of what the reference takes for the recipe's steps; videos are sampled at
             the largest.
-        equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it.
+        longer: further budgets of single arms, such as {full = [2.0]}: to know when others reach where it ends.
+        equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it; these runs come last.
         rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
         caps: memory that an arm may take, such as "100MiB": a table for each.
         chain: arms that differ by one lever each, from the reference to the best: a table of what each lever brings.
@@ -75,6 +76,7 @@ class Settings:
     reference: str = "full"
     seeds: tuple[int, ...] = (0, 1, 2)
     budgets: tuple[float, ...] = (1.0,)
+    longer: dict[str, Any] = field(default_factory=dict)
     equal_steps: bool = True
     rates: tuple[float, ...] = (0.33, 1.0, 3.0)
     caps: tuple[str, ...] = ()
@@ -137,6 +139,10 @@ class Suite:
     def steps(self) -> dict[str, int]:
         """The recipe's steps by phase, those that have any."""
         return {name: phase["steps"] for name, phase in self.recipe["phases"].items() if phase["steps"] > 0}
+
+    def budgets(self, arm: str) -> tuple[float, ...]:
+        """The costs at which an arm runs."""
+        return (*self.settings.budgets, *self.settings.longer.get(arm, ()))
 
     def config(
         self, arm: str, *, steps: Mapping[str, int] | None = None, factor: float = 1.0, seed: int = 0,

@@ -48,7 +48,8 @@ class Analysis:
     @property
     def budgets(self) -> list[Budget]:
         """Budgets of which any run is there, equal steps last."""
-        wanted: list[Budget] = [*self.suite.settings.budgets, EQUAL_STEPS]
+        bought = {budget for arm in self.suite.settings.arms for budget in self.suite.budgets(arm)}
+        wanted: list[Budget] = [*sorted(bought), EQUAL_STEPS]
         return [budget for budget in wanted if any(key[1] == budget for key in self.groups)]
 
     def at(self, budget: Budget) -> list[Group]:

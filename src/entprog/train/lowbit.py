@@ -1,7 +1,6 @@
 """AdamW with 8-bit states: torchao's arithmetic over states that are kept as plain tensors."""
 
 import logging
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ _level = _loud.level
 _loud.setLevel(logging.ERROR)  # it tells of each CUDA library that a CPU does not load
 try:
     from torchao.optim import AdamW8bit as Torchao
+    from torchao.optim.adam import single_param_adam
+    from torchao.optim.quant_utils import dequant_with_qmap, quantize_8bit_with_qmap, scale_tensor
     from torchao.optim.subclass_8bit import OptimState8bit
 finally:
     _loud.setLevel(_level)
@@ -32,7 +33,8 @@ class AdamW8bit(optim.Optimizer):
     nor written to a safetensors file. Here a moment is two plain tensors, "exp_avg.codes" (uint8, the
     parameter's shape) and "exp_avg.scale" (float32, one for 256 values), which are wrapped for each step.
     Parameters with fewer than 4096 values, or a count that is no multiple of 256, keep full moments.
-    On a CPU the step runs uncompiled, so it needs no compiler; on a GPU torchao compiles it once a shape.
+    On a CPU the step runs uncompiled, so it needs no compiler, and looks codes up; on a GPU torchao compiles it once
+    a shape.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -46,6 +48,9 @@ class AdamW8bit(optim.Optimizer):
             for device in devices
             for signed in (True, False)
         }
+        self._codes = {
+            signed: _Codes(self._maps[device, signed]) for device, signed in self._maps if device.type == "cpu"
+        }
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -56,8 +61,11 @@ class AdamW8bit(optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             ready = [p for p in group["params"] if p.grad is not None]
-            if ready:
-                self._step(group, ready)
+            for p in ready:
+                if p.device.type == "cpu":
+                    self._step_on_cpu(group, p)
+            if on_device := [p for p in ready if p.device.type != "cpu"]:
+                self._step(group, on_device)
         return loss
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
@@ -82,14 +90,33 @@ class AdamW8bit(optim.Optimizer):
         for p in parameters:
             if self.state.get(p):
                 self._low.state[p] = self._wrapped(self.state[p])
-        eager = all(p.device.type == "cpu" for p in parameters)
-        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
-            self._low.step()
+        self._low.step()
         for p in parameters:
             # Codes and scales are written in place: only new states are not ours yet.
             if not self.state.get(p):
                 self.state[p] = _plain(self._low.state[p])
         self._low.state.clear()
+
+    def _step_on_cpu(self, group: dict[str, Any], p: Tensor) -> None:
+        state = self.state[p]
+        if not state:
+            made = {name: self._low._new_buffer(p, signed) for name, signed in MOMENTS.items()}
+            state |= _plain({"step": torch.tensor(0.0), **made})
+        state["step"] += 1
+        moments = {
+            name: dequant_with_qmap(state[f"{name}.codes"], self._maps[p.device, signed], state[f"{name}.scale"])
+            if f"{name}.codes" in state else state[name]
+            for name, signed in MOMENTS.items()
+        }  # fmt: skip
+        single_param_adam(
+            p.detach(), p.grad, state["step"], *moments.values(), None, torch.tensor(float(group["lr"])),
+            *group["betas"], group["weight_decay"], group["eps"], True, False,
+        )  # fmt: skip
+        for name, signed in MOMENTS.items():
+            if f"{name}.codes" in state:
+                scaled, scale = scale_tensor(moments[name], 256)
+                state[f"{name}.codes"].copy_(self._codes[signed](scaled))
+                state[f"{name}.scale"].copy_(scale)
 
     def _wrapped(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {key: value for key, value in values.items() if "." not in key}
@@ -109,3 +136,31 @@ def _plain(state: dict[str, Any]) -> dict[str, Tensor]:
         else:
             found[key] = value
     return found
+
+
+class _Codes:
+    """torchao's `quantize_8bit_with_qmap` of one map, by tables: a tenth of the time on a CPU, the same codes.
+
+    A value's sign, exponent and first 7 bits of mantissa leave at most two codes open, as neighbours in the map lie
+    further apart than that; where the second begins is found by halving the other 16 bits.
+    """
+
+    def __init__(self, qmap: Tensor) -> None:
+        least = torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16
+
+        def code(rest: Tensor | int) -> Tensor:
+            return quantize_8bit_with_qmap((least | rest).view(torch.float32), qmap)
+
+        low, high = torch.zeros_like(least), torch.full_like(least, 2**16 - 1)
+        self.first, self.second = code(low), code(high)
+        for _ in range(16):
+            middle = (low + high) // 2
+            same = code(middle) == self.first
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        self.begin = least | high
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Codes (uint8) of values in [-1, 1], float32 of any shape."""
+        bits = values.view(torch.int32)
+        cell = (bits >> 16) + 2**15
+        return torch.where(bits >= self.begin[cell], self.second[cell], self.first[cell])
