@@ -74,6 +74,9 @@ def test_seconds_of_a_run_hold_scoring_and_search() -> None:
     video_step = step_seconds({"flops": video}, timed["video"]["workloads"])
     wanted = cell.steps["pose"] * 0.30 + 3 * 0.1 + 3.0 + cell.steps["video"] * video_step
     assert run_seconds(record, calibration) == pytest.approx(wanted)
+    timed["video"]["cache"] = 0.5  # seconds of a FLOP of the reference cache
+    record["totals"]["flops_cache"] = 8.0
+    assert run_seconds(record, calibration) == pytest.approx(wanted + 4.0)
     assert math.isnan(run_seconds({**record, "arm": "full"}, calibration))
     older = {**calibration, "made": "2026-01-01", "arms": {"linear": timed, "full": timed}}
     both = {"a": calibration, "b": older, "c": record}

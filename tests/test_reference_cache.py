@@ -19,7 +19,7 @@ from entprog.plan.meter import Meter
 from entprog.tasks.human_video import HumanVideo
 from entprog.tasks.reference_cache import ReferenceCache
 from entprog.train.run import train
-from entprog.train.state import Averages
+from entprog.train.state import Averages, Fills
 from entprog.validate import ConfigWarning, read_config
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
@@ -97,6 +97,22 @@ def test_hits_and_misses_equal_each_image_alone(kind: str, reference: str, tmp_p
     assert rig.right(0, 1, 2, 3, count=4) and rig.asked == (3, 7)
     rig.freezer.train_only(rig.names[1:2])
     assert rig.right(0, 1, count=2) and rig.asked == (5, 7)
+
+
+def test_what_is_computed_is_metered_once_for_each_form_of_it(tmp_path: Path) -> None:
+    rig, plain = Rig(tmp_path), Rig(tmp_path)
+    fills = rig.cache.computing = Fills()
+    spent = []
+    for active, places in (((2, 3), (0, 1, 2)), ((3,), (0, 1, 3)), ((3,), (2,)), ((2, 3), (1, 2))):
+        for each in (rig, plain):
+            each.freezer.train_only([f"blocks.{i}" for i in active])
+        rig.states(*places)
+        with Meter() as meter:
+            plain.states(*places)
+        flops, seconds = fills.taken()
+        assert flops == meter.flops and (seconds > 0) == (flops > 0)
+        spent.append(flops)
+    assert spent[0] > spent[1] > spent[2] > 0 == spent[3]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -147,7 +147,10 @@ class Stopped(Exception):
 
 
 def _timed(run: Path, record: Record) -> dict[str, Any]:
-    """Seconds of the steps of a short run, phase by phase."""
+    """Seconds of the steps of a short run, phase by phase, and of a FLOP of what its reference cache computes.
+
+    A short run's references are mostly new, a long one's mostly known: they are told apart.
+    """
     rows, events = ([json.loads(line) for line in (run / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
                     for name in ("log", "events"))  # fmt: skip
     found = {}
@@ -155,14 +158,17 @@ def _timed(run: Path, record: Record) -> dict[str, Any]:
         mine = [row for row in rows if row["phase"].partition("-")[2] == name]
         times: dict[tuple[Any, ...], list[float]] = {}
         for row in mine:
+            row["seconds"] -= row["seconds_cache"]
             if not row["searching"]:
                 times.setdefault(tuple(row[key] for key in KEY), []).append(row["seconds"])
+        filled = [row["seconds_cache"] / row["flops_cache"] for row in mine if row["flops_cache"]]
         measured = [_measured(key, seconds[WARM:]) for key, seconds in times.items() if len(seconds) >= WARM + LEAST]
         ranked = [event for event in events if event["event"] == "rank" and "seconds" in event]
         ranked = [event for event in ranked if event["phase"].partition("-")[2] == name]
         found[name] = {
             "workloads": measured,
             "search_step": _search_step([row for row in mine if row["searching"]], measured),
+            "cache": median(filled) if filled else 0.0,
             "scoring": {"seconds": ranked[0]["seconds"], "flops": ranked[0]["flops"]} if ranked else None,
         }
     return found
@@ -197,7 +203,7 @@ def step_seconds(load: Mapping[str, Any], measured: Sequence[Mapping[str, Any]])
 
 
 def run_seconds(record: Record, calibration: Record) -> float:
-    """Calibrated seconds of a run: its steps by their workloads, what searching adds, and scoring.
+    """Calibrated seconds of a run: its steps by their workloads, what searching adds, scoring, and the reference cache.
 
     NaN where its arm was not timed.
     """
@@ -212,7 +218,7 @@ def run_seconds(record: Record, calibration: Record) -> float:
         if known["scoring"]:
             ranked = sum(ranking["flops"] for ranking in record["rankings"] if ranking["phase"] == name)
             total += known["scoring"]["seconds"] * ranked / known["scoring"]["flops"]
-    return total
+    return total + record["totals"].get("flops_cache", 0.0) * max(phase.get("cache", 0.0) for phase in timed.values())
 
 
 def latest(records: Mapping[str, Record], arms: Sequence[str]) -> Record | None:

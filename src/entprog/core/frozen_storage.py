@@ -138,10 +138,10 @@ class _Held:
         weight.data = self.original.to(self.device)
         del weight._entprog_original  # type: ignore[attr-defined]
 
-    def weight(self, *, backward: bool) -> Tensor:
-        """The weight on its device, [out, in], for one use."""
+    def weight(self, dtype: torch.dtype, *, backward: bool) -> Tensor:
+        """The weight on its device, [out, in], for one use; in `dtype` where it is made for it."""
         if self.kind != "offload":
-            return decode(self.packed, self.kind, self.shape, self.dtype)
+            return decode(self.packed, self.kind, self.shape, dtype)
         if self.device.type == "cpu":
             return self.original
         return self.fetcher.fetch(self, backward=backward)
@@ -173,7 +173,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, held: _Held) -> Tensor:
         ctx.held, ctx.dtype = held, x.dtype
-        out = functional.linear(x, held.weight(backward=False), bias)
+        out = functional.linear(x, held.weight(_computed_in(x, held.dtype), backward=False), bias)
         held.used()
         return out
 
@@ -181,10 +181,16 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
         if not ctx.needs_input_grad[0]:
             return None, None, None
-        weight = ctx.held.weight(backward=True).to(gradient.dtype)
+        weight = ctx.held.weight(gradient.dtype, backward=True).to(gradient.dtype)
         through = (gradient @ weight).to(ctx.dtype)
         ctx.held.used()
         return through, None, None
+
+
+def _computed_in(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type in which a product with x runs: that of autocast, else that of the weight."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
 
 @dataclass
@@ -285,10 +291,10 @@ def decode(packed: tuple[Tensor, ...], kind: str, shape: torch.Size, dtype: torc
     """The weight [out, in] that `encode` packed, as near as the codes are."""
     codes, scales = packed
     if kind == "int8":
-        rows = codes.view(-1, BLOCK) * (scales / 127)[:, None]
+        rows = codes.float().view(-1, BLOCK).mul_((scales / 127)[:, None])
     else:
         rows = _pairs(codes.device)[codes.int()].view(-1, BLOCK) * scales[:, None]
-    return rows.flatten()[: shape.numel()].view(shape).to(dtype)
+    return rows.to(dtype).flatten()[: shape.numel()].view(shape)
 
 
 @cache

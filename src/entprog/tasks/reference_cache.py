@@ -8,7 +8,8 @@ import json
 import shutil
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,7 @@ class ReferenceCache:
         limit: bytes of all entries; the least recently used go first.
         folder: of kind "disk": made here, one safetensors file an image; files of an earlier sitting are used.
         warn: called with one message when the cache must give up; training goes on with the same numbers.
+        computing: gives a context for what is computed, from its form: equal forms are the same work.
 
     Attributes:
         hits, misses: images that were answered from the cache, and that were not.
@@ -69,12 +71,13 @@ class ReferenceCache:
         *,
         folder: Path | None = None,
         warn: Callable[[str], None] = lambda message: None,
+        computing: Callable[[Hashable], AbstractContextManager[None]] = lambda form: nullcontext(),
     ) -> None:
         if kind not in ("device", "host", "disk"):
             raise ValueError(f"train.reference_cache = {kind!r}: choose from off, device, host, disk")
         if (kind == "disk") != (folder is not None):
             raise ValueError(f'train.reference_cache = {kind!r}: a folder goes with "disk", and only with it')
-        self.model, self.kind, self.limit, self.warn = model, kind, limit, warn
+        self.model, self.kind, self.limit, self.warn, self.computing = model, kind, limit, warn, computing
         self.hits = self.misses = self.size = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._digests: dict[int, tuple[tuple[object, ...], str]] = {}
@@ -122,7 +125,7 @@ class ReferenceCache:
             self.hits += 1
             return known[: len(chain)]
         self.misses += 1
-        with torch.no_grad():
+        with self.computing((image.shape, len(known), chain)), torch.no_grad():
             states = self.model.reference_states(image, known=known, until=len(chain) - 1)
         self._write(key, chain, states)
         return states

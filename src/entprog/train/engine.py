@@ -27,8 +27,9 @@ def engine(session: Session) -> Iterator[None]:
     if settings.reference_cache != "off":
         folder = session.run / CACHE if settings.reference_cache == "disk" else None
         task.reference_cache = ReferenceCache(
-            task.model, settings.reference_cache, settings.reference_cache_bytes, folder=folder, warn=warn
-        )
+            task.model, settings.reference_cache, settings.reference_cache_bytes, folder=folder, warn=warn,
+            computing=session.fills,
+        )  # fmt: skip
     with ExitStack() as stack:
         if settings.compile == "blocks":
             with warnings.catch_warnings(record=True) as caught:

@@ -134,11 +134,11 @@ def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[
 
 
 def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
-    """The k-th micro-batch of a step, with what is cached of its references."""
+    """The k-th micro-batch of a step, with what is cached of its references; what is not is computed now."""
     _, shape = _micro_batches(session, phase, workload)
     batch = phase.clips.batch(first + k * shape.batch, shape)
     draw = session.task.draw(batch, shape, phase.seed)
-    _fill(session, draw)
+    session.task.prepare(draw)
     return draw
 
 
@@ -150,20 +150,11 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
         return
     for k in range(_micro_batches(session, phase, workload)[0] if session.task.reference_cache is not None else 0):
         _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
-    filled = session.totals.flops_cache
+    filled = session.fills.flops
     with Meter(session.task.model, phase.optimizer, held=session.averages.weights.values()) as meter:
         yield
     cost = meter.cost()
-    filled = session.totals.flops_cache - filled
-    session.costs[workload] = replace(cost, flops=cost.flops - int(filled))
-
-
-def _fill(session: Session, draw: Draw) -> None:
-    """Let the reference cache prepare a draw; the FLOPs of what it has to compute are charged to the run."""
-    if session.task.reference_cache is not None:
-        with Meter() as meter:
-            session.task.prepare(draw)
-        session.totals.flops_cache += meter.flops
+    session.costs[workload] = replace(cost, flops=cost.flops - (session.fills.flops - filled))
 
 
 def learning_rates(
@@ -198,8 +189,10 @@ def _account(
     cost: StepCost, seconds: float, place: dict[str, int],
 ) -> None:  # fmt: skip
     totals, trained = session.totals, _trainable(session.task.model)
+    flops_cache, seconds_cache = session.fills.taken()
     totals.steps += 1
     totals.flops += cost.flops
+    totals.flops_cache += flops_cache
     totals.seconds_training += seconds
     totals.bytes_peak = max(totals.bytes_peak, cost.peak)
     totals.byte_seconds += cost.peak * seconds
@@ -212,7 +205,7 @@ def _account(
         "trainable_params": trained, "seconds": round(seconds, 5), "elapsed": round(session.log.elapsed, 4),
         "flops": cost.flops, "bytes_peak": cost.peak, "bytes_live": cost.by_category, "frames": shape.frames,
         "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
-        "searching": info.searching,
+        "searching": info.searching, "flops_cache": flops_cache, "seconds_cache": round(seconds_cache, 5),
     })  # fmt: skip
 
 

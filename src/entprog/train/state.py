@@ -1,7 +1,8 @@
 """What a training run carries from step to step, and how it becomes a checkpoint."""
 
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from entprog.core.adapters import adapters_off, effective_weights, plain_paramet
 from entprog.core.compiled import Compiled
 from entprog.core.types import Workload
 from entprog.data.shards import Shards
-from entprog.plan.meter import StepCost
+from entprog.plan.meter import Meter, StepCost
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.log import RunLog
 
@@ -112,6 +113,33 @@ class Averages:
                     named[name].copy_(value)
 
 
+class Fills:
+    """What the reference cache computes: its FLOPs, metered once for each form of work, and its seconds."""
+
+    def __init__(self) -> None:
+        self.flops, self.seconds = 0, 0.0
+        self._known: dict[Hashable, int] = {}
+
+    @contextmanager
+    def __call__(self, form: Hashable) -> Iterator[None]:
+        """Around the computing of one reference; equal forms take the same FLOPs."""
+        started = time.perf_counter()
+        if form in self._known:
+            yield
+        else:
+            with Meter() as meter:
+                yield
+            self._known[form] = meter.flops
+        self.flops += self._known[form]
+        self.seconds += time.perf_counter() - started
+
+    def taken(self) -> tuple[int, float]:
+        """FLOPs and seconds since the last call."""
+        found = self.flops, self.seconds
+        self.flops, self.seconds = 0, 0.0
+        return found
+
+
 @dataclass
 class Session:
     """One sitting of a run."""
@@ -125,6 +153,7 @@ class Session:
     totals: Totals = field(default_factory=Totals)
     step: int = 0
     costs: dict[Workload, StepCost] = field(default_factory=dict)
+    fills: Fills = field(default_factory=Fills)
     stop: "StopSignal | None" = None
     holdout_loss: float | None = None
     history: list[float] = field(default_factory=list)
