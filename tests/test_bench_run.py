@@ -136,6 +136,15 @@ def test_nothing_is_run_twice_and_little_is_kept(whole: Path, data: Path, capsys
     command(whole, "--only-report", "--arms", "full")
 
 
+def test_what_another_suite_has_run_is_not_run_again(whole: Path, data: Path) -> None:
+    (whole / "other.toml").write_text(tomli_w.dumps({**tree(data), "arms": ["full"]}))
+    folders = [str(whole / name) for name in ("results", "runs")]
+    main(["bench", str(whole / "other.toml"), "--results", folders[0], "--runs", folders[1]])
+    own, others = (read_records(whole / "results" / name) for name in ("other", "tiny"))
+    assert len(own) == 2 and own.items() <= others.items()
+    assert not list((whole / "runs" / "other").glob("*/log.jsonl"))
+
+
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_record(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -219,15 +228,19 @@ def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     base = {"phases": {"large": {"steps": 2, "batch": 2, "resolution": 16}}, "train": {"ema_decay": 0.5}}
     own = suite(data, arms=["full"], base=base)
     assert [cell.kind for cell in plan(own, {}).missing] == ["base"]
-    assert run_suite(own, tmp_path / "results", tmp_path / "runs")
-    records = read_records(tmp_path / "results")
+    assert run_suite(own, tmp_path / "results" / "own", tmp_path / "runs" / "own")
+    records = read_records(tmp_path / "results" / "own")
     made = next(record for record in records.values() if record["kind"] == "base")
     final = next(record for record in records.values() if record["kind"] == "final")
     assert final["base"] == made["weights"] and len(records) == 3
-    assert (tmp_path / "runs" / made["address"] / "final" / "ema.safetensors").is_file()
+    assert (tmp_path / "runs" / "own" / made["address"] / "final" / "ema.safetensors").is_file()
     assert not plan(own, records).missing
     other = {**records, made["address"]: {**made, "weights": "0" * 64}}  # as another machine may have made them
     assert [cell.kind for cell in plan(own, other).missing] == ["pilot"]
+    like = suite_of({**tree(data, base=base), "arms": ["full"], "seeds": [1]}, "like")
+    run_suite(like, tmp_path / "results" / "like", tmp_path / "runs" / "like")  # from the same weights, where they lie
+    assert len(read_records(tmp_path / "results" / "like")) == 3
+    assert not (tmp_path / "runs" / "like" / made["address"]).exists()
 
 
 @pytest.mark.slow

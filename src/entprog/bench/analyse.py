@@ -68,7 +68,7 @@ def groups(plan: Plan, records: Mapping[str, Record]) -> dict[tuple[str, Budget]
     members: dict[tuple[str, Budget], list[tuple[int, Record]]] = {}
     for (arm, budget, seed), cell in plan.finals.items():
         if cell.address in records:
-            members.setdefault((arm, budget), []).append((seed, records[cell.address]))
+            members.setdefault((arm, budget), []).append((seed, {**records[cell.address], "arm": arm}))
     found = {}
     for (arm, budget), pairs in members.items():
         ended = [(seed, record) for seed, record in sorted(pairs, key=lambda pair: pair[0]) if finished(record)]

@@ -45,18 +45,30 @@ def read_records(folder: Path) -> dict[str, Record]:
     Raises:
         ValueError: one is no record, or was edited.
     """
-    found = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not readable as JSON ({error}); delete it, and its run is made again") from error
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise ValueError(f"{path}: no record of the benchmark in format {FORMAT}")
-        if record.get("digest") != digest(record):
-            raise ValueError(f"{path}: was edited after it was made; put it back, or delete it and run it again")
-        found[str(record["address"])] = record
-    return found
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    return {str(record["address"]): record for record in map(_read, paths)}
+
+
+def made_for_another(folder: Path, address: str) -> Record | None:
+    """The record of this very run where another suite's folder, beside this one, has it.
+
+    Raises:
+        ValueError: it is no record, or was edited.
+    """
+    path = next(folder.parent.glob(f"*/{address}.json"), None)
+    return _read(path) if path is not None else None
+
+
+def _read(path: Path) -> Record:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); delete it, and its run is made again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path}: no record of the benchmark in format {FORMAT}")
+    if record.get("digest") != digest(record):
+        raise ValueError(f"{path}: was edited after it was made; put it back, or delete it and run it again")
+    return record
 
 
 def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -> Record:

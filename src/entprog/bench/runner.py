@@ -17,7 +17,7 @@ from tqdm import tqdm
 from entprog.bench.address import NUMERICS, weights
 from entprog.bench.cells import Cell, plan
 from entprog.bench.exam import examine, read_status, with_quality
-from entprog.bench.record import Record, add_record, of_run, read_records
+from entprog.bench.record import Record, add_record, made_for_another, of_run, read_records
 from entprog.bench.suite import Suite
 from entprog.config import Config
 from entprog.train.checkpoint import checkpoints
@@ -89,6 +89,8 @@ def _until_none_is_missing(
                     time.sleep(2.0)
                 elif (results / f"{cell.address}.json").exists():
                     pass  # another call has made it since
+                elif (made := made_for_another(results, cell.address)) is not None:
+                    add_record(results, made)
                 else:
                     bar.set_postfix_str(f"{cell.kind} {cell.arm} seed {cell.seed} rate x{cell.factor:g}")
                     try:
@@ -148,15 +150,16 @@ def final_weights(run: Path) -> Path:
 
 
 def started_from(config: Config, base: Path | None) -> Config:
-    """The configuration with the weights of the run `base` to start from.
+    """The configuration with the weights of the run `base` to start from, where another suite made it, too.
 
     Raises:
         ValueError: they are not there.
     """
     if base is None:
         return config
-    path = final_weights(base)
-    if not path.is_file():
+    beside = (final_weights(folder) for folder in (base, *base.parent.parent.glob(f"*/{base.name}")))
+    path = next((weights for weights in beside if weights.is_file()), None)
+    if path is None:
         raise ValueError(
             f"the weights that all arms start from are not in {base}, only their record is there; copy them there, or "
             f"delete {base.name}.json to make them anew"
