@@ -283,8 +283,8 @@ class Config:
             package.module:Class).
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank on the last half of the
-            blocks, the backward ending there, the rest in 8 bits, its reference features kept on disk (extras lora
-            and lowbit; a pose adapter that is new belongs at the blocks then, model.pose = "blocks"). "paper" sets
+            blocks, the backward ending there, the rest in 8 bits, its reference features kept on disk (extra lora;
+            a pose adapter that is new belongs at the blocks then, model.pose = "blocks"). "paper" sets
             ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
