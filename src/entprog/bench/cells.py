@@ -169,10 +169,7 @@ class _Planner:
             return 0.0
         best: dict[float, tuple[float, Mapping[str, PhaseCost]]] = {}
         ahead, waiting = 0.0, False
-        for budget in tuning.budgets if len(settings.rates) > 1 else ():
-            steps = self.bought(arm, known, budget)
-            if steps is None:
-                continue
+        for budget, steps in self.tuned_at(arm, known) if len(settings.rates) > 1 else ():
             cells = {}
             centre = self.suite.arms[arm].lr_factor
             losses: dict[float, float] = {}
@@ -207,6 +204,16 @@ class _Planner:
         if best:
             self.finals(arm, best)
         return 0.0
+
+    def tuned_at(self, arm: str, known: Mapping[str, PhaseCost]) -> list[tuple[float, dict[str, int]]]:
+        """The budgets at which an arm's rates are swept, with the steps that they buy.
+
+        An arm that can run at none of them is tuned at the least of the finals' budgets at which it can.
+        """
+        budgets = sorted(self.suite.budgets(arm))
+        tried = ((budget, self.bought(arm, known, budget)) for budget in (*self.suite.tuning.budgets, *budgets))
+        able = [(budget, steps) for budget, steps in tried if steps is not None]
+        return [pair for pair in able if pair[0] in self.suite.tuning.budgets] or able[:1]
 
     def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]]]) -> None:
         settings = self.suite.settings
