@@ -34,6 +34,7 @@ SUFFIX = ("blocks.8", "temporal.4", "blocks.11")
 CASES: dict[str, Case] = {
     "cache": replace(PLAIN, references=2),
     "tokens": replace(PLAIN, shape=Shape(16, 2, 2, 0.5)),
+    "bf16": replace(PLAIN, storage="bf16"),
     "int8": replace(PLAIN, storage="int8"),
     "nf4": replace(PLAIN, storage="nf4", checkpointing=True),
     "offload": replace(PLAIN, storage="offload"),

@@ -105,8 +105,9 @@ class ScheduleConfig:
             of most summed importance for the time of a step (FLOPs where `cost` is flops), "per_byte" for its peak
             memory: the backward runs down to the lowest active block, so a block low in the network costs more.
         states: optimizer states of frozen blocks: "keep", "drop" or "offload".
-        frozen_storage: how the weights of frozen blocks' linear layers are held: "full"; "int8" or "nf4" (coarser,
-            the originals stay exact in host memory); "offload": in host memory, fetched for each use.
+        frozen_storage: how the weights of frozen blocks' linear layers are held: "full"; "bf16" (what mixed precision
+            in bf16 computes with anyway); "int8" or "nf4" (coarser); "offload": in host memory, fetched for each use.
+            The originals stay exact in host memory.
         outside: whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases.
         outside_every: those of them that stand before the blocks (embeddings, pose adapter at the input) train at
             every n-th step only, 0 for never; the backward then ends at the lowest active block. The head always
@@ -118,7 +119,7 @@ class ScheduleConfig:
     cost: Literal["auto", "flops", "seconds"] = "auto"
     select: Literal["importance", "per_second", "per_byte"] = "importance"
     states: Literal["keep", "drop", "offload"] = "keep"
-    frozen_storage: Literal["full", "int8", "nf4", "offload"] = "full"
+    frozen_storage: Literal["full", "bf16", "int8", "nf4", "offload"] = "full"
     outside: bool = True
     outside_every: int = 1
 

@@ -184,8 +184,12 @@ class Reader:
         kept = without_others_options(tree, over)
         self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed
         tree = laid_over(kept, over)
-        preset = tree.get("preset", "")
-        preset = literal(preset) if isinstance(preset, Typed) else preset
+        method, preset = (literal(v) if isinstance(v, Typed) else v for v in map(tree.get, ("method", "preset")))
+        if isinstance(method, str) and "method" in PRESETS.get(method, {}):  # short for the preset of that name
+            if preset not in (None, "", method):
+                self.problem("method", f" = {shown(method)}: brings a preset of its own; leave out preset = {preset!r}")
+            preset = method
+            tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
         under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
         return laid_over(_without_strange_options(under, tree), tree)
 

@@ -1,8 +1,8 @@
 """Weights of frozen linear layers in fewer bytes, or off the device, with the originals kept exactly.
 
-A layer whose weight trains is left alone. One whose weight is frozen gives up its weight: int8 or NF4 codes (or a
-copy in the host's memory) take its place, and each forward, and each backward that passes through, makes the
-weight anew for as long as one product takes. Activations grow by nothing: no weight is kept for the backward.
+A layer whose weight trains is left alone. One whose weight is frozen gives up its weight: bfloat16 values, int8 or
+NF4 codes (or a copy in the host's memory) take its place, and each forward, and each backward that passes through,
+makes the weight anew for as long as one product takes. Activations grow by nothing: no weight is kept for the backward.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,8 +20,8 @@ from entprog.core.blocks import Block
 
 __all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "fresh_tables", "original"]
 
-Kind = Literal["int8", "nf4", "offload"]
-KINDS = ("int8", "nf4", "offload")
+Kind = Literal["bf16", "int8", "nf4", "offload"]
+KINDS = ("bf16", "int8", "nf4", "offload")
 BLOCK = 64
 """Values that share one scale."""
 
@@ -41,7 +41,8 @@ def original(parameter: Tensor) -> Tensor:
 class FrozenStorage:
     """Follows which linear layers are frozen, and holds the weights of those by `kind`.
 
-    "int8" and "nf4" change what the network computes (see `encode` for how much); "offload" does not: the weight
+    "bf16" changes nothing where products run in bfloat16, as under autocast: what is held is what they round the weight
+    to. "int8" and "nf4" change what the network computes (see `encode` for how much); "offload" does not: the weight
     stays in the host's memory (pinned, beside a CUDA device) and is fetched for each use, the next one's ahead of
     time on a stream of its own. A parameter that has given up its weight reads as NaN of the right shape, so a
     use that passes the layer by is seen at once. `original` and `whole` give what it was, bit for bit.
@@ -265,16 +266,19 @@ class _Fetcher:
 
 
 @torch.no_grad()
-def encode(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+def encode(weight: Tensor, kind: str) -> tuple[Tensor, ...]:
     """Codes and scales of a weight: each `BLOCK` values in a row are divided by their largest magnitude.
 
-    "int8": codes round(127 w / s), one byte a value; off by at most s / 254. "nf4": the nearest of 16 quantiles
-    of a normal distribution (arXiv 2305.14314, appendix E), two values a byte. Scales are float32. For normal
-    weights the root mean square error is about 0.6 % (int8) and 9 % (NF4) of the weights' own.
+    "bf16": the weight in bfloat16, without scales; off by at most 1/256 of each value. "int8": codes
+    round(127 w / s), one byte a value; off by at most s / 254. "nf4": the nearest of 16 quantiles of a normal
+    distribution (arXiv 2305.14314, appendix E), two values a byte. Scales are float32. For normal weights the root
+    mean square error is about 0.6 % (int8) and 9 % (NF4) of the weights' own.
 
     Returns:
-        codes [ceil(n / BLOCK) * BLOCK] int8, or half as many uint8, and scales [ceil(n / BLOCK)].
+        codes [ceil(n / BLOCK) * BLOCK] int8, or half as many uint8, and scales [ceil(n / BLOCK)]; of "bf16" the weight.
     """
+    if kind == "bf16":
+        return (weight.detach().to(torch.bfloat16),)
     flat = weight.detach().float().flatten()
     rows = functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
     scales = rows.abs().amax(1)
@@ -289,6 +293,8 @@ def encode(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def decode(packed: tuple[Tensor, ...], kind: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The weight [out, in] that `encode` packed, as near as the codes are."""
+    if kind == "bf16":
+        return packed[0].to(dtype)
     codes, scales = packed
     if kind == "int8":
         rows = codes.float().view(-1, BLOCK).mul_((scales / 127)[:, None])

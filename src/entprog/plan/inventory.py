@@ -106,6 +106,8 @@ def packed_bytes(parts: Parts, kind: str) -> int:
     placeholders = sum(each.size * count for each, count in parts.items())
     if kind == "offload":
         return placeholders + 2 * max((each.bytes for each in parts), default=0)
+    if kind == "bf16":
+        return placeholders + 2 * counted(parts)
     width = BLOCK if kind == "int8" else BLOCK // 2
     return placeholders + sum(-(-each.values // BLOCK) * (width + 4) * count for each, count in parts.items())
 
