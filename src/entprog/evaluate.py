@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from entprog import plugins
+from entprog import combinations, plugins
 from entprog.config import Config, EvaluateConfig, SampleConfig
 from entprog.core.types import Shape
 from entprog.data.clips import Clips, Sample
@@ -78,13 +78,15 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None) -> dict[s
         What `metrics.json` holds; a table of it is printed, with the protocol.
 
     Raises:
-        ValueError: no finished run, or no held-out clip that fits the protocol.
+        ValueError: no finished run, no held-out clip that fits the protocol, or a metric's package is missing.
     """
     run = Path(run)
     given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (overrides or {}).items()}
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
     config = read_config(run / "config.toml", given, resolved=True)
+    for finding in combinations.metric_packages(config):
+        raise ValueError(finding.keys[0] + finding.text)
     _, task, codec = open_run(run, config.sample.weights)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
     shards = open_data(config.data)
@@ -159,7 +161,8 @@ def protocol(config: Config, *, clips: int, weights: str) -> dict[str, Any]:
     }
     for name in config.evaluate.metrics:
         pooling = getattr(plugins.find("metric", name), "pooling", "as the plugin defines it")
-        said[name] = {"pooling": pooling}
+        pooled = pooling if isinstance(pooling, Mapping) else {name: pooling}
+        said |= {value: {"pooling": text} for value, text in pooled.items()}
     return said | {name: {"pooling": pooling} for name, pooling in POOLING.items()}
 
 

@@ -14,7 +14,14 @@ from entprog.plan.sizes import parse_bytes
 from entprog.report import units
 
 MISSING = "-"
-METRICS = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "pose_error": "pose error"}
+METRICS = {
+    "l1": "L1",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "pose_error": "pose error",
+    "frechet_frames": "Frechet (Lite0) frames",
+    "frechet_clips": "Frechet (Lite0) clips",
+}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from typing import Any
 from entprog.report import units
 from entprog.report.collect import Run, collect, number
 
-METRICS = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM"}
+METRICS = {
+    "l1": "L1",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "frechet_frames": "Frechet (Lite0) frames",
+    "frechet_clips": "Frechet (Lite0) clips",
+}
 
 
 POOLING = ", pooling "
