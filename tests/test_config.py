@@ -243,7 +243,7 @@ def test_options_stay_with_the_plugin_they_were_written_for(recipe):
 def test_a_preset_brings_its_method(recipe):
     pytest.importorskip("peft")
     config = read_config(recipe("[train]\nlr_warmup_steps = 0"), {"preset": "entprog"})
-    assert (config.method, config.schedule.frozen_storage, config.train.reference_cache) == ("lora", "int8", "disk")
+    assert (config.method, config.schedule.frozen_storage, config.train.reference_cache) == ("lora", "bf16", "disk")
     assert (config.method_options["m"], config.method_options["inputs"]) == (0.5, "never")
     short = read_config(recipe('method = "entprog"\n[train]\nlr_warmup_steps = 0'))
     assert short == config == read_config(recipe("[train]\nlr_warmup_steps = 0"), {"method": "entprog"})

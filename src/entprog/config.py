@@ -284,7 +284,7 @@ class Config:
             package.module:Class).
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank on the last half of the
-            blocks, the backward ending there, the rest in 8 bits, its reference features kept on disk (extra lora;
+            blocks, the backward ending there, the rest in bf16, its reference features kept on disk (extra lora;
             a pose adapter that is new belongs at the blocks then, model.pose = "blocks"). "paper" sets
             ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -311,7 +311,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "entprog": {
         "method": "lora",
         "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.5, "inputs": "never"},
-        "schedule": {"frozen_storage": "int8"},
+        "schedule": {"frozen_storage": "bf16"},
         "train": {"reference_cache": "disk"},
     },
     "paper": {
