@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from entprog import plugins
+from entprog.metrics import pose_error
 from entprog.metrics.ssim import similarity
 from entprog.render import render_clip
 
@@ -86,6 +87,20 @@ def test_pose_error_tells_the_right_pose_from_another() -> None:
     assert right.compute()["pose_error"] < 0.2 < wrong.compute()["pose_error"]
     assert empty.compute() == {"pose_error": 1.0, "pck": 0.0, "pose_found": 0.0}
     assert estimated.compute()["pose_error"] == 0.0
+
+
+def test_poses_of_a_clip_are_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    asked: list[int] = []
+    own = pose_error._estimated
+    monkeypatch.setattr(pose_error, "_estimated", lambda frames: asked.append(len(frames)) or own(frames))
+    first, score = pose_error.estimate(shown)
+    kept = first.clone(), score.clone()
+    first[:] = score[:] = -1  # whoever asks may write into what it gets
+    again = pose_error.estimate(shown.clone())
+    assert asked == [4] and all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
+    pose_error.estimate(shown.flip(0))
+    assert asked == [4, 4]
 
 
 def test_pose_error_without_any_keypoint_says_so() -> None:
