@@ -413,7 +413,7 @@ def _files(config: Config) -> Iterator[Finding]:
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
     if config.method in ("lora", "mixed") and find_spec("peft") is None:
-        yield Finding(("method",), f' = "{config.method}": peft is not installed; pip install "entprog[lora]"')
+        yield Finding(("method",), f' = "{config.method}": peft is not installed; pip install "peft>=0.17"')
     if config.train.optimizer == "adamw8bit" and find_spec("torchao") is None:
         yield Finding(
             ("train.optimizer",),

@@ -281,11 +281,11 @@ class Config:
         output_dir: the run folder; it must not exist yet.
         label: name of the run in tables; empty for the method's name.
         method: a plugin of kind "method": "progressive", "mixed", "full", "lora", "lisa" or "badam" (or
-            package.module:Class).
+            package.module:Class); "entprog" is short for the preset of that name.
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank on the last half of the
-            blocks, the backward ending there, the rest in bf16, its reference features kept on disk (extra lora;
-            a pose adapter that is new belongs at the blocks then, model.pose = "blocks"). "paper" sets
+            blocks, the backward ending there, the rest in bf16, its reference features kept on disk (a pose
+            adapter that is new belongs at the blocks then, model.pose = "blocks"). "paper" sets
             ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """

@@ -28,7 +28,7 @@ def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Ite
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
-        raise ValueError(f'methods "lora" and "mixed" need {error.name}: pip install "entprog[lora]"') from error
+        raise ValueError(f'methods "lora" and "mixed" need {error.name}: pip install "peft>=0.17"') from error
     layers = layers_to_adapt(blocks, full)
     if not layers and full:
         return
