@@ -60,8 +60,8 @@ def read_config(
 ) -> Config:
     """Read a recipe (None: all defaults), lay `overrides` over it, and check everything.
 
-    From the bottom up: the defaults, the preset (`method = "entprog"` is short for the preset of that name), the recipe,
-    the overrides. Options belong to the plugin beside which they were written: a preset gives none to a score or
+    From the bottom up: the defaults, the preset (`method = "entprog"` is short for that of its name), the recipe, the
+    overrides. Options belong to the plugin beside which they were written: a preset gives none to a score or
     schedule that it did not name, and where an override names another method, score or schedule, the recipe's options
     of the old one go. Phases run in the recipe's order; a recipe without any runs the published three. An override is a
     dotted key with its value as TOML; text needs no quotes.
