@@ -186,7 +186,8 @@ class Reader:
         tree = laid_over(kept, over)
         method, preset = (literal(v) if isinstance(v, Typed) else v for v in map(tree.get, ("method", "preset")))
         if isinstance(method, str) and "method" in PRESETS.get(method, {}):  # short for the preset of that name
-            if preset not in (None, "", method):
+            replaced = "method" in self.typed and "preset" not in self.typed  # as other methods' options are
+            if preset not in (None, "", method) and not replaced:
                 self.problem("method", f" = {shown(method)}: brings a preset of its own; leave out preset = {preset!r}")
             preset = method
             tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
