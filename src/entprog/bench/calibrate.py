@@ -30,8 +30,9 @@ from entprog.train.run import train
 STEPS = 40
 """Steps of a phase at least."""
 
-WARM = 2
-"""Steps of a workload that are left out: the first is metered, and memory is fetched in both."""
+WARM = 1
+"""Steps of a workload that are left out, as memory is fetched in them; beside the first of each set of blocks, which is
+metered (a method that changes its blocks often would look slow)."""
 
 LEAST = 5
 """Steps of a workload that its median needs."""
@@ -157,8 +158,8 @@ def _timed(run: Path, record: Record) -> dict[str, Any]:
     for name in record["phases"]:
         mine = [row for row in rows if row["phase"].partition("-")[2] == name]
         times: dict[tuple[Any, ...], list[float]] = {}
-        for row in mine:
-            row["seconds"] -= row["seconds_cache"]
+        settled = _settled(mine)
+        for row in settled:
             if not row["searching"]:
                 times.setdefault(tuple(row[key] for key in KEY), []).append(row["seconds"])
         filled = [row["seconds_cache"] / row["flops_cache"] for row in mine if row["flops_cache"]]
@@ -172,6 +173,16 @@ def _timed(run: Path, record: Record) -> dict[str, Any]:
             "scoring": {"seconds": ranked[0]["seconds"], "flops": ranked[0]["flops"]} if ranked else None,
         }
     return found
+
+
+def _settled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Steps with their seconds less the reference cache's, without those that were metered: the first of each kind."""
+    kinds = [(*(row[key] for key in KEY), tuple(row["active"])) for row in rows]
+    return [
+        {**row, "seconds": row["seconds"] - row["seconds_cache"]}
+        for place, row in enumerate(rows)
+        if kinds[place] in kinds[:place]
+    ]
 
 
 def _measured(key: tuple[Any, ...], seconds: Sequence[float]) -> dict[str, Any]:
