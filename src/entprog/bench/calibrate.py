@@ -30,12 +30,9 @@ from entprog.train.run import train
 STEPS = 40
 """Steps of a phase at least."""
 
-WARM = 1
-"""Steps of a workload that are left out, as memory is fetched in them; beside the first of each set of blocks, which is
-metered (a method that changes its blocks often would look slow)."""
-
 LEAST = 5
-"""Steps of a workload that its median needs."""
+"""Steps of a workload that its median needs, beside the first of each set of blocks: that one is metered, and a method
+that changes its blocks often would look slow."""
 
 KEY = ("resolution", "frames", "batch", "tokens", "inputs", "flops")
 """What tells workloads apart beside the blocks that they train."""
@@ -163,7 +160,7 @@ def _timed(run: Path, record: Record) -> dict[str, Any]:
             if not row["searching"]:
                 times.setdefault(tuple(row[key] for key in KEY), []).append(row["seconds"])
         filled = [row["seconds_cache"] / row["flops_cache"] for row in mine if row["flops_cache"]]
-        measured = [_measured(key, seconds[WARM:]) for key, seconds in times.items() if len(seconds) >= WARM + LEAST]
+        measured = [_measured(key, seconds) for key, seconds in times.items() if len(seconds) >= LEAST]
         ranked = [event for event in events if event["event"] == "rank" and "seconds" in event]
         ranked = [event for event in ranked if event["phase"].partition("-")[2] == name]
         found[name] = {
