@@ -32,7 +32,7 @@ STEPS = 40
 
 LEAST = 5
 """Steps of a workload that its median needs, beside the first of each set of blocks: that one is metered, and a method
-that changes its blocks often would look slow."""
+that changes its blocks often would look slow. Where no workload has as many (BAdam's, one block each), 2 will do."""
 
 KEY = ("resolution", "frames", "batch", "tokens", "inputs", "flops")
 """What tells workloads apart beside the blocks that they train."""
@@ -160,7 +160,8 @@ def _timed(run: Path, record: Record) -> dict[str, Any]:
             if not row["searching"]:
                 times.setdefault(tuple(row[key] for key in KEY), []).append(row["seconds"])
         filled = [row["seconds_cache"] / row["flops_cache"] for row in mine if row["flops_cache"]]
-        measured = [_measured(key, seconds) for key, seconds in times.items() if len(seconds) >= LEAST]
+        enough = LEAST if any(len(seconds) >= LEAST for seconds in times.values()) else 2
+        measured = [_measured(key, seconds) for key, seconds in times.items() if len(seconds) >= enough]
         ranked = [event for event in events if event["event"] == "rank" and "seconds" in event]
         ranked = [event for event in ranked if event["phase"].partition("-")[2] == name]
         found[name] = {
