@@ -8,6 +8,9 @@ from html import escape
 from entprog.report.charts import ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 460, 84, 170, 64, 52
+GAP = 16
+"""Between two names."""
+
 COLOURS = ("#0b6bb5", "#cf5208", "#0a8a66", "#a3508c", "#8a6a00", "#4b5563", "#b3261e", "#3b7d9e", "#6a8f00", "#7d4fc4")
 STYLE = (
     "text{font:13px system-ui,-apple-system,'Segoe UI','Liberation Sans',sans-serif;fill:#333}"
@@ -29,7 +32,7 @@ def chart(
     title: str, x_label: str, y_label: str, series: Sequence[Series], *, x_text: Callable[[float], str],
     kind: str = "number", logarithmic: bool = False, dots: bool = True,
 ) -> str:  # fmt: skip
-    """A standalone SVG of 900 x 460 px; "" where there is nothing to draw.
+    """A standalone SVG 900 px wide and 460 high, or as high as its names need; "" where there is nothing to draw.
 
     Args:
         x_text: how a value on the horizontal axis is written.
@@ -40,6 +43,7 @@ def chart(
     points = [point for each in series for point in each.points]
     if not points:
         return ""
+    height = max(HEIGHT, TOP + BOTTOM + GAP * sum(bool(each.points) for each in series))
     scale = math.log10 if logarithmic else float
     xs = [scale(x) for x, _, _ in points]
     lows, highs = [y - e for _, y, e in points], [y + e for _, y, e in points]
@@ -50,12 +54,12 @@ def chart(
         return LEFT + (scale(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
 
     def up(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return height - BOTTOM - (y - y_low) / (y_high - y_low) * (height - TOP - BOTTOM)
 
     body = [_grid_y(y, up(y)) for y in ticks(y_low, y_high)]
     values = _decades(x_low, x_high) if logarithmic else ticks(x_low, x_high, 5, kind)
     body += [
-        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" class="tick">'
+        f'<text x="{across(x):.1f}" y="{height - BOTTOM + 20}" text-anchor="middle" class="tick">'
         f"{escape(x_text(x))}</text>"
         for x in values
     ]
@@ -82,14 +86,14 @@ def chart(
                 )
         x, y, _ = max(placed)
         names.append((y, x, each.name, colour))
-    body += _names(names)
+    body += _names(names, height)
     label = escape(f"{title}. Horizontal: {x_label}. Vertical: {y_label}.")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'role="img" aria-label="{label}"><style>{STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>'
         f'<text x="16" y="28" class="title">{escape(title)}</text><text x="16" y="50">{escape(y_label)}</text>'
         f"{''.join(body)}"
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{height - 10}" text-anchor="middle">{escape(x_label)}</text>'
         "</svg>\n"
     )
 
@@ -101,14 +105,14 @@ def _grid_y(value: float, at: float) -> str:
     )
 
 
-def _names(ends: Sequence[tuple[float, float, str, str]]) -> list[str]:
+def _names(ends: Sequence[tuple[float, float, str, str]], height: int) -> list[str]:
     """Names in a column at the right, each joined to where its line ends, none over another."""
-    gap, found = 16.0, []
-    place = TOP - gap
+    found = []
+    place: float = TOP - GAP
     ordered = sorted(ends)
     for i, (y, x, name, colour) in enumerate(ordered):
-        highest = HEIGHT - BOTTOM - gap * (len(ordered) - 1 - i)
-        place = min(max(place + gap, y), max(highest, place + gap))
+        highest = height - BOTTOM - GAP * (len(ordered) - 1 - i)
+        place = min(max(place + GAP, y), max(highest, place + GAP))
         left = WIDTH - RIGHT + 24
         line = f'x1="{x + 6:.1f}" y1="{y:.1f}" x2="{left - 4}" y2="{place:.1f}"'
         found.append(
