@@ -248,6 +248,7 @@ def test_a_preset_brings_its_method(recipe):
     short = read_config(recipe('method = "entprog"\n[train]\nlr_warmup_steps = 0'))
     assert short == config == read_config(recipe("[train]\nlr_warmup_steps = 0"), {"method": "entprog"})
     assert read_config(recipe('preset = "paper"\n[train]\nlr_warmup_steps = 0'), {"method": "entprog"}) == config
+    assert "method = 'entprg': did you mean 'entprog'?" in problems(recipe('method = "entprg"'))[0]
     told = problems(recipe('method = "entprog"\npreset = "paper"'))
     assert "method = 'entprog': brings a preset of its own; leave out preset = 'paper'" in told[0]
     other = read_config(recipe('preset = "entprog"\n[train]\nreference_cache = "off"'), {"method": "full"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from entprog import plugins
-from entprog.config import PUBLISHED, Config, PhaseConfig
+from entprog.config import PRESETS, PUBLISHED, Config, PhaseConfig
 from entprog.keys import hints
 from entprog.plan.sizes import parse_bytes
 
@@ -274,7 +274,8 @@ def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator
     try:
         found = plugins.find(kind, name)
     except (ValueError, ImportError) as error:
-        yield Finding((key,), f" = {name!r}: {error}")
+        short = get_close_matches(name, PRESETS if kind == "method" else (), 1)  # of a preset, which is no plugin
+        yield Finding((key,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
         return
     missing = [member for member in MEMBERS[kind] if not (hasattr(found, member) or member in hints(found))]
     if missing:
