@@ -12,9 +12,11 @@ from bench_suites import record_of, suite
 from entprog.bench import analyse, permuted
 from entprog.bench.analyse import Crossing, Group
 from entprog.bench.cells import Cell, plan
+from entprog.bench.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
 from entprog.bench.page import write_all
 from entprog.bench.picture import Series, chart
 from entprog.bench.record import Record
+from entprog.bench.summary import glance, summary
 from entprog.bench.tables import Analysis, faster, markdown, slower, tables
 
 
@@ -149,11 +151,34 @@ def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
     page = written[-1].read_text()
     assert (
         "data:video/mp4;base64,dmlkZW8=" in page
-        and page.count("<svg") == 7
+        and page.count("<svg") == 10
+        and "small, 1x: all arms beside full" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     )
     text = (tmp_path / "results" / "tables.md").read_text()
     assert "![loss by cost](loss-by-cost.svg)" in text and "### At equal steps" in text
+    assert "![arms 1](arms-1.svg)" in text and "### small at a glance" in text
+
+
+def test_at_a_glance(analysis: Analysis) -> None:
+    table = summary(analysis)
+    assert table is not None
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    losses = [float(row[table.columns.index("loss, 2x")].split()[0]) for row in table.rows]
+    assert losses == sorted(losses) and {row[0] for row in table.rows} == {"full", "linear", "last"}
+    full = next(row for row in table.rows if row[0] == "full")
+    assert full[table.columns.index("less full")] == "-" and full[table.columns.index("seeds")] == "3"
+    assert "nan" not in markdown(table)
+    picture = glance(analysis, 1.0)
+    assert picture.count("<circle") == 9 and "nan" not in picture and "left of the line is better; 3 seeds" in picture
+
+
+def test_a_dot_is_coloured_where_it_is_off_the_line() -> None:
+    panel = Panel("loss", [(-1.0, 0.5), (0.2, 0.5), (1.0, 0.5), None], str, 0.0)
+    picture = dotplot("t", "n", ["a<", "b", "c", "d"], [panel])
+    assert "a&lt;" in picture and picture.count("<circle") == 3
+    assert [picture.count(f'fill="{colour}"') for colour in (AHEAD, LEVEL, BEHIND)] == [1, 1, 1]
+    assert dotplot("t", "n", [], [panel]) == ""
 
 
 def test_a_chart_of_nothing_is_nothing() -> None:

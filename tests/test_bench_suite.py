@@ -94,6 +94,11 @@ def test_a_suite_like_another(tmp_path: Path) -> None:
     mine, smoke = read_suite(str(tmp_path / "mine.toml")), read_suite("smoke")
     assert (mine.name, mine.settings.arms, mine.steps) == ("mine", ("full",), {**smoke.steps, "pose": 3})
     assert mine.exam == smoke.exam and mine.recipe["data"] == smoke.recipe["data"]
+    (tmp_path / "long.toml").write_text(f'like = "{tmp_path / "mine.toml"}"\nlonger = {{ full = [4.0] }}\n')
+    (tmp_path / "other.toml").write_text(f'like = "{tmp_path / "long.toml"}"\narms = ["lora-16"]\nlonger = {{}}\n'
+                                         'reference = "lora-16"\n')  # fmt: skip
+    assert read_suite(str(tmp_path / "long.toml")).budgets("full")[-1] == 4.0
+    assert read_suite(str(tmp_path / "other.toml")).settings.longer == {}
     (tmp_path / "round.toml").write_text(f'like = "{tmp_path / "round.toml"}"\n')
     for name, words in ((str(tmp_path / "round.toml"), "goes round in a circle"), ("smoke ", "did you mean smoke?")):
         with pytest.raises(ConfigError, match=words):

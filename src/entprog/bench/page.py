@@ -9,6 +9,7 @@ from pathlib import Path
 from entprog.bench import analyse
 from entprog.bench.cells import EQUAL_STEPS
 from entprog.bench.picture import Series, chart
+from entprog.bench.summary import glance, summary
 from entprog.bench.tables import Analysis, Table, markdown, tables
 from entprog.data.shards import write_atomically
 from entprog.report import units
@@ -22,7 +23,8 @@ TILES = "reference | pose | generated | truth"
 
 def write_all(analysis: Analysis, results: Path, runs: Path, page: Path) -> list[Path]:
     """Write tables.md and the pictures beside the records, and the page; returns what was written."""
-    found = tables(analysis)
+    first = summary(analysis)
+    found = [*([first] if first else []), *tables(analysis)]
     drawn = pictures(analysis)
     results.mkdir(parents=True, exist_ok=True)
     written = []
@@ -67,6 +69,7 @@ def pictures(analysis: Analysis) -> dict[str, str]:
             for g in groups
         ]
         name = "steps" if isinstance(budget, str) else f"{budget:g}"
+        found[f"arms-{name}"] = glance(analysis, budget)
         found[f"loss-by-memory-{name}"] = chart(
             f"Held-out loss by peak memory, budget {name}", "live bytes of the largest step", "loss of the last phase",
             memory, x_text=units.size, kind="bytes",

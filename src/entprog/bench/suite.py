@@ -241,7 +241,12 @@ def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     like = tree.pop("like", "")
     if not isinstance(like, str):
         raise ConfigError([f"{name}: like = {shown(like)}: expected a suite's name or path"])
-    return laid_over(_tree(like, (*above, name)), tree) if like else tree
+    if not like:
+        return tree
+    below = _tree(like, (*above, name))
+    if "longer" in tree:  # as a whole: arms of the other suite may not be in this one
+        below.pop("longer", None)
+    return laid_over(below, tree)
 
 
 def suites() -> list[str]:

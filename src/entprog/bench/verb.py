@@ -57,7 +57,7 @@ def bench(
             done = run_suite(suite, records, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
         except ValueError as error:  # the runs that could be made are told all the same
             failed = error
-    written = report(suite, records, folder)
+    written = report(suite, results, folder)
     if written:
         print(f"\npage {written[-1]}\ntables, pictures and records {records}")
     if failed is not None:
@@ -69,16 +69,25 @@ def bench(
 
 def report(suite: Suite, results: Path, folder: Path) -> list[Path]:
     """Tables, pictures and page of the records that are there; nothing where there is none."""
-    records = read_records(results)
-    if not records:
+    analysis = analysed(suite, results)
+    if analysis is None:
         return []
+    for table in tables(analysis):
+        print(f"\n{markdown(table)}")
+    return write_all(analysis, results / suite.name, folder, folder / "report.html")
+
+
+def analysed(suite: Suite | str, results: Path) -> Analysis | None:
+    """A suite, or the one of a name, with its records from its folder in `results`; None where there are none."""
+    suite = read_suite(suite) if isinstance(suite, str) else suite
+    records = read_records(results / suite.name)
+    if not records:
+        return None
     analysis = Analysis(suite, plan(suite, records), records)
     shown = {arm for arm, _ in analysis.groups}
     if shown and (calibration := latest(records, sorted(shown))) is not None:
         analysis.seconds = lambda record: run_seconds(record, calibration)
-    for table in tables(analysis):
-        print(f"\n{markdown(table)}")
-    return write_all(analysis, results, folder, folder / "report.html")
+    return analysis
 
 
 def _check(suite: Suite, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
