@@ -1,15 +1,15 @@
 """Puts what the records say into docs/benchmarks.md: python benchmarks/fill.py [--check].
 
-Between `<!-- glance SUITE -->` and `<!-- end -->` goes the suite's table "at a glance"; with --check nothing is
-written, and the exit code is 1 where a table is not what the records give.
+Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` goes the suite's table of that title, without its notes; with
+--check nothing is written, and the exit code is 1 where a table is not what the records give.
 """
 
 import re
 import sys
 from pathlib import Path
 
-from entprog.bench.summary import summary
-from entprog.bench.tables import markdown
+from entprog.bench.summary import all_tables
+from entprog.bench.tables import Table, markdown
 from entprog.bench.verb import RESULTS, analysed
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -20,19 +20,25 @@ def filled(page: str) -> str:
     """The page with every table as the records give it.
 
     Raises:
-        ValueError: a suite that is named has no records yet.
+        ValueError: the records are not enough for a table.
     """
 
-    def table(found: re.Match[str]) -> str:
-        name = found[1]
-        analysis = analysed(name, RECORDS)
-        glance = analysis and summary(analysis)
-        if not glance:
-            raise ValueError(f"{PAGE}: glance {name}: {RECORDS / name} has no final record of its reference yet")
-        rows = [line for line in markdown(glance).splitlines() if line.startswith("|")]
-        return "\n".join([f"<!-- glance {name} -->", *rows, "<!-- end -->"])
+    known: dict[str, dict[str, Table]] = {}
 
-    return re.sub(r"<!-- glance (\S+) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
+    def lines(found: re.Match[str]) -> str:
+        name, title = found[1], found[2]
+        if name not in known:
+            analysis = analysed(name, RECORDS)
+            known[name] = {table.title: table for table in all_tables(analysis)} if analysis else {}
+        if title not in known[name]:
+            there = "; ".join(known[name]) or "none"
+            raise ValueError(
+                f"{PAGE}: table {name}: {title}: {RECORDS / name} is not enough for it; tables there: {there}"
+            )
+        rows = [line for line in markdown(known[name][title]).splitlines() if line.startswith("|")]
+        return "\n".join([f"<!-- table {name}: {title} -->", *rows, "<!-- end -->"])
+
+    return re.sub(r"<!-- table (\S+): (.+?) -->\n.*?<!-- end -->", lines, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def test_cost_of_a_loss() -> None:
     assert analyse.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
     assert (faster(20.0, Crossing(10.0)), slower(Crossing(10.0), 20.0)) == ("2.00x", "0.50x")
     assert faster(20.0, Crossing(10.0, True)) == "2.00x or more" and faster(20.0, None) == "not reached"
+    assert faster(math.nan, Crossing(10.0)) == slower(Crossing(math.nan), 1.0) == "-"  # an arm that was not timed
 
 
 def losses(cell: Cell) -> float:

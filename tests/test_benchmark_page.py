@@ -20,10 +20,10 @@ def fill() -> ModuleType:
 
 def test_the_page_has_the_tables_that_the_records_give(fill: ModuleType) -> None:
     page = fill.PAGE.read_text(encoding="utf-8")
-    assert "<!-- glance nano -->" in page
+    assert "<!-- table nano: nano at a glance -->" in page
     assert fill.filled(page) == page, "run python benchmarks/fill.py"
 
 
-def test_a_suite_without_records_is_named(fill: ModuleType) -> None:
-    with pytest.raises(ValueError, match=r"glance smoke: .*has no final record"):
-        fill.filled("<!-- glance smoke -->\n<!-- end -->")
+def test_a_table_that_is_not_there_is_named(fill: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"table smoke: t: .*not enough for it; tables there: none"):
+        fill.filled("<!-- table smoke: t -->\n<!-- end -->")

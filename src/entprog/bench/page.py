@@ -9,8 +9,8 @@ from pathlib import Path
 from entprog.bench import analyse
 from entprog.bench.cells import EQUAL_STEPS
 from entprog.bench.picture import Series, chart
-from entprog.bench.summary import glance, summary
-from entprog.bench.tables import Analysis, Table, markdown, tables
+from entprog.bench.summary import all_tables, glance
+from entprog.bench.tables import Analysis, Table, markdown
 from entprog.data.shards import write_atomically
 from entprog.report import units
 from entprog.report.page import HERE, POLICY
@@ -23,8 +23,7 @@ TILES = "reference | pose | generated | truth"
 
 def write_all(analysis: Analysis, results: Path, runs: Path, page: Path) -> list[Path]:
     """Write tables.md and the pictures beside the records, and the page; returns what was written."""
-    first = summary(analysis)
-    found = [*([first] if first else []), *tables(analysis)]
+    found = all_tables(analysis)
     drawn = pictures(analysis)
     results.mkdir(parents=True, exist_ok=True)
     written = []

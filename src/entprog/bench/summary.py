@@ -7,8 +7,14 @@ from entprog.bench.analyse import Group
 from entprog.bench.cells import EQUAL_STEPS, Budget
 from entprog.bench.dotplot import Panel, dotplot
 from entprog.bench.protocol import told
-from entprog.bench.tables import MISSING, Analysis, Table, measured_seconds, steps, unmatched
+from entprog.bench.tables import MISSING, Analysis, Table, measured_seconds, steps, tables, unmatched
 from entprog.report import units
+
+
+def all_tables(analysis: Analysis) -> list[Table]:
+    """The summary, where the reference has run, and every other table that the records are enough for."""
+    first = summary(analysis)
+    return [*([first] if first else []), *tables(analysis)]
 
 
 def summary(analysis: Analysis) -> Table | None:

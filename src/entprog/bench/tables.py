@@ -202,15 +202,15 @@ def _within(target: Group, found: Sequence[Crossing | None], text: Callable[[flo
 
 def faster(target: float, found: Crossing | None) -> str:
     """How many times less an arm takes than `target`, the reference's cost."""
-    if found is None:
-        return "not reached"
+    if found is None or math.isnan(target / found.cost):
+        return MISSING if found else "not reached"
     return units.ratio(target / found.cost) + (" or more" if found.at_most else "")
 
 
 def slower(found: Crossing | None, own: float) -> str:
     """How many times more the reference takes than `own`, the arm's cost."""
-    if found is None:
-        return "not reached"
+    if found is None or math.isnan(found.cost / own):
+        return MISSING if found else "not reached"
     return units.ratio(found.cost / own) + (" or less" if found.at_most else "")
 
 

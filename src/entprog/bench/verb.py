@@ -11,7 +11,8 @@ from entprog.bench.page import write_all
 from entprog.bench.record import add_record, read_records
 from entprog.bench.runner import run_suite
 from entprog.bench.suite import Suite, read_suite
-from entprog.bench.tables import Analysis, markdown, tables
+from entprog.bench.summary import all_tables
+from entprog.bench.tables import Analysis, markdown
 from entprog.validate import ConfigError
 
 RESULTS = Path("benchmarks/results")
@@ -72,7 +73,7 @@ def report(suite: Suite, results: Path, folder: Path) -> list[Path]:
     analysis = analysed(suite, results)
     if analysis is None:
         return []
-    for table in tables(analysis):
+    for table in all_tables(analysis):
         print(f"\n{markdown(table)}")
     return write_all(analysis, results / suite.name, folder, folder / "report.html")
 
