@@ -16,7 +16,7 @@ from entprog.bench.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
 from entprog.bench.page import write_all
 from entprog.bench.picture import Series, chart
 from entprog.bench.record import Record
-from entprog.bench.summary import glance, summary
+from entprog.bench.summary import all_tables, glance, summary
 from entprog.bench.tables import Analysis, faster, markdown, slower, tables
 
 
@@ -172,6 +172,17 @@ def test_at_a_glance(analysis: Analysis) -> None:
     assert "nan" not in markdown(table)
     picture = glance(analysis, 1.0)
     assert picture.count("<circle") == 9 and "nan" not in picture and "left of the line is better; 3 seeds" in picture
+
+
+def test_at_a_glance_without_budgets() -> None:
+    small = suite(budgets=[], equal_steps=0.5)
+    records: dict[str, Record] = {}
+    while (planned := plan(small, records)).missing:
+        cell = planned.missing[0]
+        records[cell.address] = record_of(cell, losses(cell))
+    found = all_tables(Analysis(small, planned, records))
+    assert [table.title for table in found[:2]] == ["small at a glance", "At equal steps, 0.5 x the recipe's"]
+    assert "loss, equal steps" in found[0].columns and len(found[0].rows) == 3
 
 
 def test_a_dot_is_coloured_where_it_is_off_the_line() -> None:

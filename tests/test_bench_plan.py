@@ -167,6 +167,14 @@ def test_an_arm_with_shares_splits_the_whole_budget() -> None:
     assert planned.finals["linear", EQUAL_STEPS, 0].steps == {"pose": 40, "video": 20}
 
 
+def test_equal_steps_may_be_a_share_of_the_recipes() -> None:
+    planned, _, _ = finished(suite(equal_steps=0.5))
+    assert planned.finals["last", EQUAL_STEPS, 1].steps == {"pose": 20, "video": 10}
+    assert planned.finals["full", 0.5, 0].address == planned.finals["full", EQUAL_STEPS, 0].address
+    alone, _, _ = finished(suite(budgets=[], equal_steps=1.0))
+    assert {budget for _, budget, _ in alone.finals} == {EQUAL_STEPS} and len(alone.finals) == 9
+
+
 def test_single_arms_run_longer() -> None:
     small = suite(longer={"full": [2.0]})
     planned, _, _ = finished(small)

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree(data: Path, **over: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {
         "smoke": True, "arms": ["full", "probe"], "seeds": [0], "rates": [1.0], "budgets": [1.0], "readings": 5,
-        "equal_steps": False, "exam": {"clips": 2, "repeats": 2}, "tuning": {"pilot": 0.5},
+        "equal_steps": 0.0, "exam": {"clips": 2, "repeats": 2}, "tuning": {"pilot": 0.5},
         "define": {
             "full": {"method": "full"},
             "probe": {

@@ -21,7 +21,7 @@ from entprog.bench.suite import Suite
 from entprog.config import Config, DataConfig
 
 EQUAL_STEPS = "steps"
-"""The budget of a run that takes the recipe's steps, whatever they cost it."""
+"""The budget of a run that takes the recipe's steps, or a share of them, whatever they cost it."""
 
 Budget = float | str
 
@@ -220,9 +220,9 @@ class _Planner:
         most = max(settings.budgets, default=1.0)
         for seed in self.seeds:
             for budget in (*self.suite.budgets(arm), *((EQUAL_STEPS,) if settings.equal_steps else ())):
-                size = 1.0 if isinstance(budget, str) else budget
+                size = settings.equal_steps if isinstance(budget, str) else budget
                 factor, known = best[min(best, key=lambda tuned: abs(log(tuned / size)))]
-                steps: Mapping[str, int] | None = self.suite.steps
+                steps: Mapping[str, int] | None = self.equal_steps
                 if not isinstance(budget, str):
                     steps = self.bought(arm, known, budget)
                 elif self.suite.arms[arm].shares:  # its steps are what it chooses
@@ -232,6 +232,11 @@ class _Planner:
                     self.found.finals[arm, budget, seed] = self.cell(
                         "final", arm, seed, factor, steps, size, quality=quality
                     )
+
+    @property
+    def equal_steps(self) -> dict[str, int]:
+        """The steps of runs at equal steps."""
+        return {name: round(self.suite.settings.equal_steps * count) for name, count in self.suite.steps.items()}
 
     @cached_property
     def unit(self) -> dict[str, PhaseCost]:

@@ -71,7 +71,7 @@ def wrong(suite: "Suite") -> Iterator[str]:
     if list(settings.rates) != sorted(settings.rates) or not settings.rates:
         yield f"rates = {list(settings.rates)}: give factors in ascending order"
     if not settings.budgets and not settings.equal_steps:
-        yield "budgets = []: nothing to run; give budgets, or equal_steps = true"
+        yield "budgets = []: nothing to run; give budgets, or equal_steps = 1.0"
     for name, budgets in settings.longer.items():
         if name not in settings.arms:
             yield f"longer.{name}: must be one of arms"

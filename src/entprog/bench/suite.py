@@ -64,7 +64,8 @@ class Settings:
         budgets: costs, as multiples of what the reference takes for the recipe's steps; videos are sampled at
             the largest.
         longer: further budgets of single arms, such as {full = [2.0]}: to know when others reach where it ends.
-        equal_steps: whether each arm also runs for the recipe's steps, whatever they cost it; these runs come last.
+        equal_steps: each arm also runs for so many times the recipe's steps, whatever they cost it, 0 for not at all;
+            these runs come last.
         rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
         caps: memory that an arm may take, such as "100MiB": a table for each.
         chain: arms that differ by one lever each, from the reference to the best: a table of what each lever brings.
@@ -78,7 +79,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     budgets: tuple[float, ...] = (1.0,)
     longer: dict[str, Any] = field(default_factory=dict)
-    equal_steps: bool = True
+    equal_steps: float = 1.0
     rates: tuple[float, ...] = (0.33, 1.0, 3.0)
     caps: tuple[str, ...] = ()
     chain: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ class Settings:
 LIMITS = {
     "seeds": "[0, 4294967295]",
     "budgets": "(0, inf)",
+    "equal_steps": "[0, inf)",
     "rates": "(0, inf)",
     "readings": "[0, inf)",
     "tuning.seed": "[0, 4294967295]",

@@ -7,7 +7,7 @@ from entprog.bench.analyse import Group
 from entprog.bench.cells import EQUAL_STEPS, Budget
 from entprog.bench.dotplot import Panel, dotplot
 from entprog.bench.protocol import told
-from entprog.bench.tables import MISSING, Analysis, Table, measured_seconds, steps, tables, unmatched
+from entprog.bench.tables import MISSING, Analysis, Table, measured_seconds, named, steps, tables, unmatched
 from entprog.report import units
 
 
@@ -22,12 +22,12 @@ def summary(analysis: Analysis) -> Table | None:
     main = _main(analysis)
     if main is None:
         return None
-    budgets = [budget for budget in analysis.budgets if budget != EQUAL_STEPS]
+    budgets = [budget for budget in analysis.budgets if budget != EQUAL_STEPS] or [main]
     base = analysis.reference(main)
     arms = [arm for arm in analysis.suite.settings.arms if any(_group(analysis, arm, budget) for budget in budgets)]
     time = "calibrated s" if analysis.seconds else "s as measured"
     less = f"less {analysis.suite.settings.reference}"
-    columns = ("arm", "seeds", *(f"loss, {budget:g}x" for budget in budgets), less, "FLOPs", time, "peak", "steps")
+    columns = ("arm", "seeds", *(f"loss, {named(budget)}" for budget in budgets), less, "FLOPs", time, "peak", "steps")
     rows = []
     for arm in sorted(arms, key=lambda arm: _loss(_group(analysis, arm, main))):
         group = _group(analysis, arm, main)
@@ -43,7 +43,7 @@ def summary(analysis: Analysis) -> Table | None:
             units.size(max(map(analyse.peak_of, group.records))), steps(group),
         ))  # fmt: skip
     notes = (
-        f"{less}, FLOPs, seconds, peak and steps at {main:g}x; differences are over "
+        f"{less}, FLOPs, seconds, peak and steps at {named(main)}; differences are over "
         "the seeds that both have, with the larger of the standard errors over clips and over seeds, in brackets where "
         "they are not twice as large",
         *unmatched(analysis.at(main), base, main),
@@ -70,7 +70,6 @@ def glance(analysis: Analysis, budget: Budget) -> str:
         losses.append((found.mean, 2 * _error(found)))
     seconds = analysis.seconds
     dear = seconds or analyse.flops_of
-    name = "equal steps" if isinstance(budget, str) else f"{budget:g}x"
     panels = [
         Panel(f"loss less that of {base.arm}, twice the standard error", losses, lambda value: f"{value:+g}", 0.0, 2.0),
         Panel(
@@ -84,16 +83,17 @@ def glance(analysis: Analysis, budget: Budget) -> str:
     ]  # fmt: skip
     few = [group.arm for group in groups if len(group.records) < len(base.records)]
     note = f"left of the line is better; {len(base.records)} seeds" + (f", fewer of {len(few)} arms" if few else "")
-    return dotplot(
-        f"{analysis.suite.name}, {name}: all arms beside {base.arm}", note, [group.arm for group in groups], panels,
-        strong=base.arm,
-    )  # fmt: skip
+    title = f"{analysis.suite.name}, {named(budget)}: all arms beside {base.arm}"
+    return dotplot(title, note, [group.arm for group in groups], panels, strong=base.arm)
 
 
-def _main(analysis: Analysis) -> float | None:
-    """The largest of the suite's own budgets, those of single arms aside, at which the reference has run."""
+def _main(analysis: Analysis) -> Budget | None:
+    """The largest of the suite's own budgets, those of single arms aside, at which the reference has run.
+
+    Equal steps where there is none.
+    """
     able = [budget for budget in analysis.suite.settings.budgets if analysis.reference(budget)]
-    return max(able, default=None)
+    return max(able) if able else EQUAL_STEPS if analysis.reference(EQUAL_STEPS) else None
 
 
 def _group(analysis: Analysis, arm: str, budget: Budget) -> Group | None:

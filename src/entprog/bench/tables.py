@@ -101,7 +101,11 @@ def results(analysis: Analysis, budget: Budget) -> Table:
         cells += [steps(group), f"x{group.records[0]['factor']:g}"]
         rows.append(tuple(cells))
     marked = {(best(groups, analyse.loss_of), 2)} if groups else set()
-    title = "At equal steps" if budget == EQUAL_STEPS else f"At {budget:g} x the cost of {analysis.suite.name}'s recipe"
+    share = analysis.suite.settings.equal_steps
+    if not isinstance(budget, str):
+        title = f"At {budget:g} x the cost of {analysis.suite.name}'s recipe"
+    else:
+        title = "At equal steps" + (f", {share:g} x the recipe's" if share != 1 else "")
     notes = [*told(analysis.suite), *unmatched(groups, base, budget)]
     return Table(title, columns, tuple(rows), tuple(notes), frozenset(marked))
 
@@ -132,7 +136,7 @@ def chained(analysis: Analysis, budget: Budget) -> Table | None:
         ))  # fmt: skip
     columns = ("arm", "", "loss", "less the one before", "peak (of the one before)", "FLOPs a step (likewise)",
                "peak (of the first)", "FLOPs a step (likewise)")  # fmt: skip
-    title = f"One lever at a time, {_named(budget)}"
+    title = f"One lever at a time, {named(budget)}"
     return Table(title, columns, tuple(rows), tuple(told(analysis.suite)))
 
 
@@ -152,7 +156,7 @@ def capped(analysis: Analysis, cap: str) -> Table | None:
             memory = compared(group, base, analyse.peak_of, units.size)
             flops = compared(group, base, analyse.flops_of, units.flops)
             loss = spread(group, analyse.loss_of)
-            rows.append((_named(budget), group.arm, loss, apart(group, base), memory, flops))
+            rows.append((named(budget), group.arm, loss, apart(group, base), memory, flops))
     columns = ("budget", "arm", "loss", "less reference", "peak", "FLOPs")
     return Table(f"Arms that take at most {cap}", columns, tuple(rows), tuple(told(analysis.suite)))
 
@@ -172,7 +176,7 @@ def speeds(analysis: Analysis) -> Table:
             there = analyse.reached(own, base.mean(analyse.loss_of))
             back = analyse.reached(theirs, group.mean(analyse.loss_of))
             rows.append((
-                group.arm, _named(budget), faster(base.mean(cost), there), slower(back, group.mean(cost)),
+                group.arm, named(budget), faster(base.mean(cost), there), slower(back, group.mean(cost)),
                 _within(base, analyse.within(group, base), lambda target, found: faster(target, found)),
                 _within(group, analyse.within(base, group), lambda target, found: slower(found, target)),
             ))  # fmt: skip
@@ -231,7 +235,7 @@ def sweeps(analysis: Analysis) -> Table:
             tried.append(f"x{centre * rate:.3g} {said}")
         end = "under way" if state.best is None else "inside" if state.interior else "AT AN END"
         chosen = MISSING if state.best is None else f"x{centre * state.best:.3g}"
-        rows.append((arm, _named(budget), "; ".join(tried), chosen, end))
+        rows.append((arm, named(budget), "; ".join(tried), chosen, end))
     columns = ("arm", "budget", "rate (multiple of the recipe's) and loss", "chosen", "best lies")
     return Table("Learning rates", columns, tuple(rows), tuple(told(analysis.suite)))
 
@@ -244,7 +248,7 @@ def choosers(analysis: Analysis) -> Table:
             found = permuted.check(permuted.searches(group.records))
             if found is not None:
                 rows.append((
-                    group.arm, _named(budget), str(found.searches), f"{found.ratio:.3f}", f"{found.chance:.3f}",
+                    group.arm, named(budget), str(found.searches), f"{found.ratio:.3f}", f"{found.chance:.3f}",
                     f"{found.p_ratio:.3f}", f"{found.p_gain:.3f}",
                 ))  # fmt: skip
     columns = ("arm", "budget", "searches", "best over mean", "by chance", "p of it", "p of gains")
@@ -324,5 +328,6 @@ def markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", *lines, "", *notes])
 
 
-def _named(budget: Budget) -> str:
+def named(budget: Budget) -> str:
+    """A budget in words."""
     return "equal steps" if isinstance(budget, str) else f"{budget:g}x"
