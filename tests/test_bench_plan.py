@@ -180,8 +180,16 @@ def test_single_arms_run_longer() -> None:
     planned, _, _ = finished(small)
     assert planned.finals["full", 2.0, 1].steps == {name: 2 * count for name, count in small.steps.items()}
     assert {arm for arm, budget, _ in planned.finals if budget == 2.0} == {"full"}
+    assert sorted(budget for arm, budget in planned.sweeps if arm == "full") == [1.0, 2.0]  # with a sweep of its own
     shorter, _, _ = finished(suite())
     assert planned.finals["last", 1.0, 0].address == shorter.finals["last", 1.0, 0].address
+
+
+def test_finals_wait_for_no_sweep_but_their_own() -> None:
+    _, records, _ = finished(suite())
+    longer = plan(suite(longer={"full": [2.0]}), records)
+    assert {cell.kind for cell in longer.missing} == {"tune"} and longer.ahead == pytest.approx(3 * 2.0 + 1.0 + 3 * 2.0)
+    assert {budget for arm, budget, _ in longer.finals if arm == "full"} == {0.5, 1.0, EQUAL_STEPS}
 
 
 def test_one_arm_and_one_seed() -> None:

@@ -145,12 +145,7 @@ class _Planner:
         """What an arm takes of which nothing is known: its sweeps and its finals."""
         settings, tuning = self.suite.settings, self.suite.tuning
         sweeps = sum(tuning.budgets) * len(settings.rates) if len(settings.rates) > 1 else 0.0
-        return sweeps + self.finals_of()
-
-    def finals_of(self, arm: str = "") -> float:
-        """What the finals of an arm take."""
-        settings = self.suite.settings
-        return (sum(self.suite.budgets(arm)) + settings.equal_steps) * len(self.seeds)
+        return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
 
     def pilot(self, arm: str) -> Cell:
         suite = self.suite
@@ -167,8 +162,8 @@ class _Planner:
         if known is None:
             self.found.notes.append(f"{arm}: its pilot diverged at {pilot.factor:g} times the recipe's rates; left out")
             return 0.0
-        best: dict[float, tuple[float, Mapping[str, PhaseCost]]] = {}
-        ahead, waiting = 0.0, False
+        best: dict[float, tuple[float, Mapping[str, PhaseCost]] | None] = {}  # None: still swept
+        ahead = 0.0
         for budget, steps in self.tuned_at(arm, known) if len(settings.rates) > 1 else ():
             cells = {}
             centre = self.suite.arms[arm].lr_factor
@@ -189,7 +184,7 @@ class _Planner:
                 losses |= new
             self.found.sweeps[arm, budget] = state
             if state.best is None:
-                ahead, waiting = ahead + 0.5 * budget, True  # it may have to be widened
+                ahead, best[budget] = ahead + 0.5 * budget, None  # it may have to be widened
                 continue
             won = cells[state.best]
             measured = self.costs_of(won)
@@ -199,29 +194,31 @@ class _Planner:
             best[budget] = won.factor, measured
         if len(settings.rates) == 1:
             best[1.0] = rounded(self.suite.arms[arm].lr_factor * settings.rates[0]), known
-        if waiting:
-            return ahead + self.finals_of(arm)
-        if best:
-            self.finals(arm, best)
-        return 0.0
+        return ahead + self.finals(arm, best) if best else 0.0
 
     def tuned_at(self, arm: str, known: Mapping[str, PhaseCost]) -> list[tuple[float, dict[str, int]]]:
-        """The budgets at which an arm's rates are swept, with the steps that they buy.
+        """The budgets at which an arm's rates are swept, with their steps: the sweep's, and its longer ones.
 
-        An arm that can run at none of them is tuned at the least of the finals' budgets at which it can.
+        An arm that can run at none of the sweep's is tuned at the least of the finals' budgets at which it can, too.
         """
-        budgets = sorted(self.suite.budgets(arm))
-        tried = ((budget, self.bought(arm, known, budget)) for budget in (*self.suite.tuning.budgets, *budgets))
-        able = [(budget, steps) for budget, steps in tried if steps is not None]
-        return [pair for pair in able if pair[0] in self.suite.tuning.budgets] or able[:1]
+        swept, longer = self.suite.tuning.budgets, self.suite.settings.longer.get(arm, [])
+        tried = dict.fromkeys((*swept, *sorted(self.suite.budgets(arm))))
+        able = {budget: steps for budget in tried if (steps := self.bought(arm, known, budget)) is not None}
+        least = () if any(budget in able for budget in swept) else tuple(able)[:1]
+        return [(budget, steps) for budget, steps in able.items() if budget in (*swept, *least, *longer)]
 
-    def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]]]) -> None:
-        settings = self.suite.settings
+    def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]] | None]) -> float:
+        """Adds the finals whose sweep is over; what those take that wait for theirs."""
+        settings, ahead = self.suite.settings, 0.0
         most = max(settings.budgets, default=1.0)
         for seed in self.seeds:
             for budget in (*self.suite.budgets(arm), *((EQUAL_STEPS,) if settings.equal_steps else ())):
                 size = settings.equal_steps if isinstance(budget, str) else budget
-                factor, known = best[min(best, key=lambda tuned: abs(log(tuned / size)))]
+                nearest = best[min(best, key=lambda tuned: abs(log(tuned / size)))]
+                if nearest is None:
+                    ahead += size
+                    continue
+                factor, known = nearest
                 steps: Mapping[str, int] | None = self.equal_steps
                 if not isinstance(budget, str):
                     steps = self.bought(arm, known, budget)
@@ -232,6 +229,7 @@ class _Planner:
                     self.found.finals[arm, budget, seed] = self.cell(
                         "final", arm, seed, factor, steps, size, quality=quality
                     )
+        return ahead
 
     @property
     def equal_steps(self) -> dict[str, int]:

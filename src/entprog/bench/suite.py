@@ -23,8 +23,9 @@ class Tuning:
         seed: of the runs that it takes; one seed.
         data: over the recipe's [data]: other people than the final runs train on.
         exam: over the recipe's [data]: whose held-out people decide between rates.
-        budgets: multiples of the reference's cost at which rates are swept; a final run takes the nearest one's. An arm
-            that none of them buys enough steps is tuned at the least of the suite's budgets that does.
+        budgets: multiples of the reference's cost at which rates are swept, besides an arm's own longer ones; a final
+            run takes the nearest one's. An arm that none of them buys enough steps is tuned at the least of the suite's
+            budgets that does.
         widen: how often a sweep may go on beyond each of its ends.
         pilot: share of the recipe's steps that a first run takes, to know what an arm's steps cost.
     """

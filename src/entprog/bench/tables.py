@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from entprog.bench import analyse, permuted
 from entprog.bench.analyse import Crossing, Group
-from entprog.bench.cells import EQUAL_STEPS, Budget, Plan
+from entprog.bench.cells import EQUAL_STEPS, Budget, Plan, exam_loss
 from entprog.bench.protocol import told
 from entprog.bench.record import Record
 from entprog.bench.suite import Suite
@@ -223,9 +223,9 @@ def sweeps(analysis: Analysis) -> Table:
     rows = []
     for (arm, budget), state in analysis.plan.sweeps.items():
         losses = {
-            record["factor"]: analyse.loss_of(record) if analyse.finished(record) else math.inf
-            for record in analysis.records.values()
-            if record["kind"] == "tune" and record["arm"] == arm
+            cell.factor: exam_loss(analysis.records[cell.address])
+            for cell in analysis.plan.cells.values()
+            if (cell.kind, cell.arm, cell.weight) == ("tune", arm, budget) and cell.address in analysis.records
         }
         centre = analysis.suite.arms[arm].lr_factor
         tried = []
