@@ -82,3 +82,4 @@ def test_seconds_of_a_run_hold_scoring_and_search() -> None:
     both = {"a": calibration, "b": older, "c": record}
     assert latest(both, ["linear"]) is calibration
     assert latest(both, ["full", "linear"]) is older and latest(both, ["last"]) is None
+    assert latest(both, ["full", "last", "linear"]) is older  # the arm that was not timed has no seconds

@@ -231,7 +231,9 @@ def run_seconds(record: Record, calibration: Record) -> float:
 
 
 def latest(records: Mapping[str, Record], arms: Sequence[str]) -> Record | None:
-    """The newest calibration that holds all these arms, so that all were timed side by side."""
-    found = [record for record in records.values() if record["kind"] == "calibration"]
-    whole = [record for record in found if set(arms) <= record["arms"].keys()]
-    return max(whole, key=lambda record: record["made"], default=None)
+    """The newest calibration of those that hold most of these arms; None where none holds any.
+
+    One alone, so that all seconds come from steps timed side by side; an arm that it lacks has none.
+    """
+    found = [record for record in records.values() if record["kind"] == "calibration" and set(arms) & {*record["arms"]}]
+    return max(found, key=lambda record: (len(set(arms) & {*record["arms"]}), record["made"]), default=None)
