@@ -71,7 +71,7 @@ def glance(analysis: Analysis, budget: Budget) -> str:
     seconds = analysis.seconds
     dear = seconds or analyse.flops_of
     panels = [
-        Panel(f"loss less that of {base.arm}, twice the standard error", losses, lambda value: f"{value:+g}" if value else "0", 0.0, 2.0),
+        Panel(f"loss less that of {base.arm}, twice the standard error", losses, _signed, 0.0, 2.0),
         Panel(
             f"{'seconds' if seconds else 'FLOPs'}, {base.arm} = 1",
             [_of(group.mean(dear) / base.mean(dear)) for group in groups], _times, 1.0,
@@ -133,6 +133,10 @@ def _error(found: analyse.Difference) -> float:
 
 def _of(ratio: float) -> tuple[float, float] | None:
     return None if math.isnan(ratio) else (ratio, 0.0)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
 
 
 def _times(value: float) -> str:
