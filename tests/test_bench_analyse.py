@@ -197,6 +197,10 @@ def test_a_chart_of_nothing_is_nothing() -> None:
     assert chart("t", "x", "y", [Series("a", [])], x_text=str) == ""
     one = chart("t", "x", "y", [Series("a<b", [(3.0, 1.0, 0.0)])], x_text=str)
     assert "a&lt;b" in one and "nan" not in one
+    quiet = chart(
+        "t", "x", "y", [Series("loud", [(1.0, 1.0, 0.0)]), Series("dim", [(2.0, 1.0, 0.0)], quiet=True)], x_text=str
+    )
+    assert ">loud</text>" in quiet and ">dim</text>" not in quiet and "dim: 1" in quiet
 
 
 def trials(kind: str, information: float, seed: int) -> list[dict[str, Any]]:

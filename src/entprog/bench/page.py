@@ -18,6 +18,9 @@ from entprog.report.page import HERE, POLICY
 CLIPS = 3
 """Clips whose samples the page shows."""
 
+MANY = 12
+"""With more arms than this, only those of the chain have a colour and a name where losses stand by cost."""
+
 TILES = "reference | pose | generated | truth"
 
 
@@ -41,19 +44,21 @@ def write_all(analysis: Analysis, results: Path, runs: Path, page: Path) -> list
 
 def pictures(analysis: Analysis) -> dict[str, str]:
     """The suite's charts by name, those that have something to show."""
-    base = analysis.suite.settings.reference
+    settings = analysis.suite.settings
+    base = settings.reference
+    many = bool(settings.chain) and len({arm for arm, _ in analysis.groups}) > MANY
     cost: list[Series] = []
-    for arm in analysis.suite.settings.arms:
+    for arm in settings.arms:
         groups = [analysis.groups[key] for key in analysis.groups if key[0] == arm and key[1] != EQUAL_STEPS]
         points = sorted(
             (g.mean(analyse.flops_of), g.mean(analyse.loss_of), _known(g.spread(analyse.loss_of)))
             for g in groups if g.records
         )  # fmt: skip
-        cost.append(Series(arm, points, arm == base))
+        cost.append(Series(arm, points, arm == base, quiet=many and arm not in (base, *settings.chain)))
+    label = "loss of the last phase, mean and deviation over seeds" + "; grey: the other arms" * many
     found = {
         "loss-by-cost": chart(
-            "Held-out loss by cost", "FLOPs of the whole run", "loss of the last phase, mean and deviation over seeds",
-            cost, x_text=units.flops, logarithmic=True,
+            "Held-out loss by cost", "FLOPs of the whole run", label, cost, x_text=units.flops, logarithmic=True
         )
     }  # fmt: skip
     compared = [budget for budget in analysis.budgets if len(analysis.at(budget)) > 1]

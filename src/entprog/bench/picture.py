@@ -11,6 +11,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 460, 84, 170, 64, 52
 GAP = 16
 """Between two names."""
 
+GREY = "#c2c7ce"
+
 COLOURS = ("#0b6bb5", "#cf5208", "#0a8a66", "#a3508c", "#8a6a00", "#4b5563", "#b3261e", "#3b7d9e", "#6a8f00", "#7d4fc4")
 STYLE = (
     "text{font:13px system-ui,-apple-system,'Segoe UI','Liberation Sans',sans-serif;fill:#333}"
@@ -21,11 +23,15 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y, error of y), joined by a line; `strong` is drawn heavier, for what others are compared with."""
+    """Points (x, y, error of y), joined by a line.
+
+    `strong` is drawn heavier, for what others are compared with; `quiet` in grey and without its name.
+    """
 
     name: str
     points: Sequence[tuple[float, float, float]]
     strong: bool = False
+    quiet: bool = False
 
 
 def chart(
@@ -43,7 +49,7 @@ def chart(
     points = [point for each in series for point in each.points]
     if not points:
         return ""
-    height = max(HEIGHT, TOP + BOTTOM + GAP * sum(bool(each.points) for each in series))
+    height = max(HEIGHT, TOP + BOTTOM + GAP * sum(bool(each.points) and not each.quiet for each in series))
     scale = math.log10 if logarithmic else float
     xs = [scale(x) for x, _, _ in points]
     lows, highs = [y - e for _, y, e in points], [y + e for _, y, e in points]
@@ -64,10 +70,12 @@ def chart(
         for x in values
     ]
     names: list[tuple[float, float, str, str]] = []
-    for i, each in enumerate(series):
+    order = [each for each in series if each.quiet] + [each for each in series if not each.quiet]
+    named = [each for each in order if not each.quiet]
+    for each in order:
         if not each.points:
             continue
-        colour = COLOURS[i % len(COLOURS)]
+        colour = GREY if each.quiet else COLOURS[named.index(each) % len(COLOURS)]
         placed = [(across(x), up(y), up(y - e) - up(y)) for x, y, e in each.points]
         if len(placed) > 1:
             path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
@@ -85,7 +93,8 @@ def chart(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{told}</title></circle>'
                 )
         x, y, _ = max(placed)
-        names.append((y, x, each.name, colour))
+        if not each.quiet:
+            names.append((y, x, each.name, colour))
     body += _names(names, height)
     label = escape(f"{title}. Horizontal: {x_label}. Vertical: {y_label}.")
     return (
