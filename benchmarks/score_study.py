@@ -256,9 +256,9 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(ranks)[0, 1])
 
 
-def show(phase: str) -> None:
+def show(phase: str, records: Path) -> None:
     """Tables and pictures of what is on record."""
-    known = {line["part"]: line for line in map(json.loads, OUT.read_text().splitlines()) if line["phase"] == phase}
+    known = {line["part"]: line for line in map(json.loads, records.read_text().splitlines()) if line["phase"] == phase}
     print(f"\n# {phase}: {', '.join(known)}\n")
     if "scores" in known:
         print(table(known))
@@ -347,10 +347,10 @@ def pictures(known: dict[str, Any], phase: str) -> dict[str, str]:
 def main() -> None:
     settings = arguments()
     there = set()
-    if OUT.is_file():
-        there = {(line["part"], line["phase"]) for line in map(json.loads, OUT.read_text().splitlines())}
+    if settings.out.is_file():
+        there = {(line["part"], line["phase"]) for line in map(json.loads, settings.out.read_text().splitlines())}
     if settings.parts == ["none"]:
-        show(settings.phase)
+        show(settings.phase, settings.out)
         return
     study = Study(settings)
     for name in settings.parts:
@@ -365,10 +365,10 @@ def main() -> None:
             "shape": asdict(study.shape), "suite": settings.suite,
             **{key: about[key] for key in ("command", "commit", "versions", "device", "capability", "threads")},
         }  # fmt: skip
-        with OUT.open("a") as stream:
+        with settings.out.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
         print(f"{name}: {record['seconds']:.0f} s", flush=True)
-    show(settings.phase)
+    show(settings.phase, settings.out)
 
 
 def arguments() -> argparse.Namespace:
@@ -380,7 +380,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100, help="of sets; half of it for gains, four times for drift")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--out", type=Path, default=OUT, help="the file of records")
     return parser.parse_args()
 
 
