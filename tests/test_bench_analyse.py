@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from entprog.bench.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
 from entprog.bench.page import write_all
 from entprog.bench.picture import Series, chart
 from entprog.bench.record import Record
+from entprog.bench.speedup import speedup
 from entprog.bench.summary import all_tables, glance, summary
 from entprog.bench.tables import Analysis, faster, markdown, slower, tables
 
@@ -115,6 +117,27 @@ def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
     assert rows["last", "1x"][0] == f"{10000 / there.cost:.2f}x" and there.cost == 6000
     assert rows["linear", "1x"] == ("not reached", "0.50x or less")
     assert rows["last", "2x"][1] == "not reached"
+
+
+def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
+    table = speedup(analysis)
+    assert table is not None
+    assert table.columns == ("arm", "1x (0.2228): FLOPs", "2x (-0.0782): FLOPs", "peak memory")
+    (row,) = table.rows  # `linear` gets nowhere
+    assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[3] == "1000 B (2.00x less)"
+    timed = speedup(replace(analysis, seconds=lambda record: 2 * analyse.flops_of(record)))
+    assert timed is not None and timed.rows[0][1] == timed.rows[0][2] == row[1]
+    assert timed.columns[2] == "1x (0.2228): time"
+    lame = {
+        address: {**record, "exam": record["exam"] and {**record["exam"], "loss": record["exam"]["loss"] + 0.6}}
+        if (record["arm"], record["seed"]) == ("last", 2)
+        else record
+        for address, record in analysis.records.items()
+    }
+    found = speedup(replace(analysis, records=lame))
+    assert found is not None and "(not reached to 1.67x)" in found.rows[0][1]
+    untimed = speedup(replace(analysis, seconds=lambda record: math.nan))
+    assert untimed is not None and untimed.rows[0][2] == "-"
 
 
 def test_tables_print_their_protocol_and_mark_what_is_not_clear(analysis: Analysis) -> None:

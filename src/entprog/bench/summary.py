@@ -7,14 +7,15 @@ from entprog.bench.analyse import Group
 from entprog.bench.cells import EQUAL_STEPS, Budget
 from entprog.bench.dotplot import Panel, dotplot
 from entprog.bench.protocol import told
+from entprog.bench.speedup import speedup
 from entprog.bench.tables import MISSING, Analysis, Table, measured_seconds, named, steps, tables, unmatched
 from entprog.report import units
 
 
 def all_tables(analysis: Analysis) -> list[Table]:
-    """The summary, where the reference has run, and every other table that the records are enough for."""
-    first = summary(analysis)
-    return [*([first] if first else []), *tables(analysis)]
+    """The summary and the speed-ups, where the reference has run, and every table that the records are enough for."""
+    first = [table for table in (summary(analysis), speedup(analysis)) if table is not None]
+    return [*first, *tables(analysis)]
 
 
 def summary(analysis: Analysis) -> Table | None:
