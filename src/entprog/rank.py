@@ -53,7 +53,7 @@ def _text(table: dict[str, Any], ranking: Ranking) -> str:
     for place, name in enumerate(ranking.names, 1):
         cost = table["cost"][name]
         lines.append(
-            f"{place:>4}  {name:<22} {table['values'][name]:>11.5f}  {table['stderr'].get(name, 0.0):>8.5f}  "
+            f"{place:>4}  {name:<22} {table['values'][name]:>11.4g}  {table['stderr'].get(name, 0.0):>8.2g}  "
             f"{cost['lowest_depth']:>5}  {cost['parameters']:>11,}  {cost['step_flops'] / 1e9:>9.4g}  "
             f"{cost['step_seconds'] * 1e3:>8.4g}  {cost['step_bytes'] / 2**20:>8.4g}"
         )
