@@ -161,12 +161,12 @@ def affordable(price: Mapping[str, Any], arm: str, steps: int) -> int:
 # --- what is missing --------------------------------------------------------------------------------------------------
 
 
-def next_part(there: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def next_part(there: Sequence[dict[str, Any]], kinds: Sequence[str]) -> dict[str, Any] | None:
     """The part to do next, by what is on record; arms take turns."""
     for part in ("base", "prices", "scores"):
         if not any(record["part"] == part for record in there):
             return {"part": part}
-    for kind in ("cost", "steps"):
+    for kind in kinds:
         arms = [arm for arm in ARMS if kind == "cost" or arm != "full"]  # full is the same in both
         swept = {arm: sweep(RATES, tuned(there, arm, kind), WIDEN) for arm in arms}
         waiting = [arm for arm in arms if swept[arm].missing]
@@ -334,7 +334,7 @@ def main() -> None:
         name = left.pop(0)
         digest = digest_of(load_base(name, settings.base_steps)[0])
         there = of(read(settings.out), name, settings, digest)
-        part = next_part(there)
+        part = next_part(there, settings.kinds)
         if part is None:
             continue
         left.append(name)
@@ -362,6 +362,7 @@ def environment() -> dict[str, Any]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--kinds", nargs="+", choices=("cost", "steps"), default=["cost", "steps"], help="what is equal")
     parser.add_argument("--steps", type=int, default=150, help="of full: the budget of all")
     parser.add_argument("--base-steps", type=int, default=400)
     parser.add_argument("--subjects", type=int, default=48, help="people trained on, two videos each")
