@@ -362,7 +362,7 @@ def environment() -> dict[str, Any]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--kinds", nargs="+", choices=("cost", "steps"), default=["cost", "steps"], help="what is equal")
+    parser.add_argument("--kinds", nargs="+", choices=("cost", "steps"), default=["cost", "steps"], help="equal what")
     parser.add_argument("--steps", type=int, default=150, help="of full: the budget of all")
     parser.add_argument("--base-steps", type=int, default=400)
     parser.add_argument("--subjects", type=int, default=48, help="people trained on, two videos each")
