@@ -288,6 +288,7 @@ def test_overrides_are_toml_or_text(recipe):
             ("data.sizes", "64,32"),
             ("evaluate.metrics", "l1"),
             ("phases.pose.learning-rate", "1e-4"),
+            ("ranking.score", "cei"),
             ("ranking.options.skip", "both"),
             ("ranking.options.samples", "8"),
             ("model.size", '"nano"'),
@@ -354,13 +355,13 @@ def test_every_key_is_explained():
 def test_differences_between_configurations():
     a = read_config(None)
     assert differences(a, a) == []
-    b = read_config(None, {"train.seed": "1", "label": "b", "ranking.options.skip": "both", "phases.pose.steps": "0"})
+    b = read_config(None, {"train.seed": "1", "label": "b", "ranking.options.norm": "l2", "phases.pose.steps": "0"})
     assert differences(a, b) == [
         "label: '' -> 'b'",
         "ranking.options: {} -> (not set)",
         "phases.pose.steps: 200000 -> 0",
         "train.seed: 0 -> 1",
-        "ranking.options.skip: (not set) -> 'both'",
+        "ranking.options.norm: (not set) -> 'l2'",
     ]
     turned = dataclasses.replace(a, phases=dict(reversed(a.phases.items())))
     assert differences(a, turned) == ["phases: ['subject', 'pose', 'video'] -> ['video', 'pose', 'subject']"]

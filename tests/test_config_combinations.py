@@ -37,7 +37,10 @@ def recipe(tmp_path, monkeypatch):
         ({"evaluate.frames": "17"}, ["evaluate.frames = 17", "data.frames = 16"]),
         ({"phases.video.frames": "1"}, ["phases.video.blocks", "at least 2 frames"]),
         ({"phases.pose.batch": "65"}, ["phases.pose.batch = 65", "64 clips"]),
-        ({"model.reference": "none", "ranking.options.skip": "both"}, ["ranking.options.skip", 'skip = "denoising"']),
+        (
+            {"model.reference": "none", "ranking.score": "cei", "ranking.options.skip": "both"},
+            ["ranking.options.skip", 'skip = "denoising"'],
+        ),
         ({"model.size": "s"}, ["model.init", '"nano"', 'model.size = "s"']),
         ({"model.init": ""}, ["model.init"]),
         ({"model.init": "nowhere.safetensors"}, ["model.init", "no such file"]),
@@ -59,7 +62,7 @@ def recipe(tmp_path, monkeypatch):
         ({"ranking.score": "no.such.module:Score"}, ["ranking.score", "no.such"] ),
         ({"ranking.score": "..:x"}, ["ranking.score", '"package.module:Class"']),
         ({"schedule.name": "entprog.scores.cei:CEI"}, ["schedule.name", "CEI has no stages"]),
-        ({"ranking.options.entropy": "knnn"}, ["ranking.options", "entropy", "'knn'"]),
+        ({"ranking.score": "cei", "ranking.options.entropy": "knnn"}, ["ranking.options", "entropy", "'knn'"]),
     ],
 )  # fmt: skip
 def test_impossible_combinations(tmp_path, monkeypatch, overrides, words):

@@ -10,6 +10,8 @@ from entprog.core import entropy
 from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.statistics import mean_and_error, ranks, spearman
 from entprog.core.types import Draw
+from entprog.foreign import _ForeignTask
+from entprog.plan.meter import Meter
 from entprog.plugins import load, names
 from toy import siamese_role, toy_draws, toy_task
 
@@ -225,6 +227,21 @@ def test_gradient_norms_against_plain_backward():
         assert bool(scores.stderr) == (norm != "snr")
     with pytest.raises(ValueError, match="at least 2 draws"):
         load("score", "gradient", norm="snr").score(task, blocks, draws[:1])
+
+
+def test_gradients_never_lie_in_memory_together():
+    model = torch.nn.Sequential(*(torch.nn.Linear(128, 128) for _ in range(8)))  # heavy weights, hardly any activations
+    task, blocks = (
+        _ForeignTask(model, lambda draw: model(draw.x), None),
+        Blocks([Block(str(i), m) for i, m in enumerate(model)]),
+    )
+    draw = Draw(torch.randn(2, 128), torch.rand(2), torch.randn(2, 128))
+    with Meter(model) as plain:
+        torch.autograd.grad(task.loss(draw), list(model.parameters()))
+    with Meter(model) as scored:
+        load("score", "gradient").score(task, blocks, [draw])
+    assert scored.flops == plain.flops
+    assert scored.peak < plain.peak - 0.5 * sum(p.nbytes for p in model.parameters())
 
 
 def test_orders(tmp_path):

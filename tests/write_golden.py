@@ -15,9 +15,13 @@ from tiny import lines, synthetic_data, tiny_config
 GOLDEN = Path(__file__).parent / "golden"
 KINDS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
-    "linear": {"schedule__options__stages": 5},
-    "supernet": {"schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 7},
+    "linear": {"ranking__score": "cei", "schedule__options__stages": 5},
+    "supernet": {
+        "ranking__score": "cei",
+        "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 7,
+    },
     "probe": {
+        "ranking__score": "cei",
         "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 6,
         "schedule__options__estimator": "probe",
     },

@@ -70,14 +70,16 @@ class RankingConfig:
     """[ranking] which blocks come first.
 
     Attributes:
-        score: a plugin of kind "score" (cei, skip_loss, gradient, influence, order, or package.module:Class).
+        score: a plugin of kind "score" (gradient, cei, skip_loss, influence, order, or package.module:Class). "cei" is
+            the published one; "gradient" tells better what training needs (docs/benchmarks.md, question 1), but takes
+            the memory of a backward pass through everything, which the others don't.
         options: the score's own options.
         samples: probe samples that the score may use.
         pattern: block names, `*` for one dotted part; empty for the model's own declaration.
         again: rank anew at the start of each stage, not only of each phase.
     """
 
-    score: str = "cei"
+    score: str = "gradient"
     options: dict[str, Any] = field(default_factory=dict)
     samples: int = 64
     pattern: tuple[str, ...] = ()

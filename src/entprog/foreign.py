@@ -44,7 +44,7 @@ def attach(
     probe: Sequence[Draw],
     loss: Callable[[Draw], Tensor] | None = None,
     blocks: str | Sequence[str] | Blocks | None = None,
-    score: str = "cei",
+    score: str = "gradient",
     score_options: dict[str, Any] | None = None,
     schedule: str = "linear",
     schedule_options: dict[str, Any] | None = None,

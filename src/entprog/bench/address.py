@@ -9,6 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from entprog import plugins
 from entprog.config import Config, DataConfig, PhaseConfig
 from entprog.data.source import rendered_people
 from entprog.nets.codec import PatchCodec
@@ -17,6 +18,10 @@ from entprog.trees import leaves
 NUMERICS = 1
 """Raise it when a change moves the numbers of runs whose configuration stays (CHANGELOG, Numerics), or when a default
 of a key or of a plugin's option changes: records made before are then no longer taken for these runs."""
+
+FORMER = {"ranking.score": "cei"}
+"""Defaults that have changed since NUMERICS was last raised. Addresses go by these, so that what was then left unsaid
+still is, and what is default now is said."""
 
 NOT_NUMBERS = (
     "output_dir",
@@ -50,7 +55,9 @@ def address(config: Config, exam: Mapping[str, Any], base: str = "") -> str:
 
 def said(config: Config) -> dict[str, Any]:
     """Dotted keys that differ from their defaults, those of phases and those that no number depends on left out."""
-    own, usual = dict(leaves(asdict(config))), dict(leaves(asdict(Config())))
+    own, usual = dict(leaves(asdict(config))), {**dict(leaves(asdict(Config()))), **FORMER}
+    if not plugins.ranked(config.method):  # no number depends on the score then
+        own["ranking.score"] = FORMER["ranking.score"]
     return {
         key: value
         for key, value in own.items()

@@ -1,7 +1,7 @@
 """Gradient scores: how hard the loss pulls at a block."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -54,28 +54,31 @@ class Gradient:
         sizes: dict[str, list[float]] = {name: [] for name in members}
         running = {name: [_Moments(p) for p in parameters] for name, parameters in members.items()}
         everything = [p for parameters in members.values() for p in parameters]
+        moments = [m for each in running.values() for m in each]
         with scoring(task.model, gradient=True), _requiring_gradient(everything):
             for draw, places in chosen:
-                loss = task.loss(part(draw, places))
-                found = iter(torch.autograd.grad(loss, everything, allow_unused=True))
+                sums = [0.0] * len(everything)
+
+                def take(place: int, gradient: Tensor, sums: list[float] = sums) -> None:
+                    if self.norm == "snr":
+                        moments[place].add(gradient)
+                    else:
+                        sums[place] = self._sum(gradient)
+
+                _hand_on_gradients(task.loss(part(draw, places)), everything, take)
+                found = iter(sums)
                 for name, parameters in members.items():
-                    gradients = [_or_zero(next(found), p) for p in parameters]
-                    if self.norm != "snr":
-                        sizes[name].append(self._size(gradients))
-                        continue
-                    for moments, gradient in zip(running[name], gradients, strict=True):
-                        moments.add(gradient)
+                    count = sum(p.numel() for p in parameters)
+                    mean = math.fsum(next(found) for _ in parameters) / count
+                    sizes[name].append(math.sqrt(mean) if self.norm == "l2" else mean)
         samples = sum(len(places) for _, places in chosen)
         if self.norm == "snr":
-            return summary({name: [_snr(moments)] for name, moments in running.items()}, samples)
+            return summary({name: [_snr(each)] for name, each in running.items()}, samples)
         return summary(sizes, samples)
 
-    def _size(self, gradients: Sequence[Tensor]) -> float:
-        count = sum(g.numel() for g in gradients)
-        if self.norm == "l1":
-            return math.fsum(float(g.abs().sum(dtype=torch.float64)) for g in gradients) / count
-        squares = math.fsum(float(g.square().sum(dtype=torch.float64)) for g in gradients) / count
-        return math.sqrt(squares) if self.norm == "l2" else squares
+    def _sum(self, gradient: Tensor) -> float:
+        part = gradient.abs() if self.norm == "l1" else gradient.square()
+        return float(part.sum(dtype=torch.float64))
 
 
 class _Moments:
@@ -105,8 +108,30 @@ def _snr(moments: Sequence[_Moments]) -> float:
     return math.fsum(float(m.ratio().sum(dtype=torch.float64)) for m in moments) / count
 
 
-def _or_zero(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if gradient is None else gradient
+def _hand_on_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]) -> None:
+    """Call `take` with the place and the gradient of each parameter, zeros where there is none.
+
+    Each comes as soon as the backward pass has it, and none is kept: a network's gradients never lie in memory
+    together.
+    """
+    left = set(range(len(parameters)))
+
+    def hook(place: int) -> Callable[[Tensor], Tensor]:
+        def run(gradient: Tensor) -> Tensor:
+            left.discard(place)
+            take(place, gradient)
+            return gradient.new_zeros(()).expand_as(gradient)  # holds one number
+
+        return run
+
+    handles = [p.register_hook(hook(i)) for i, p in enumerate(parameters)]
+    try:
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for place in sorted(left):
+        take(place, torch.zeros_like(parameters[place]))
 
 
 @contextmanager
