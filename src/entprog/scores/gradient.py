@@ -124,7 +124,7 @@ def _hand_on_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: C
 
         return run
 
-    handles = [p.register_hook(hook(i)) for i, p in enumerate(parameters)]
+    handles = [p.register_hook(hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
     try:
         torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
