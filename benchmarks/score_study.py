@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, optim
 
 from entprog import plugins
-from entprog.bench.cells import plan
+from entprog.bench.base import base_weights, started_from
 from entprog.bench.picture import Series, chart
-from entprog.bench.runner import started_from
 from entprog.bench.suite import read_suite
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
@@ -75,9 +74,7 @@ class Study:
     def __init__(self, settings: argparse.Namespace) -> None:
         suite = read_suite(settings.suite)
         self.config = suite.config(suite.settings.reference)
-        if suite.base:  # made by `entprog bench`, at the latest by a call of it for one arm
-            (made,) = (cell for cell in plan(suite, {}).missing if cell.kind == "base")
-            self.config = started_from(self.config, settings.runs / suite.name / made.address)
+        self.config = started_from(self.config, base_weights(suite, settings.runs / suite.name))
         self.phase = self.config.phases[settings.phase]
         if settings.phase not in suite.steps:
             raise SystemExit(f"--phase {settings.phase}: {settings.suite} has {', '.join(suite.steps)}")

@@ -46,6 +46,8 @@ def test_paired_differences() -> None:
     assert not analyse.difference(worse, base).clear
     with pytest.raises(ValueError, match="no seed"):
         analyse.difference(group("c", [1.0], seeds=(9,)), base)
+    elsewhere = replace(base, records=({**base.records[0], "base": "other"}, *base.records[1:]))
+    assert analyse.paired(elsewhere, base) == [1] and analyse.difference(elsewhere, base).seeds == 1
     with pytest.raises(ValueError, match="other clips"):
         analyse.difference(group("c", [1.0, 2.0]), base)
 

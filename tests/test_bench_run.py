@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -241,6 +242,10 @@ def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     run_suite(like, tmp_path / "results" / "like", tmp_path / "runs" / "like")  # from the same weights, where they lie
     assert len(read_records(tmp_path / "results" / "like")) == 3
     assert not (tmp_path / "runs" / "like" / made["address"]).exists()
+    shutil.rmtree(tmp_path / "runs")  # a fresh clone has records only
+    (tmp_path / "results" / "own" / f"{final['address']}.json").unlink()
+    assert run_suite(own, tmp_path / "results" / "own", tmp_path / "runs" / "own")
+    assert read_records(tmp_path / "results" / "own")[final["address"]]["base"] == made["weights"]
 
 
 @pytest.mark.slow

@@ -122,11 +122,11 @@ def difference(arm: Group, other: Group) -> Difference:
     """Paired difference of the losses, arm less other; negative is better.
 
     Raises:
-        ValueError: they share no seed, or were examined on other clips.
+        ValueError: no seed that both ran from the same weights, or examined on other clips.
     """
-    shared = [seed for seed in arm.seeds if seed in other.seeds]
+    shared = paired(arm, other)
     if not shared:
-        raise ValueError(f"{arm.arm} and {other.arm} at {arm.budget}: no seed that both have")
+        raise ValueError(f"{arm.arm} and {other.arm} at {arm.budget}: no seed that both ran from the same weights")
     clips: dict[str, list[float]] = {}
     by_seed = []
     for seed in shared:
@@ -139,6 +139,12 @@ def difference(arm: Group, other: Group) -> Difference:
             clips.setdefault(clip, []).append(value)
     by_clip = [mean(values) for values in clips.values()]
     return Difference(mean(by_seed), error(by_clip), error(by_seed), len(clips), len(shared))
+
+
+def paired(arm: Group, other: Group) -> list[int]:
+    """The seeds that both have, started from the same weights."""
+    started = [{seed: r.get("base", "") for seed, r in zip(g.seeds, g.records, strict=True)} for g in (arm, other)]
+    return [seed for seed in arm.seeds if started[0][seed] == started[1].get(seed)]
 
 
 def reached(points: Sequence[tuple[float, float]], loss: float) -> Crossing | None:
@@ -169,7 +175,7 @@ def curve(record: Record) -> list[tuple[float, float]]:
 
 def within(arm: Group, other: Group) -> list[Crossing | None]:
     """For each shared seed the FLOPs at which the arm's own curve comes down to where the other's ends."""
-    shared = [seed for seed in arm.seeds if seed in other.seeds]
+    shared = paired(arm, other)
     pairs = [tuple(group.records[group.seeds.index(seed)] for group in (arm, other)) for seed in shared]
     return [reached(curve(mine), curve(theirs)[-1][1]) for mine, theirs in pairs]
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from entprog.bench.address import address
+from entprog.bench.base import base_weights, started_from
 from entprog.bench.cells import least_steps
 from entprog.bench.record import Record, of_run
-from entprog.bench.runner import started_from
 from entprog.bench.suite import Suite
 from entprog.config import Config
 from entprog.train.log import now
@@ -50,7 +49,7 @@ def calibrate(suite: Suite, arms: Sequence[str], runs: Path, command: str = "") 
     names = [name for name in suite.settings.arms if name in arms or name == suite.settings.reference]
     turns = Turns()
     before = os.getloadavg()
-    base = runs / address(suite.base_config(), {}) if suite.base else None
+    base = base_weights(suite, runs, command=command)
     configs = {name: started_from(_config(suite, name, folder / name), base) for name in names}
     jobs = {name: partial(train, config, command=command, after_step=turns.next) for name, config in configs.items()}
     try:

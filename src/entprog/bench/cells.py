@@ -38,7 +38,7 @@ class Cell:
         exam: whose held-out people its weights are examined on; None for none.
         quality: whether that exam samples videos, too.
         weight: about what it takes, in runs of the reference.
-        base: the address of the run whose weights it starts from; "" where the configuration names them.
+        base: SHA-256 of the weights that it starts from; "" where the configuration names them.
     """
 
     kind: str
@@ -290,9 +290,8 @@ class _Planner:
         config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
         exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
         about = {} if exam is None else exam_said(suite, exam, quality=quality)
-        where = self.made.address if suite.base else ""
         named = address(config, about, base)
-        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, where, quality)
+        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, base, quality)
 
 
 def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:

@@ -15,15 +15,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from entprog.bench.address import NUMERICS, weights
+from entprog.bench.base import base_weights, final_weights, finish, started_from
 from entprog.bench.cells import Cell, plan
-from entprog.bench.exam import examine, read_status, with_quality
+from entprog.bench.exam import examine, with_quality
 from entprog.bench.record import Record, add_record, made_for_another, of_run, read_records
 from entprog.bench.suite import Suite
-from entprog.config import Config
-from entprog.train.checkpoint import checkpoints
 from entprog.train.log import now
 from entprog.train.loop import NotFinite
-from entprog.train.run import train
 from entprog.train.state import terminable
 
 
@@ -50,14 +48,15 @@ def run_suite(
         ValueError: runs could not be made, for reasons that the user can mend; all others were.
         SystemExit, KeyboardInterrupt: stopped from outside, with a checkpoint saved.
     """
-    with _deadline(minutes) as deadline:
-        try:
+    up = threading.Event()
+    try:
+        with _deadline(minutes, up):
             failed = _until_none_is_missing(suite, results, runs, arms, seeds, command)
-        except SystemExit:
-            if not deadline.is_set():
-                raise
-            tqdm.write(f"{suite.name}: {minutes:g} minutes are up; the same command goes on")
-            return False
+    except SystemExit:
+        if not up.is_set():
+            raise
+        tqdm.write(f"{suite.name}: {minutes:g} minutes are up; the same command goes on")
+        return False
     if failed:
         raise ValueError("\n".join(failed))
     return True
@@ -112,20 +111,17 @@ def make(suite: Suite, cell: Cell, run: Path, command: str) -> Record:
     Raises:
         ValueError: its settings do not work.
     """
-    config = started_from(replace(cell.config, output_dir=str(run)), run.parent / cell.base if cell.base else None)
+    base = base_weights(suite, run.parent, recorded=cell.base, command=command) if cell.kind != "base" else None
+    config = started_from(replace(cell.config, output_dir=str(run)), base)
     exam: dict[str, Any] | None = None
     status = "finished"
-    if read_status(run) != "finished" or not (run / "final" / "model.safetensors").is_file():
-        if not checkpoints(run):
-            shutil.rmtree(run, ignore_errors=True)
-        resume = "latest" if checkpoints(run) else None
-        try:
-            train(config, resume_from_checkpoint=resume, command=command)
-        except NotFinite as error:
-            if cell.kind == "base":
-                raise
-            status = "diverged"
-            tqdm.write(f"{suite.name}: {cell.arm} at {cell.factor:g} times the rates: {error}")
+    try:
+        finish(config, command)
+    except NotFinite as error:
+        if cell.kind == "base":
+            raise
+        status = "diverged"
+        tqdm.write(f"{suite.name}: {cell.arm} at {cell.factor:g} times the rates: {error}")
     if cell.exam is not None and status == "finished":
         full = with_quality(config, dict(suite.recipe))
         with terminable():
@@ -141,30 +137,6 @@ def make(suite: Suite, cell: Cell, run: Path, command: str) -> Record:
         "exam_data": asdict(cell.exam) if cell.exam is not None else None,
     }  # fmt: skip
     return of_run(run, head, exam)
-
-
-def final_weights(run: Path) -> Path:
-    """The weights that a run ended with, averaged ones where it kept them."""
-    averaged = run / "final" / "ema.safetensors"
-    return averaged if averaged.is_file() else run / "final" / "model.safetensors"
-
-
-def started_from(config: Config, base: Path | None) -> Config:
-    """The configuration with the weights of the run `base` to start from, where another suite made it, too.
-
-    Raises:
-        ValueError: they are not there.
-    """
-    if base is None:
-        return config
-    beside = (final_weights(folder) for folder in (base, *base.parent.parent.glob(f"*/{base.name}")))
-    path = next((weights for weights in beside if weights.is_file()), None)
-    if path is None:
-        raise ValueError(
-            f"the weights that all arms start from are not in {base}, only their record is there; copy them there, or "
-            f"delete {base.name}.json to make them anew"
-        )
-    return replace(config, model=replace(config.model, init=str(path)))
 
 
 def tidy(run: Path, record: Record) -> None:
@@ -197,18 +169,17 @@ def _claimed(cells: Iterable[Cell], runs: Path) -> Iterator[Cell | None]:
 
 
 @contextmanager
-def _deadline(minutes: float) -> Iterator[threading.Event]:
+def _deadline(minutes: float, up: threading.Event) -> Iterator[None]:
     """Ends this process' work by SIGTERM after so many minutes, as training saves a checkpoint then.
 
-    The event tells that it was this that ended it.
+    `up` tells that it was this that ended it, which can be as soon as inside this function.
     """
-    reached = threading.Event()
     if not minutes:
-        yield reached
+        yield
         return
 
     def stop() -> None:
-        reached.set()
+        up.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     timer = threading.Timer(60 * minutes, stop)
@@ -216,6 +187,6 @@ def _deadline(minutes: float) -> Iterator[threading.Event]:
     with terminable():  # between two runs, too
         timer.start()
         try:
-            yield reached
+            yield
         finally:
             timer.cancel()

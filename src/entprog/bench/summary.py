@@ -64,7 +64,7 @@ def glance(analysis: Analysis, budget: Budget) -> str:
         if group.arm == base.arm:
             losses.append((0.0, 0.0))
             continue
-        if not set(group.seeds) & set(base.seeds):
+        if not analyse.paired(group, base):
             losses.append(None)
             continue
         found = analyse.difference(group, base)
@@ -121,7 +121,7 @@ def _spread(group: Group | None) -> str:
 
 
 def _apart(group: Group, base: Group | None) -> str:
-    if base is None or group.arm == base.arm or not set(group.seeds) & set(base.seeds):
+    if base is None or group.arm == base.arm or not analyse.paired(group, base):
         return MISSING
     found = analyse.difference(group, base)
     text = f"{found.mean:+.4f} ± {_error(found):.4f}"

@@ -262,11 +262,14 @@ def choosers(analysis: Analysis) -> Table:
 
 
 def unmatched(groups: Sequence[Group], base: Group | None, budget: Budget) -> list[str]:
-    """Arms whose cost is not the reference's although it should be."""
-    if base is None or budget == EQUAL_STEPS:
+    """What is not alike although it should be: the weights that runs started from, arms' costs."""
+    if base is None:
         return []
+    started = sorted({str(record.get("base", ""))[:8] for group in groups for record in group.records})
     found = []
-    for group in groups:
+    if len(started) > 1:  # made again on another kind of processor
+        found.append(f"started from different weights ({', '.join(started)}); only runs from the same ones are paired")
+    for group in groups if budget != EQUAL_STEPS else ():
         ratio = group.mean(analyse.flops_of) / base.mean(analyse.flops_of)
         if abs(ratio - 1) > 0.02:
             found.append(
@@ -290,7 +293,7 @@ def spread(group: Group, of: Callable[[Record], float], digits: int = 5) -> str:
 
 def apart(group: Group, base: Group | None) -> str:
     """The paired difference to the reference, with both standard errors; in brackets where it is not clear."""
-    if base is None or group.arm == base.arm:
+    if base is None or group.arm == base.arm or not analyse.paired(group, base):
         return MISSING
     found = analyse.difference(group, base)
     errors = f"{found.by_clip:.5f} / " + (MISSING if math.isnan(found.by_seed) else f"{found.by_seed:.5f}")
