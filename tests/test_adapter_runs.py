@@ -19,9 +19,13 @@ STAGED = {"schedule__options__stages": 2, "ranking__score": "gradient"}
 ARMS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "method_options__rank": 4},
     "last": {"method": "lora", "method_options__rank": 4, "method_options__m": 0.5, "method_options__inputs": "never"},
+    "images": {
+        "method": "lora", "method_options__rank": 4, "method_options__m": 0.5, "method_options__m_images": 0,
+        "phases__pose__gradient_checkpointing": True,
+    },
     "mixed": {"method": "mixed", "method_options__rank": 4, "schedule__frozen_storage": "int8", **STAGED},
     "nf4": {"schedule__frozen_storage": "nf4", **STAGED},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -46,3 +50,16 @@ def test_a_run_ends_in_plain_weights_and_resumes(arm: str, tmp_path: Path, monke
     load_weights(model, run / "final" / "model.safetensors")
     assert load_file(str(run / "final" / "ema.safetensors")).keys() == model.state_dict().keys()
     assert lines(run / "log.jsonl")[-1]["step"] == 5
+
+
+def test_depth_and_recomputation_by_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+    data = synthetic_data(tmp_path / "data")
+    usual = {"method": "lora", "method_options__m": 0.5, "phases__subject__steps": 0, "phases__pose__steps": 1,
+             "phases__video__steps": 1}  # fmt: skip
+    apart = {"method_options__m_images": 0, "phases__pose__gradient_checkpointing": True}
+    plain = lines(train(tiny_config(tmp_path / "plain", data, **usual)) / "log.jsonl")
+    deep = lines(train(tiny_config(tmp_path / "deep", data, **usual, **apart)) / "log.jsonl")
+    assert [row["m"] for row in deep] == [2 * plain[0]["m"], plain[1]["m"]]
+    assert deep[0]["bytes_live"]["activations"] < plain[0]["bytes_live"]["activations"]
+    assert deep[0]["flops"] > 4 / 3 * plain[0]["flops"] and deep[1]["flops"] == plain[1]["flops"]

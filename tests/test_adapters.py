@@ -183,4 +183,5 @@ def test_an_optimizer_without_the_adapters_is_refused(method: str) -> None:
 def test_wrong_options() -> None:
     assert "rank = 0: must be above 0" in problems("method", "lora", {"rank": 0})[0]
     assert "m = 2.5: give a whole number" in problems("method", "lora", {"m": 2.5})[0]
+    assert "m_images = 2.5: give a whole number" in problems("method", "lora", {"m_images": 2.5})[0]
     assert "lr_factor = -1.0" in problems("method", "mixed", {"lr_factor": -1.0})[0]

@@ -140,6 +140,7 @@ class PhaseConfig:
         resolution: side in pixels.
         batch: samples of a micro-batch.
         learning_rate: peak learning rate.
+        gradient_checkpointing: recompute activations in this phase, also where train.gradient_checkpointing is off.
     """
 
     steps: int = 1000
@@ -150,6 +151,7 @@ class PhaseConfig:
     resolution: int = 64
     batch: int = 8
     learning_rate: float = 1e-5
+    gradient_checkpointing: bool = False
 
 
 PUBLISHED: dict[str, PhaseConfig] = {

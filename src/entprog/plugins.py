@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Description", "Option", "describe", "find", "load", "names", "problems", "ranked"]
+__all__ = ["Description", "Option", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
 
 FOLDERS = {
     "score": "scores",
@@ -94,6 +94,16 @@ def load(kind: str, name: str, /, **options: Any) -> Any:
     if wrong:
         raise ValueError("\n".join(wrong))
     return cls(**values)
+
+
+def method_for(frames: int, name: str, options: Mapping[str, Any]) -> Any:
+    """A method as it works in a phase on clips of so many frames, which it may tell by a method `on_clips_of`.
+
+    Raises:
+        ValueError: as for `load`.
+    """
+    method = load("method", name, **options)
+    return method.on_clips_of(frames) if hasattr(method, "on_clips_of") else method
 
 
 def problems(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,8 @@ class Lora(Unranked):
         lr_factor: the adapters' learning rate over the phase's.
         m: how many of the phase's blocks have adapters, counted from the last; a share of them below 1, 0 for all.
             The others do not train at all.
+        m_images: likewise in phases of single frames; empty for `m`. Such phases teach what people and places look
+            like, which on another domain than the base's takes every block, and they are cheap beside those of clips.
         inputs: whether parameters that stand before the blocks (embeddings, pose adapter at the input) train:
             "always", or "never", so that the backward ends at the lowest adapter.
         full: modules of the blocks that train in full instead, such as "temporal.*" for new ones; `*` is one
@@ -48,14 +50,16 @@ class Lora(Unranked):
     alpha: int = 16
     lr_factor: float = 10.0
     m: float = 0
+    m_images: float | None = None
     inputs: Literal["always", "never"] = "always"
     full: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.rank, self.alpha, self.lr_factor)
-        if self.m < 0 or (self.m > 1 and self.m != int(self.m)):
-            raise ValueError(f"m = {self.m:g}: give a whole number of blocks, a share below 1, or 0 for all")
+        for name, m in (("m", self.m), ("m_images", self.m_images or 0)):
+            if m < 0 or (m > 1 and m != int(m)):
+                raise ValueError(f"{name} = {m:g}: give a whole number of blocks, a share below 1, or 0 for all")
 
     def active(self, turn: int, names: Sequence[str], seed: int) -> tuple[str, ...]:
         """The last `m`."""
@@ -75,6 +79,10 @@ class Lora(Unranked):
                     parameter.requires_grad_(False)
         put_on(model, chosen, rank=self.rank, alpha=self.alpha, full=self.full, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
+
+    def on_clips_of(self, frames: int) -> "Lora":
+        """As it works in a phase on clips of so many frames."""
+        return self if self.m_images is None or frames > 1 else replace(self, m=self.m_images)
 
     def with_new(self, modules: Sequence[str]) -> "Lora":
         """The same, with modules that are new to the network, which train in full."""

@@ -132,7 +132,7 @@ class Planner:
             temporal_off=settings.blocks == "spatial",
             outside=settings.outside and config.schedule.outside,
             inputs=not self.ranked or config.schedule.outside_every != 0,
-            checkpointing=config.train.gradient_checkpointing,
+            checkpointing=config.train.gradient_checkpointing or settings.gradient_checkpointing,
             precision=self.precision,
             fused=self.hardware.name != "cpu",
             low_rank=self.rank,
@@ -196,7 +196,8 @@ class Planner:
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
         seed = self.config.train.seed
-        for workload, steps in self.method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
+        method = plugins.method_for(plan.settings.frames, self.config.method, self.config.method_options)
+        for workload, steps in method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)
             found[key] = (workload, steps + found.get(key, (workload, 0))[1])

@@ -309,6 +309,8 @@ def make_room(
     named = task.model.named_parameters()
     trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
     states = config.schedule.states
+    recompute = task.model.gradient_checkpointing  # as the phase has it
+    config = replace(config, train=replace(config.train, gradient_checkpointing=recompute))
     return Room(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)
 
 

@@ -151,6 +151,8 @@ def _one_phase(
     task.pose = settings.pose
     task.neutral = settings.resolution if config.train.resolution_shift else 0
     task.model.temporal_off = settings.blocks == "spatial"
+    recompute = config.train.gradient_checkpointing or settings.gradient_checkpointing
+    task.model.gradient_checkpointing = recompute
     outside = settings.outside and config.schedule.outside
     inside = {id(p) for block in blocks for p in block.parameters()}
     owned = {id(p) for block in discover_blocks(task.model) for p in block.parameters()}
@@ -175,7 +177,7 @@ def _one_phase(
 
     # 6. Rank.
     watch = Watch(Warn(log))
-    plugin = plugins.load("method", config.method, **config.method_options)
+    plugin = plugins.method_for(settings.frames, config.method, config.method_options)
     if config.model.fresh and hasattr(plugin, "with_new"):
         plugin = plugin.with_new(new_modules(config.model))
     inputs = rare_inputs(config, plugin, task, probe[0], outside)
