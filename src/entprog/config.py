@@ -290,7 +290,7 @@ class Config:
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank on the last half of the
             blocks, the backward ending there, the rest in bf16, its reference features kept on disk (a pose
             adapter that is new belongs at the blocks then, model.pose = "blocks"). It takes for granted that the base
-            knows such pictures; where it does not, set method_options.m = 0 and method_options.inputs = "always".
+            knows such pictures; where it does not, set method_options.m_images = 0.
             "paper" sets ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
