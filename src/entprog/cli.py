@@ -1,27 +1,15 @@
-"""The `entprog` command: arguments only; each command imports its verb when it runs."""
+"""The `entprog` command: what it offers, how it starts and how it fails."""
 
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-from cyclopts import App, Parameter, UnknownOptionError
+from cyclopts import App, UnknownOptionError
 
-from entprog import keys
+from entprog import commands
 from entprog.console import plain_errors
-from entprog.options import (
-    Overrides,
-    integers,
-    listed,
-    pairs,
-    with_a_key,
-    with_overrides_set,
-    within_limits,
-    without_none,
-)
-from entprog.validate import ConfigError, read_config
+from entprog.options import with_a_key, with_overrides_set
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
 
@@ -36,6 +24,25 @@ Begin with `entprog demo`: it needs no data and no network. With videos:
 
 `entprog COMMAND --help` explains each, and `entprog train --keys` lists all
 that a recipe can say."""
+
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    commands.demo,
+    commands.prepare,
+    commands.plan,
+    commands.rank,
+    commands.train,
+    commands.sample,
+    commands.evaluate,
+    commands.report,
+    commands.bench,
+)
+"""As the help lists them."""
+
+USAGES: dict[Callable[..., Any], str] = {
+    commands.plan: "Usage: entprog plan [RECIPE] [OPTIONS] [--KEY VALUE ...]",
+    commands.train: "Usage: entprog train RECIPE [--KEY VALUE ...] [OPTIONS]",
+}
+"""Of commands that take any key of a recipe."""
 
 
 def _version() -> str:
@@ -56,357 +63,8 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-
-
-@app.command(sort_key=0)
-def demo(*, out: Path = Path("runs/demo")) -> None:
-    """Show all of it on rendered people, in a few minutes on two cores.
-
-    Trains the shipped base twice from the same weights, data and noise: once
-    in full, once with the published method. Ends with a table of both and a
-    page to look at. Needs no data and no network.
-
-        entprog demo --out runs/demo
-
-    Args:
-        out: folder of both runs; finished ones in it are kept, interrupted ones go on.
-    """
-    from entprog.demo import demo as verb
-
-    verb(out)
-
-
-@app.command(sort_key=1)
-def prepare(
-    inputs: list[Path],
-    out: Path,
-    /,
-    *,
-    sizes: Annotated[tuple[str, ...], Parameter(negative=(), show_default="32,64")] = ("32", "64"),
-    fps: float = 12.0,
-    people: Literal["largest", "drop"] = "largest",
-    min_frames: int = 16,
-    max_frames: int | None = None,
-    holdout: float = 0.1,
-    device: str = "cpu",
-) -> None:
-    """Turn videos of people into a data set for training.
-
-    Decodes each video, finds the pose of one person, cuts one fixed square
-    around them and stores latents and keypoints. OUT/prepare.jsonl says of
-    every file what became of it. Run it again after an interruption, or with
-    more videos, and it goes on where it stopped.
-
-        entprog prepare videos/ more/dance.mp4 data/mine --sizes 32,64
-
-    Args:
-        inputs: video files, and folders that are searched with all their subfolders.
-        out: folder of the data set.
-        sizes: sides in pixels to store latents for, multiples of 8; repeat it, or list them with commas.
-        fps: frames a second of the clips.
-        people: with several people in a picture: follow the largest, or drop the file.
-        min_frames: drop clips that are shorter.
-        max_frames: read at most so many frames of each file.
-        holdout: share of the files kept from training, to judge it by.
-        device: where the pose networks run.
-    """
-    from entprog.prepare.folder import prepare_folder
-
-    result = prepare_folder(
-        inputs, out, sizes=integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
-        max_frames=max_frames, holdout=holdout, device=device,
-    )  # fmt: skip
-    files = f"{result.kept} files kept, {result.dropped} dropped"
-    print(f"{result.out}: {result.clips} clips, {result.frames} frames; {files}")
-    for reason, count in result.reasons.items():
-        print(f"  {count} x {reason}")
-
-
-@app.command(sort_key=2)
-def rank(
-    recipe: Path,
-    /,
-    *,
-    phase: str | None = None,
-    preset: str | None = None,
-    device: str | None = None,
-    overrides: Overrides = (),
-) -> None:
-    """Score the blocks of a recipe's model without training, and print the ranking.
-
-    Shows each block's importance with its standard error, beside what it costs
-    to train it. Takes the recipe's keys as options, as `entprog train` does.
-
-        entprog rank recipe.toml --phase pose --ranking.score gradient
-
-    Args:
-        recipe: the run's configuration, a TOML file.
-        phase: only this phase of the recipe.
-        preset: "paper" for the published ranking.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-    """
-    config = read_config(recipe, pairs(overrides, preset=preset, device=device))
-    from entprog.rank import rank as verb
-
-    verb(config, phase=phase)
-
-
-@app.command(name="plan", sort_key=2, usage="Usage: entprog plan [RECIPE] [OPTIONS] [--KEY VALUE ...]")
-def plan_run(
-    recipe: Path | None = None,
-    /,
-    *,
-    device: str | None = None,
-    memory: str | None = None,
-    order: str | None = None,
-    json: Path | None = None,
-    picture: Path | None = None,
-    method: str | None = None,
-    preset: str | None = None,
-    overrides: Overrides = (),
-) -> None:
-    """Say what a run would take: memory, time and what trains, stage by stage, without running it.
-
-    Needs neither the data nor the weights nor the device. The ranking isn't
-    known before the run, so each stage is shown twice: for blocks from the
-    end of the network (suffix: the best case) and spread over it (the worst).
-
-        entprog plan recipe.toml --device h100
-        entprog plan recipes/wan-14b-80gb.toml --device a100 --picture plan.svg
-
-    Args:
-        recipe: the run's configuration, a TOML file; the demo's if left out.
-        device: h200, h100, a100, l40s, 5090, 4090, 3090, rtx6000, a6000, t4 or cpu; what this machine has if left out.
-        memory: the device's memory, such as 24GiB, where it differs.
-        order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
-        json: write all figures to this file.
-        picture: draw memory by stage into this file, an SVG.
-        method: "full" or "progressive".
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
-    """
-    from entprog.plan.verb import demo_recipe
-    from entprog.plan.verb import plan as verb
-
-    over = pairs(overrides, method=method, preset=preset)
-    config = demo_recipe(over) if recipe is None else read_config(recipe, over, planned=True)
-    verb(config, device=device or "", memory=memory or "", order=order or "", json_file=json, picture=picture)
-
-
-@app.command(sort_key=3, usage="Usage: entprog train RECIPE [--KEY VALUE ...] [OPTIONS]")
-def train(
-    recipe: Path | None = None,
-    /,
-    *,
-    resume_from_checkpoint: str | None = None,
-    keys: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    output_dir: str | None = None,
-    method: str | None = None,
-    preset: str | None = None,
-    label: str | None = None,
-    device: str | None = None,
-    overrides: Overrides = (),
-) -> None:
-    """Train by a recipe: rank the blocks of each phase, then train them as the schedule says.
-
-    A recipe is a TOML file that says what differs from the defaults. All its
-    keys with type, default and meaning, as a recipe to begin from:
-
-        entprog train --keys
-
-    Every key of a table is an option, too: its dotted name, then its value as
-    in TOML, where lists need no brackets and text needs no quotes.
-
-        entprog train recipe.toml --train.seed 3 --phases.video.steps 500
-
-    Ctrl-C saves a checkpoint and stops; this goes on where it stopped:
-
-        entprog train recipe.toml --resume-from-checkpoint latest
-
-    Args:
-        recipe: the run's configuration, a TOML file.
-        resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
-        keys: print all keys of a recipe and stop.
-        output_dir: the run folder; it must not exist yet.
-        method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
-        label: name of the run in tables.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-    """
-    if keys:
-        print(_all_keys(), end="")
-        return
-    if recipe is None:
-        raise ConfigError(["train needs a RECIPE, a TOML file; entprog train --keys prints one to begin from"])
-    over = pairs(overrides, output_dir=output_dir, method=method, preset=preset, label=label, device=device)
-    config = read_config(recipe, over)
-    command = ["entprog", "train", str(recipe), *(f"--{key}={value}" for key, value in over)]
-    if resume_from_checkpoint is not None:
-        command += ["--resume-from-checkpoint", resume_from_checkpoint]
-    from entprog.train.run import train as verb
-
-    verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command))
-
-
-@app.command(sort_key=4)
-def sample(
-    run: Path,
-    /,
-    *,
-    reference: str,
-    drive: str,
-    out: Path,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int | None = None,
-    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
-    resolution: int | None = None,
-    frames: int | None = None,
-) -> None:
-    """Animate the person of one picture with the poses of a video.
-
-    Writes an mp4 and a GIF with reference, pose and generated clip side by
-    side, and the generated frames as PNG. What is not given is as the run's
-    own configuration says.
-
-        entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
-
-    Args:
-        run: a folder made by entprog train.
-        reference: an image, or a clip by name: CLIP of the run's data, FOLDER:CLIP of another prepared folder.
-        drive: whose poses to follow: a video file, or a clip by name.
-        out: folder for the clips.
-        num_inference_steps: model calls a clip; more are slower and finer.
-        guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
-        seed: of the initial noise.
-        scheduler: how noise is removed.
-        resolution: side in pixels.
-        frames: at most so many.
-    """
-    from entprog.sample import sample as verb
-
-    numbers = {
-        "sample.num_inference_steps": num_inference_steps,
-        "sample.guidance_scale": guidance_scale,
-        "sample.seed": seed,
-        "evaluate.resolution": resolution,
-        "evaluate.frames": frames,
-    }
-    within_limits(without_none(numbers))
-    clip = verb(
-        run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
-    )  # fmt: skip
-    print(clip)
-
-
-@app.command(sort_key=5)
-def evaluate(
-    run: Path,
-    /,
-    *,
-    clips: int | None = None,
-    frames: int | None = None,
-    videos: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int | None = None,
-    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
-    overrides: Overrides = (),
-) -> None:
-    """Measure a finished run on held-out clips, and write its metrics.json.
-
-    Compares generated with true frames under a pinned protocol, which is
-    printed beside the numbers, next to two baselines: copying the reference,
-    and the mean frame. What is not given is as the run's own configuration says.
-
-        entprog evaluate runs/mine --clips 64
-
-    Args:
-        run: a folder made by entprog train.
-        clips: held-out clips.
-        frames: frames of each, from its first frame on.
-        videos: clips that are written as mp4 and GIF.
-        num_inference_steps: model calls a clip.
-        guidance_scale: classifier-free guidance; 1 for none.
-        seed: of the initial noise.
-        scheduler: how noise is removed.
-    """
-    from entprog.evaluate import evaluate as verb
-
-    of_evaluate = {"clips": clips, "frames": frames, "videos": videos}
-    of_sample = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "scheduler": scheduler,
-    }
-    given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
-    given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
-    verb(run, overrides=dict(pairs(overrides)) | given)
-
-
-@app.command(sort_key=6)
-def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:
-    """Make one page about one or several runs.
-
-    A single HTML file that needs nothing outside it: importance of the blocks,
-    which of them trained when, loss, memory, metrics and sample videos. Several
-    runs are compared; runs that still train can be looked at, too.
-
-        entprog report runs/full runs/progressive --out compare.html
-
-    Args:
-        runs: folders made by entprog train.
-        out: the page; by default report.html in the run's folder, or in the folder that holds all runs.
-    """
-    from entprog.report import write_report
-
-    print(write_report(runs, out))
-
-
-@app.command(sort_key=7)
-def bench(
-    suite: str,
-    /,
-    *,
-    arms: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    seeds: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    minutes: float = 0.0,
-    results: Path = Path("benchmarks/results"),
-    runs: Path = Path("runs/bench"),
-    calibrate: Annotated[bool, Parameter(negative=())] = False,
-    only_report: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Compare ways of training under one protocol: a record a run, tables and a page from the records.
-
-    Makes the runs of a suite that have no record yet: for each arm what its
-    steps cost, the sweep of its learning rate, then every seed at every budget.
-    Stop it at any time; the same command goes on where it stopped, bit for bit.
-
-        entprog bench smoke
-        entprog bench nano --minutes 50
-        entprog bench nano --arms lora-16 --seeds 0
-        entprog bench nano --calibrate
-
-    Args:
-        suite: the name of a shipped suite, or a TOML file.
-        arms: only these arms of the suite; repeat it, or list them with commas.
-        seeds: only these seeds.
-        minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
-        results: records, tables and pictures go to a folder of the suite's name in it.
-        runs: run folders, sample clips and the page, likewise.
-        calibrate: no runs; time the steps of all arms in turns, for seconds that mean something.
-        only_report: no runs; tables and page from the records that are there.
-    """
-    from entprog.bench.verb import bench as verb
-
-    command = ["entprog", "bench", suite, *(f"--{key}={value}" for key, value in (
-        ("arms", ",".join(arms)), ("seeds", ",".join(seeds)),
-    ) if value)]  # fmt: skip
-    verb(
-        suite, arms=listed(arms), seeds=integers("seeds", seeds), minutes=minutes, results=results, runs=runs,
-        calibrate=calibrate, only_report=only_report, command=shlex.join(command),
-    )  # fmt: skip
+for place, command in enumerate(COMMANDS):
+    app.command(command, sort_key=place, usage=USAGES.get(command))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -426,10 +84,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             app(with_overrides_set(tokens))
         except UnknownOptionError as error:
             raise with_a_key(error, tokens[0]) from error
-
-
-def _all_keys() -> str:
-    return (
-        "# Every key of a recipe, at its default. Keep what you change; leave out the rest.\n"
-        "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + keys.recipe()
-    )

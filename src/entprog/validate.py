@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from entprog import combinations, keys
+from entprog import combinations, idle, keys
 from entprog.config import PRESETS, PUBLISHED, Config, PhaseConfig
 from entprog.trees import laid_over, leaves, value_at, without
 from entprog.values import Typed, converted, literal, outside, shown
@@ -105,7 +105,7 @@ def config_of(
     if reader.problems:
         raise ConfigError(reader.problems)
     if not resolved and not quiet:
-        for finding in combinations.without_effect(config, reader.given, reader.typed):
+        for finding in idle.without_effect(config, reader.given, reader.typed):
             warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
