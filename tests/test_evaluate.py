@@ -1,6 +1,8 @@
 """Evaluation and sampling of a tiny run on a tiny rendered data set."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,12 +266,27 @@ def test_bad_references_and_drives_say_what_to_give(run: Path, data: Shards, tmp
         ({"frames": -1}, "frames = -1"),
         ({"out": tmp_path / "file"}, "give a folder"),
         ({"scheduler": "euler"}, "choose one of ddim"),
+        ({"device": "gpu"}, "device = 'gpu': choose auto, cpu, cuda or cuda:N"),
     ):
         with pytest.raises(ValueError, match=message):
             sample(run, **good | changed)
     assert not (tmp_path / "out").exists()
     written = sample(run, reference=str(tmp_path / "wall.png"), **{k: good[k] for k in good if k != "reference"})
     assert written.is_file(), "a picture without a person is cut to its middle"
+
+
+def test_a_run_of_another_device_is_sampled_and_measured_here(run: Path, data: Shards, tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    shutil.copytree(run, far)
+    config = (far / "config.toml").read_text()
+    (far / "config.toml").write_text(re.sub(r'(?m)^device = ".*"', 'device = "cuda:3"', config))
+    clip = data.rows[0].clip
+    options: dict[str, Any] = {"reference": clip, "drive": clip, "out": tmp_path / "out", "num_inference_steps": 1}
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device = 'cuda:3': no CUDA device here; choose cpu or auto"):
+            sample(far, **options)
+    assert sample(far, **options, device="cpu").is_file()
+    assert evaluate(far, device="cpu", overrides={"evaluate.clips": 1, "evaluate.videos": 0})["metrics"]
 
 
 def test_frames_folder_with_other_files_is_left_alone(run: Path, data: Shards, tmp_path: Path) -> None:

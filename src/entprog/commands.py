@@ -208,6 +208,7 @@ def sample(
     scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
     resolution: int | None = None,
     frames: int | None = None,
+    device: str = "",
 ) -> None:
     """Animate the person of one picture with the poses of a video.
 
@@ -228,6 +229,7 @@ def sample(
         scheduler: how noise is removed.
         resolution: side in pixels.
         frames: at most so many.
+        device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
     """
     from entprog.sample import sample as verb
 
@@ -242,6 +244,7 @@ def sample(
     clip = verb(
         run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
+        device=device,
     )  # fmt: skip
     print(clip)
 
@@ -257,6 +260,7 @@ def evaluate(
     guidance_scale: float | None = None,
     seed: int | None = None,
     scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+    device: str = "",
     overrides: Overrides = (),
 ) -> None:
     """Measure a finished run on held-out clips, and write its metrics.json.
@@ -276,6 +280,7 @@ def evaluate(
         guidance_scale: classifier-free guidance; 1 for none.
         seed: of the initial noise.
         scheduler: how noise is removed.
+        device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
     """
     from entprog.evaluate import evaluate as verb
 
@@ -288,7 +293,7 @@ def evaluate(
     }
     given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
     given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
-    verb(run, overrides=dict(pairs(overrides)) | given)
+    verb(run, overrides=dict(pairs(overrides)) | given, device=device)
 
 
 def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:

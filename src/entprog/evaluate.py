@@ -67,12 +67,13 @@ class KeypointMetric(Protocol):
     def update_keypoints(self, fake: Tensor, keypoints: Tensor) -> None: ...
 
 
-def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: str = "") -> dict[str, Any]:
     """Evaluate a finished run and write `metrics.json` and `samples/final` into its folder.
 
     Args:
         run: a folder made by `entprog train`.
         overrides: dotted keys over the run's own configuration, such as {"sample.guidance_scale": 1.5}.
+        device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
 
     Returns:
         What `metrics.json` holds; a table of it is printed, with the protocol.
@@ -87,7 +88,7 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None) -> dict[s
     config = read_config(run / "config.toml", given, resolved=True)
     for finding in combinations.metric_packages(config):
         raise ValueError(finding.keys[0] + finding.text)
-    _, task, codec = open_run(run, config.sample.weights)
+    _, task, codec = open_run(run, config.sample.weights, device)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
     shards = open_data(config.data)
     result = evaluate_task(task, shards, config, run, codec=codec, weights="ema" if averaged else "model")

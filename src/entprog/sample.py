@@ -57,6 +57,7 @@ def sample(
     scheduler: str | None = None,
     resolution: int | None = None,
     frames: int | None = None,
+    device: str = "",
 ) -> Path:
     """Generate one clip of the reference's person in the poses of `drive`.
 
@@ -69,6 +70,7 @@ def sample(
         num_inference_steps, guidance_scale, seed, scheduler: as in the run's [sample] where not given.
         resolution: side in pixels; where not given that of the run's last phase.
         frames: at most so many; where not given as many as the run's [evaluate] compares.
+        device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
 
     Returns:
         The path of the mp4.
@@ -79,7 +81,7 @@ def sample(
     run, out = Path(run), Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out = {str(out)!r}: a file; give a folder")
-    config, task, codec = open_run(run)
+    config, task, codec = open_run(run, device=device)
     given: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,

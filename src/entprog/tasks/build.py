@@ -138,13 +138,16 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
-def open_run(run: Path, weights: str = "auto") -> tuple[Config, HumanVideo, PatchCodec]:
+def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config, HumanVideo, PatchCodec]:
     """Configuration, task with the trained weights, and codec of a finished run.
 
-    `weights` is "model", "ema", or "auto": averaged weights where the run kept them.
+    Args:
+        weights: "model", "ema", or "auto": averaged weights where the run kept them.
+        device: where the task goes; empty for the run's own. What trained in fp16 on a CUDA device runs elsewhere as
+            "auto" does.
 
     Raises:
-        ValueError: no run, not finished, or averaged weights asked for that it has not got.
+        ValueError: no run, not finished, averaged weights asked for that it has not got, or no such device.
     """
     from entprog.validate import read_config
 
@@ -156,6 +159,10 @@ def open_run(run: Path, weights: str = "auto") -> tuple[Config, HumanVideo, Patc
             f"run = {str(run)!r}: it has no final weights yet; finish it with --resume-from-checkpoint latest"
         )
     config = read_config(run / "config.toml", resolved=True)
+    if device and device != config.device:
+        half = config.train.mixed_precision == "fp16" and pick_device(device).type == "cpu"
+        precision = "auto" if half else config.train.mixed_precision
+        config = replace(config, device=device, train=replace(config.train, mixed_precision=precision))
     averaged = final / "ema.safetensors"
     if weights == "ema" and not averaged.is_file():
         raise ValueError(f"weights = 'ema': {run} has no averaged weights; set train.ema_decay, or choose model")
