@@ -253,6 +253,22 @@ def test_a_preset_brings_its_method(recipe):
     assert "method = 'entprog': brings a preset of its own; leave out preset = 'paper'" in told[0]
     other = read_config(recipe('preset = "entprog"\n[train]\nreference_cache = "off"'), {"method": "full"})
     assert (other.method, other.method_options, other.train.reference_cache) == ("full", {}, "off")
+    assert not other.phases["subject"].gradient_checkpointing
+
+
+def test_a_preset_recomputes_in_phases_of_single_frames(recipe):
+    pytest.importorskip("peft")
+
+    def recompute(text, over=()):
+        config = read_config(recipe(f'method = "entprog"\n[train]\nlr_warmup_steps = 0\n{text}'), dict(over))
+        return {name: phase.gradient_checkpointing for name, phase in config.phases.items()}
+
+    assert recompute("") == {"subject": True, "pose": True, "video": False}
+    own = "[phases.video]\n[phases.pose]\nframes = 2\n[phases.mine]\n[phases.other]\ngradient_checkpointing = false\n"
+    found = recompute(own)
+    assert list(found.items()) == [("video", False), ("pose", False), ("mine", True), ("other", False)]
+    assert recompute(own, {"phases.pose.frames": "1"})["pose"]
+    assert problems(recipe('method = "entprog"\n[phases]\npose = 3'))  # said, not a traceback
 
 
 def test_unknown_preset(recipe):

@@ -287,10 +287,10 @@ class Config:
         method: a plugin of kind "method": "progressive", "mixed", "full", "lora", "lisa" or "badam" (or
             package.module:Class); "entprog" is short for the preset of that name.
         method_options: the method's own options.
-        preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank on the last half of the
-            blocks, the backward ending there, the rest in bf16, its reference features kept on disk (a pose
-            adapter that is new belongs at the blocks then, model.pose = "blocks"). It takes for granted that the base
-            knows such pictures; where it does not, set method_options.m_images = 0.
+        preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank, on every block in phases of
+            single frames, which recompute activations, and on the last half in phases of clips, the backward ending
+            there; what rests in bf16, reference features kept on disk (a pose adapter that is new belongs at the
+            blocks then, model.pose = "blocks").
             "paper" sets ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -315,7 +315,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "": {},
     "entprog": {
         "method": "lora",
-        "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.5, "inputs": "never"},
+        "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.5, "m_images": 0, "inputs": "never"},
         "schedule": {"frozen_storage": "bf16"},
         "train": {"reference_cache": "disk"},
     },
@@ -325,3 +325,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Values that a preset puts under the recipe's own (the recipe's keys win)."""
+
+IMAGES: dict[str, dict[str, Any]] = {"entprog": {"gradient_checkpointing": True}}
+"""Likewise for each phase of single frames, as long as the method is the preset's."""

@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 
 from entprog import combinations, idle, keys
-from entprog.config import PRESETS, PUBLISHED, Config, PhaseConfig
+from entprog.config import IMAGES, PRESETS, PUBLISHED, Config, PhaseConfig
 from entprog.trees import laid_over, leaves, value_at, without
 from entprog.values import Typed, converted, literal, outside, shown
 
@@ -192,7 +192,10 @@ class Reader:
             preset = method
             tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
         under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        return laid_over(_without_strange_options(under, tree), tree)
+        under = _without_strange_options(under, tree)
+        if "method_options" in under:
+            under = {**under, "phases": _under_phases(IMAGES.get(str(preset), {}), tree.get("phases"))}
+        return laid_over(under, tree)
 
     def config(self, tree: dict[str, Any]) -> Config:
         """The configuration, with the default for each value that was refused."""
@@ -307,6 +310,16 @@ def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[s
         if now not in (None, attrgetter(named)(Config()) if before is None else before):
             tree = without(tree, options)
     return tree
+
+
+def _under_phases(values: dict[str, Any], phases: Any) -> dict[str, Any]:
+    """Values to put under those of a recipe's phases that train on single frames; all phases, in their order."""
+    under = {}
+    for name, table in phases.items() if isinstance(phases, dict) else ():
+        start = PUBLISHED.get(name, PhaseConfig())
+        frames = table.get("frames", start.frames) if isinstance(table, dict) else start.frames
+        under[name] = values if (literal(frames) if isinstance(frames, Typed) else frames) == 1 else {}
+    return under
 
 
 def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
