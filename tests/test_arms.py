@@ -2,6 +2,7 @@
 
 import tomllib
 import warnings
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -49,3 +50,10 @@ def test_the_library_holds_what_the_protocol_promises() -> None:
     assert set(NAMED) <= ARMS.keys()
     runs = {name: f"{resolved(arm)} {arm.get('shares')}" for name, arm in ARMS.items()}
     assert len(set(runs.values())) == len(ARMS), "no two are the same run"
+
+
+def test_the_preset_is_the_arm_that_won() -> None:
+    arm = resolved(ARMS["entprog-deep"])
+    preset = resolved({"method": "entprog", "model": {"pose": "blocks"}})
+    options = {key: value for key, value in arm.method_options.items() if key != "full"}  # what is new in nano's base
+    assert preset == replace(arm, preset="entprog", method_options=options)
