@@ -77,6 +77,11 @@ def test_seconds_of_a_run_hold_scoring_and_search() -> None:
     timed["video"]["cache"] = 0.5  # seconds of a FLOP of the reference cache
     record["totals"]["flops_cache"] = 8.0
     assert run_seconds(record, calibration) == pytest.approx(wanted + 4.0)
+    timed["pose"]["cache"] = 7.0  # a phase that caches next to nothing, at a bad rate: one of its 8 FLOPs
+    for name, cached in (("pose", 1.0), ("video", 7.0)):
+        ranked = 75.0 if name == "pose" else 0.0
+        record["phases"][name] |= {"flops": 1000.0 + ranked + cached, "flops_steps": 1000.0}
+    assert run_seconds(record, calibration) == pytest.approx(wanted + 7.0 + 3.5)
     assert math.isnan(run_seconds({**record, "arm": "full"}, calibration))
     older = {**calibration, "made": "2026-01-01", "arms": {"linear": timed, "full": timed}}
     both = {"a": calibration, "b": older, "c": record}

@@ -226,7 +226,25 @@ def run_seconds(record: Record, calibration: Record) -> float:
         if known["scoring"]:
             ranked = sum(ranking["flops"] for ranking in record["rankings"] if ranking["phase"] == name)
             total += known["scoring"]["seconds"] * ranked / known["scoring"]["flops"]
-    return total + record["totals"].get("flops_cache", 0.0) * max(phase.get("cache", 0.0) for phase in timed.values())
+    return total + _cache_seconds(record, timed)
+
+
+def _cache_seconds(record: Record, timed: Mapping[str, Any]) -> float:
+    """Seconds that filling the reference cache takes: each phase's FLOPs by its own rate.
+
+    A phase that leaves next to nothing frozen caches next to nothing, at many times the seconds of a FLOP.
+    """
+    whole = record["totals"].get("flops_cache", 0.0)
+    rates = {name: timed[name].get("cache", 0.0) for name in record["phases"]}
+    if not whole or not any(rates.values()):
+        return 0.0
+    filled = {}
+    for name, phase in record["phases"].items():
+        ranked = sum(ranking["flops"] for ranking in record["rankings"] if ranking["phase"] == name)
+        filled[name] = max(0.0, phase["flops"] - phase.get("flops_steps", phase["flops"]) - ranked)
+    if not sum(filled.values()):  # a record that does not tell a phase's steps from the rest
+        return float(whole * max(rates.values()))
+    return float(whole * sum(filled[name] * rates[name] for name in rates) / sum(filled.values()))
 
 
 def latest(records: Mapping[str, Record], arms: Sequence[str]) -> Record | None:
