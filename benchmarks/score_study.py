@@ -27,7 +27,7 @@ from torch import Tensor, optim
 from entprog import plugins
 from entprog.bench.base import base_weights, started_from
 from entprog.bench.picture import Series, chart
-from entprog.bench.suite import read_suite
+from entprog.bench.read import read_suite
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.statistics import mean_and_error

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from entprog.bench.cells import Cell
+from entprog.bench.read import suite_of
 from entprog.bench.record import Record
-from entprog.bench.suite import Suite, suite_of
+from entprog.bench.suite import Suite
 from entprog.trees import laid_over
 
 TREE: dict[str, Any] = {

@@ -14,9 +14,10 @@ import tomli_w
 import torch
 
 from entprog.bench.cells import plan
+from entprog.bench.read import suite_of
 from entprog.bench.record import Record, read_records
 from entprog.bench.runner import run_suite
-from entprog.bench.suite import Suite, suite_of
+from entprog.bench.suite import Suite
 from entprog.cli import main
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video import HumanVideo

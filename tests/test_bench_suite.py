@@ -7,7 +7,7 @@ import pytest
 
 from bench_suites import suite, tree
 from entprog.bench import protocol
-from entprog.bench.suite import read_suite, suite_of, suites
+from entprog.bench.read import read_suite, suite_of, suites
 from entprog.cli import main
 from entprog.validate import ConfigError
 

@@ -8,9 +8,10 @@ from entprog.bench.calibrate import calibrate as timed
 from entprog.bench.calibrate import latest, run_seconds
 from entprog.bench.cells import plan
 from entprog.bench.page import write_all
+from entprog.bench.read import read_suite
 from entprog.bench.record import add_record, read_records
 from entprog.bench.runner import run_suite
-from entprog.bench.suite import Suite, read_suite
+from entprog.bench.suite import Suite
 from entprog.bench.summary import all_tables
 from entprog.bench.tables import Analysis, markdown
 from entprog.validate import ConfigError
