@@ -143,6 +143,32 @@ def test_people_are_never_mixed() -> None:
         assert (cell.exam.seed if cell.exam else None) == {"pilot": None, "tune": 2, "final": 3}[cell.kind]
 
 
+def test_each_seed_may_have_people_of_its_own() -> None:
+    small = suite(people_by_seed=True, tuning={"seeds": [1000, 1001]})
+    planned, _, made = finished(small)
+    people = {(cell.kind, cell.seed): cell.config.data.seed for cell in made}
+    assert people == {
+        ("pilot", 1000): 1, ("tune", 1000): 1, ("tune", 1001): 101,
+        ("final", 0): 0, ("final", 1): 100, ("final", 2): 200,
+    }  # fmt: skip
+    assert {cell.exam.seed for cell in planned.finals.values() if cell.exam} == {3}  # all are examined on the same
+    alone = suite()
+    assert {cell.address for cell in made if cell.seed in (0, 1000)} <= {cell.address for cell in finished(alone)[2]}
+
+
+def test_a_rate_is_judged_by_its_mean_over_the_sweeps_seeds() -> None:
+    small = suite(arms=["full"], tuning={"seeds": [1000, 1001, 1002]}, rates=[0.5, 1.0, 2.0])
+    losses = {(1000, 0.5): 1.0, (1001, 0.5): 9.0, (1002, 0.5): 8.0}  # the first alone would have it
+    records: dict[str, Record] = {}
+    while (planned := plan(small, records)).missing:
+        assert planned.ahead > 0
+        for cell in planned.missing:
+            records[cell.address] = record_of(cell, losses.get((cell.seed, cell.factor), 1.0 + cell.factor))
+    state = planned.sweeps["full", small.tuning.budgets[0]]
+    assert state.best == 1.0 and state.losses[0.5] == pytest.approx(6.0)
+    assert {cell.factor for cell in planned.finals.values()} == {1.0}
+
+
 def test_budgets_are_met_in_exact_cost() -> None:
     small = suite()
     planned, _, _ = finished(small)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import inf, log
+from statistics import mean
 from typing import Any
 
 from entprog import plugins
@@ -144,7 +145,7 @@ class _Planner:
     def whole(self) -> float:
         """What an arm takes of which nothing is known: its sweeps and its finals."""
         settings, tuning = self.suite.settings, self.suite.tuning
-        sweeps = sum(tuning.budgets) * len(settings.rates) if len(settings.rates) > 1 else 0.0
+        sweeps = sum(tuning.budgets) * len(settings.rates) * len(tuning.seeds) if len(settings.rates) > 1 else 0.0
         return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
 
     def pilot(self, arm: str) -> Cell:
@@ -153,7 +154,7 @@ class _Planner:
         steps = {name: max(least, round(suite.tuning.pilot * count)) for name, count in suite.steps.items()}
         # The lowest rate of the sweep: what a step costs is known from any, and this one diverges last.
         factor = rounded(suite.arms[arm].lr_factor * suite.settings.rates[0])
-        return self.cell("pilot", arm, suite.tuning.seed, factor, steps, suite.tuning.pilot)
+        return self.cell("pilot", arm, suite.tuning.seeds[0], factor, steps, suite.tuning.pilot)
 
     def arm(self, arm: str, pilot: Cell) -> float:
         """The sweeps of an arm and, once they are over, its finals; what lies ahead that is not known yet."""
@@ -165,7 +166,7 @@ class _Planner:
         best: dict[float, tuple[float, Mapping[str, PhaseCost]] | None] = {}  # None: still swept
         ahead = 0.0
         for budget, steps in self.tuned_at(arm, known) if len(settings.rates) > 1 else ():
-            cells = {}
+            cells: dict[float, list[Cell]] = {}
             centre = self.suite.arms[arm].lr_factor
             losses: dict[float, float] = {}
             while True:
@@ -173,20 +174,20 @@ class _Planner:
                 for rate in state.tried:
                     if rate not in cells:
                         factor = rounded(centre * rate)
-                        cells[rate] = self.cell("tune", arm, tuning.seed, factor, steps, budget)
+                        cells[rate] = [self.cell("tune", arm, seed, factor, steps, budget) for seed in tuning.seeds]
                 new = {
-                    rate: exam_loss(self.records[cells[rate].address])
+                    rate: mean(exam_loss(self.records[cell.address]) for cell in cells[rate])
                     for rate in state.missing
-                    if cells[rate].address in self.records
+                    if all(cell.address in self.records for cell in cells[rate])
                 }
                 if not new:
                     break
                 losses |= new
             self.found.sweeps[arm, budget] = state
             if state.best is None:
-                ahead, best[budget] = ahead + 0.5 * budget, None  # it may have to be widened
+                ahead, best[budget] = ahead + 0.5 * budget * len(tuning.seeds), None  # it may have to be widened
                 continue
-            won = cells[state.best]
+            won = cells[state.best][0]
             measured = self.costs_of(won)
             if measured is None:
                 self.found.notes.append(f"{arm}: diverged at every rate that was tried; left out")

@@ -30,13 +30,15 @@ def told(suite: "Suite") -> list[str]:
         for name, phase in suite.config(settings.reference).phases.items()
         if phase.steps
     )
+    tuned = str(len(suite.tuning.seeds)) if suite.tuning.seeds[1:] else "one"
     lines = [
         f"{suite.name}: {phases}; all arms start from the same weights and see the same data order, tau and noise at "
         "each step",
-        f"{len(settings.seeds)} seeds; values are means over seeds +- their standard deviation",
+        f"{len(settings.seeds)} seeds{', each training on other people' if settings.people_by_seed else ''}; values "
+        "are means over seeds +- their standard deviation",
         f"learning rates: {len(settings.rates)} factors an arm around its own centre, all with "
-        f"{said(suite, 'train', 'lr_scheduler', 'constant')} decay, widened until the best lies inside; on one "
-        "seed, on people whom no final run sees",
+        f"{said(suite, 'train', 'lr_scheduler', 'constant')} decay, widened until the best lies inside; on "
+        f"{tuned} seed{'s' * (tuned != 'one')}, on people whom no final run sees",
         f"loss: noise-prediction error on {exam.clips} held-out clips whom neither training nor a search nor a sweep "
         f"has seen, {exam.repeats} draw{'s' * (exam.repeats > 1)} each, the same for all arms; errors of differences "
         "are paired, by clip",
@@ -68,6 +70,8 @@ def wrong(suite: "Suite") -> Iterator[str]:
         values = getattr(settings, key)
         if len(set(values)) < len(values):
             yield f"{key} = {list(values)}: something is there twice"
+    if not tuning.seeds or len(set(tuning.seeds)) < len(tuning.seeds):
+        yield f"tuning.seeds = {list(tuning.seeds)}: give at least one, none of them twice"
     if list(settings.rates) != sorted(settings.rates) or not settings.rates:
         yield f"rates = {list(settings.rates)}: give factors in ascending order"
     if not settings.budgets and not settings.equal_steps:
@@ -95,13 +99,20 @@ def wrong(suite: "Suite") -> Iterator[str]:
     if suite.base and not isinstance(suite.base.get("phases"), dict):
         yield "base: needs phases, such as [base.phases.video]"
     yield from _protocol(suite)
+    if settings.people_by_seed and said(suite, "data", "path", ""):
+        yield "people_by_seed = true: a folder has one set of people; leave it out where recipe.data.path is given"
     if not said(suite, "data", "path", ""):
         seen = {
             "recipe.data": said(suite, "data", "seed", 0), "tuning.data": tuning.data.get("seed"),
             "tuning.exam": tuning.exam.get("seed"), "exam.data": exam.data.get("seed"),
         }  # fmt: skip
-        if len(set(seen.values())) < len(seen):
+        sets = list(seen.values())
+        sets += [suite.people(seed)["seed"] for seed in settings.seeds[1:] if suite.people(seed)]
+        more = [suite.people(seed, tuning=True) for seed in tuning.seeds[1:]]
+        sets += [people["seed"] for people in more if people]
+        if len(set(sets)) < len(sets):
             told = ", ".join(f"{key}.seed = {value}" for key, value in seen.items())
+            told += " (people_by_seed: 100 more for each further seed)" if settings.people_by_seed else ""
             yield f"{told}: four sets of people that must differ, so that no number comes from people seen before"
 
 

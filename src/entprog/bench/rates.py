@@ -13,12 +13,14 @@ class Sweep:
         best: the factor of the lowest loss, once it is over.
         interior: whether lower and higher factors were tried and are worse.
         tried: all factors of the sweep, ascending.
+        losses: of those that are known.
     """
 
     missing: tuple[float, ...]
     best: float | None
     interior: bool
     tried: tuple[float, ...]
+    losses: Mapping[float, float]
 
 
 def sweep(rates: Sequence[float], losses: Mapping[float, float], widen: int) -> Sweep:
@@ -29,13 +31,13 @@ def sweep(rates: Sequence[float], losses: Mapping[float, float], widen: int) -> 
     """
     ladder = list(rates)
     if len(ladder) < 2:  # nothing to sweep
-        return Sweep((), ladder[0], False, tuple(ladder))
+        return Sweep((), ladder[0], False, tuple(ladder), losses)
     down, up = rates[1] / rates[0], rates[-1] / rates[-2]
     below = above = 0
     while True:
         missing = tuple(rate for rate in ladder if rate not in losses)
         if missing:
-            return Sweep(missing, None, False, tuple(ladder))
+            return Sweep(missing, None, False, tuple(ladder), losses)
         best = min(ladder, key=lambda rate: (losses[rate], rate))
         if best == ladder[0] and below < widen:
             ladder.insert(0, rounded(ladder[0] / down))
@@ -44,7 +46,7 @@ def sweep(rates: Sequence[float], losses: Mapping[float, float], widen: int) -> 
             ladder.append(rounded(ladder[-1] * up))
             above += 1
         else:
-            return Sweep((), best, best not in (ladder[0], ladder[-1]), tuple(ladder))
+            return Sweep((), best, best not in (ladder[0], ladder[-1]), tuple(ladder), losses)
 
 
 def rounded(factor: float) -> float:

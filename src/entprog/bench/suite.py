@@ -15,7 +15,8 @@ class Tuning:
     """[tuning] how each arm's learning rate is found.
 
     Attributes:
-        seed: of the runs that it takes; one seed.
+        seeds: of the runs that it takes; a rate is judged by its mean over them, a step's cost
+            is that of the first.
         data: over the recipe's [data]: other people than the final runs train on.
         exam: over the recipe's [data]: whose held-out people decide between rates.
         budgets: multiples of the reference's cost at which rates are swept, besides an arm's own longer ones; a final
@@ -25,7 +26,7 @@ class Tuning:
         pilot: share of the recipe's steps that a first run takes, to know what an arm's steps cost.
     """
 
-    seed: int = 1000
+    seeds: tuple[int, ...] = (1000,)
     data: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
     exam: dict[str, Any] = field(default_factory=lambda: {"seed": 2})
     budgets: tuple[float, ...] = (1.0,)
@@ -57,6 +58,8 @@ class Settings:
         arms: names from the library (assets/bench/arms.toml) or from the suite's own [define.NAME].
         reference: the arm whose cost is the unit of budgets, and that all are compared with.
         seeds: of final runs.
+        people_by_seed: each seed trains on people of its own: data.seed rises by 100 a seed, in tuning likewise.
+            Errors over seeds then hold for other videos, too, not for these few alone.
         budgets: costs, as multiples of what the reference takes for the recipe's steps; videos are sampled at
             the largest.
         longer: further budgets of single arms, such as {full = [2.0]}: to know when others reach where it ends.
@@ -73,6 +76,7 @@ class Settings:
     arms: tuple[str, ...] = ()
     reference: str = "full"
     seeds: tuple[int, ...] = (0, 1, 2)
+    people_by_seed: bool = False
     budgets: tuple[float, ...] = (1.0,)
     longer: dict[str, Any] = field(default_factory=dict)
     equal_steps: float = 1.0
@@ -89,7 +93,7 @@ LIMITS = {
     "equal_steps": "[0, inf)",
     "rates": "(0, inf)",
     "readings": "[0, inf)",
-    "tuning.seed": "[0, 4294967295]",
+    "tuning.seeds": "[0, 4294967295]",
     "tuning.budgets": "(0, inf)",
     "tuning.widen": "[0, 20]",
     "tuning.pilot": "(0, 1]",
@@ -184,7 +188,7 @@ class Suite:
                 "validation_clips": 0,
                 "checkpoints_total_limit": 1,
             },
-            "data": self.tuning.data if tuning else {},
+            "data": {**(self.tuning.data if tuning else {}), **self.people(seed, tuning=tuning)},
         })  # fmt: skip
         config = config_of(tree, f"{self.name}: arm {arm}", planned=planned, quiet=True)
         scaled = {
@@ -192,6 +196,14 @@ class Suite:
             for name, phase in config.phases.items()
         }
         return replace(config, phases=scaled)
+
+    def people(self, seed: int, *, tuning: bool = False) -> dict[str, int]:
+        """What a seed lays over [data], for people of its own to train on."""
+        seeds = self.tuning.seeds if tuning else self.settings.seeds
+        if not self.settings.people_by_seed or seed not in seeds:
+            return {}
+        first = laid_over(self.recipe.get("data", {}), self.tuning.data if tuning else {}).get("seed", 0)
+        return {"seed": first + 100 * seeds.index(seed)} if type(first) is int else {}
 
     def base_config(self) -> Config:
         """The run that makes the weights which all arms start from.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from entprog.bench import analyse, permuted
 from entprog.bench.analyse import Crossing, Group
-from entprog.bench.cells import EQUAL_STEPS, Budget, Plan, exam_loss
+from entprog.bench.cells import EQUAL_STEPS, Budget, Plan
 from entprog.bench.protocol import told
 from entprog.bench.record import Record
 from entprog.bench.suite import Suite
@@ -222,15 +222,10 @@ def sweeps(analysis: Analysis) -> Table:
     """The learning rates that were tried, with the loss on the tuning exam of each."""
     rows = []
     for (arm, budget), state in analysis.plan.sweeps.items():
-        losses = {
-            cell.factor: exam_loss(analysis.records[cell.address])
-            for cell in analysis.plan.cells.values()
-            if (cell.kind, cell.arm, cell.weight) == ("tune", arm, budget) and cell.address in analysis.records
-        }
         centre = analysis.suite.arms[arm].lr_factor
         tried = []
         for rate in state.tried:
-            loss = losses.get(float(f"{centre * rate:.4g}"))
+            loss = state.losses.get(rate)
             said = "to come" if loss is None else "diverged" if math.isinf(loss) else units.significant(loss)
             tried.append(f"x{centre * rate:.3g} {said}")
         end = "under way" if state.best is None else "inside" if state.interior else "AT AN END"
