@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from entprog.nets.dit import SIZES, build_dit
+from entprog.nets.dit import SIZES, VideoDiT, build_dit
 from entprog.tasks.build import load_weights
 from entprog.train.run import train
 from test_resume import same
@@ -63,3 +63,19 @@ def test_depth_and_recomputation_by_phase(tmp_path: Path, monkeypatch: pytest.Mo
     assert [row["m"] for row in deep] == [2 * plain[0]["m"], plain[1]["m"]]
     assert deep[0]["bytes_live"]["activations"] < plain[0]["bytes_live"]["activations"]
     assert deep[0]["flops"] > 4 / 3 * plain[0]["flops"] and deep[1]["flops"] == plain[1]["flops"]
+
+
+def test_new_blocks_that_rest_are_left_out_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporal block below the lowest adapter is the identity for the whole phase: the same run for less."""
+    monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+    data = synthetic_data(tmp_path / "data")
+    usual = {"phases__subject__steps": 0, "phases__pose__steps": 1, "phases__video__steps": 3,
+             "schedule__frozen_storage": "bf16", **ARMS["last"]}  # fmt: skip
+    less = train(tiny_config(tmp_path / "less", data, **usual))
+    monkeypatch.setattr(VideoDiT, "idle_temporal", lambda model: frozenset())
+    whole = train(tiny_config(tmp_path / "whole", data, **usual))
+    ours, all_of_it = (load_file(str(run / "final" / "model.safetensors")) for run in (less, whole))
+    assert all(tensor.equal(all_of_it[name]) for name, tensor in ours.items())
+    rows = list(zip(lines(less / "log.jsonl"), lines(whole / "log.jsonl"), strict=True))
+    assert all(a["loss"] == b["loss"] for a, b in rows)
+    assert [a["flops"] < b["flops"] for a, b in rows] == [False, True, True, True]

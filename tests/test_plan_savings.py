@@ -127,6 +127,31 @@ def test_savings_are_those_of_a_step_that_runs(name: str) -> None:
     assert step.peak + kept == pytest.approx(meter.peak, rel=0.01)
 
 
+def test_new_blocks_that_rest_are_left_out() -> None:
+    from entprog.methods.lora import Lora
+
+    model = build_model(ModelConfig(fresh=("temporal",)))
+    blocks = discover_blocks(model)
+    method = Lora(rank=4, m=0.5, full=("temporal.*",))
+    outside = [p for p in model.parameters() if not any(p is q for block in blocks for q in block.parameters())]
+    for parameter in outside:
+        parameter.requires_grad_(False)
+    optimizer = optim.AdamW(method.groups(model, blocks, lr=1e-4, seed=0), fused=True)
+    model.idle = model.idle_temporal()
+    assert model.idle == {0, 1, 2}
+    case = replace(PLAIN, low_rank=4, spared=method.full, new_rest=True)
+    for subject in (HumanVideoSubject(Config()), HumanVideoSubject(Config(), depth=DEEP)):
+        simulator = Simulator(subject)
+        adapted = method.active(0, simulator.subject.family("all"), 0)
+        short, whole = (f(case, (), adapted) for f in (simulator.timeline, simulator.whole))
+        assert short.peak == whole.peak and short.operations == whole.operations
+    step = Simulator(HumanVideoSubject(Config())).step(case, (), adapted=method.active(0, blocks.names, 0))
+    meter = metered(model, optimizer, case)
+    assert step.flops == meter.flops and step.peak == pytest.approx(meter.peak, rel=0.01)
+    planner = Planner(recipe(method="lora", method_options__m=0.5, model__fresh='["temporal"]'), find_device("4090"))
+    assert planner.case(planner.config.phases["video"]).new_rest
+
+
 def recipe(**more: Any) -> Config:
     keys = {"phases.subject.steps": 0, "phases.pose.steps": 0, "phases.video.frames": 2, "phases.video.resolution": 32}
     given = {**keys, **{key.replace("__", "."): value for key, value in more.items()}}

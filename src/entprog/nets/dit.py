@@ -70,6 +70,7 @@ class VideoDiT(nn.Module):
         self.gradient_checkpointing = False
         self.reference_gradient = True
         self.temporal_off = False
+        self.idle: frozenset[int] = frozenset()
         self._in_reference = False
         self.patch_embed = nn.Linear(config.channels * config.patch**2, width)
         self.tau_embed = TauEmbedding(width)
@@ -132,7 +133,7 @@ class VideoDiT(nn.Module):
                 (`routed_span`); the others pass these blocks by. In training only; None for all of them.
 
         Returns:
-            eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1.
+            eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1, but for those that `idle` names.
         """
         frames = x.shape[1]
         h, grid = self._embed(x)
@@ -158,12 +159,22 @@ class VideoDiT(nn.Module):
                 inner = take_tokens(inner, places) if inner is not None else None
             h = self._run(block, h, c, states[i], clean_c, inner)
             follower = self._temporal_after(i)
-            if follower is not None and frames > 1 and not self.temporal_off:
+            if follower is not None and frames > 1 and not self.temporal_off and follower not in self.idle:
                 h = self._run(self.temporal[follower], h, c, times)
             if places is not None and i == end - 1:
                 h, inner = put_tokens(whole, h, places), inner_whole
         shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
         return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
+
+    def idle_temporal(self) -> frozenset[int]:
+        """Places of the temporal blocks that do not train and are the identity: `idle` may leave them out, exactly."""
+        resting = {i: not any(p.requires_grad for p in block.parameters()) for i, block in enumerate(self.temporal)}
+        return frozenset(i for i, rests in resting.items() if rests and self._temporal(i).is_identity())
+
+    def _temporal(self, i: int) -> TemporalBlock:
+        block = self.temporal[i]
+        assert isinstance(block, TemporalBlock)
+        return block
 
     def routed_span(self) -> tuple[int, int]:
         """First of the spatial blocks that routed tokens pass by, and the one behind the last.

@@ -151,6 +151,11 @@ class TemporalBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
+    def is_identity(self) -> bool:
+        """Whether both gates are zero whatever c is, as when new."""
+        gates = [p[p.shape[0] // 2 :] for p in self.modulation.parameters()]
+        return not any(bool(gate.any()) for gate in gates)
+
     def forward(self, x: Tensor, c: Tensor, places: Tensor) -> Tensor:
         """Transform x [B, F, N, D] under c [B, D]; `places` [F, D] are the codes of the frames' positions."""
         samples, frames, tokens, width = x.shape

@@ -16,6 +16,7 @@ from entprog.plan.record import Operation
 from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.simulate import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject, Subject
+from entprog.tasks.build import new_temporal
 
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
@@ -137,6 +138,7 @@ class Planner:
             fused=self.hardware.name != "cpu",
             low_rank=self.rank,
             spared=self.spared,
+            new_rest=config.method == "lora" and not config.model.backbone and new_temporal(config.model),
             storage=config.schedule.frozen_storage,
             averaged=config.train.ema_decay > 0,
             accumulation=config.train.gradient_accumulation_steps,

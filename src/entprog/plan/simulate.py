@@ -208,6 +208,12 @@ class Simulator:
             if case.storage != "full":
                 blocks = [Block(name, model.get_submodule(name)) for unit in names for name in unit]
                 FrozenStorage(blocks, case.storage).follow()  # type: ignore[arg-type]
+            if case.new_rest:
+                wholes = [name for place in places for name in self.subject.units[place]]
+                pairs = zip(wholes, (name for unit in names for name in unit), strict=True)
+                rest = [name for whole, name in pairs if whole not in {*active, *adapted}]
+                idle = frozenset(int(name.split(".")[1]) for name in rest if name.startswith("temporal."))
+                model.__dict__["idle"] = idle
             if case.accumulation > 1:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None

@@ -33,6 +33,7 @@ class Case:
         fused: attention as on a GPU, by the fused kernel at every length, and layer norms in float32 under autocast.
         low_rank: rank of adapters that train in place of the own weights of some blocks; 0 for none.
         spared: modules of such blocks that train in full (`method_options.full`).
+        new_rest: whether temporal blocks without adapters are new and rest throughout, so that they are left out.
         storage: how weights of frozen blocks' linear layers are held, as `schedule.frozen_storage` names it.
         references: different references whose frozen states are known from earlier steps, at most; 0: the whole
             reference pass is run at each step.
@@ -51,6 +52,7 @@ class Case:
     fused: bool = False
     low_rank: int = 0
     spared: tuple[str, ...] = ()
+    new_rest: bool = False
     storage: str = "full"
     references: int = 0
     averaged: bool = False

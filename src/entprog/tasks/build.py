@@ -75,6 +75,11 @@ def new_modules(config: ModelConfig) -> tuple[str, ...]:
     return tuple({"pose": "blocks.*.pose", "temporal": "temporal.*"}[kind] for kind in config.fresh)
 
 
+def new_temporal(config: ModelConfig) -> bool:
+    """Whether temporal blocks start untrained: each is the identity until it has trained."""
+    return config.init == "scratch" or "temporal" in config.fresh
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load safetensors weights of any float type into `model`, refusing what does not fit."""
     if not path.is_file():

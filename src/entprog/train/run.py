@@ -150,7 +150,7 @@ def _one_phase(
     blocks = phase_blocks(task, config, settings)
     task.pose = settings.pose
     task.neutral = settings.resolution if config.train.resolution_shift else 0
-    task.model.temporal_off = settings.blocks == "spatial"
+    task.model.temporal_off, task.model.idle = settings.blocks == "spatial", frozenset()
     recompute = config.train.gradient_checkpointing or settings.gradient_checkpointing
     task.model.gradient_checkpointing = recompute
     outside = settings.outside and config.schedule.outside
@@ -212,7 +212,7 @@ def _one_phase(
 
     # 7. One optimizer with a group a block, and the method bound to it.
     optimizer = build_optimizer(config.train, groups)
-    kind = config.schedule.frozen_storage
+    kind, idle = config.schedule.frozen_storage, task.model.idle_temporal()
     readings, notes = ReadingFlops(session, holdout), Notes(session, folder)
     setting = Setting(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
@@ -225,6 +225,7 @@ def _one_phase(
     )  # fmt: skip
     method = plugin.bind(setting)
     notes.method = method
+    task.model.idle = idle  # new blocks below those that train stay the identity for the whole phase
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
     phase = Phase(
         number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler, room=room
