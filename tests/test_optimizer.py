@@ -13,11 +13,12 @@ from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
+from entprog.train.muon import in_rows, orthogonalised
 from entprog.train.optimizer import InBackward, build_optimizer, release
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
-NAMES = ("adamw", "adamw8bit", "adafactor", "galore")
+NAMES = ("adamw", "adamw8bit", "adafactor", "galore", "muon")
 RATE = 1e-2
 
 
@@ -75,6 +76,50 @@ def test_the_default_is_the_fused_adamw_as_before() -> None:
             step(task, built, i)
         ends.append(weights(task))
     assert same(*ends)
+
+
+def test_muon_is_that_of_torch_for_matrices_and_adamw_for_the_rest() -> None:
+    """torch's own iterates in bfloat16: steps of matrices agree to that."""
+    torch.manual_seed(0)
+    ends = []
+    for ours in (True, False):
+        wide, tall, bias = (
+            nn.Parameter(torch.linspace(-1, 1, size).reshape(shape))
+            for size, shape in ((512, (16, 32)), (512, (64, 8)), (16, (16,)))
+        )
+        if ours:
+            settings = TrainConfig(optimizer="muon", adam_weight_decay=0.1)
+            groups = [{"name": "block", "params": [wide, tall, bias]}]
+            optimizers = [build_optimizer(settings, [{**group, "lr": RATE} for group in groups])]
+        else:
+            about: dict[str, Any] = {"lr": RATE, "weight_decay": 0.1}
+            optimizers = [
+                torch.optim.Muon([wide, tall], adjust_lr_fn="match_rms_adamw", **about),
+                torch.optim.AdamW([bias], **about),
+            ]
+        for i in range(4):
+            for k, p in enumerate((wide, tall, bias)):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * i + k))
+            for optimizer in optimizers:
+                optimizer.step()
+        ends.append((wide, tall, bias))
+    for mine, theirs, near in zip(*ends, (2e-3, 2e-3, 1e-6), strict=True):
+        assert (mine - theirs).abs().max() < near
+
+
+def test_muon_takes_rows_as_matrices_of_their_own() -> None:
+    matrix = torch.randn(96, 64, generator=torch.Generator().manual_seed(0))
+    parts = in_rows(matrix, 32)
+    assert parts.shape == (3, 32, 64)
+    assert in_rows(matrix, 0).shape == in_rows(matrix, 64).shape == in_rows(matrix, 40).shape == (1, 96, 64)
+    for part, whole in zip(orthogonalised(parts), parts, strict=True):
+        assert torch.allclose(part, orthogonalised(whole[None])[0], atol=1e-5)
+        values = torch.linalg.svdvals(part)
+        assert values.min() > 0.6 and values.max() < 1.25
+    task, _, built, _ = setup("muon")
+    step(task, built)
+    kept = {tuple(state) for state in built.state.values()}
+    assert kept == {("momentum",), ("step", "exp_avg", "exp_avg_sq")}
 
 
 def test_eight_bits_equal_torchao() -> None:

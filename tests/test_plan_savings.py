@@ -158,7 +158,7 @@ def recipe(**more: Any) -> Config:
     return read_config(None, [(key, str(value)) for key, value in given.items()], planned=True)
 
 
-@pytest.mark.parametrize("name", ["adamw8bit", "adafactor", "galore"])
+@pytest.mark.parametrize("name", ["adamw8bit", "adafactor", "galore", "muon"])
 def test_states_of_every_optimizer_are_exact(name: str) -> None:
     planner = Planner(recipe(train__optimizer=name), find_device("cpu"))
     step = planner.step(replace(PLAIN, outside=True), SUFFIX)

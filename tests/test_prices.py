@@ -28,7 +28,7 @@ from entprog.train.run import train
 from entprog.train.simulate import simulate_step
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
-OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore"]
+OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore", "muon"]
 RANK = 24
 SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 

@@ -181,10 +181,14 @@ class TrainConfig:
         compile: "off", or torch.compile for each of the "blocks".
         optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
             column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size);
-            "galore" keeps AdamW's states of the blocks' matrices in a subspace of their gradients.
+            "galore" keeps AdamW's states of the blocks' matrices in a subspace of their gradients; "muon" steps these
+            matrices (adapters too) along their momentum, orthogonalised, with one state each.
         galore_rank: dimensions of that subspace; matrices of no more rows or columns are left to AdamW.
         galore_update_proj_gap: steps after which it is computed anew, from the gradient of that step.
         galore_scale: what an update that comes back from it is multiplied by.
+        muon_momentum: decay of the running sum of a matrix's gradients.
+        muon_rows: rows of a matrix that are orthogonalised by themselves, for less work, such as those of one head;
+            matrices that they do not divide, and narrower ones, are taken whole, as all are with 0.
         optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
             together with gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16.
         memory_budget: the most bytes that a step may take, such as "24GiB" or "80GB"; "" for no limit. Each workload
@@ -217,10 +221,12 @@ class TrainConfig:
     reference_cache: Literal["off", "device", "host", "disk"] = "off"
     reference_cache_bytes: int = 2**30
     compile: Literal["off", "blocks"] = "off"
-    optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore", "muon"] = "adamw"
     galore_rank: int = 128
     galore_update_proj_gap: int = 200
     galore_scale: float = 0.25
+    muon_momentum: float = 0.95
+    muon_rows: int = 0
     optimizer_in_backward: bool = False
     memory_budget: str = ""
     resolution_shift: bool = False

@@ -21,6 +21,13 @@ RENDERED = (
 """Keys of [data] that say what to render."""
 
 
+OPTIMIZERS = {
+    "galore": ("galore_rank", "galore_update_proj_gap", "galore_scale"),
+    "muon": ("muon_momentum", "muon_rows"),
+}
+"""`train.optimizer` -> its own keys."""
+
+
 def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
     """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
     train = config.train
@@ -39,12 +46,13 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
         yield Finding(
             (f"train.{betas[0]}", "train.optimizer"), f'{_and_others(betas)}: no effect with optimizer = "adafactor"'
         )
-    galore = [key for key in ("galore_rank", "galore_update_proj_gap", "galore_scale") if f"train.{key}" in given]
-    if train.optimizer != "galore" and galore:
-        yield Finding(
-            (f"train.{galore[0]}", "train.optimizer"),
-            f'{_and_others(galore)}: no effect with optimizer = "{train.optimizer}"',
-        )
+    for name, keys in OPTIMIZERS.items():
+        own = [key for key in keys if f"train.{key}" in given]
+        if train.optimizer != name and own:
+            yield Finding(
+                (f"train.{own[0]}", "train.optimizer"),
+                f'{_and_others(own)}: no effect with optimizer = "{train.optimizer}"',
+            )
     if train.optimizer_in_backward and not train.gradient_checkpointing:
         yield Finding(
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),

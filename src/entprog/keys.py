@@ -36,6 +36,8 @@ LIMITS = {
     "train.galore_rank": "[1, inf)",
     "train.galore_update_proj_gap": "[1, inf)",
     "train.galore_scale": "(0, inf)",
+    "train.muon_momentum": "[0, 1)",
+    "train.muon_rows": "[0, inf)",
     "train.adam_beta1": "[0, 1)",
     "train.adam_beta2": "[0, 1)",
     "train.adam_epsilon": "(0, inf)",

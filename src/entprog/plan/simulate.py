@@ -72,17 +72,18 @@ class Simulator:
             ValueError: the shape is none that the network takes.
         """
         self._check(case)
-        inside, beside = self._trained(case, active, adapted)
-        trained = inside + beside
+        inside, adapters, outside = self._trained(case, active, adapted)
+        trained = inside + adapters + outside
         idle = set(with_states or ()) - set(active)
 
         def states(parts: Parts, rank: int) -> int:
             about = {"counted": not case.fused, "projected": rank}
             return sum(sum(STATES[optimizer](kind.shape, kind.size, **about)) * n for kind, n in parts.items())
 
+        own = states(total([inside, *map(self.inventory.whole, idle)]), projected)
         static = {
             "weights": self._weights(case, active, adapted),
-            "optimizer": states(total([inside, *map(self.inventory.whole, idle)]), projected) + states(beside, 0),
+            "optimizer": own + states(adapters, projected * (optimizer == "muon")) + states(outside, 0),
             "gradients": weighed(trained) if case.accumulation > 1 else 0,
         }
         line = self.timeline(case, active, adapted)
@@ -105,17 +106,17 @@ class Simulator:
             updates=updates,
         )
 
-    def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts]:
-        """What trains of the blocks' own parameters, and besides: adapters, and what is outside of blocks."""
-        inside, beside = list(map(self.inventory.whole, active)), []
+    def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts, Parts]:
+        """What trains: of the blocks' own parameters, of adapters, and of what is outside of blocks."""
+        inside, beside, outside = list(map(self.inventory.whole, active)), [], []
         for name in adapted:
             spared = self.inventory.spared(name, case.spared)
             inside.append(self.inventory.beside_adapters(name, spared))
             beside.append(self.inventory.adapters(name, case.low_rank, spared))
         if case.outside:
-            beside += [self.inventory.outside["heads"]]
-            beside += [self.inventory.outside["inputs"]] if case.inputs else []
-        return total(inside), total(beside)
+            outside += [self.inventory.outside["heads"]]
+            outside += [self.inventory.outside["inputs"]] if case.inputs else []
+        return total(inside), total(beside), total(outside)
 
     def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
         """Bytes of weights as they are held, adapters and averages among them."""

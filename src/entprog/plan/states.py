@@ -47,11 +47,19 @@ def galore_states(shape: Sequence[int], size: int, *, counted: bool, projected: 
     return moments + [COUNTER] * counted
 
 
+def muon_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """The same for `train.muon.MuonAdamW`: one for a matrix of a block, where `projected` is above 0."""
+    if projected and len(shape) == 2:
+        return [prod(shape) * size]
+    return adamw_states(shape, size, counted=counted)
+
+
 STATES: dict[str, Callable[..., list[int]]] = {
     "adamw": adamw_states,
     "adamw8bit": adamw8bit_states,
     "adafactor": adafactor_states,
     "galore": galore_states,
+    "muon": muon_states,
 }
 """`train.optimizer` -> bytes of each state of a parameter.
 

@@ -161,10 +161,25 @@ def _galore(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimize
     )
 
 
+def _muon(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    from entprog.train.muon import MuonAdamW
+
+    return MuonAdamW(
+        [{**group, "orthogonal": group.get("name", "outside") != "outside"} for group in groups],
+        lr=groups[0]["lr"],
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+        momentum=config.muon_momentum,
+        rows=config.muon_rows,
+    )
+
+
 MAKERS: dict[str, Callable[[TrainConfig, list[dict[str, Any]]], optim.Optimizer]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
     "adafactor": _adafactor,
     "galore": _galore,
+    "muon": _muon,
 }
 """`train.optimizer` -> what builds it."""
