@@ -48,6 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "galore": {
         "method": "full", "train__optimizer": "galore", "train__galore_rank": 4, "train__galore_update_proj_gap": 3,
     },
+    "muon": {"method": "lora", "method_options__rank": 4, "train__optimizer": "muon", "train__muon_rows": 8},
     # States of 8 bits, stepped in the backward pass.
     "backward": {
         "schedule__options__stages": 2, "ranking__score": "gradient", "schedule__states": "drop",
@@ -57,7 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 STEPS = {
     "supernet": 10, "probe": 8, "sizes": 10, "workloads": 10, "full": 5, "lisa": 5, "badam": 5, "galore": 4,
-    "backward": 4,
+    "muon": 4, "backward": 4,
 }  # fmt: skip
 
 
