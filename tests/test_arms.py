@@ -53,7 +53,7 @@ def test_the_library_holds_what_the_protocol_promises() -> None:
 
 
 def test_the_preset_is_the_arm_that_won() -> None:
-    arm = resolved(ARMS["entprog-deep"])
+    arm = resolved(ARMS["entprog-muon"])
     preset = resolved({"method": "entprog", "model": {"pose": "blocks"}})
     options = {key: value for key, value in arm.method_options.items() if key != "full"}  # what is new in nano's base
     assert preset == replace(arm, preset="entprog", method_options=options)

@@ -244,7 +244,8 @@ def test_a_preset_brings_its_method(recipe):
     pytest.importorskip("peft")
     config = read_config(recipe("[train]\nlr_warmup_steps = 0"), {"preset": "entprog"})
     assert (config.method, config.schedule.frozen_storage, config.train.reference_cache) == ("lora", "bf16", "disk")
-    assert (config.method_options["m"], config.method_options["inputs"]) == (0.5, "never")
+    assert (config.method_options["m"], config.method_options["inputs"]) == (0.34, "never")
+    assert config.train.optimizer == "muon"
     short = read_config(recipe('method = "entprog"\n[train]\nlr_warmup_steps = 0'))
     assert short == config == read_config(recipe("[train]\nlr_warmup_steps = 0"), {"method": "entprog"})
     assert read_config(recipe('preset = "paper"\n[train]\nlr_warmup_steps = 0'), {"method": "entprog"}) == config

@@ -294,9 +294,9 @@ class Config:
             package.module:Class); "entprog" is short for the preset of that name.
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank, on every block in phases of
-            single frames, which recompute activations, and on the last half in phases of clips, the backward ending
-            there; what rests in bf16, reference features kept on disk (a pose adapter that is new belongs at the
-            blocks then, model.pose = "blocks").
+            single frames, which recompute activations, and on the last third in phases of clips, the backward ending
+            there; matrices stepped by Muon; what rests in bf16, reference features kept on disk (a pose adapter that is
+            new belongs at the blocks then, model.pose = "blocks").
             "paper" sets ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -321,9 +321,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "": {},
     "entprog": {
         "method": "lora",
-        "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.5, "m_images": 0, "inputs": "never"},
+        "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.34, "m_images": 0, "inputs": "never"},
         "schedule": {"frozen_storage": "bf16"},
-        "train": {"reference_cache": "disk"},
+        "train": {"reference_cache": "disk", "optimizer": "muon", "muon_rows": 32},
     },
     "paper": {
         "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
