@@ -168,13 +168,13 @@ class VideoDiT(nn.Module):
 
     def idle_temporal(self) -> frozenset[int]:
         """Places of the temporal blocks that do not train and are the identity: `idle` may leave them out, exactly."""
-        resting = {i: not any(p.requires_grad for p in block.parameters()) for i, block in enumerate(self.temporal)}
-        return frozenset(i for i, rests in resting.items() if rests and self._temporal(i).is_identity())
-
-    def _temporal(self, i: int) -> TemporalBlock:
-        block = self.temporal[i]
-        assert isinstance(block, TemporalBlock)
-        return block
+        return frozenset(
+            i
+            for i, block in enumerate(self.temporal)
+            if isinstance(block, TemporalBlock)
+            and not any(p.requires_grad for p in block.parameters())
+            and block.is_identity()
+        )
 
     def routed_span(self) -> tuple[int, int]:
         """First of the spatial blocks that routed tokens pass by, and the one behind the last.

@@ -4,14 +4,15 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
 from entprog.plan.states import galore_states
+from entprog.train.stepping import Stepping
 
 __all__ = ["GaLoreAdamW"]
 
 
-class GaLoreAdamW(optim.Optimizer):
+class GaLoreAdamW(Stepping):
     """The authors' `galore_torch.GaLoreAdamW` with its "std" projection, but for rounding.
 
     A matrix of a group with "project" whose sides are both longer than `rank` has its gradient G projected: on the
@@ -40,18 +41,11 @@ class GaLoreAdamW(optim.Optimizer):
             for p in group["params"]
         }
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Step every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._step(group, p, p.grad)
-        return loss
+    def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
+        """See `Stepping`."""
+        for p in ready:
+            assert p.grad is not None
+            self._step(group, p, p.grad)
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
         """Bytes of each state that a parameter's first step makes."""

@@ -4,10 +4,11 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
 from entprog.plan.ledger import plain
 from entprog.plan.states import adamw8bit_states
+from entprog.train.stepping import Stepping
 
 __all__ = ["AdamW8bit"]
 
@@ -26,7 +27,7 @@ MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
 """State -> whether it has a sign."""
 
 
-class AdamW8bit(optim.Optimizer):
+class AdamW8bit(Stepping):
     """AdamW whose moments are held in blockwise dynamic 8 bits (arXiv 2110.02861).
 
     Equal bit for bit to `torchao.optim.AdamW8bit`, whose states are tensor subclasses that can neither be copied
@@ -52,21 +53,13 @@ class AdamW8bit(optim.Optimizer):
             signed: _Codes(self._maps[device, signed]) for device, signed in self._maps if device.type == "cpu"
         }
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Step every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            ready = [p for p in group["params"] if p.grad is not None]
-            for p in ready:
-                if p.device.type == "cpu":
-                    self._step_on_cpu(group, p)
-            if on_device := [p for p in ready if p.device.type != "cpu"]:
-                self._step(group, on_device)
-        return loss
+    def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
+        """See `Stepping`."""
+        for p in ready:
+            if p.device.type == "cpu":
+                self._step_on_cpu(group, p)
+        if on_device := [p for p in ready if p.device.type != "cpu"]:
+            self._step(group, on_device)
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
         """Bytes of each state that the first step makes for a parameter; meters ask beforehand."""

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
 from entprog.plan.states import muon_states
+from entprog.train.stepping import Stepping
 
 __all__ = ["MuonAdamW", "orthogonalised"]
 
@@ -19,7 +20,7 @@ RMS = 0.2
 """Root mean square of a step of AdamW, about: with it a learning rate means the same for both (arXiv 2502.16982)."""
 
 
-class MuonAdamW(optim.Optimizer):
+class MuonAdamW(Stepping):
     """Steps matrices along their momentum with all singular values near 1 (Muon), other parameters by AdamW.
 
     For a parameter of two dimensions [m, n] in a group with "orthogonal": M <- momentum M + G, then a step of
@@ -47,20 +48,13 @@ class MuonAdamW(optim.Optimizer):
             id(p) for group in self.param_groups if group["orthogonal"] for p in group["params"] if p.ndim == 2
         }
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Step every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    one = self._muon if id(p) in self._matrices else self._adamw
-                    one(group, p, p.grad)
-        return loss
+    def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
+        """See `Stepping`."""
+        for p in ready:
+            assert p.grad is not None
+            p.mul_(1.0 - group["lr"] * group["weight_decay"])
+            one = self._muon if id(p) in self._matrices else self._adamw
+            one(group, p, p.grad)
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
         """Bytes of each state that a parameter's first step makes."""

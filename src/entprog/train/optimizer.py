@@ -111,13 +111,16 @@ class InBackward(optim.Optimizer):
         parameter.grad = None
 
 
+def _adam(config: TrainConfig, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What AdamW and its relatives have in common."""
+    betas = (config.adam_beta1, config.adam_beta2)
+    return {"lr": groups[0]["lr"], "betas": betas, "eps": config.adam_epsilon, "weight_decay": config.adam_weight_decay}
+
+
 def _adamw(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
     return optim.AdamW(
         groups,
-        lr=groups[0]["lr"],
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
+        **_adam(config, groups),
         fused=True,
     )
 
@@ -129,10 +132,7 @@ def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optim
 
     return AdamW8bit(
         groups,
-        lr=groups[0]["lr"],
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
+        **_adam(config, groups),
     )
 
 
@@ -151,10 +151,7 @@ def _galore(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimize
 
     return GaLoreAdamW(
         [{**group, "project": in_block(group)} for group in groups],
-        lr=groups[0]["lr"],
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
+        **_adam(config, groups),
         rank=config.galore_rank,
         update_proj_gap=config.galore_update_proj_gap,
         scale=config.galore_scale,
@@ -166,10 +163,7 @@ def _muon(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
 
     return MuonAdamW(
         [{**group, "orthogonal": group.get("name", "outside") != "outside"} for group in groups],
-        lr=groups[0]["lr"],
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
+        **_adam(config, groups),
         momentum=config.muon_momentum,
         rows=config.muon_rows,
     )
