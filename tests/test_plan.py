@@ -31,7 +31,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
 
 
-@pytest.mark.parametrize("m", [3, 10])
+@pytest.mark.parametrize("m", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_units_that_repeat_are_composed_exactly(m: int) -> None:
     simulator = Simulator(HumanVideoSubject(Config(), depth=20))
     names = simulator.subject.family("all")

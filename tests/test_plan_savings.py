@@ -42,6 +42,7 @@ CASES: dict[str, Case] = {
     "mixed": replace(PLAIN, low_rank=4, storage="int8"),
 }
 DEEP = 16
+LONG = pytest.param("mixed", marks=pytest.mark.slow)  # takes as long as all others
 
 
 def parts(name: str, blocks: tuple[str, ...], active: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -51,7 +52,7 @@ def parts(name: str, blocks: tuple[str, ...], active: tuple[str, ...]) -> tuple[
     return active, tuple(block for block in blocks if block not in active) if name == "mixed" else ()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*(name for name in CASES if name != "mixed"), LONG])
 def test_savings_are_composed_exactly(name: str) -> None:
     simulator = Simulator(HumanVideoSubject(Config(), depth=DEEP))
     blocks = simulator.subject.family("all")
@@ -190,7 +191,7 @@ def test_what_is_left_out_is_said() -> None:
     assert not list(notes(Planner(recipe(), find_device("4090"))))
 
 
-@pytest.mark.parametrize("method", ["lora", "mixed"])
+@pytest.mark.parametrize("method", ["lora", LONG])
 def test_a_method_with_adapters_is_planned_as_itself(method: str) -> None:
     stages = {} if method == "lora" else {"schedule__name": "fixed", "schedule__options__m": [2, 6]}
     planner = Planner(

@@ -15,6 +15,7 @@ from tiny import tiny_config
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.exists(), reason="needs ../shared/clips beside the repository")
 def test_real_clips_go_the_whole_way(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"

@@ -252,6 +252,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_data: Path, tmp_pa
     assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_recomputation_and_offloading_change_nothing(tiny_data: Path, tmp_path: Path) -> None:
     losses = []
     for name, more in (

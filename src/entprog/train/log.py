@@ -158,12 +158,16 @@ def write_status(run: Path, values: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that runs, "-dirty" where it was changed; None for an installed package."""
+    """The commit of the source tree that runs, "-dirty" where the package was changed; None for an installed one."""
     if which("git") is None:
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    package, said = Path(__file__).parents[1], []
+    for command in ("git rev-parse --short=12 HEAD", "git status --porcelain -- ."):
+        done = subprocess.run(command.split(), cwd=package, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None
+        said.append(done.stdout.strip())
+    return said[0] + "-dirty" * bool(said[1])
 
 
 def _version() -> str:
