@@ -65,6 +65,7 @@ def run(folder: Path, data: Path, **more: Any) -> list[dict[str, Any]]:
     return lines(train(tiny_config(folder, data, **settings)) / "log.jsonl")
 
 
+@pytest.mark.slow
 def test_every_stage_fits(data: Path, tmp_path: Path) -> None:
     """In pieces, and checkpointed: the same training, in less memory, as simulated."""
     plain = run(tmp_path / "plain", data)

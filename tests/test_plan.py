@@ -171,6 +171,7 @@ def test_backbones_are_named() -> None:
     assert find_backbone("wan-2.1-14b").long_side(240) % 16 == 0
 
 
+@pytest.mark.slow
 def test_a_plan_on_screen_and_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures, picture = tmp_path / "plan.json", tmp_path / "plan.svg"
     main([
