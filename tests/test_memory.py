@@ -46,7 +46,7 @@ def test_the_first_way_that_fits() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
         yield
 
 
@@ -86,7 +86,7 @@ def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.memory_budget = '1KiB': the weights alone take"):
         run(tmp_path / "a", data, train__memory_budget="1KiB")
     with pytest.raises(
-        ValueError, match=r"stage 0 with 6 of 6 blocks, 4 frames of 32 px in batches of 4 takes at least"
+        ValueError, match=r"stage 0 with 9 of 9 blocks, 4 frames of 32 px in batches of 4 takes at least"
     ):
         run(tmp_path / "b", data, train__memory_budget="3.5MiB")
 

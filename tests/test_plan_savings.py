@@ -128,7 +128,6 @@ def test_savings_are_those_of_a_step_that_runs(name: str) -> None:
     assert step.peak + kept == pytest.approx(meter.peak, rel=0.01)
 
 
-@pytest.mark.slow
 def test_new_blocks_that_rest_are_left_out() -> None:
     from entprog.methods.lora import Lora
 

@@ -118,11 +118,7 @@ def _adam(config: TrainConfig, groups: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _adamw(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    return optim.AdamW(
-        groups,
-        **_adam(config, groups),
-        fused=True,
-    )
+    return optim.AdamW(groups, **_adam(config, groups), fused=True)
 
 
 def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
@@ -130,10 +126,7 @@ def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optim
         raise ValueError("train.optimizer = 'adamw8bit': it is not installed; pip install \"entprog[lowbit]\"")
     from entprog.train.lowbit import AdamW8bit
 
-    return AdamW8bit(
-        groups,
-        **_adam(config, groups),
-    )
+    return AdamW8bit(groups, **_adam(config, groups))
 
 
 def _adafactor(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
