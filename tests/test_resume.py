@@ -118,7 +118,7 @@ def same(a: Path, b: Path) -> None:
         assert file.read_text() == (b / file.relative_to(a)).read_text()
 
 
-@pytest.mark.parametrize("where", [1, 3, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (6, 0))])
+@pytest.mark.parametrize("where", [1, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 6, 0))])
 def test_going_on_from_any_checkpoint(where: int, whole: tuple[str, Path], data: Path, tmp_path: Path) -> None:
     """In and after searches, at the end of the first phase (0), and in the second (2 beyond it)."""
     kind, reference = whole

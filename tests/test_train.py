@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from entprog.config import Config
 from entprog.data.shards import Shards, ShardWriter
 from entprog.nets.codec import PatchCodec
+from entprog.nets.dit import SIZES
 from entprog.tasks.build import build_model, open_run, save_weights
 from entprog.train.log import RunLog
 from entprog.train.run import train
@@ -40,6 +42,22 @@ LINE = {
 def one_phase(out: Path, data: Path, **overrides: Any) -> Config:
     """The pose phase alone."""
     return tiny_config(out, data, **{"phases__subject__steps": 0, "phases__video__steps": 0, **overrides})
+
+
+NANO = SIZES["nano"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
+        yield
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size that a process of its own has."""
+    monkeypatch.setitem(SIZES, "nano", NANO)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +239,7 @@ def test_phases_leave_alone_what_is_not_theirs(tiny_data: Path, tmp_path: Path) 
     totals, rows = read(run / "totals.json"), lines(run / "log.jsonl")
     assert totals["flops"] == sum(row["flops"] for row in rows)
     assert totals["flops_scoring"] == totals["flops_search"] == totals["seconds_search"] == 0
-    assert {row["m"] for row in rows} == {12, 6} and {row["stage"] for row in rows} == {0}
+    assert {row["m"] for row in rows} == {6, 3} and {row["stage"] for row in rows} == {0}
 
 
 @pytest.mark.parametrize("estimator", ["supernet"])
@@ -440,7 +458,7 @@ def test_a_folder_that_may_not_be_read_is_told(tiny_data: Path, tmp_path: Path) 
     assert not (out / "run").exists()
 
 
-def test_sigterm_saves_and_the_run_can_be_finished(tiny_data: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     config = one_phase(run, tiny_data, method="full", phases__pose__steps=60)
     recipe.write_text(write_config(config))
@@ -467,7 +485,7 @@ def test_sigterm_saves_and_the_run_can_be_finished(tiny_data: Path, tmp_path: Pa
     assert "resume" in [row["event"] for row in lines(run / "events.jsonl")]
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(shipped: None, tiny_data: Path, tmp_path: Path) -> None:
     """A limit on file sizes stands for the disk."""
     code = textwrap.dedent("""
         import resource, signal, sys
