@@ -33,6 +33,7 @@ PLAIN = Case(Shape(16, 2, 2), outside=False)
 SUFFIX = ("blocks.8", "temporal.4", "blocks.11")
 CASES: dict[str, Case] = {
     "cache": replace(PLAIN, references=2),
+    "echo": replace(PLAIN, echo=True),
     "tokens": replace(PLAIN, shape=Shape(16, 2, 2, 0.5)),
     "bf16": replace(PLAIN, storage="bf16"),
     "int8": replace(PLAIN, storage="int8"),
@@ -81,6 +82,8 @@ def metered(model: VideoDiT, optimizer: optim.Optimizer, case: Case, cache: Refe
         condition = {"reference": references * 1.0, "pose": torch.zeros(2, 2, 3, 16, 16)}
         if case.shape.tokens < 1:
             condition["places"] = torch.stack([torch.arange(2)] * 2)
+        if case.echo:
+            condition["beneath"] = torch.zeros(2, 2, 4, model.config.width)
         draw = Draw(torch.zeros(2, 2, 16, 4, 4), torch.zeros(2), torch.zeros(2, 2, 16, 4, 4), condition)
         task.prepare(draw)
         task.loss(draw).backward()

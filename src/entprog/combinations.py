@@ -209,6 +209,12 @@ def _stages(config: Config) -> Iterator[Finding]:
                 f" = {phase.steps}: fewer than the {schedule.stages} stages of schedule "
                 f'"{config.schedule.name}"; lower schedule.options.stages or raise steps',
             )
+        elif schedule.estimator != "none" and phase.echo > 1:
+            yield Finding(
+                (f"phases.{name}.echo", "schedule.name"),
+                f" = {phase.echo}: schedule {config.schedule.name!r} searches, and candidates must not see the same "
+                "samples; leave echo at 1, or choose a schedule that does not search",
+            )
         elif schedule.estimator != "none" and schedule.search_steps >= length:
             yield Finding(
                 steps,

@@ -141,6 +141,9 @@ class PhaseConfig:
         batch: samples of a micro-batch.
         learning_rate: peak learning rate.
         gradient_checkpointing: recompute activations in this phase, also where train.gradient_checkpointing is off.
+        echo: steps that train on each sample, with the same noise (data echoing, Choi et al. 2019, arXiv 1907.05550).
+            What the frozen blocks below the lowest active one make of it is computed at the first of them only.
+        echo_window: so many steps take new samples before these come again.
     """
 
     steps: int = 1000
@@ -152,6 +155,8 @@ class PhaseConfig:
     batch: int = 8
     learning_rate: float = 1e-5
     gradient_checkpointing: bool = False
+    echo: int = 1
+    echo_window: int = 32
 
 
 PUBLISHED: dict[str, PhaseConfig] = {
@@ -178,6 +183,8 @@ class TrainConfig:
             the run folder). It takes effect where the embeddings don't train: a phase with outside = false, or
             schedule.outside_every = 0.
         reference_cache_bytes: bytes that it keeps at most; the least recently used go first.
+        echo_cache: where phases with an `echo` keep what their frozen blocks made of a sample: in the memory of the
+            "host", or on "disk" (in the run folder).
         compile: "off", or torch.compile for each of the "blocks".
         optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
             column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size);
@@ -220,6 +227,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     reference_cache: Literal["off", "device", "host", "disk"] = "off"
     reference_cache_bytes: int = 2**30
+    echo_cache: Literal["host", "disk"] = "host"
     compile: Literal["off", "blocks"] = "off"
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore", "muon"] = "adamw"
     galore_rank: int = 128
@@ -295,8 +303,9 @@ class Config:
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank, on every block in phases of
             single frames, which recompute activations, and on the last third in phases of clips, the backward ending
-            there; matrices stepped by Muon; what rests in bf16, reference features kept on disk (a pose adapter that is
-            new belongs at the blocks then, model.pose = "blocks").
+            there, each sample trained on four times; matrices stepped by Muon; what rests in bf16, reference features
+            and what the frozen part made of samples kept on disk (a pose adapter that is new belongs at the blocks
+            then, model.pose = "blocks").
             "paper" sets ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -323,7 +332,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method": "lora",
         "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.34, "m_images": 0, "inputs": "never"},
         "schedule": {"frozen_storage": "bf16"},
-        "train": {"reference_cache": "disk", "optimizer": "muon", "muon_rows": 32},
+        "train": {"reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "muon_rows": 32},
     },
     "paper": {
         "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
@@ -334,3 +343,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 IMAGES: dict[str, dict[str, Any]] = {"entprog": {"gradient_checkpointing": True}}
 """Likewise for each phase of single frames, as long as the method is the preset's."""
+
+CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
+"""And for each phase of clips."""

@@ -77,6 +77,15 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     for name in config.phases:
         if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
             yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
+    for name, phase in running(config).items():
+        if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
+            yield Finding(
+                (f"phases.{name}.echo_window", f"phases.{name}.echo"),
+                f" = {phase.echo_window}: no effect, as echo = 1: no sample trains a second time",
+            )
+    echoing = any(phase.echo > 1 for phase in running(config).values())
+    if train.echo_cache == "disk" and "train.echo_cache" in given and not echoing:
+        yield Finding(("train.echo_cache",), ' = "disk": no effect, as no phase has an echo above 1')
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
     # Somebody who types --method full compares with what the recipe does otherwise: no word about its keys.

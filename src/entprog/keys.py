@@ -29,6 +29,8 @@ LIMITS = {
     "phases.*.resolution": "[16, 1024]",
     "phases.*.batch": "[1, inf)",
     "phases.*.learning_rate": "(0, inf)",
+    "phases.*.echo": "[1, inf)",
+    "phases.*.echo_window": "[1, inf)",
     "train.reference_cache_bytes": "[1, inf)",
     "train.lr_warmup_steps": "[0, inf)",
     "train.gradient_accumulation_steps": "[1, inf)",

@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 
 from entprog import combinations, idle, keys
-from entprog.config import IMAGES, PRESETS, PUBLISHED, Config, PhaseConfig
+from entprog.config import CLIPS, IMAGES, PRESETS, PUBLISHED, Config, PhaseConfig
 from entprog.trees import laid_over, leaves, value_at, without
 from entprog.values import Typed, converted, literal, outside, shown
 
@@ -194,7 +194,7 @@ class Reader:
         under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
         under = _without_strange_options(under, tree)
         if "method_options" in under:
-            under = {**under, "phases": _under_phases(IMAGES.get(str(preset), {}), tree.get("phases"))}
+            under = {**under, "phases": _under_phases(str(preset), tree.get("phases"))}
         return laid_over(under, tree)
 
     def config(self, tree: dict[str, Any]) -> Config:
@@ -312,13 +312,14 @@ def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[s
     return tree
 
 
-def _under_phases(values: dict[str, Any], phases: Any) -> dict[str, Any]:
-    """Values to put under those of a recipe's phases that train on single frames; all phases, in their order."""
+def _under_phases(preset: str, phases: Any) -> dict[str, Any]:
+    """A preset's values to put under those of a recipe's phases, by whether these train on single frames; in order."""
     under = {}
     for name, table in phases.items() if isinstance(phases, dict) else ():
         start = PUBLISHED.get(name, PhaseConfig())
         frames = table.get("frames", start.frames) if isinstance(table, dict) else start.frames
-        under[name] = values if (literal(frames) if isinstance(frames, Typed) else frames) == 1 else {}
+        single = (literal(frames) if isinstance(frames, Typed) else frames) == 1
+        under[name] = (IMAGES if single else CLIPS).get(preset, {})
     return under
 
 

@@ -68,8 +68,8 @@ def calibrate(suite: Suite, arms: Sequence[str], runs: Path, command: str = "") 
 
 def _config(suite: Suite, name: str, run: Path) -> Config:
     """A short run of an arm, long enough in each of its stages."""
-    least = least_steps(suite.config(name))
-    steps = {phase: max(STEPS, 3 * least) for phase in suite.steps}
+    config = suite.config(name)
+    steps = {phase: max(STEPS, 3 * least_steps(config, phase)) for phase in suite.steps}
     config = suite.config(name, steps=steps, factor=suite.arms[name].lr_factor, seed=suite.tuning.seeds[0], tuning=True)
     settings = replace(config.train, validation_steps=0, checkpointing_steps=0)
     return replace(config, output_dir=str(run), train=settings)

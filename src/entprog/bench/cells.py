@@ -150,8 +150,11 @@ class _Planner:
 
     def pilot(self, arm: str) -> Cell:
         suite = self.suite
-        least = least_steps(suite.config(arm))
-        steps = {name: max(least, round(suite.tuning.pilot * count)) for name, count in suite.steps.items()}
+        config = suite.config(arm)
+        steps = {
+            name: max(least_steps(config, name), round(suite.tuning.pilot * count))
+            for name, count in suite.steps.items()
+        }
         # The lowest rate of the sweep: what a step costs is known from any, and this one diverges last.
         factor = rounded(suite.arms[arm].lr_factor * suite.settings.rates[0])
         return self.cell("pilot", arm, suite.tuning.seeds[0], factor, steps, suite.tuning.pilot)
@@ -259,8 +262,8 @@ class _Planner:
             if arm != self.suite.settings.reference:
                 spent = shares[name] * whole if shares else self.unit[name].total(reference)
                 found[name] = known[name].steps(spent)
-        least = least_steps(self.suite.config(arm))
-        if short := [name for name, steps in found.items() if steps < least]:
+        config = self.suite.config(arm)
+        if short := [name for name, steps in found.items() if steps < least_steps(config, name)]:
             note = f"{arm}: {budget:g} x the reference's cost buys too few steps in {', '.join(short)}; left out there"
             if note not in self.found.notes:
                 self.found.notes.append(note)
@@ -311,10 +314,12 @@ def exam_loss(record: Record) -> float:
     return float(record["exam"]["loss"]) if record["status"] == "finished" else inf
 
 
-def least_steps(config: Config) -> int:
-    """The fewest steps that a phase can have: two for each stage, besides its search."""
+def least_steps(config: Config, phase: str) -> int:
+    """The fewest steps that a phase can have: two for each stage, besides its search, and one that echoes."""
+    settings = config.phases[phase]
+    least = max(4, settings.echo_window + 1) if settings.echo > 1 else 4
     if not plugins.ranked(config.method):
-        return 4
+        return least
     schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
     searched = schedule.search_steps if schedule.estimator != "none" else 0
-    return int(max(4, schedule.stages * (searched + 2)))
+    return int(max(least, schedule.stages * (searched + 2)))

@@ -13,11 +13,15 @@ class PhaseCost:
         fixed: scoring, and readings of the holdout.
         searching: steps that search in each stage, and what they cost together.
         each: FLOPs of one of the other steps, by stage.
+        again: of one that trains on a sample that came before, likewise.
+        echo: steps that train on each sample, and those that take new ones in a row.
     """
 
     fixed: float
     searching: tuple[tuple[int, float], ...]
     each: tuple[float, ...]
+    again: tuple[float, ...] = ()
+    echo: tuple[int, int] = (1, 1)
 
     @classmethod
     def of(cls, phase: Mapping[str, Any]) -> "PhaseCost":
@@ -27,15 +31,26 @@ class PhaseCost:
             fixed=phase["flops"] - phase["flops_steps"],
             searching=tuple((stage["searching"], stage["flops_searching"]) for stage in stages),
             each=tuple(stage["flops_step"] for stage in stages),
+            again=tuple(stage.get("flops_echo", stage["flops_step"]) for stage in stages),
+            echo=tuple(phase.get("echo", (1, 1))),
         )
 
     def total(self, steps: int) -> float:
         """FLOPs of a phase of so many steps."""
         count, total = len(self.each), self.fixed
         for stage, ((searched, spent), each) in enumerate(zip(self.searching, self.each, strict=True)):
-            length = -(-(stage + 1) * steps // count) - -(-stage * steps // count)
-            total += spent + max(0, length - searched) * each
+            start, end = -(-stage * steps // count), -(-(stage + 1) * steps // count)
+            echoes = end - start - self._new(end) + self._new(start)
+            total += spent + max(0, end - start - echoes - searched) * each
+            if echoes:
+                total += echoes * self.again[stage]
         return total
+
+    def _new(self, steps: int) -> int:
+        """How many of the first `steps` steps take new samples."""
+        times, window = self.echo
+        rounds, rest = divmod(steps, times * window)
+        return rounds * window + min(rest, window)
 
     def steps(self, budget: float) -> int:
         """The most steps that cost no more than `budget`; 0 where even the search costs more."""

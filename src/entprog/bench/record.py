@@ -87,6 +87,7 @@ def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -
     totals = run / "totals.json"
     rows, events = _lines(run / "log.jsonl"), _lines(run / "events.jsonl")
     readings = [event for event in events if event["event"] == "holdout"]
+    configs = {_phase(event): event["config"] for event in events if event["event"] == "phase"}
     return {
         **head,
         "run": {key: about.get(key) for key in (
@@ -97,7 +98,7 @@ def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -
             {"phase": _phase(event), **{key: event[key] for key in ("step", "loss", "flops", "seconds")}}
             for event in readings
         ],
-        "phases": _phases(rows, readings),
+        "phases": _phases(rows, readings, configs),
         "trials": [_trial(event) for event in events if event["event"] == "trial"],
         "choices": [
             {"phase": _phase(event), **{key: event[key] for key in ("stage", "m", "candidate", "efficiency")}}
@@ -112,8 +113,11 @@ def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -
     }  # fmt: skip
 
 
-def _phases(rows: list[Record], readings: list[Record]) -> dict[str, Any]:
-    """What each phase cost, stage by stage; `flops` holds scoring and readings, too."""
+def _phases(rows: list[Record], readings: list[Record], configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What each phase cost, stage by stage; `flops` holds scoring and readings, too.
+
+    "echo", in a phase with echoes only: steps that train on a sample, and steps that take new ones in a row.
+    """
     found: dict[str, Any] = {}
     before = 0.0
     for name in dict.fromkeys(_phase(row) for row in rows):
@@ -130,6 +134,8 @@ def _phases(rows: list[Record], readings: list[Record]) -> dict[str, Any]:
             "stages": [_stage([row for row in mine if row["stage"] == stage]) for stage in _stages(mine)],
             "workloads": _workloads(mine),
         }
+        if configs[name].get("echo", 1) > 1:
+            found[name]["echo"] = [configs[name]["echo"], configs[name]["echo_window"]]
     return found
 
 
@@ -138,14 +144,16 @@ def _stages(rows: Iterable[Record]) -> list[int]:
 
 
 def _stage(rows: list[Record]) -> dict[str, Any]:
-    plain = [row["flops"] for row in rows if not row["searching"]]
+    plain = [row["flops"] for row in rows if not row["searching"] and not row.get("echo")]
     searched = [row["flops"] for row in rows if row["searching"]]
-    each = plain or searched
+    echoes = [row["flops"] for row in rows if row.get("echo")]
+    each = plain or searched or echoes
     return {
         "steps": len(rows),
         "searching": len(searched),
         "flops_searching": sum(searched),
         "flops_step": sum(each) / len(each),
+        **({"flops_echo": sum(echoes) / len(echoes)} if echoes else {}),
     }
 
 

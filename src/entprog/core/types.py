@@ -42,18 +42,20 @@ class Workload:
 
     `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only. `inputs`
     says whether the parameters that stand before the blocks train too: where they do, the backward runs through
-    every block. Equal workloads are one key, so that all three together say what was measured.
+    every block. `echo` is the loop's own: what the frozen blocks below make of the batch is known from an earlier step.
+    Equal workloads are one key, so that all of it together says what was measured.
     """
 
     active: tuple[str, ...]
     shape: Shape | None = None
     inputs: bool = True
+    echo: bool = False
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Workload":
         """The inverse of `dataclasses.asdict`."""
         shape = Shape(**values["shape"]) if values["shape"] else None
-        return cls(tuple(values["active"]), shape, values.get("inputs", True))
+        return cls(tuple(values["active"]), shape, values.get("inputs", True), values.get("echo", False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class VideoDiT(nn.Module):
         pose: Tensor | None = None,
         reference_states: Sequence[Tensor] | None = None,
         places: Tensor | None = None,
+        entered: tuple[int, Tensor] | None = None,
+        until: int | None = None,
     ) -> Tensor:
         """Predict the noise.
 
@@ -131,40 +133,65 @@ class VideoDiT(nn.Module):
                 not depend on x, tau or pose: a sampler computes them once for all its steps.
             places: [B, K] integers, all different in a row: the tokens of each frame that the middle blocks see
                 (`routed_span`); the others pass these blocks by. In training only; None for all of them.
+            entered: an entrance and the hidden states [B, F, N, D] there, as a call with `until` gave them for the
+                same arguments: nothing below is run. Not with `places`.
+            until: the entrance to stop at. Entrance 2i is that of spatial block i, 2i + 1 that of the temporal block
+                behind it; `lowest_active` gives the one below which nothing trains.
 
         Returns:
-            eps_hat [B, F, C, H, W] in float32. Temporal blocks run when F > 1, but for those that `idle` names.
+            eps_hat [B, F, C, H, W] in float32, or with `until` hidden states [B, F, N, D]. Temporal blocks run when
+            F > 1, but for those that `idle` names.
         """
-        frames = x.shape[1]
-        h, grid = self._embed(x)
-        features = None
+        frames, grid = x.shape[1], self._grid(x)
+        start, h = entered if entered is not None else (0, self._embed(x))
+        end = 2 * len(self.blocks) if until is None else until
+        inner = None
         if pose is not None and self.pose_embed is not None:
             features = pose_features(pose.to(h.dtype), grid)
-            h = h + self.pose_embed(features)
+            h = h + self.pose_embed(features) if entered is None else h
+            inner = features if self.config.pose == "blocks" else None
         c = nn.functional.silu(self.tau_embed(tau))
-        states: list[Tensor | None] = [None] * len(self.blocks)
+        states: Sequence[Tensor | None] = [None] * len(self.blocks)
         clean_c = None
         if reference is not None and reference_states is None:
             reference_states = self.reference_states(reference)
         if reference_states:
             clean_c = self._clean(x)
-            states = list(reference_states)
+            states = reference_states
         times = sinusoids(torch.arange(frames, device=x.device), self.config.width).to(h.dtype)
-        inner = features if self.config.pose == "blocks" else None
-        first, end = self.routed_span() if places is not None else (-1, -1)
+        first, behind = self.routed_span() if places is not None else (-1, -1)
         whole, inner_whole = h, inner
         for i, block in enumerate(self.blocks):
             if places is not None and i == first:
                 whole, h = h, take_tokens(h, places)
                 inner = take_tokens(inner, places) if inner is not None else None
-            h = self._run(block, h, c, states[i], clean_c, inner)
-            follower = self._temporal_after(i)
+            if start <= 2 * i < end:
+                h = self._run(block, h, c, states[i], clean_c, inner)
+            follower = self._temporal_after(i) if start <= 2 * i + 1 < end else None
             if follower is not None and frames > 1 and not self.temporal_off and follower not in self.idle:
                 h = self._run(self.temporal[follower], h, c, times)
-            if places is not None and i == end - 1:
+            if places is not None and i == behind - 1:
                 h, inner = put_tokens(whole, h, places), inner_whole
+        if until is not None:
+            return h
         shift, scale = self.head_modulation(c)[:, None, None].chunk(2, -1)
         return self._unpatch(self.head(modulate(h, shift, scale)).float(), grid)
+
+    def lowest_active(self) -> int:
+        """The entrance below which nothing trains, as `forward` counts them; 0 where an embedding trains, too."""
+
+        def trains(*modules: nn.Module | None) -> bool:
+            return any(p.requires_grad for module in modules if module is not None for p in module.parameters())
+
+        if trains(self.patch_embed, self.tau_embed, self.pose_embed, self.reference_blocks):
+            return 0
+        for i, block in enumerate(self.blocks):
+            if trains(block):
+                return 2 * i
+            follower = self._temporal_after(i)
+            if follower is not None and trains(self.temporal[follower]):
+                return 2 * i + 1
+        return 2 * len(self.blocks)
 
     def idle_temporal(self) -> frozenset[int]:
         """Places of the temporal blocks that do not train and are the identity: `idle` may leave them out, exactly."""
@@ -209,7 +236,7 @@ class VideoDiT(nn.Module):
         self._in_reference = True
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.reference_gradient):
-                h = known[-1][:, None] if known else self._embed(reference[:, None])[0]
+                h = known[-1][:, None] if known else self._embed(reference[:, None])
                 states = [*known] or [h[:, 0]]
                 for block in self.reference_stack()[len(states) - 1 : until]:
                     h = self._run(block, h, clean_c)
@@ -232,17 +259,20 @@ class VideoDiT(nn.Module):
                 return checkpoint(run, *arguments, use_reentrant=False)
         return run(*arguments)
 
-    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Latents [B, F, C, H, W] to tokens [B, F, N, D] with their position codes, and the token grid."""
-        samples, frames, channels, height, width = x.shape
-        p = self.config.patch
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens of latents [B, F, C, H, W]."""
+        height, width, p = *x.shape[-2:], self.config.patch
         if height % p or width % p:
             raise ValueError(f"latent size {height}x{width}: must be a multiple of the patch, {p}")
-        rows, columns = height // p, width // p
+        return height // p, width // p
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Latents [B, F, C, H, W] to tokens [B, F, N, D] with their position codes."""
+        samples, frames, channels = x.shape[:3]
+        p, (rows, columns) = self.config.patch, self._grid(x)
         patches = x.view(samples, frames, channels, rows, p, columns, p).permute(0, 1, 3, 5, 2, 4, 6)
         h = self.patch_embed(patches.reshape(samples, frames, rows * columns, -1))
-        codes = grid_codes(rows, columns, self.config.width, self.config.span, x.device)
-        return h + codes.to(h.dtype), (rows, columns)
+        return h + grid_codes(rows, columns, self.config.width, self.config.span, x.device).to(h.dtype)
 
     def _unpatch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         samples, frames = tokens.shape[:2]

@@ -196,6 +196,10 @@ class BackboneSubject:
         """None: there is no reference pass."""
         return 0
 
+    def hidden_bytes(self, case: Case) -> int:
+        """None: nothing is kept for a second step."""
+        return 0
+
 
 def _loss(model: nn.Module, given: dict[str, Any], target: Tensor) -> Tensor:
     out = model(**given, return_dict=False)[0]

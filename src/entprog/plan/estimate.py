@@ -280,11 +280,21 @@ class Planner:
             other = self.step(replace(case, inputs=False), active, with_states, optimizer, adapted)
             flops = round((flops + (every - 1) * other.flops) / every)
             seconds = (seconds + (every - 1) * self.clock.seconds(other)) / every
+        peak, by_category = step.peak, step.by_category
+        if kind == "stage" and plan.settings.echo > 1 and not self.config.model.backbone:
+            times = plan.settings.echo
+            again = self.step(replace(case, echo=True), active, with_states, optimizer, adapted)
+            flops = round((flops + (times - 1) * again.flops) / times)
+            seconds = (seconds + (times - 1) * self.clock.seconds(again)) / times
+            beside = self.hardware.name == "cpu" and self.config.train.echo_cache == "host"
+            if beside and again.flops < step.flops:
+                kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
+                peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
         place = {name: i for i, name in enumerate(plan.blocks)}
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
-            trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=step.peak,
-            bytes=step.by_category, fits=step.peak <= self.hardware.usable, flops=flops, seconds=seconds,
+            trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,
+            bytes=by_category, fits=peak <= self.hardware.usable, flops=flops, seconds=seconds,
         )  # fmt: skip
 
     def parts(

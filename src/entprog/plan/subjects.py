@@ -37,6 +37,7 @@ class Case:
         storage: how weights of frozen blocks' linear layers are held, as `schedule.frozen_storage` names it.
         references: different references whose frozen states are known from earlier steps, at most; 0: the whole
             reference pass is run at each step.
+        echo: whether what the frozen blocks below the lowest active one make of the batch is known from before.
         averaged: whether averaged weights are kept.
         accumulation: micro-batches of a step.
         in_backward: whether the optimizer steps in the backward pass and frees each gradient there.
@@ -55,6 +56,7 @@ class Case:
     new_rest: bool = False
     storage: str = "full"
     references: int = 0
+    echo: bool = False
     averaged: bool = False
     accumulation: int = 1
     in_backward: bool = False
@@ -91,6 +93,10 @@ class Subject(Protocol):
 
     def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
         """Bytes of the states that are known of one reference where these blocks train."""
+        ...
+
+    def hidden_bytes(self, case: Case) -> int:
+        """Bytes of the hidden states of a micro-batch at one place of the network."""
         ...
 
 
@@ -168,9 +174,12 @@ class HumanVideoSubject:
         if shape.tokens < 1:
             tokens = (side // model.config.patch) ** 2
             condition["places"] = torch.zeros(shape.batch, max(1, round(shape.tokens * tokens)), dtype=torch.long)
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case.precision, torch.float32)
+        if case.echo and model.lowest_active():
+            tokens = (side // model.config.patch) ** 2
+            condition["beneath"] = torch.zeros(shape.batch, shape.frames, tokens, model.config.width, dtype=kind)
         draw = Draw(torch.zeros(clip), torch.zeros(shape.batch), torch.zeros(clip), condition)
         if case.references:
-            kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case.precision, torch.float32)
             task.reference_cache = _Known(_recalled(model, condition["reference"], kind))  # type: ignore[assignment]
         return partial(_loss, task, draw, batch)
 
@@ -188,6 +197,12 @@ class HumanVideoSubject:
         tokens = (case.shape.resolution // self.multiple) ** 2
         return (1 + frozen) * tokens * SIZES[self.config.model.size]["width"] * (4 if case.precision == "no" else 2)
 
+    def hidden_bytes(self, case: Case) -> int:
+        """See `Subject.hidden_bytes`."""
+        shape, size = case.shape, 4 if case.precision == "no" else 2
+        tokens = (shape.resolution // self.multiple) ** 2
+        return shape.batch * shape.frames * tokens * SIZES[self.config.model.size]["width"] * size
+
 
 def _loss(task: HumanVideo, draw: Draw, batch: list[Tensor]) -> Tensor:
     """The loss; the loop holds on to the batch meanwhile, as the caller does here."""
@@ -200,7 +215,7 @@ class _Known:
     def __init__(self, states: list[Tensor]) -> None:
         self.ready: list[Tensor] | None = states
 
-    def states(self, reference: Tensor) -> list[Tensor] | None:
+    def states(self, reference: Tensor, *, last: bool = True) -> list[Tensor] | None:
         known, self.ready = self.ready, None
         return known
 

@@ -4,7 +4,7 @@ Shape legend: B samples, F frames, C latent channels, h w latent height and widt
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,13 +100,37 @@ class HumanVideo:
 
     def predict(self, draw: Draw) -> Tensor:
         """eps_hat [B, F, C, h, w] float32."""
+        entered = None
+        if "beneath" in draw.condition:
+            entered = self.model.lowest_active(), draw.condition["beneath"]
+        return self._run(draw, entered=entered)
+
+    @torch.no_grad()
+    def beneath(self, draw: Draw) -> Draw:
+        """The draw with what the frozen blocks below the lowest active one make of it, so that `predict` starts there.
+
+        They are part of its condition, "beneath" [B, F, N, D]: right as long as these weights and the lowest active
+        block stay what they are. A draw comes back as it is where nothing lies frozen at the start, or where blocks
+        see a share of the tokens.
+        """
+        until = self.model.lowest_active()
+        if not until or "places" in draw.condition:
+            return draw
+        return replace(draw, condition={**draw.condition, "beneath": self._run(draw, until=until)})
+
+    def _run(self, draw: Draw, *, entered: tuple[int, Tensor] | None = None, until: int | None = None) -> Tensor:
         reference = draw.condition["reference"]
         with self.precision():
-            states = self.reference_cache.states(reference) if self.reference_cache is not None else None
-            if states is not None:
-                states = self.model.reference_states(reference, known=states)
-            pose, places = draw.condition.get("pose"), draw.condition.get("places")
-            return self.model(draw.x, draw.tau, reference, pose, reference_states=states, places=places)
+            states = None
+            if self.reference_cache is not None:
+                states = self.reference_cache.states(reference, last=until is None)
+            if states is not None or until is not None:
+                last = None if until is None else (until - 1) // 2
+                states = self.model.reference_states(reference, known=states or (), until=last)
+            return self.model(
+                draw.x, draw.tau, reference, draw.condition.get("pose"), reference_states=states,
+                places=draw.condition.get("places"), entered=entered, until=until,
+            )  # fmt: skip
 
     def prepare(self, draw: Draw) -> None:
         """Before a training step's loss: let the cache find or compute what it can give for this draw's references.

@@ -102,12 +102,15 @@ class ReferenceCache:
         rows = [self._of_one(image, chain) for image in reference.split(1)]
         self._ready = reference, [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
-    def states(self, reference: Tensor) -> list[Tensor] | None:
+    def states(self, reference: Tensor, *, last: bool = True) -> list[Tensor] | None:
         """The first states [B, M, D] for `VideoDiT.reference_states(known=...)`, once for each `prepare`.
 
-        None where this tensor was not prepared, or where nothing before the first block is frozen.
+        None where this tensor was not prepared, or where nothing before the first block is frozen. They can be asked
+        for again where this is not the `last` time.
         """
-        ready, self._ready = self._ready, None
+        ready = self._ready
+        if last:
+            self._ready = None
         return ready[1] if ready is not None and ready[0] is reference else None
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from entprog.core.types import Draw, Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
 from entprog.plan.meter import Meter, StepCost
 from entprog.train.checkpoint import checkpoints
+from entprog.train.echo import Beneath, Key
 from entprog.train.memory import Room
 from entprog.train.optimizer import InBackward
 from entprog.train.position import Position
@@ -46,6 +47,7 @@ class Phase:
     scaler: torch.amp.GradScaler
     position: Position = field(default_factory=Position)
     room: Room | None = None
+    beneath: Beneath | None = None
 
 
 def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
@@ -74,6 +76,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             group["lr"] = rate(replayed) * group.get("lr_factor", 1.0)
         with method.step(i) as info, ExitStack() as metered:
             workload = replace(workload, active=info.active)
+            if phase.beneath is not None:
+                workload = replace(workload, echo=phase.beneath.knows(_keys(session, phase, first, workload)))
             metered.enter_context(_metered(session, phase, first, workload))
             loss = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
@@ -109,6 +113,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             save(i + 1)
         if stopped:
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
+    if phase.beneath is not None:
+        phase.beneath.clear()
 
 
 def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> float:
@@ -118,7 +124,10 @@ def _forward_backward(session: Session, phase: Phase, first: int, workload: Work
     count, _ = _micro_batches(session, phase, workload)
     total = 0.0
     for k in range(count):
-        loss = session.task.loss(_drawn(session, phase, first, workload, k))
+        draw = _drawn(session, phase, first, workload, k)
+        if phase.beneath is not None:
+            draw = phase.beneath.of(draw, _keys(session, phase, first, workload)[k])
+        loss = session.task.loss(draw)
         phase.scaler.scale(loss / count).backward()
         total += float(loss.detach()) / count
     return total
@@ -131,6 +140,12 @@ def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[
         pieces = phase.room.option(workload).pieces
     count = session.config.train.gradient_accumulation_steps * pieces
     return count, replace(shape, batch=shape.batch // pieces)
+
+
+def _keys(session: Session, phase: Phase, first: int, workload: Workload) -> list[Key]:
+    """What tells the micro-batches of a step from others of the phase."""
+    count, shape = _micro_batches(session, phase, workload)
+    return [(first + k * shape.batch, shape) for k in range(count)]
 
 
 def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
@@ -151,9 +166,10 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
     for k in range(_micro_batches(session, phase, workload)[0] if session.task.reference_cache is not None else 0):
         _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
     filled = session.fills.flops
-    with Meter(session.task.model, phase.optimizer, held=session.averages.weights.values()) as meter:
+    held = [*session.averages.weights.values(), *(phase.beneath.held if phase.beneath is not None else ())]
+    with Meter(session.task.model, phase.optimizer, held=held) as meter:
         yield
-    cost = meter.cost()
+    cost = meter.cost() if phase.beneath is None else phase.beneath.full(meter.cost())
     session.costs[workload] = replace(cost, flops=cost.flops - (session.fills.flops - filled))
 
 
@@ -205,7 +221,8 @@ def _account(
         "trainable_params": trained, "seconds": round(seconds, 5), "elapsed": round(session.log.elapsed, 4),
         "flops": cost.flops, "bytes_peak": cost.peak, "bytes_live": cost.by_category, "frames": shape.frames,
         "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
-        "searching": info.searching, "flops_cache": flops_cache, "seconds_cache": round(seconds_cache, 5),
+        "searching": info.searching, "echo": workload.echo, "flops_cache": flops_cache,
+        "seconds_cache": round(seconds_cache, 5),
     })  # fmt: skip
 
 

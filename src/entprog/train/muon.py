@@ -16,6 +16,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 ITERATIONS = 5
 
+TOGETHER = 2**18
+"""Values of small matrices of one shape that are orthogonalised in one go: fewer operations, the same result."""
+
 RMS = 0.2
 """Root mean square of a step of AdamW, about: with it a learning rate means the same for both (arXiv 2502.16982)."""
 
@@ -48,8 +51,18 @@ class MuonAdamW(Stepping):
             id(p) for group in self.param_groups if group["orthogonal"] for p in group["params"] if p.ndim == 2
         }
 
-    def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
         """See `Stepping`."""
+        self._waiting: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
+        loss = super().step(closure)
+        for waiting in self._waiting.values():
+            _along(waiting)
+        self._waiting.clear()
+        return loss
+
+    def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
+        """See `Stepping`; matrices step when all are known, those of one shape together."""
         for p in ready:
             assert p.grad is not None
             p.mul_(1.0 - group["lr"] * group["weight_decay"])
@@ -68,7 +81,11 @@ class MuonAdamW(Stepping):
         state["momentum"].mul_(momentum).add_(gradient)
         parts = in_rows(gradient.add(state["momentum"], alpha=momentum), group["rows"])
         size = RMS * math.sqrt(max(parts.shape[1:]))
-        p.add_(orthogonalised(parts).reshape(p.shape), alpha=-group["lr"] * size)
+        waiting = self._waiting.setdefault(parts.shape[1:], [])
+        if sum(other.numel() for _, other, _ in waiting) + parts.numel() > TOGETHER:
+            _along(waiting)
+            waiting.clear()
+        waiting.append((p, parts, -group["lr"] * size))
 
     def _adamw(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         state = self.state[p]
@@ -82,6 +99,16 @@ class MuonAdamW(Stepping):
         second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
         size = second.sqrt().div_(math.sqrt(1.0 - beta2**count)).add_(group["eps"])
         p.addcdiv_(first, size, value=-group["lr"] / (1.0 - beta1**count))
+
+
+def _along(waiting: list[tuple[Tensor, Tensor, float]]) -> None:
+    """Step matrices along their updates [k, m, n], all of one m and n, orthogonalised; each by its own length."""
+    if not waiting:
+        return
+    matrices, updates, lengths = zip(*waiting, strict=True)
+    steps = orthogonalised(torch.cat(updates)).split([len(update) for update in updates])
+    for matrix, step, length in zip(matrices, steps, lengths, strict=True):
+        matrix.add_(step.reshape(matrix.shape), alpha=length)
 
 
 def in_rows(matrix: Tensor, rows: int) -> Tensor:

@@ -11,12 +11,21 @@ class Position:
     on from there in its own batches: all candidates of a probe begin with the same sample. Training after it goes on
     behind everything that the search has drawn. While all steps take one number of samples, step i begins at sample
     `replays(i) * samples`.
+
+    With an `echo` above 1 each sample trains so many steps: `window` steps take new ones, and the next
+    `(echo - 1) * window` go through these again in the same order. No search goes with that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo: int = 1, window: int = 1) -> None:
+        self.echo, self.window = echo, window
         self.drawn = 0
         self.next = 0
         self.replayed = -1
+        self.recent: list[int] = []
+
+    def echoes(self, i: int) -> bool:
+        """Whether step i trains on samples that an earlier one has drawn."""
+        return i % (self.echo * self.window) >= self.window
 
     def of(self, i: int, replayed: int, samples: Callable[[int], int]) -> int:
         """The first sample of step i, which replays step `replayed`; steps before i have been taken.
@@ -24,6 +33,8 @@ class Position:
         Args:
             samples: the samples of a step before i, asked where a search goes back.
         """
+        if self.echoes(i):
+            return self.recent[i % self.window]
         if replayed == self.replayed + 1:
             return self.next
         if replayed > self.replayed:
@@ -32,13 +43,18 @@ class Position:
 
     def took(self, replayed: int, first: int, samples: int) -> None:
         """Step `replayed` has taken `samples` samples from `first` on."""
+        if self.echoes(replayed):
+            return
         self.drawn += samples
         self.next, self.replayed = first + samples, replayed
+        if self.echo > 1:
+            self.recent = [*self.recent, first][-self.window :]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain integers."""
-        return {"drawn": self.drawn, "next": self.next, "replayed": self.replayed}
+        return {"drawn": self.drawn, "next": self.next, "replayed": self.replayed, "recent": self.recent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.drawn, self.next, self.replayed = state["drawn"], state["next"], state["replayed"]
+        self.recent = list(state["recent"])

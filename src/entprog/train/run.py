@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from entprog.report import write_report
 from entprog.tasks.build import build_task, new_modules, save_weights
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
+from entprog.train.echo import Beneath
 from entprog.train.engine import engine, tell
 from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.log import RunLog, describe_run, now, write_status
@@ -36,6 +38,7 @@ from entprog.train.loop import Phase, run_phase
 from entprog.train.memory import check_budget, fit_phase, in_words, make_room, told
 from entprog.train.notes import Notes, ReadingFlops, Warn
 from entprog.train.optimizer import build_optimizer, release
+from entprog.train.position import Position
 from entprog.train.ranking import never_trained, rank_phase, rare_inputs, reranker, weighed
 from entprog.train.state import (
     Averages,
@@ -228,8 +231,10 @@ def _one_phase(
     task.model.idle = idle  # new blocks below those that train stay the identity for the whole phase
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
     phase = Phase(
-        number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler, room=room
-    )
+        number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler,
+        Position(settings.echo, settings.echo_window), room,
+        _beneath(session, folder, settings),
+    )  # fmt: skip
     start = 0
     if saved is not None:
         method.load_state_dict(saved["method"])
@@ -268,6 +273,13 @@ def _one_phase(
     save(settings.steps)
     method.freezer.release() if hasattr(method, "freezer") else None
     release(optimizer)
+
+
+def _beneath(session: Session, folder: Path, settings: PhaseConfig) -> Beneath | None:
+    if settings.echo == 1:
+        return None
+    on_disk = folder / "echo-cache" if session.config.train.echo_cache == "disk" else None
+    return Beneath(session.task, settings.echo_window, on_disk, partial(Warn(session.log), "engine"))
 
 
 def _schedule(config: Config) -> Any:

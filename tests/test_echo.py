@@ -1,0 +1,130 @@
+"""Echoes: each sample trains several steps; what frozen blocks made of it is computed once, exactly."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entprog.bench.costs import PhaseCost
+from entprog.nets.dit import SIZES
+from entprog.tasks.human_video import HumanVideo
+from entprog.train.position import Position
+from entprog.train.run import train
+from entprog.validate import ConfigError
+from tiny import tiny_config
+
+LAST: dict[str, Any] = {
+    "method": "lora", "method_options__m": 0.34, "method_options__m_images": 0, "method_options__inputs": "never",
+    "method_options__full": ["blocks.*.pose", "temporal.*"], "model__pose": "blocks",
+    "train__reference_cache": "device",
+    "phases__subject__steps": 2, "phases__pose__steps": 2, "phases__video__steps": 14,
+    "phases__video__echo": 3, "phases__video__echo_window": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept(small: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_config(tmp_path_factory.mktemp("echo") / "kept", tiny_data, **LAST))
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["phase"] == "3-video"]
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in rows(run)]
+
+
+def test_each_window_comes_again() -> None:
+    position = Position(echo=3, window=2)
+    firsts = []
+    for i in range(10):
+        firsts.append(position.of(i, i, lambda step: 4))
+        position.took(i, firsts[-1], 4)
+    assert firsts == [0, 4, 0, 4, 0, 4, 8, 12, 8, 12]
+    assert [i for i in range(10) if position.echoes(i)] == [2, 3, 4, 5, 8, 9]
+
+
+def test_what_is_kept_changes_no_number(
+    kept: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HumanVideo, "beneath", lambda task, draw: draw)
+    anew = train(tiny_config(tmp_path / "anew", tiny_data, **LAST))
+    assert losses(kept) == losses(anew)
+    assert (kept / "final" / "model.safetensors").read_bytes() == (anew / "final" / "model.safetensors").read_bytes()
+    first, second = rows(kept), rows(anew)
+    assert [row["echo"] for row in first] == [i % 6 >= 2 for i in range(14)]
+    assert not any(row["echo"] for row in second)
+    new = {row["flops"] for row in first if not row["echo"]}
+    assert max(new) == pytest.approx(min(row["flops"] for row in second), rel=0.05)  # the embedding of tau runs twice
+    assert max(row["flops"] for row in first if row["echo"]) < 0.8 * min(new)
+
+
+def test_the_disk_takes_the_memory(kept: Path, tiny_data: Path, tmp_path: Path) -> None:
+    disk = train(tiny_config(tmp_path / "disk", tiny_data, **LAST, train__echo_cache="disk"))
+    assert losses(disk) == losses(kept)
+    assert not list(disk.rglob("echo-cache"))
+    state = 2 * 3 * 4 * 32 * 4  # samples, frames, tokens, width, bytes
+    peaks = [{row["echo"]: row["bytes_peak"] for row in rows(run)}[False] for run in (kept, disk)]
+    assert peaks[0] - peaks[1] == pytest.approx(2 * state, abs=state)
+
+
+def test_a_full_disk_costs_time_only(
+    kept: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("entprog.train.echo.save_tensors", full)
+    run = train(tiny_config(tmp_path / "full", tiny_data, **LAST, train__echo_cache="disk"))
+    assert losses(run) == losses(kept)
+    assert (run / "events.jsonl").read_text(encoding="utf-8").count("no longer kept") == 1
+
+
+def test_goes_on_in_the_middle_of_a_window(kept: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "cut", tiny_data, **LAST, train__checkpointing_steps=7)
+    calls = {"left": 8}
+
+    def stop() -> None:
+        calls["left"] -= 1
+        if not calls["left"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, after_step=stop)
+    train(config, resume_from_checkpoint="latest")
+    assert losses(tmp_path / "cut") == losses(kept)
+
+
+def test_a_budget_buys_new_and_old_samples() -> None:
+    cost = PhaseCost(0.0, ((0, 0.0),), (10.0,), (4.0,), (3, 2))
+    assert [cost.total(steps) for steps in (1, 2, 3, 6, 7)] == [10, 20, 24, 36, 46]
+    assert cost.steps(36) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"phases__video__echo": 0}, "phases.video.echo = 0"),
+        ({"phases__video__echo_window": 0}, "phases.video.echo_window = 0"),
+        ({"train__echo_cache": "ram"}, "train.echo_cache"),
+        (
+            {"phases__video__echo": 2, "schedule__name": "adaptive", "phases__video__steps": 200,
+             "phases__subject__steps": 200, "phases__pose__steps": 200},
+            "phases.video.echo = 2: schedule 'adaptive' searches",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_told(tiny_data: Path, tmp_path: Path, overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tiny_config(tmp_path / "bad", tiny_data, **overrides)
