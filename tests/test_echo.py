@@ -106,6 +106,14 @@ def test_goes_on_in_the_middle_of_a_window(kept: Path, tiny_data: Path, tmp_path
     assert losses(tmp_path / "cut") == losses(kept)
 
 
+def test_what_waits_is_reserved_under_a_memory_budget(kept: Path, tiny_data: Path, tmp_path: Path) -> None:
+    peak = max(row["bytes_peak"] for row in rows(kept))
+    tight: dict[str, Any] = {**LAST, "train__reference_cache": "off", "train__memory_budget": f"{4 * peak // 1024}KiB"}
+    run = train(tiny_config(tmp_path / "tight", tiny_data, **tight))
+    assert max(row["bytes_peak"] for row in rows(run)) < 4 * peak
+    assert [row["echo"] for row in rows(run)] == [i % 6 >= 2 for i in range(14)]
+
+
 def test_a_budget_buys_new_and_old_samples() -> None:
     cost = PhaseCost(0.0, ((0, 0.0),), (10.0,), (4.0,), (3, 2))
     assert [cost.total(steps) for steps in (1, 2, 3, 6, 7)] == [10, 20, 24, 36, 46]

@@ -15,7 +15,7 @@ from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
 from entprog.nets.codec import CHANNELS, FACTOR
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
-from entprog.tasks.human_video import FAMILIES, HumanVideo
+from entprog.tasks.human_video import FAMILIES, HumanVideo, hidden_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +199,7 @@ class HumanVideoSubject:
 
     def hidden_bytes(self, case: Case) -> int:
         """See `Subject.hidden_bytes`."""
-        shape, size = case.shape, 4 if case.precision == "no" else 2
-        tokens = (shape.resolution // self.multiple) ** 2
-        return shape.batch * shape.frames * tokens * SIZES[self.config.model.size]["width"] * size
+        return hidden_bytes(case.shape, self._dit(self.depth, torch.device("meta")).config, case.precision)
 
 
 def _loss(task: HumanVideo, draw: Draw, batch: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from entprog.data.clips import Batch
 from entprog.data.sampler import generator, sample_noise, stratified_tau
 from entprog.diffusion.objective import Noising
 from entprog.nets.codec import CHANNELS, FACTOR
-from entprog.nets.dit import VideoDiT
+from entprog.nets.dit import DiTConfig, VideoDiT
 from entprog.tasks.reference_cache import ReferenceCache
 
 FAMILIES: dict[str, Callable[[str], bool]] = {
@@ -24,6 +24,12 @@ FAMILIES: dict[str, Callable[[str], bool]] = {
     "spatial": lambda name: not name.startswith("temporal."),
     "temporal": lambda name: name.startswith("temporal."),
 }
+
+
+def hidden_bytes(shape: Shape, network: DiTConfig, autocast: str) -> int:
+    """Bytes of the hidden states [B, F, N, D] of a micro-batch at one place of the network."""
+    tokens = (shape.resolution // (FACTOR * network.patch)) ** 2
+    return shape.batch * shape.frames * tokens * network.width * (4 if autocast == "no" else 2)
 
 
 @dataclass

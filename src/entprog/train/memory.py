@@ -14,7 +14,7 @@ from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
 from entprog.plan.fit import Fit, Option, fit, ways
 from entprog.plan.sizes import parse_bytes, written_bytes
 from entprog.plan.states import state_bytes
-from entprog.tasks.human_video import HumanVideo
+from entprog.tasks.human_video import HumanVideo, hidden_bytes
 from entprog.train.simulate import simulate_step
 
 Key = tuple[frozenset[str], Shape]
@@ -289,13 +289,14 @@ def check_budget(config: Config, task: HumanVideo) -> None:
 def make_room(
     config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
     draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],
-    resting: Collection[str] = (),
+    resting: Collection[str] = (), waiting: int = 0,
 ) -> Room | None:  # fmt: skip
     """The room of a phase; None without a budget.
 
     Args:
         fixed: draws that lie in memory for the whole phase.
         resting: names of parameters that never train in this phase.
+        waiting: steps whose samples come again, for which what frozen blocks made of them is kept.
     """
     budget = parse_bytes(config.train.memory_budget)
     if budget is None:
@@ -306,6 +307,9 @@ def make_room(
         reserved += sum(4 * p.numel() for p in task.model.parameters())
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
+    if task.device.type == "cpu" and config.train.echo_cache == "host":
+        draws = waiting * config.train.gradient_accumulation_steps
+        reserved += draws * hidden_bytes(shape, task.model.config, task.autocast)
     named = task.model.named_parameters()
     trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
     states = config.schedule.states

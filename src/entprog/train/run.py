@@ -203,7 +203,10 @@ def _one_phase(
     schedule, states = _schedule(config), config.schedule.states
     order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
     resting = inputs if never_trained(config, plugin) else ()
-    room = make_room(config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], resting)
+    waiting = settings.echo_window if settings.echo > 1 else 0
+    room = make_room(
+        config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], resting, waiting
+    )
     if room is not None:
         known = getattr(plugin, "workloads", None)  # of a method without a schedule
         planned = known(blocks.names, shape, settings.steps, seed) if known else ()
