@@ -70,6 +70,20 @@ def test_what_is_kept_changes_no_number(
     assert max(row["flops"] for row in first if row["echo"]) < 0.8 * min(new)
 
 
+def test_the_preset_echoes_exactly(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset: dict[str, Any] = {
+        "method": "entprog", "model__pose": "blocks", "model__fresh": ["pose", "temporal"],
+        "phases__subject__steps": 2, "phases__pose__steps": 2, "phases__video__steps": 6,
+        "phases__video__echo_window": 2,
+    }  # fmt: skip
+    usual = train(tiny_config(tmp_path / "usual", tiny_data, **preset))
+    monkeypatch.setattr(HumanVideo, "beneath", lambda task, draw: draw)
+    anew = train(tiny_config(tmp_path / "anew", tiny_data, **preset))
+    assert [row["echo"] for row in rows(usual)] == [False, False, True, True, True, True]
+    assert losses(usual) == losses(anew)
+    assert (usual / "final" / "model.safetensors").read_bytes() == (anew / "final" / "model.safetensors").read_bytes()
+
+
 def test_the_disk_takes_the_memory(kept: Path, tiny_data: Path, tmp_path: Path) -> None:
     disk = train(tiny_config(tmp_path / "disk", tiny_data, **LAST, train__echo_cache="disk"))
     assert losses(disk) == losses(kept)
