@@ -194,6 +194,23 @@ def test_what_is_left_out_is_said() -> None:
     assert not list(notes(Planner(recipe(), find_device("4090"))))
 
 
+@pytest.mark.slow  # two plans whole
+def test_an_echo_is_the_mean_of_its_steps() -> None:
+    lean = {"method": "lora", "method_options__m": 0.34, "method_options__inputs": "never", "model__pose": "blocks"}
+    rows = []
+    for echo in (1, 4):
+        planner = Planner(recipe(**lean, phases__video__echo=echo, phases__video__echo_window=3), find_device("cpu"))
+        (phase,) = planner.phases("suffix")
+        rows.append(next(row for row in phase.rows if row.kind == "stage"))
+    once, often = rows
+    assert 0.3 * once.flops < often.flops < 0.8 * once.flops and often.seconds < once.seconds
+    assert often.peak - once.peak == 3 * planner.subject.hidden_bytes(planner.case(phase.settings))
+    backbone = Planner(
+        recipe(model__backbone="wan-2.1-1.3b", schedule__name="linear", phases__video__echo=2), find_device("4090")
+    )
+    assert [line.split(":")[0] for line in notes(backbone)] == ["phases.video.echo"]
+
+
 @pytest.mark.parametrize("method", ["lora", LONG])
 def test_a_method_with_adapters_is_planned_as_itself(method: str) -> None:
     stages = {} if method == "lora" else {"schedule__name": "fixed", "schedule__options__m": [2, 6]}

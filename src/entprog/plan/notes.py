@@ -30,6 +30,9 @@ def notes(planner: Planner) -> Iterator[str]:
         )
     if train.compile != "off":
         yield f'train.compile = "{train.compile}": seconds and bytes are those of blocks that are not compiled'
+    echoing = [name for name, phase in config.phases.items() if phase.steps and phase.echo > 1]
+    if backbone and echoing:
+        yield f"phases.{echoing[0]}.echo: {backbone} runs whole at each step; no figure has less for it"
     if backbone and ("tokens" in config.schedule.options or "workloads" in config.schedule.options):
         yield f"schedule.options: {backbone} has no token routing; every token is in all figures"
 
