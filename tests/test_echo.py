@@ -12,7 +12,7 @@ from entprog.nets.dit import SIZES
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.position import Position
 from entprog.train.run import train
-from entprog.validate import ConfigError
+from entprog.validate import ConfigError, ConfigWarning
 from tiny import tiny_config
 
 LAST: dict[str, Any] = {
@@ -132,6 +132,24 @@ def test_a_budget_buys_new_and_old_samples() -> None:
     cost = PhaseCost(0.0, ((0, 0.0),), (10.0,), (4.0,), (3, 2))
     assert [cost.total(steps) for steps in (1, 2, 3, 6, 7)] == [10, 20, 24, 36, 46]
     assert cost.steps(36) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"phases__video__echo_window": 5}, "no sample trains a second time"),
+        ({"train__echo_cache": "disk"}, "no phase has an echo above 1"),
+        (
+            {"method": "full", "phases__video__outside": True, "phases__video__echo": 2},
+            "repeats samples and saves nothing",
+        ),
+    ],
+)
+def test_settings_without_effect_are_told(
+    tiny_data: Path, tmp_path: Path, overrides: dict[str, Any], said: str
+) -> None:
+    with pytest.warns(ConfigWarning, match=said):
+        tiny_config(tmp_path / "idle", tiny_data, **overrides)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
                 (f"phases.{name}.echo_window", f"phases.{name}.echo"),
                 f" = {phase.echo_window}: no effect, as echo = 1: no sample trains a second time",
             )
+        if phase.echo > 1 and f"phases.{name}.echo" in given and not _begins_frozen(phase, config):
+            yield Finding(
+                (f"phases.{name}.echo", "method"),
+                f" = {phase.echo}: repeats samples and saves nothing, as the start of the network trains in this phase",
+            )
     echoing = any(phase.echo > 1 for phase in running(config).values())
     if train.echo_cache == "disk" and "train.echo_cache" in given and not echoing:
         yield Finding(("train.echo_cache",), ' = "disk": no effect, as no phase has an echo above 1')
@@ -102,8 +107,11 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
 
 def _cached(phase: PhaseConfig, config: Config) -> bool:
     """Whether a phase leaves something of the reference pass frozen from step to step."""
-    if config.model.reference == "none":
-        return False
+    return config.model.reference != "none" and _begins_frozen(phase, config)
+
+
+def _begins_frozen(phase: PhaseConfig, config: Config) -> bool:
+    """Whether the start of the network stays frozen from step to step."""
     inputs = bool(config.schedule.outside_every)
     if not plugins.ranked(config.method):  # only BAdam leaves the start of the network alone for a while
         inputs = config.method != "badam" or config.method_options.get("inputs") == "always"
