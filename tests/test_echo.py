@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from entprog.bench.costs import PhaseCost
+from entprog.bench.record import of_run
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.position import Position
@@ -126,6 +127,14 @@ def test_what_waits_is_reserved_under_a_memory_budget(kept: Path, tiny_data: Pat
     run = train(tiny_config(tmp_path / "tight", tiny_data, **tight))
     assert max(row["bytes_peak"] for row in rows(run)) < 4 * peak
     assert [row["echo"] for row in rows(run)] == [i % 6 >= 2 for i in range(14)]
+
+
+def test_a_record_tells_both_kinds_of_steps(kept: Path) -> None:
+    phase = of_run(kept, {}, None)["phases"]["video"]
+    (stage,) = phase["stages"]
+    assert phase["echo"] == [3, 2] and stage["flops_echo"] < stage["flops_step"]
+    assert PhaseCost.of(phase).total(14) == pytest.approx(phase["flops"])
+    assert "echo" not in of_run(kept, {}, None)["phases"]["pose"]
 
 
 def test_a_budget_buys_new_and_old_samples() -> None:

@@ -35,7 +35,7 @@ STEPS = (4, 12, 4)
 LINE = {
     "step", "phase", "phase_step", "stage", "loss", "lr", "grad_norm", "m", "active", "trainable_params", "seconds",
     "elapsed", "flops", "bytes_peak", "bytes_live", "frames", "resolution", "batch", "searching", "tokens", "inputs",
-    "flops_cache", "seconds_cache",
+    "echo", "flops_cache", "seconds_cache",
 }  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -
     totals = run / "totals.json"
     rows, events = _lines(run / "log.jsonl"), _lines(run / "events.jsonl")
     readings = [event for event in events if event["event"] == "holdout"]
-    configs = {_phase(event): event["config"] for event in events if event["event"] == "phase"}
+    configs = {_phase(event): event.get("config", {}) for event in events if event["event"] == "phase"}
     return {
         **head,
         "run": {key: about.get(key) for key in (
@@ -134,8 +134,9 @@ def _phases(rows: list[Record], readings: list[Record], configs: Mapping[str, An
             "stages": [_stage([row for row in mine if row["stage"] == stage]) for stage in _stages(mine)],
             "workloads": _workloads(mine),
         }
-        if configs[name].get("echo", 1) > 1:
-            found[name]["echo"] = [configs[name]["echo"], configs[name]["echo_window"]]
+        config = configs.get(name, {})
+        if config.get("echo", 1) > 1:
+            found[name]["echo"] = [config["echo"], config["echo_window"]]
     return found
 
 
