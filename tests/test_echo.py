@@ -1,7 +1,6 @@
 """Echoes: each sample trains several steps; what frozen blocks made of it is computed once, exactly."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from entprog.bench.costs import PhaseCost
 from entprog.bench.record import of_run
-from entprog.nets.dit import SIZES
 from entprog.tasks.human_video import HumanVideo
 from entprog.train.position import Position
 from entprog.train.run import train
@@ -25,15 +23,11 @@ LAST: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
-        yield
+pytestmark = pytest.mark.usefixtures("small_nano")
 
 
 @pytest.fixture(scope="module")
-def kept(small: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(small_nano: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tiny_config(tmp_path_factory.mktemp("echo") / "kept", tiny_data, **LAST))
 
 
@@ -104,6 +98,19 @@ def test_a_full_disk_costs_time_only(
     run = train(tiny_config(tmp_path / "full", tiny_data, **LAST, train__echo_cache="disk"))
     assert losses(run) == losses(kept)
     assert (run / "events.jsonl").read_text(encoding="utf-8").count("no longer kept") == 1
+
+
+def test_files_taken_away_are_computed_and_charged(kept: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "gone", tiny_data, **LAST, train__echo_cache="disk")
+
+    def take_away() -> None:
+        for file in (tmp_path / "gone").rglob("echo-cache/*"):
+            file.unlink()
+
+    run = train(config, after_step=take_away)
+    assert losses(run) == losses(kept)
+    assert not any(row["echo"] for row in rows(run))
+    assert len({row["flops"] for row in rows(run)}) == 1
 
 
 def test_goes_on_in_the_middle_of_a_window(kept: Path, tiny_data: Path, tmp_path: Path) -> None:

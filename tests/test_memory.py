@@ -1,12 +1,10 @@
 """A memory budget: what is simulated is what is measured, and every stage fits or is refused."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entprog.nets.dit import SIZES
 from entprog.plan.fit import Option, fit, ways
 from entprog.plan.meter import StepCost
 from entprog.plan.sizes import parse_bytes, written_bytes
@@ -43,11 +41,7 @@ def test_the_first_way_that_fits() -> None:
     assert not none.fits and none.option == options[5] and none.cost.peak == 12
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
-        yield
+pytestmark = pytest.mark.usefixtures("small_nano")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from entprog.config import TrainConfig
 from entprog.core.blocks import discover_blocks
@@ -13,7 +13,7 @@ from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
-from entprog.train.muon import in_rows, orthogonalised
+from entprog.train.muon import MuonAdamW, in_rows, orthogonalised
 from entprog.train.optimizer import InBackward, build_optimizer, release
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
@@ -105,6 +105,23 @@ def test_muon_is_that_of_torch_for_matrices_and_adamw_for_the_rest() -> None:
         ends.append((wide, tall, bias))
     for mine, theirs, near in zip(*ends, (2e-3, 2e-3, 1e-6), strict=True):
         assert (mine - theirs).abs().max() < near
+
+
+def test_muon_steps_matrices_of_one_shape_together_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped() -> list[Tensor]:
+        torch.manual_seed(0)
+        matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in [(8, 32), (64, 8), (8, 32), (64, 48)] * 3]
+        groups = [{"params": matrices[:5], "orthogonal": True}, {"params": matrices[5:], "orthogonal": True, "lr": 0.3}]
+        optimizer = MuonAdamW(groups, lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, rows=16)
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn_like(matrix)
+            optimizer.step()
+        return [matrix.detach() for matrix in matrices]
+
+    together = stepped()
+    monkeypatch.setattr("entprog.train.muon.TOGETHER", 0)  # one by one
+    assert all(torch.equal(a, b) for a, b in zip(together, stepped(), strict=True))
 
 
 def test_muon_takes_rows_as_matrices_of_their_own() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from entprog.config import Config
-from entprog.nets.dit import SIZES
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import lines, synthetic_data, tiny_config
@@ -62,12 +60,7 @@ STEPS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """Many checkpoints are written here: a model of 100 kB instead of 30 MB."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
-        yield
+pytestmark = pytest.mark.usefixtures("small_nano")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,7 @@ def one_phase(out: Path, data: Path, **overrides: Any) -> Config:
 NANO = SIZES["nano"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
-        yield
+pytestmark = pytest.mark.usefixtures("small_nano")
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ class ReferenceCache:
                 return
             kept = None
         elif self.kind == "host":
-            kept = [_to_host(state) for state in states]
+            kept = [to_host(state) for state in states]
         else:
             kept = list(states)
         self._entries[key] = _Entry(chain, kept, size)
@@ -295,7 +295,7 @@ def _bytes(states: Sequence[Tensor]) -> int:
     return sum(state.numel() * state.element_size() for state in states)
 
 
-def _to_host(state: Tensor) -> Tensor:
+def to_host(state: Tensor) -> Tensor:
     """A copy in the CPU's memory, pinned where it goes back to a GPU; what is there already stays as it is."""
     if state.device.type == "cpu":
         return state

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from entprog.core.types import Draw, Shape
 from entprog.data.shards import save_tensors
 from entprog.plan.meter import StepCost
 from entprog.tasks.human_video import HumanVideo
+from entprog.tasks.reference_cache import to_host
 
 Key = tuple[int, Shape]
 """A draw of a phase: its first sample, and its shape."""
@@ -51,6 +51,10 @@ class Beneath:
         if entrance != self._entrance:
             self._entrance = entrance
             self.clear()
+        for key in keys:
+            known = self._kept.get(key)
+            if isinstance(known, Path) and not known.is_file():  # computed and charged again
+                del self._kept[key]
         return all(key in self._kept for key in keys)
 
     def of(self, draw: Draw, key: Key) -> Draw:
@@ -86,7 +90,7 @@ class Beneath:
 
     def _keep(self, key: Key, state: Tensor) -> None:
         try:
-            self._kept[key] = _to_host(state) if self.folder is None else self._written(key, state)
+            self._kept[key] = to_host(state) if self.folder is None else self._written(key, state)
         except (OSError, SafetensorError) as error:
             said = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
             self.warn(f"what frozen blocks made of samples is no longer kept: {said}. Training goes on, slower")
@@ -116,10 +120,3 @@ class Beneath:
         except (OSError, SafetensorError):
             del self._kept[key]
             return None
-
-
-def _to_host(state: Tensor) -> Tensor:
-    """A copy in the CPU's memory, pinned where it goes back to a GPU; what is there already stays as it is."""
-    if state.device.type == "cpu":
-        return state
-    return torch.empty(state.shape, dtype=state.dtype, pin_memory=True).copy_(state)
