@@ -455,7 +455,7 @@ def test_a_folder_that_may_not_be_read_is_told(tiny_data: Path, tmp_path: Path) 
 
 def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
-    config = one_phase(run, tiny_data, method="full", phases__pose__steps=60)
+    config = one_phase(run, tiny_data, method="full", phases__pose__steps=24)
     recipe.write_text(write_config(config))
     process = subprocess.Popen(
         [sys.executable, "-m", "entprog", "train", str(recipe)], stderr=subprocess.PIPE, text=True, env=ONE_THREAD
@@ -469,14 +469,14 @@ def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Pat
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, told
     done = len(lines(log))
-    assert 3 <= done < 60 and (run / f"checkpoint-{done}" / "complete").is_file()
+    assert 3 <= done < 24 and (run / f"checkpoint-{done}" / "complete").is_file()
     assert "--resume-from-checkpoint latest" in told and f"stopped at step {done}" in told
     about = read(run / "run.json")
     assert about["status"] == "interrupted" and "signal 15" in about["reason"]
     train(config, resume_from_checkpoint="latest")
     again = read(run / "run.json")
     assert again["status"] == "finished" and again["reason"] is None and again["started"] == about["started"]
-    assert [row["step"] for row in lines(log)] == list(range(60))
+    assert [row["step"] for row in lines(log)] == list(range(24))
     assert "resume" in [row["event"] for row in lines(run / "events.jsonl")]
 
 
