@@ -10,7 +10,7 @@ JOBS ?= 2
 demo: $(STAMP)  ## train full and published method on rendered people, compare them (6 to 16 minutes on 2 cores)
 	$(BIN)/entprog demo --out runs/demo
 
-test: $(VENV)/.installed-dev  ## the fast tests (5 minutes on 2 cores, up to 9 without AVX-512)
+test: $(VENV)/.installed-dev  ## the fast tests (5 minutes on 2 cores, 7 without AVX-512)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## format, lint and types
