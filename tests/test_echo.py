@@ -1,6 +1,5 @@
 """Echoes: each sample trains several steps; what frozen blocks made of it is computed once, exactly."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from entprog.tasks.human_video import HumanVideo
 from entprog.train.position import Position
 from entprog.train.run import train
 from entprog.validate import ConfigError, ConfigWarning
-from tiny import tiny_config
+from tiny import lines, tiny_config
 
 LAST: dict[str, Any] = {
     "method": "lora", "method_options__m": 0.34, "method_options__m_images": 0, "method_options__inputs": "never",
@@ -32,8 +31,11 @@ def kept(small_nano: None, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["phase"].endswith("-video")]
+    return [row for row in lines(run / "log.jsonl") if row["phase"].endswith("-video")]
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return lines(run / "events.jsonl")
 
 
 def losses(run: Path) -> list[float]:
@@ -134,9 +136,18 @@ def test_what_waits_is_reserved_under_a_memory_budget(kept: Path, tiny_data: Pat
         **LAST, "train__reference_cache": "off", "train__memory_budget": f"{4 * peak // 1024}KiB",
         "phases__subject__steps": 0, "phases__pose__steps": 0,
     }  # fmt: skip
-    run = train(tiny_config(tmp_path / "tight", tiny_data, **tight))
-    assert max(row["bytes_peak"] for row in rows(run)) < 4 * peak
-    assert [row["echo"] for row in rows(run)] == [i % 6 >= 2 for i in range(14)]
+    runs = {
+        where: train(tiny_config(tmp_path / where, tiny_data, **tight, train__echo_cache=where))
+        for where in ("host", "disk")
+    }
+    reserved = {
+        where: next(event["bytes_reserved"] for event in events(run) if event["event"] == "fit")
+        for where, run in runs.items()
+    }
+    state = 2 * 3 * 4 * 32 * 4  # samples, frames, tokens, width, bytes
+    assert reserved["host"] - reserved["disk"] == 2 * state
+    assert max(row["bytes_peak"] for row in rows(runs["host"])) < 4 * peak
+    assert [row["echo"] for row in rows(runs["host"])] == [i % 6 >= 2 for i in range(14)]
 
 
 def test_a_record_tells_both_kinds_of_steps(kept: Path) -> None:
