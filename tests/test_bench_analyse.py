@@ -14,7 +14,7 @@ from entprog.bench import analyse, permuted
 from entprog.bench.analyse import Crossing, Group
 from entprog.bench.cells import Cell, plan
 from entprog.bench.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
-from entprog.bench.page import write_all
+from entprog.bench.page import pictures, write_all
 from entprog.bench.picture import Series, chart
 from entprog.bench.record import Record
 from entprog.bench.speedup import speedup
@@ -199,15 +199,19 @@ def test_at_a_glance(analysis: Analysis) -> None:
     assert picture.count("<circle") == 9 and "nan" not in picture and "left of the line is better; 3 seeds" in picture
 
 
-def test_at_a_glance_without_budgets() -> None:
-    small = suite(budgets=[], equal_steps=0.5)
+@pytest.mark.parametrize("longer", [{}, {"full": [1.0]}])
+def test_at_a_glance_without_budgets(longer: dict[str, list[float]]) -> None:
+    small = suite(budgets=[], equal_steps=0.5, longer=longer)
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
         cell = planned.missing[0]
         records[cell.address] = record_of(cell, losses(cell))
-    found = all_tables(Analysis(small, planned, records))
-    assert [table.title for table in found[:2]] == ["small at a glance", "At equal steps, 0.5 x the recipe's"]
+    analysis = Analysis(small, planned, records)
+    found = all_tables(analysis)
+    assert {"small at a glance", "At equal steps, 0.5 x the recipe's"} <= {table.title for table in found}
     assert "loss, equal steps" in found[0].columns and len(found[0].rows) == 3
+    assert ("loss, 1x" in found[0].columns) == bool(longer)  # a budget of one arm does not push the steps aside
+    assert "arms-steps" in pictures(analysis)
 
 
 def test_a_dot_is_coloured_where_it_is_off_the_line() -> None:

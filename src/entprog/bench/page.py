@@ -61,9 +61,10 @@ def pictures(analysis: Analysis) -> dict[str, str]:
             "Held-out loss by cost", "FLOPs of the whole run", label, cost, x_text=units.flops, logarithmic=True
         )
     }  # fmt: skip
-    compared = [budget for budget in analysis.budgets if len(analysis.at(budget)) > 1]
-    for budget in [budget for budget in compared if budget != EQUAL_STEPS] or compared:
+    for budget in analysis.at_a_glance or analysis.budgets:
         groups = analysis.at(budget)
+        if len(groups) < 2:
+            continue
         memory = [
             Series(
                 g.arm,

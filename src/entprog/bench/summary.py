@@ -23,7 +23,7 @@ def summary(analysis: Analysis) -> Table | None:
     main = _main(analysis)
     if main is None:
         return None
-    budgets = [budget for budget in analysis.budgets if budget != EQUAL_STEPS] or [main]
+    budgets = analysis.at_a_glance or [main]
     base = analysis.reference(main)
     arms = [arm for arm in analysis.suite.settings.arms if any(_group(analysis, arm, budget) for budget in budgets)]
     time = "calibrated s" if analysis.seconds else "s as measured"

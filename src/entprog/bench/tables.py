@@ -59,6 +59,12 @@ class Analysis:
         wanted: list[Budget] = [*sorted(bought), EQUAL_STEPS]
         return [budget for budget in wanted if any(key[1] == budget for key in self.groups)]
 
+    @property
+    def at_a_glance(self) -> list[Budget]:
+        """Those of the budgets that stand side by side: equal steps only where the suite has no budget for all arms."""
+        costs: list[Budget] = [budget for budget in self.budgets if budget != EQUAL_STEPS]
+        return self.budgets if not self.suite.settings.budgets else costs
+
     def at(self, budget: Budget) -> list[Group]:
         """The arms at a budget, in the suite's order."""
         return [
