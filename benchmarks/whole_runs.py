@@ -60,6 +60,7 @@ def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
 
 
 def wanted(text: str) -> tuple[str, float]:
+    """ARM:BUDGET, which argparse refuses where the budget is no number."""
     arm, _, budget = text.partition(":")
     return arm, float(budget)
 
@@ -90,6 +91,12 @@ def main() -> None:
     suite = read_suite(given.suite)
     records = read_records(RESULTS / suite.name)
     finals = plan(suite, records).finals
+    for arm, budget in given.runs:
+        for seed in suite.settings.seeds:
+            if (arm, budget, seed) not in finals or finals[arm, budget, seed].address not in records:
+                parser.error(
+                    f"{arm}:{budget:g}: {suite.name} has no record of it for seed {seed}; make it by entprog bench"
+                )
     base = base_weights(suite, Path("runs/bench") / suite.name)
     lines = [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()] if RECORD.exists() else []
     there = {(line["suite"], line["arm"], line["budget"], line["seed"], line["round"]) for line in lines}
