@@ -14,6 +14,7 @@ rendering of the clips included.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
             sys.exit(done.stderr[-2000:])
         totals = json.loads((folder / "run" / "totals.json").read_text(encoding="utf-8"))
         run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
+    run["command"] = shlex.join(["python", "benchmarks/whole_runs.py", *sys.argv[1:]])  # not the passing folder's
     if totals["flops"] != flops:
         sys.exit(f"{cell.arm}, seed {cell.seed}: {totals['flops']:g} FLOPs, its record says {flops:g}")
     return {"seconds": totals["seconds"], "process": process, "flops": flops, "load": load[0], "run": run}
@@ -88,7 +90,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=wanted, metavar="ARM:BUDGET")
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
-    suite = read_suite(given.suite)
+    try:
+        suite = read_suite(given.suite)
+    except ValueError as error:
+        parser.error(str(error))
     records = read_records(RESULTS / suite.name)
     finals = plan(suite, records).finals
     for arm, budget in given.runs:
