@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from entprog.bench.cells import Cell
-from entprog.bench.read import suite_of
-from entprog.bench.record import Record
-from entprog.bench.suite import Suite
-from entprog.trees import laid_over
+from benchmarks.runner.cells import Cell
+from benchmarks.runner.read import suite_of
+from benchmarks.runner.record import Record
+from benchmarks.runner.suite import Suite
+from entprog.config.trees import laid_over
 
 TREE: dict[str, Any] = {
     "about": "small",

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from entprog.nets.dit import VideoDiT, build_dit
-from entprog.plan.meter import Meter
-from entprog.plan.profiled import profiled_peak
+from entprog.profiling.meter import Meter
+from entprog.profiling.profiled import profiled_peak
 
 
 def sharded(mesh: DeviceMesh) -> VideoDiT:

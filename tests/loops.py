@@ -9,7 +9,7 @@ from torch import Tensor
 
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
-from entprog.core.types import Ranking, Setting, Shape, StepInfo, Trial, Workload
+from entprog.core.types import MethodContext, Ranking, Shape, StepInfo, Trial, Workload
 from entprog.plugins import load
 from toy import ToyTask, toy_draws, toy_task
 
@@ -76,7 +76,7 @@ class Rig:
             "holdout": HOLDOUT, "ranking": ranking, "schedule": schedule, "reading_flops": lambda: 7.0,
             "notify": lambda name, values: self.events.append((name, values)), "seed": 5,
         }  # fmt: skip
-        self.setting = Setting(self.task, self.blocks, self.optimizer, total, **{**values, **setting})
+        self.setting = MethodContext(self.task, self.blocks, self.optimizer, total, **{**values, **setting})
         self.total = total
         self.method = plugin.bind(self.setting)
 

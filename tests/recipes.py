@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from entprog.validate import ConfigError, read_config
+from entprog.config.load import ConfigError, read_config
 
 
 def problems(path: Path | None, overrides=()) -> list[str]:

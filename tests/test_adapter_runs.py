@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
-from entprog.tasks.build import load_weights
+from entprog.tasks.human_video.build import load_weights
 from entprog.train.run import train
 from test_resume import same
 from tiny import lines, synthetic_data, tiny_config
@@ -23,8 +23,8 @@ ARMS: dict[str, dict[str, Any]] = {
         "method": "lora", "method_options__rank": 4, "method_options__m": 0.5, "method_options__m_images": 0,
         "phases__pose__gradient_checkpointing": True,
     },
-    "mixed": {"method": "mixed", "method_options__rank": 4, "schedule__frozen_storage": "int8", **STAGED},
-    "nf4": {"schedule__frozen_storage": "nf4", **STAGED},
+    "mixed": {"method": "mixed", "method_options__rank": 4, "freeze__storage": "int8", **STAGED},
+    "nf4": {"freeze__storage": "nf4", **STAGED},
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_new_blocks_that_rest_are_left_out_exactly(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
     data = synthetic_data(tmp_path / "data")
     usual = {"phases__subject__steps": 0, "phases__pose__steps": 1, "phases__video__steps": 3,
-             "schedule__frozen_storage": "bf16", **ARMS["last"]}  # fmt: skip
+             "freeze__storage": "bf16", **ARMS["last"]}  # fmt: skip
     less = train(tiny_config(tmp_path / "less", data, **usual))
     monkeypatch.setattr(VideoDiT, "idle_temporal", lambda model: frozenset())
     whole = train(tiny_config(tmp_path / "whole", data, **usual))

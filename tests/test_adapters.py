@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from entprog.core.adapters import adapted_layers, effective_weights, plain_parameters, plain_state_dict
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
-from entprog.core.types import Ranking, Setting
+from entprog.core.types import MethodContext, Ranking
 from entprog.plugins import load, problems
+from entprog.savings.adapters import adapted_layers, effective_weights, plain_parameters, plain_state_dict
 from loops import DRAWS, Rig, adaptive
 from toy import toy_draws, toy_task
 
@@ -151,10 +151,10 @@ def _adapted_names(made: Rig, plain: dict[str, torch.Tensor]) -> dict[str, torch
 
 
 def test_averages_are_of_what_the_network_computes_with() -> None:
-    from entprog.train.state import Averages
+    from entprog.train.state import EMA
 
     made = rig("lora")
-    average = Averages(made.task.model, 0.9)
+    average = EMA(made.task.model, 0.9)
     made.run(0, 2)
     for _ in range(400):
         average.update(made.task.model)
@@ -172,7 +172,7 @@ def test_an_optimizer_without_the_adapters_is_refused(method: str) -> None:
     task = toy_task()
     blocks = discover_blocks(task.model)
     optimizer = torch.optim.AdamW(param_groups(task.model, blocks, lr=1e-2))
-    setting = Setting(
+    setting = MethodContext(
         task, blocks, optimizer, 4, ranking=Ranking(blocks.names), schedule=load("schedule", "linear", stages=2),
         holdout=toy_draws(1),
     )  # fmt: skip

@@ -4,16 +4,19 @@ import tomllib
 import warnings
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entprog.combinations import problems
-from entprog.config import Config
-from entprog.validate import Reader, without_others_options
+from entprog.config.checks import problems
+from entprog.config.load import Reader, without_others_options
+from entprog.config.schema import Config
 
 ASSETS = files("entprog") / "assets"
-ARMS: dict[str, dict[str, Any]] = tomllib.loads((ASSETS / "bench" / "arms.toml").read_text(encoding="utf-8"))
+ARMS: dict[str, dict[str, Any]] = tomllib.loads(
+    (Path(__file__).parent.parent / "benchmarks" / "suites" / "arms.toml").read_text(encoding="utf-8")
+)
 NAMED = (
     "full", "full-saving", "full-cheap", "full-frames", "full-resolution", "full-batch", "lora-16", "lora-128", "lisa",
     "badam", "galore", "adafactor", "tread", "paper", "paper-linear", "paper-random", "probe", "descending",

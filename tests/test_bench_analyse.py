@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from bench_suites import record_of, suite
-from entprog.bench import analyse, permuted
-from entprog.bench.analyse import Crossing, Group
-from entprog.bench.cells import Cell, plan
-from entprog.bench.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
-from entprog.bench.page import pictures, write_all
-from entprog.bench.picture import Series, chart
-from entprog.bench.record import Record
-from entprog.bench.speedup import speedup
-from entprog.bench.summary import all_tables, glance, summary
-from entprog.bench.tables import Analysis, faster, markdown, slower, tables
+from benchmarks.runner import analyse, permuted
+from benchmarks.runner.analyse import Crossing, Group
+from benchmarks.runner.cells import Cell, plan
+from benchmarks.runner.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
+from benchmarks.runner.page import pictures, write_all
+from benchmarks.runner.picture import Series, chart
+from benchmarks.runner.record import Record
+from benchmarks.runner.speedup import speedup
+from benchmarks.runner.summary import all_tables, glance, summary
+from benchmarks.runner.tables import Analysis, faster, markdown, slower, tables
 
 
 def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) -> Group:

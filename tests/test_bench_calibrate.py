@@ -5,8 +5,8 @@ import math
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from entprog.bench.calibrate import Turns, latest, run_seconds, step_seconds
-from entprog.bench.cells import plan
+from benchmarks.runner.calibrate import Turns, latest, run_seconds, step_seconds
+from benchmarks.runner.cells import plan
 
 
 def test_jobs_work_one_at_a_time_in_turns() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from entprog.bench.address import FORMER, NUMERICS, address, said
-from entprog.bench.cells import EQUAL_STEPS, Cell, Plan, plan
-from entprog.bench.costs import PhaseCost
-from entprog.bench.rates import sweep
-from entprog.bench.record import Record
-from entprog.bench.suite import Suite
-from entprog.config import Config, RankingConfig
+from benchmarks.runner.address import FORMER, NUMERICS, address, said
+from benchmarks.runner.cells import EQUAL_STEPS, Cell, Plan, plan
+from benchmarks.runner.costs import PhaseCost
+from benchmarks.runner.rates import sweep
+from benchmarks.runner.record import Record
+from benchmarks.runner.suite import Suite
+from entprog.config.schema import Config, RankingConfig
 
 
 def test_an_address_holds_what_numbers_follow_from() -> None:
@@ -62,7 +62,7 @@ def test_defaults_are_those_that_addresses_were_made_with() -> None:
     model = {"size": "nano", "init": "base", "reference": "siamese", "pose": "input", "condition_dropout": 0.1}
     assert {key: getattr(Config().model, key) for key in model} == model
     assert FORMER == {"ranking.score": "cei"}
-    assert (Config().schedule.name, Config().schedule.outside_every) == ("adaptive", 1)
+    assert (Config().schedule.name, Config().freeze.inputs_every) == ("adaptive", 1)
 
 
 def test_steps_that_a_budget_buys() -> None:

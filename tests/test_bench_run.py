@@ -13,17 +13,17 @@ import pytest
 import tomli_w
 import torch
 
-from entprog.bench.cells import plan
-from entprog.bench.read import suite_of
-from entprog.bench.record import Record, read_records
-from entprog.bench.runner import run_suite
-from entprog.bench.suite import Suite
-from entprog.cli import main
+from benchmarks.__main__ import main
+from benchmarks.runner.cells import plan
+from benchmarks.runner.read import suite_of
+from benchmarks.runner.record import Record, read_records
+from benchmarks.runner.runner import run_suite
+from benchmarks.runner.suite import Suite
+from entprog.config.trees import laid_over
 from entprog.nets.dit import SIZES
-from entprog.tasks.human_video import HumanVideo
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.log import RunLog
 from entprog.train.run import train
-from entprog.trees import laid_over
 from tiny import synthetic_data
 
 SHIPPED = dict(SIZES["nano"])
@@ -85,7 +85,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, *more: str) -> None:
     main(
         [
-            "bench",
             str(folder / "tiny.toml"),
             "--results",
             str(folder / "results"),
@@ -117,7 +116,7 @@ def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
         exam = record["exam"]
         assert len(exam["per_draw"]) == len(exam["clips"]) == 4 and len(set(exam["clips"])) == 2
         assert exam["loss"] == pytest.approx(sum(exam["per_draw"]) / 4) and "l1" in exam["quality"]["metrics"]
-        assert record["run"]["command"].startswith("entprog bench") and record["run"]["versions"]["torch"]
+        assert record["run"]["command"].startswith("python -m benchmarks") and record["run"]["versions"]["torch"]
         assert record["curve"][-1]["phase"] == "video" and len(record["curve"]) >= 3
         assert [point["flops"] for point in record["curve"]] == sorted(point["flops"] for point in record["curve"])
     assert full["exam"]["tau"] == probe["exam"]["tau"] and full["exam"]["loss"] != probe["exam"]["loss"]
@@ -141,7 +140,7 @@ def test_nothing_is_run_twice_and_little_is_kept(whole: Path, data: Path, capsys
 def test_what_another_suite_has_run_is_not_run_again(whole: Path, data: Path) -> None:
     (whole / "other.toml").write_text(tomli_w.dumps({**tree(data), "arms": ["full"]}))
     folders = [str(whole / name) for name in ("results", "runs")]
-    main(["bench", str(whole / "other.toml"), "--results", folders[0], "--runs", folders[1]])
+    main([str(whole / "other.toml"), "--results", folders[0], "--runs", folders[1]])
     own, others = (read_records(whole / "results" / name) for name in ("other", "tiny"))
     assert len(own) == 2 and own.items() <= others.items()
     assert not list((whole / "runs" / "other").glob("*/log.jsonl"))
@@ -163,7 +162,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
     monkeypatch.setattr(RunLog, "line", stopping)
     for _ in range(10):
         try:
-            assert run_suite(suite(data), tmp_path / "results", tmp_path / "runs", command="entprog bench tiny")
+            assert run_suite(suite(data), tmp_path / "results", tmp_path / "runs", command="python -m benchmarks tiny")
             break
         except SystemExit as stopped:
             assert stopped.code == 143
@@ -268,7 +267,7 @@ def test_the_smoke_suite(tmp_path: Path) -> None:
     """As shipped, with its sweeps; in its own size of model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "nano", SHIPPED)
-        main(["bench", "smoke", "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")])
+        main(["smoke", "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")])
     records = list(read_records(tmp_path / "results" / "smoke").values())
     assert {record["arm"] for record in records if record["kind"] == "final"} == {"full", "probe"}
     assert all(record["status"] == "finished" for record in records)

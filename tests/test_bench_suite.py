@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from bench_suites import suite, tree
-from entprog.bench import protocol
-from entprog.bench.read import read_suite, suite_of, suites
-from entprog.cli import main
-from entprog.validate import ConfigError
+from benchmarks.__main__ import main
+from benchmarks.runner import protocol
+from benchmarks.runner.read import read_suite, suite_of, suites
+from entprog.config.load import ConfigError
 
 
 def problems(**over: Any) -> list[str]:
@@ -115,11 +115,11 @@ def test_a_suite_like_another(tmp_path: Path) -> None:
 
 def test_the_command_tells_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for argv, words in (
-        (["bench", "smok"], "did you mean smoke?"),
-        (["bench", str(tmp_path / "none.toml")], "no such file"),
-        (["bench", "smoke", "--arms", "ful"], "did you mean full?"),
-        (["bench", "smoke", "--seeds", "7"], "the suite's are 0"),
-        (["bench", "smoke", "--minutes", "-1"], "at least 0"),
+        (["smok"], "did you mean smoke?"),
+        ([str(tmp_path / "none.toml")], "no such file"),
+        (["smoke", "--arms", "ful"], "did you mean full?"),
+        (["smoke", "--seeds", "7"], "the suite's are 0"),
+        (["smoke", "--minutes", "-1"], "at least 0"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(argv)

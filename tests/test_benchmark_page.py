@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def fill() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", ROOT / "benchmarks" / "fill.py")
+    spec = importlib.util.spec_from_file_location("fill", ROOT / "benchmarks" / "studies" / "fill.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -21,7 +21,7 @@ def fill() -> ModuleType:
 def test_the_page_has_the_tables_that_the_records_give(fill: ModuleType) -> None:
     page = fill.PAGE.read_text(encoding="utf-8")
     assert "<!-- table nano: nano at a glance -->" in page
-    assert fill.filled(page) == page, "run python benchmarks/fill.py"
+    assert fill.filled(page) == page, "run python benchmarks/studies/fill.py"
 
 
 def test_a_table_that_is_not_there_is_named(fill: ModuleType) -> None:

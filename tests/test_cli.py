@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from entprog import keys
-from entprog.cli import app, main
-from entprog.config import Config
-from entprog.console import plain_errors
-from entprog.validate import read_config
+from entprog.cli.app import app, main
+from entprog.cli.errors import plain_errors
+from entprog.config import reference
+from entprog.config.load import read_config
+from entprog.config.schema import Config
 from fake_run import make_run
 
-COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "report", "bench")
+COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_help_of_train_explains_recipes_and_overrides(capsys):
 def test_keys_are_a_recipe(capsys, tmp_path):
     main(["train", "--keys"])
     told = capsys.readouterr().out
-    assert keys.recipe() in told
+    assert reference.recipe() in told
     Path("recipe.toml").write_text(told)
     assert read_config("recipe.toml") == Config()
 
@@ -84,7 +84,7 @@ def test_version(capsys):
 
 def test_help_needs_neither_torch_nor_diffusers():
     code = (
-        "import sys\nfrom entprog.cli import main\nmain(['--help'])\nmain(['train', '--keys'])\n"
+        "import sys\nfrom entprog.cli.app import main\nmain(['--help'])\nmain(['train', '--keys'])\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'av', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )

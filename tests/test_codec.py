@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from entprog.nets.codec import CHANNELS, PatchCodec, to_uint8
-from entprog.render import render_clip
+from entprog.codecs.pca import CHANNELS, PatchCodec, to_uint8
+from entprog.synthetic import render_clip
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from entprog import keys
-from entprog.config import PUBLISHED, Config, PhaseConfig
-from entprog.validate import RESUMABLE, differences, read_config, write_config
+from entprog.config import reference
+from entprog.config.load import RESUMABLE, differences, read_config, write_config
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from recipes import problems
 
 SHIPPED = Path(__file__).parents[1]
@@ -142,22 +142,22 @@ def test_ranges(dotted, good, bad):
 
 
 def test_every_limit_belongs_to_a_key_and_holds_for_its_default():
-    assert set(keys.LIMITS) <= set(keys.dotted_keys())
+    assert set(reference.LIMITS) <= set(reference.dotted_keys())
     defaults = Config()
-    for dotted, interval in keys.LIMITS.items():
+    for dotted, interval in reference.LIMITS.items():
         table, _, key = dotted.rpartition(".")
         owner = PhaseConfig() if table == "phases.*" else getattr(defaults, table)
         value = getattr(owner, key)
         for number in value if isinstance(value, tuple) else (value,):
-            assert keys.inside(number, interval), dotted
+            assert reference.inside(number, interval), dotted
     numbers = {
         dotted
-        for table, kind in keys.hints(Config).items()
-        for key, type_ in (keys.hints(kind) if keys.is_table(kind) else {}).items()
+        for table, kind in reference.hints(Config).items()
+        for key, type_ in (reference.hints(kind) if reference.is_table(kind) else {}).items()
         for dotted in [f"{table}.{key}"]
         if type_ in (int, float)
     }
-    assert numbers <= set(keys.LIMITS), "every number has a range"
+    assert numbers <= set(reference.LIMITS), "every number has a range"
 
 
 # Files that are no recipe
@@ -243,7 +243,7 @@ def test_options_stay_with_the_plugin_they_were_written_for(recipe):
 def test_a_preset_brings_its_method(recipe):
     pytest.importorskip("peft")
     config = read_config(recipe("[train]\nlr_warmup_steps = 0"), {"preset": "entprog"})
-    assert (config.method, config.schedule.frozen_storage, config.train.reference_cache) == ("lora", "bf16", "disk")
+    assert (config.method, config.freeze.storage, config.train.reference_cache) == ("lora", "bf16", "disk")
     assert (config.method_options["m"], config.method_options["inputs"]) == (0.34, "never")
     assert config.train.optimizer == "muon"
     short = read_config(recipe('method = "entprog"\n[train]\nlr_warmup_steps = 0'))
@@ -351,10 +351,10 @@ def test_phases_keep_their_order_when_written(recipe):
 
 
 def test_the_printed_recipe_is_the_default_one(recipe):
-    text = keys.recipe()
+    text = reference.recipe()
     assert read_config(recipe(text)) == Config()
     assert all(len(line) <= 100 for line in text.splitlines())
-    for dotted in keys.dotted_keys():
+    for dotted in reference.dotted_keys():
         assert f"\n{dotted.rpartition('.')[2]} = " in f"\n{text}", dotted
 
 
@@ -364,9 +364,15 @@ def test_recipes_that_come_with_entprog_are_right(path):
 
 
 def test_every_key_is_explained():
-    for table in (Config, PhaseConfig, *(kind for kind in keys.hints(Config).values() if keys.is_table(kind))):
-        leaves = {key for key, kind in keys.hints(table).items() if not keys.is_table(kind) and key != "phases"}
-        assert leaves == set(keys.meanings(table)), table
+    for table in (
+        Config,
+        PhaseConfig,
+        *(kind for kind in reference.hints(Config).values() if reference.is_table(kind)),
+    ):
+        leaves = {
+            key for key, kind in reference.hints(table).items() if not reference.is_table(kind) and key != "phases"
+        }
+        assert leaves == set(reference.meanings(table)), table
 
 
 def test_differences_between_configurations():
@@ -389,5 +395,5 @@ def test_what_may_differ_on_resume():
     b = read_config(None, {"label": "b", "sample.seed": "4", "train.validation_steps": "5", "evaluate.clips": "3"})
     assert len(differences(a, b)) == 4 and differences(a, b, RESUMABLE) == []
     assert differences(a, read_config(None, {"train.threads": "1"}), RESUMABLE) == ["train.threads: 0 -> 1"]
-    known = {*keys.dotted_keys(), *keys.hints(Config)}
+    known = {*reference.dotted_keys(), *reference.hints(Config)}
     assert set(RESUMABLE) <= known

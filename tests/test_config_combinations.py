@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from entprog.config import PUBLISHED
-from entprog.validate import ConfigWarning, read_config
+from entprog.config.load import ConfigWarning, read_config
+from entprog.config.schema import PUBLISHED
 from recipes import problems
 
 BACKWARD = {"train.optimizer_in_backward": "true", "train.max_grad_norm": "0"}
@@ -50,7 +50,7 @@ def recipe(tmp_path, monkeypatch):
         ({**BACKWARD, "train.max_grad_norm": "1"}, ["optimizer_in_backward = true", "max_grad_norm = 1; set that"]),
         ({**BACKWARD, "train.gradient_accumulation_steps": "2"}, ["gradient_accumulation_steps = 2; set that to 1"]),
         ({**BACKWARD, "train.mixed_precision": "fp16"}, ["optimizer_in_backward = true", 'mixed_precision = "fp16"']),
-        ({"schedule.frozen_storage": "nf4", "train.compile": "blocks"}, ["frozen_storage", 'compile = "blocks"']),
+        ({"freeze.storage": "nf4", "train.compile": "blocks"}, ["freeze.storage", 'compile = "blocks"']),
         ({"sample.weights": "ema"}, ["sample.weights", "train.ema_decay = 0"]),
         ({"device": "gpu"}, ["device", '"cuda:N"']),
         ({"output_dir": ""}, ["output_dir"]),

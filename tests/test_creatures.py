@@ -7,13 +7,13 @@ import pytest
 
 from entprog.data.posemap import draw_pose
 from entprog.data.source import open_data
-from entprog.render import render_clip
-from entprog.render.clip import KEYPOINTS, draw_figure, draw_frame
-from entprog.render.creatures import EYE, Creature, draw_build, draw_creature, draw_hide
-from entprog.render.domains import ALL, CREATURES
-from entprog.render.gaits import draw_gait
-from entprog.render.geometry import bend_limb
-from entprog.render.scene import draw_scene
+from entprog.synthetic import render_clip
+from entprog.synthetic.clip import KEYPOINTS, draw_figure, draw_frame
+from entprog.synthetic.creatures import EYE, Creature, draw_build, draw_creature, draw_hide
+from entprog.synthetic.domains import ALL, CREATURES
+from entprog.synthetic.gaits import draw_gait
+from entprog.synthetic.geometry import bend_limb
+from entprog.synthetic.scene import draw_scene
 from entprog.train.run import train
 from tiny import lines, tiny_config
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from entprog.config import DataConfig
+from entprog.codecs.pca import PatchCodec
+from entprog.config.schema import DataConfig
 from entprog.core.types import Shape
 from entprog.data import rendered
 from entprog.data.clips import Clips
@@ -19,8 +20,7 @@ from entprog.data.rendered import RenderedPeople, render_data_set, resized
 from entprog.data.sampler import generator, locate, sample_noise, shuffled, stratified_tau
 from entprog.data.shards import Shards, ShardWriter, write_atomically
 from entprog.data.source import cache_folder, open_data
-from entprog.nets.codec import PatchCodec
-from entprog.render import render_clip
+from entprog.synthetic import render_clip
 from tiny import PEOPLE, lines, render_tiny, synthetic_data
 
 # --- sampler ---

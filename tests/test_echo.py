@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from entprog.bench.costs import PhaseCost
-from entprog.bench.record import of_run
-from entprog.tasks.human_video import HumanVideo
+from benchmarks.runner.costs import PhaseCost
+from benchmarks.runner.record import of_run
+from entprog.config.load import ConfigError, ConfigWarning
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.position import Position
 from entprog.train.run import train
-from entprog.validate import ConfigError, ConfigWarning
 from tiny import lines, tiny_config
 
 LAST: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_a_full_disk_costs_time_only(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("entprog.train.echo.save_tensors", full)
+    monkeypatch.setattr("entprog.savings.prefix_cache.save_tensors", full)
     run = train(tiny_config(tmp_path / "full", tiny_data, **LAST, train__echo_cache="disk"))
     assert losses(run) == losses(kept)
     assert (run / "events.jsonl").read_text(encoding="utf-8").count("no longer kept") == 1

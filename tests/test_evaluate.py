@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from entprog.config import Config, DataConfig, EvaluateConfig, ModelConfig, PhaseConfig, SampleConfig
+from entprog.codecs.pca import PatchCodec
+from entprog.config.load import write_config
+from entprog.config.schema import Config, DataConfig, EvaluateConfig, ModelConfig, PhaseConfig, SampleConfig
 from entprog.data.clips import Clips
 from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
 from entprog.diffusion.objective import Noising
-from entprog.evaluate import (
+from entprog.evaluate.evaluation import (
     GeneratedClip,
     evaluate,
     evaluate_task,
@@ -28,14 +30,12 @@ from entprog.evaluate import (
     measure,
     table,
 )
-from entprog.nets.codec import PatchCodec
 from entprog.nets.dit import build_dit
 from entprog.prepare.video import read_video, write_video
-from entprog.render import render_clip
-from entprog.sample import sample
-from entprog.tasks.build import save_weights
-from entprog.tasks.human_video import HumanVideo
-from entprog.validate import write_config
+from entprog.sample.animate import sample
+from entprog.synthetic import render_clip
+from entprog.tasks.human_video.build import save_weights
+from entprog.tasks.human_video.task import HumanVideo
 
 FRAMES = 3
 

@@ -46,7 +46,7 @@ def test_a_unet_whose_resnets_change_their_channels():
     schedule = {"schedule": "fixed", "schedule_options": {"m": (3,)}}
     assert set(attached(blocks, score="cei", **schedule).workload(0).active) <= set(blocks.names)
 
-    method = attached(blocks, score="order", score_options={"order": "last"}, outside_every=0, **schedule)
+    method = attached(blocks, score="order", score_options={"order": "last"}, inputs_every=0, **schedule)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for i in range(2):
         with method.step(i) as info:

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from entprog.core.blocks import discover_blocks
 from entprog.nets.dit import DiTConfig, VideoDiT
-from entprog.plan.formula import OUTSIDE, Sizes, block_names, step_flops
-from entprog.plan.meter import Flops, Meter
+from entprog.profiling.meter import Flops, Meter
+from entprog.tasks.human_video.flops_formula import OUTSIDE, Sizes, block_names, step_flops
 
 SMALL = DiTConfig(depth=3, width=8, heads=2, channels=4, temporal_every=1)
 SIZES = Sizes(batch=2, frames=3, height=4, width=6)

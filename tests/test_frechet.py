@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from entprog import cli, combinations, evaluate, plugins
-from entprog.config import Config
+from entprog import plugins
+from entprog.cli import app as cli
+from entprog.config import checks
+from entprog.config.load import ConfigError, config_of
+from entprog.config.schema import Config
+from entprog.evaluate import evaluation as evaluate
 from entprog.metrics import _lite0
 from entprog.metrics.frechet import distance
-from entprog.render import render_clip
-from entprog.validate import ConfigError, config_of
+from entprog.synthetic import render_clip
 
 installed = pytest.mark.skipif(
-    any(find_spec(module) is None for module in combinations.FRECHET), reason="needs the extra metrics"
+    any(find_spec(module) is None for module in checks.FRECHET), reason="needs the extra metrics"
 )
 
 
@@ -55,9 +58,9 @@ def truth() -> Tensor:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The extra is not installed."""
-    for module in combinations.FRECHET:
+    for module in checks.FRECHET:
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(combinations, "find_spec", lambda name: None if name in combinations.FRECHET else True)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in checks.FRECHET else True)
     _lite0.network.cache_clear()
     yield
     _lite0.network.cache_clear()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from entprog.core.adapters import effective_weights, plain_state_dict
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
-from entprog.core.frozen_storage import BLOCK, FrozenStorage, decode, encode, normal_levels, original
 from entprog.plugins import load
+from entprog.savings.adapters import effective_weights, plain_state_dict
+from entprog.savings.frozen_storage import BLOCK, FrozenStorage, decode, encode, normal_levels, original
 from loops import Rig, adaptive
 from toy import toy_draws, toy_task
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from entprog.plan.fit import Option, fit, ways
-from entprog.plan.meter import StepCost
-from entprog.plan.sizes import parse_bytes, written_bytes
+from entprog.profiling.meter import StepCost
+from entprog.profiling.units import parse_bytes, written_bytes
+from entprog.savings.options import Option, fit, ways
 from entprog.train.run import train
 from recipes import problems
 from tiny import lines, synthetic_data, tiny_config

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.nets.dit import VideoDiT
-from entprog.plan.meter import Meter
+from entprog.profiling.meter import Meter
 from tiny import small_dit
 
 

@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.nets.dit import VideoDiT
-from entprog.plan.ledger import Ledger
-from entprog.plan.meter import CATEGORIES, Meter
-from entprog.plan.profiled import cuda_peak, profiled_peak
-from entprog.train.optimizer import InBackward
+from entprog.profiling.ledger import Ledger
+from entprog.profiling.meter import CATEGORIES, Meter
+from entprog.profiling.profiled import cuda_peak, profiled_peak
+from entprog.savings.in_backward import InBackward
 from tiny import small_dit
 
 Active = tuple[str, ...] | None

@@ -6,7 +6,7 @@ import torch
 from entprog import plugins
 from entprog.metrics import pose_error
 from entprog.metrics.ssim import similarity
-from entprog.render import render_clip
+from entprog.synthetic import render_clip
 
 
 def clips(seed: int, side: int = 24) -> torch.Tensor:

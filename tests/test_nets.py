@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from entprog.config import ModelConfig
+from entprog.config.schema import ModelConfig
 from entprog.nets.conditioning import PoseEmbedding, pose_features
 from entprog.nets.dit import DiTConfig, VideoDiT, build_dit
 from entprog.nets.layers import SpatialBlock, TemporalBlock, attend, grid_codes, sinusoids
-from entprog.tasks.build import build_model, save_weights
+from entprog.tasks.human_video.build import build_model, save_weights
 from tiny import opened, small_dit
 
 

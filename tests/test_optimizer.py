@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from entprog.config import TrainConfig
+from entprog.config.schema import TrainConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
+from entprog.optimizers._muon import MuonAdamW, in_rows, orthogonalised
+from entprog.savings.in_backward import InBackward, build_optimizer, release
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
-from entprog.train.muon import MuonAdamW, in_rows, orthogonalised
-from entprog.train.optimizer import InBackward, build_optimizer, release
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
@@ -120,7 +120,7 @@ def test_muon_steps_matrices_of_one_shape_together_to_the_bit(monkeypatch: pytes
         return [matrix.detach() for matrix in matrices]
 
     together = stepped()
-    monkeypatch.setattr("entprog.train.muon.TOGETHER", 0)  # one by one
+    monkeypatch.setattr("entprog.optimizers._muon.TOGETHER", 0)  # one by one
     assert all(torch.equal(a, b) for a, b in zip(together, stepped(), strict=True))
 
 
@@ -161,7 +161,7 @@ def test_codes_from_tables_are_those_of_torchao(signed: bool) -> None:
     pytest.importorskip("torchao")
     from torchao.optim.quant_utils import create_dynamic_map, quantize_8bit_with_qmap
 
-    from entprog.train.lowbit import _Codes
+    from entprog.optimizers._lowbit import _Codes
 
     qmap = torch.tensor(list(create_dynamic_map(signed=signed)), dtype=torch.float32)
     least = -1.0 if signed else 0.0

@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from entprog.cli import main
-from entprog.config import Config, ModelConfig
+from entprog.cli.app import main
+from entprog.config.load import read_config
+from entprog.config.schema import Config, ModelConfig
 from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
 from entprog.plan.backbones import BACKBONES, Backbone, BackboneSubject, find_backbone
 from entprog.plan.compose import compose, shortened_to, windows
 from entprog.plan.estimate import Planner
-from entprog.plan.hardware import DEVICES, find_device
 from entprog.plan.largest import search
-from entprog.plan.meter import Meter
 from entprog.plan.orders import rankings, spread, suffix
 from entprog.plan.roofline import Clock, precision_on
-from entprog.plan.simulate import Simulator
-from entprog.plan.states import state_bytes
+from entprog.plan.simulator import Simulator
 from entprog.plan.subjects import Case, HumanVideoSubject
-from entprog.tasks.build import build_model
-from entprog.tasks.human_video import HumanVideo
-from entprog.validate import read_config
+from entprog.profiling.hardware import DEVICES, find_device
+from entprog.profiling.meter import Meter
+from entprog.profiling.states import state_bytes
+from entprog.tasks.human_video.build import build_model
+from entprog.tasks.human_video.task import HumanVideo
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)

@@ -7,27 +7,27 @@ import pytest
 import torch
 from torch import optim
 
-from entprog.config import Config, ModelConfig
+from entprog.config.load import read_config
+from entprog.config.schema import Config, ModelConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
-from entprog.core.frozen_storage import FrozenStorage
 from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
 from entprog.nets.dit import VideoDiT
+from entprog.plan.caveats import notes
 from entprog.plan.estimate import Plan, Planner
-from entprog.plan.hardware import find_device
 from entprog.plan.largest import largest_m
-from entprog.plan.meter import Meter
-from entprog.plan.notes import notes
 from entprog.plan.orders import suffix
 from entprog.plan.screen import text
-from entprog.plan.simulate import Simulator, Step
-from entprog.plan.states import state_bytes
+from entprog.plan.simulator import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject
-from entprog.tasks.build import build_model
-from entprog.tasks.human_video import HumanVideo
-from entprog.tasks.reference_cache import ReferenceCache
-from entprog.validate import read_config
+from entprog.profiling.hardware import find_device
+from entprog.profiling.meter import Meter
+from entprog.profiling.states import state_bytes
+from entprog.savings.frozen_storage import FrozenStorage
+from entprog.savings.reference_cache import ReferenceCache
+from entprog.tasks.human_video.build import build_model
+from entprog.tasks.human_video.task import HumanVideo
 
 PLAIN = Case(Shape(16, 2, 2), outside=False)
 SUFFIX = ("blocks.8", "temporal.4", "blocks.11")
@@ -99,7 +99,7 @@ def test_savings_are_those_of_a_step_that_runs(name: str) -> None:
     about: dict[str, Any] = {}
     if case.low_rank:
         pytest.importorskip("peft")
-        from entprog.methods._adapters import MixedFreezer
+        from entprog.methods._low_rank import MixedFreezer
         from entprog.methods.lora import Lora
         from entprog.methods.mixed import Mixed
 
@@ -187,10 +187,8 @@ def test_what_is_left_out_is_said() -> None:
         'train.reference_cache = "device"', 'train.memory_budget = "8GiB"', 'train.compile = "blocks"',
     ]  # fmt: skip
     assert "steps of video are those with their references known" in said[0]
-    stored = Planner(recipe(schedule__frozen_storage="offload"), find_device("4090"))
-    assert list(notes(stored)) == [
-        'schedule.frozen_storage = "offload": fetching weights from the host\'s memory is not timed'
-    ]
+    stored = Planner(recipe(freeze__storage="offload"), find_device("4090"))
+    assert list(notes(stored)) == ['freeze.storage = "offload": fetching weights from the host\'s memory is not timed']
     assert not list(notes(Planner(recipe(), find_device("4090"))))
 
 

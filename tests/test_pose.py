@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from entprog.prepare.blazepose import BlazeGraph, _depth_to_space, _restore
-from entprog.prepare.pose import (
+from entprog.poses._networks import BlazeGraph, _depth_to_space, _restore
+from entprog.poses.blazepose import (
     FOUND_THRESHOLD,
     Person,
     PoseEstimator,
@@ -105,7 +105,7 @@ def test_single_reads_small_frames(estimator, frames):
 def test_single_in_batches_is_the_same(estimator, frames, monkeypatch):
     few = torch.from_numpy(frames[:3, ::4, ::4].copy())
     whole = estimator.single(few)
-    monkeypatch.setattr("entprog.prepare.pose.BATCH", 2)
+    monkeypatch.setattr("entprog.poses.blazepose.BATCH", 2)
     for part, expected in zip(estimator.single(few), whole, strict=True):
         torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-4)
 

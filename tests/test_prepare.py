@@ -28,7 +28,7 @@ from entprog.prepare.crop import (
 from entprog.prepare.folder import _name, prepare_folder
 from entprog.prepare.store import Store, room_needed, split_files
 from entprog.prepare.video import Video, VideoError, read_video, write_gif, write_video
-from entprog.render import render_clip
+from entprog.synthetic import render_clip
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 CODEC = {"codec": "stand-in", "codec_hash": "0"}
@@ -442,7 +442,7 @@ except OSError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "no room left to write the data set" in done.stdout and "run the same command again" in done.stdout
+    assert "no memory_plan left to write the data set" in done.stdout and "run the same command again" in done.stdout
     assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["a.safetensors"]
     store = Store(tmp_path / "out", {"sizes": [16], "fps": 12.0})
     assert [row["name"] for row in store.rows] == ["a"]
@@ -452,6 +452,6 @@ except OSError as error:
 def test_other_errors_of_the_system_pass_unchanged(tmp_path):
     with pytest.raises(PermissionError), room_needed(tmp_path):
         raise PermissionError(errno.EACCES, "no")
-    with pytest.raises(OSError, match="no room left") as caught, room_needed(tmp_path):
+    with pytest.raises(OSError, match="no memory_plan left") as caught, room_needed(tmp_path):
         raise OSError(errno.ENOSPC, "full")
     assert caught.value.errno == errno.ENOSPC

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from entprog.config import RankingConfig, TrainConfig
+from entprog.config.schema import RankingConfig, TrainConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.truncation import input_parameters
@@ -15,17 +15,17 @@ from entprog.core.types import Draw
 from entprog.diffusion.objective import Noising
 from entprog.nets.dit import SIZES
 from entprog.plan.estimate import Planner
-from entprog.plan.fit import Option
-from entprog.plan.hardware import find_device
-from entprog.plan.meter import Meter
-from entprog.plan.profiled import profiled_peak
-from entprog.plan.states import expected_state_bytes, state_bytes
-from entprog.tasks.human_video import HumanVideo
-from entprog.train.costs import measure_costs
-from entprog.train.optimizer import build_optimizer
+from entprog.profiling.hardware import find_device
+from entprog.profiling.meter import Meter
+from entprog.profiling.profiled import profiled_peak
+from entprog.profiling.states import expected_state_bytes, state_bytes
+from entprog.profiling.step_costs import measure_costs
+from entprog.savings.in_backward import build_optimizer
+from entprog.savings.options import Option
+from entprog.savings.simulated_step import simulate_step
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.ranking import rank_blocks
 from entprog.train.run import train
-from entprog.train.simulate import simulate_step
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
 OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore", "muon"]
@@ -144,7 +144,7 @@ def test_a_run_is_priced_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path / "run", data, phases__subject__steps=0, phases__video__steps=0, phases__pose__steps=2,
         phases__pose__batch=4, phases__pose__frames=4, phases__pose__blocks="all", schedule__name="fixed",
         schedule__options__m=[2], ranking__score="order", ranking__options__order="last", model__pose="blocks",
-        schedule__outside_every=0, train__memory_budget="1GiB", model__condition_dropout=0.0,
+        freeze__inputs_every=0, train__memory_budget="1GiB", model__condition_dropout=0.0,
     )  # fmt: skip
     run = train(config)
     rows, events = lines(run / "log.jsonl"), lines(run / "events.jsonl")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from entprog.evaluate import evaluate
+from entprog.evaluate.evaluation import evaluate
 from entprog.prepare.folder import prepare_folder
 from entprog.report import write_report
-from entprog.sample import sample
+from entprog.sample.animate import sample
 from entprog.train.run import train
 from tiny import tiny_config
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch._dynamo.backends.registry import register_backend
 
 from entprog.core.blocks import Blocks, discover_blocks
-from entprog.core.compiled import compiled, missing_compiler
-from entprog.core.recompute import recomputed
 from entprog.core.skip import Skipper
 from entprog.core.types import Ranking
-from entprog.foreign import attach
-from entprog.plan.meter import Meter
+from entprog.custom_loop import attach
+from entprog.profiling.meter import Meter
+from entprog.savings.compiled import compiled, missing_compiler
+from entprog.savings.recompute import recomputed
 from loops import DRAWS
 from tiny import small_dit
 from toy import ToyTask, siamese_role, toy_draws, toy_task
@@ -147,7 +147,7 @@ def test_a_foreign_loop_has_it_too() -> None:
     names = tuple(f"blocks.{i}" for i in range(4))
     method = attach(
         task.model, optimizer, steps=2, predict=task.predict, probe=DRAWS[:1], blocks="blocks.*",
-        ranking=Ranking(names[::-1]), schedule_options={"stages": 2}, gradient_checkpointing=True, outside_every=0,
+        ranking=Ranking(names[::-1]), schedule_options={"stages": 2}, gradient_checkpointing=True, inputs_every=0,
     )  # fmt: skip
     blocks = discover_blocks(task.model, "blocks.*")
     with method.step(0) as info:

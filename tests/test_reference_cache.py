@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from entprog.config.load import ConfigWarning, read_config
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Draw
 from entprog.diffusion.objective import Noising
 from entprog.nets.dit import SIZES
-from entprog.plan.meter import Meter
-from entprog.tasks.human_video import HumanVideo
-from entprog.tasks.reference_cache import ReferenceCache
+from entprog.profiling.meter import Meter
+from entprog.savings.reference_cache import ReferenceCache
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.run import train
-from entprog.train.state import Averages, Fills
-from entprog.validate import ConfigWarning, read_config
+from entprog.train.state import EMA, Fills
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
 KINDS = ["device", "host", "disk"]
@@ -190,10 +190,10 @@ class TestInvalidation:
 
     def test_averaged_weights_in_between(self, tmp_path: Path) -> None:
         rig = Rig(tmp_path)
-        averages = Averages(rig.model, 0.9)
-        averages.weights = {name: value + 0.1 for name, value in averages.weights.items()}
+        ema = EMA(rig.model, 0.9)
+        ema.weights = {name: value + 0.1 for name, value in ema.weights.items()}
         assert rig.right(0, 1)
-        with averages.applied(rig.model):
+        with ema.applied(rig.model):
             pass
         assert rig.right(0, 1) and rig.asked == (2, 2), "the same weights came back"
 
@@ -289,7 +289,7 @@ def test_a_run_is_the_same_wherever_the_cache_is_and_resumes(small: None, tmp_pa
         return tiny_config(
             tmp_path / name, data, phases__subject__steps=0, phases__video__steps=5, phases__pose__steps=5,
             schedule__name="fixed", schedule__options__m=[1], ranking__score="order", ranking__options__order="last",
-            model__pose="blocks", schedule__outside_every=0, train__checkpoints_total_limit=0,
+            model__pose="blocks", freeze__inputs_every=0, train__checkpoints_total_limit=0,
             train__reference_cache=kind, train__validation_steps=3, train__ema_decay=0.9, **more,
         )  # fmt: skip
 

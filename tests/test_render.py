@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from entprog.render import render_clip
-from entprog.render.body import SurfacePoints, deform, load_body
-from entprog.render.clip import KEYPOINTS, draw_frame, draw_person
-from entprog.render.clothes import BOTTOM, SKIN_TONES, draw_look
-from entprog.render.domains import ALL, SOURCE, TARGET, Domain
-from entprog.render.motion import draw_movement
-from entprog.render.raster import rasterise, shrink
-from entprog.render.scene import draw_scene
+from entprog.synthetic import render_clip
+from entprog.synthetic.body import SurfacePoints, deform, load_body
+from entprog.synthetic.clip import KEYPOINTS, draw_frame, draw_person
+from entprog.synthetic.clothes import BOTTOM, SKIN_TONES, draw_look
+from entprog.synthetic.domains import ALL, SOURCE, TARGET, Domain
+from entprog.synthetic.motion import draw_movement
+from entprog.synthetic.raster import rasterise, shrink
+from entprog.synthetic.scene import draw_scene
 
 SMALL = {"frames": 2, "size": 32}
 SHARED = {
@@ -42,7 +42,7 @@ def test_equal_seeds_give_equal_bytes_even_in_another_process() -> None:
     clip = render_clip(1, 2, 3, **SMALL)
     digest = hashlib.sha256(clip.frames.tobytes() + clip.keypoints.tobytes()).hexdigest()
     program = (
-        "import hashlib; from entprog.render import render_clip;"
+        "import hashlib; from entprog.synthetic import render_clip;"
         "clip = render_clip(1, 2, 3, frames=2, size=32);"
         "print(hashlib.sha256(clip.frames.tobytes() + clip.keypoints.tobytes()).hexdigest())"
     )

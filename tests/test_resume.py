@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from entprog.config import Config
+from entprog.config.schema import Config
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import lines, synthetic_data, tiny_config
@@ -20,7 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
     # Two stages of five steps a phase, the first four of each searched; ranked anew for the second.
     "supernet": {
         "schedule__name": "adaptive", "schedule__options__stages": 2, "schedule__options__search_steps": 4,
-        "ranking__score": "gradient", "ranking__again": True, "schedule__states": "offload",
+        "ranking__score": "gradient", "ranking__again": True, "freeze__states": "offload",
     },
     # Three candidates of two steps each, then two steps of the winner.
     "probe": {
@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "workloads": {
         "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 8,
         "schedule__options__estimator": "probe", "schedule__options__width": 2, "schedule__options__tokens": [0.5, 1.0],
-        "schedule__options__batches": [2, 3], "schedule__select": "per_second", "ranking__score": "gradient",
+        "schedule__options__batches": [2, 3], "ranking__select": "per_second", "ranking__score": "gradient",
     },
     "full": {"method": "full"},
     # Turns of two steps, the last cut short, and one frame before two.
@@ -49,7 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "muon": {"method": "lora", "method_options__rank": 4, "train__optimizer": "muon", "train__muon_rows": 8},
     # States of 8 bits, stepped in the backward pass.
     "backward": {
-        "schedule__options__stages": 2, "ranking__score": "gradient", "schedule__states": "drop",
+        "schedule__options__stages": 2, "ranking__score": "gradient", "freeze__states": "drop",
         "train__optimizer": "adamw8bit", "train__optimizer_in_backward": True, "train__max_grad_norm": 0.0,
         "train__gradient_checkpointing": True,
     },
@@ -86,7 +86,7 @@ def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.T
 
 
 def same(a: Path, b: Path) -> None:
-    """Weights, averages, log, search and totals of two runs are equal but for times (and what weighs with them)."""
+    """Weights, ema, log, search and totals of two runs are equal but for times (and what weighs with them)."""
     for name in ("model", "ema"):
         first, second = (load_file(str(run / "final" / f"{name}.safetensors")) for run in (a, b))
         assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), name

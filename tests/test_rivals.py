@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from entprog.config import TrainConfig
+from entprog.config.schema import TrainConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
 from entprog.core.types import Shape, Workload
 from entprog.nets.dit import SIZES, build_dit
+from entprog.optimizers._galore import GaLoreAdamW
 from entprog.plugins import load
-from entprog.train.galore import GaLoreAdamW
-from entprog.train.optimizer import build_optimizer
+from entprog.savings.in_backward import build_optimizer
 from entprog.train.run import train
 from loops import DRAWS, Rig, weights
 from tiny import lines, synthetic_data, tiny_config

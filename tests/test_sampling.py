@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from entprog.codecs.pca import PatchCodec
 from entprog.diffusion.objective import Noising, step_to_tau
 from entprog.diffusion.sampling import SCHEDULERS, make_scheduler, sample_clips
-from entprog.nets.codec import PatchCodec
 from entprog.nets.dit import build_dit
-from entprog.tasks.human_video import HumanVideo
+from entprog.tasks.human_video.task import HumanVideo
 
 FRAMES, SIDE = 2, 4
 

@@ -10,9 +10,9 @@ from entprog.core import entropy
 from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.statistics import mean_and_error, ranks, spearman
 from entprog.core.types import Draw
-from entprog.foreign import _ForeignTask
-from entprog.plan.meter import Meter
+from entprog.custom_loop import _ForeignTask
 from entprog.plugins import load, names
+from entprog.profiling.meter import Meter
 from toy import siamese_role, toy_draws, toy_task
 
 

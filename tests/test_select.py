@@ -10,9 +10,9 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.select import PassCosts, best_set, deepest_sets, plain_ranking, ranking_from_plain, select_blocks
 from entprog.core.types import Draw, Ranking, Scores
 from entprog.diffusion.objective import Noising
-from entprog.plan.meter import Meter
-from entprog.tasks.human_video import HumanVideo
-from entprog.train.costs import measure_costs
+from entprog.profiling.meter import Meter
+from entprog.profiling.step_costs import measure_costs
+from entprog.tasks.human_video.task import HumanVideo
 from tiny import small_dit
 
 

@@ -11,8 +11,8 @@ from entprog.core.types import Draw, Shape
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards
 from entprog.diffusion.objective import Noising, step_to_tau
-from entprog.tasks.build import pick_device, pick_precision
-from entprog.tasks.human_video import FAMILIES, HumanVideo
+from entprog.tasks.human_video.build import pick_device, pick_precision
+from entprog.tasks.human_video.task import FAMILIES, HumanVideo
 from entprog.train.draws import fixed_draws, save_draws
 from tiny import small_dit
 

@@ -18,14 +18,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from entprog.config import Config
+from entprog.codecs.pca import PatchCodec
+from entprog.config.load import read_config, write_config
+from entprog.config.schema import Config
 from entprog.data.shards import Shards, ShardWriter
-from entprog.nets.codec import PatchCodec
 from entprog.nets.dit import SIZES
-from entprog.tasks.build import build_model, open_run, save_weights
+from entprog.tasks.human_video.build import build_model, open_run, save_weights
 from entprog.train.log import RunLog
 from entprog.train.run import train
-from entprog.validate import read_config, write_config
 from tiny import lines, tiny_config
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -270,7 +270,7 @@ def test_recomputation_and_offloading_change_nothing(tiny_data: Path, tmp_path: 
     losses = []
     for name, more in (
         ("plain", {}),
-        ("other", {"train__gradient_checkpointing": True, "schedule__states": "offload"}),
+        ("other", {"train__gradient_checkpointing": True, "freeze__states": "offload"}),
     ):
         run = train(one_phase(tmp_path / name, tiny_data, ranking__score="order", **more))
         losses.append([row["loss"] for row in lines(run / "log.jsonl")])
@@ -314,7 +314,7 @@ def test_poisoned_weights_stop_before_the_first_step(tiny_data: Path, tmp_path: 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(tiny_data: Path, tmp_path: Path) -> None:
     """The loss still is: its square root's slope at zero is not."""
-    from entprog.tasks.human_video import HumanVideo
+    from entprog.tasks.human_video.task import HumanVideo
 
     plain, calls = HumanVideo.loss, []
 
@@ -421,10 +421,10 @@ def test_a_folder_that_may_not_be_read_is_told(tiny_data: Path, tmp_path: Path) 
     """As another user: one line that names the folder, no traceback."""
     code = textwrap.dedent("""
         import os, sys
-        from entprog.console import plain_errors
+        from entprog.cli.errors import plain_errors
         from entprog.data.source import open_data
         from entprog.train.run import train
-        from entprog.validate import read_config
+        from entprog.config.load import read_config
 
         config = read_config(sys.argv[1])
         open_data(read_config(sys.argv[2]).data)  # everything is imported while this still may
@@ -486,7 +486,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(shipped: None, tiny_data: Path, t
         import resource, signal, sys
         from entprog.train import log
         from entprog.train.run import train
-        from entprog.validate import read_config
+        from entprog.config.load import read_config
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         line = log.RunLog.line

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from entprog.config.load import ConfigWarning, read_config
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Workload
 from entprog.nets.dit import SIZES, VideoDiT
-from entprog.plan.meter import Meter
 from entprog.plugins import load
+from entprog.profiling.meter import Meter
 from entprog.train.run import train
-from entprog.validate import ConfigWarning, read_config
 from loops import DRAWS, ORDER, Rig
 from recipes import problems
 from tiny import lines, small_dit, synthetic_data, tiny_config
@@ -106,7 +106,7 @@ class TestEveryNthStep:
     def built(self, every: int, **more: Any) -> Rig:
         task = toy_task()
         inputs = input_parameters(task.model, discover_blocks(task.model, "blocks.*"), lambda: task.predict(DRAWS[0]))
-        return Rig(schedule=load("schedule", "fixed", m=(1.0,)), total=9, outside_every=every, inputs=inputs, **more)
+        return Rig(schedule=load("schedule", "fixed", m=(1.0,)), total=9, inputs_every=every, inputs=inputs, **more)
 
     def test_workloads_are_a_function_of_the_step(self, rig: Rig) -> None:
         active = (ORDER.names[0],)
@@ -145,13 +145,11 @@ class TestEveryNthStep:
         assert every.losses == plain.losses
 
     def test_a_negative_number_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"outside_every = -1: give 0"):
+        with pytest.raises(ValueError, match=r"inputs_every = -1: give 0"):
             self.built(-1)
-        assert problems(None, [("schedule.outside_every", "-1")]) == [
-            "--schedule.outside_every = -1: must be at least 0"
-        ]
-        with pytest.warns(ConfigWarning, match=r"outside_every = 4: no effect, as schedule.outside = false"):
-            read_config(None, [("schedule.outside_every", "4"), ("schedule.outside", "false")])
+        assert problems(None, [("freeze.inputs_every", "-1")]) == ["--freeze.inputs_every = -1: must be at least 0"]
+        with pytest.warns(ConfigWarning, match=r"inputs_every = 4: no effect, as freeze.outside = false"):
+            read_config(None, [("freeze.inputs_every", "4"), ("freeze.outside", "false")])
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +166,7 @@ def test_a_run_counts_both_kinds_of_steps_and_resumes_between_them(small: None, 
         return tiny_config(
             tmp_path / name, data, phases__subject__steps=0, phases__video__steps=0, phases__pose__steps=6,
             schedule__name="fixed", schedule__options__m=[1], ranking__score="order", ranking__options__order="last",
-            model__pose="blocks", schedule__outside_every=3, train__checkpoints_total_limit=0, **more,
+            model__pose="blocks", freeze__inputs_every=3, train__checkpoints_total_limit=0, **more,
         )  # fmt: skip
 
     whole = train(config("whole", train__checkpointing_steps=1))

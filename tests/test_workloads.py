@@ -14,7 +14,7 @@ from entprog.diffusion.objective import Noising
 from entprog.nets.layers import grid_codes
 from entprog.nets.routing import put_tokens, take_tokens
 from entprog.plugins import load
-from entprog.tasks.human_video import HumanVideo
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.position import Position
 from recipes import problems
 from tiny import small_dit, synthetic_data

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from entprog.config import Config
+from entprog.codecs.pca import CHANNELS, PatchCodec
+from entprog.config.load import read_config
+from entprog.config.schema import Config
 from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import ShardWriter
-from entprog.nets.codec import CHANNELS, PatchCodec
 from entprog.nets.dit import VideoDiT, build_dit
-from entprog.validate import read_config
 
 PEOPLE = RenderedPeople(subjects=3, clips_per_subject=2, holdout=2, frames=8, sizes=(16, 32))
 """Ten clips: six to train on, four held out."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from entprog.nets.codec import PatchCodec
-from entprog.render import render_clip
+from entprog.codecs.pca import PatchCodec
+from entprog.synthetic import render_clip
 
 OUT = Path(__file__).parents[1] / "src" / "entprog" / "assets" / "codec.safetensors"
 

@@ -1,6 +1,6 @@
 """`python -m entprog` is the `entprog` command."""
 
-from entprog.cli import main
+from entprog.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -5,10 +5,10 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from entprog.config.load import read_config
 from entprog.report import summary_table, write_report
 from entprog.train.checkpoint import checkpoints
 from entprog.train.run import train
-from entprog.validate import read_config
 
 ARMS: dict[str, dict[str, str]] = {
     "full": {"method": "full"},

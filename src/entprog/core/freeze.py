@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.core.blocks import Blocks, outside_parameters, unknown_block
-from entprog.core.frozen_storage import FrozenStorage
+from entprog.core.types import WeightStorage
 
 __all__ = ["Freezer", "param_groups"]
 
@@ -61,7 +61,7 @@ class Freezer:
         states: States = "keep",
         outside: bool = True,
         inputs: Iterable[str] = (),
-        storage: FrozenStorage | None = None,
+        storage: WeightStorage | None = None,
     ) -> None:
         if states not in ("keep", "drop", "offload"):
             raise ValueError(f"states = {states!r}: choose from keep, drop, offload")
@@ -125,7 +125,7 @@ class Freezer:
         self._hook.remove()
 
     def whole(self) -> AbstractContextManager[None]:
-        """The network with all weights as they are, for scores, readings and averages; nothing trains inside."""
+        """The network with all weights as they are, for scores, readings and ema; nothing trains inside."""
         return nullcontext() if self.storage is None else self.storage.whole()
 
     def __enter__(self) -> Self:

@@ -12,7 +12,6 @@ from torch import Tensor, nn, optim
 
 if TYPE_CHECKING:
     from entprog.core.blocks import Blocks
-    from entprog.core.frozen_storage import FrozenStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +158,26 @@ class Trial:
         return self.flops, len(self.workload.active)
 
 
+class WeightStorage(Protocol):
+    """Holds the weights of frozen layers in fewer bytes; a Freezer tells it what froze (savings/frozen_storage.py)."""
+
+    def follow(self) -> None:
+        """Take over what froze, give back what trains."""
+        ...
+
+    def refuse_trained(self) -> None:
+        """Raise where a held weight was trained."""
+        ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """All weights as they are, inside."""
+        ...
+
+    def release(self) -> None:
+        """Give everything back."""
+        ...
+
+
 class Score(Protocol):
     """Plugin kind "score": which blocks first."""
 
@@ -214,7 +233,7 @@ class StepInfo:
 
 
 @dataclass(frozen=True)
-class Setting:
+class MethodContext:
     """What a method is bound to for one phase of a run.
 
     Attributes:
@@ -232,9 +251,9 @@ class Setting:
         cost: "flops" or "seconds": what a choice weighs gain against.
         states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside the blocks train.
-        outside_every: those of them that are in `inputs` train at every n-th step only (0: never).
+        inputs_every: those of them that are in `inputs` train at every n-th step only (0: never).
         inputs: names of the parameters outside the blocks that stand before the last of them (see
-            `input_parameters`); needed where `outside_every` is not 1.
+            `input_parameters`); needed where `inputs_every` is not 1.
         storage: holds the weights of frozen linear layers in fewer bytes; None leaves them as they are.
         notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
             ("warning", sign and message) when a choice will be a poor one.
@@ -255,9 +274,9 @@ class Setting:
     cost: str = "flops"
     states: Literal["keep", "drop", "offload"] = "keep"
     outside: bool = True
-    outside_every: int = 1
+    inputs_every: int = 1
     inputs: tuple[str, ...] = ()
-    storage: "FrozenStorage | None" = None
+    storage: WeightStorage | None = None
     notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
     seed: int = 0
 
@@ -265,7 +284,7 @@ class Setting:
 class MethodPlugin(Protocol):
     """Plugin kind "method": options, and `bind`, which gives the object that a loop uses."""
 
-    def bind(self, setting: Setting) -> "Method": ...
+    def bind(self, context: MethodContext) -> "Method": ...
 
 
 class Method(Protocol):

@@ -17,9 +17,9 @@ import torch.nn.functional as functional
 from torch import Tensor
 from tqdm import tqdm
 
+from entprog.codecs.pca import PatchCodec
 from entprog.data.shards import ShardWriter
-from entprog.nets.codec import PatchCodec
-from entprog.render import RenderedClip, render_clip
+from entprog.synthetic import RenderedClip, render_clip
 
 HOLDOUT = 1_000_000
 """Seeds of held-out subjects, motions and scenes start here, far from any training seed."""

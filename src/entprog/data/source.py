@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from entprog.config import DataConfig
+from entprog.codecs.pca import PatchCodec
+from entprog.config.schema import DataConfig
 from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
-from entprog.nets.codec import PatchCodec
 
 
 def cache_folder() -> Path:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from entprog.diffusion.objective import STEPS, step_to_tau
 
 if TYPE_CHECKING:
-    from entprog.nets.codec import PatchCodec
-    from entprog.tasks.human_video import HumanVideo
+    from entprog.codecs.pca import PatchCodec
+    from entprog.tasks.human_video.task import HumanVideo
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++")
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
 from entprog.core.sizes import SizesByStage, check_lengths
-from entprog.core.types import Setting, Shape, StepInfo, Workload
+from entprog.core.types import MethodContext, Shape, StepInfo, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,29 +67,29 @@ class BoundUnranked:
 
     freezer_class: ClassVar[type[Freezer]] = Freezer
 
-    def __init__(self, setting: Setting, plugin: Unranked, **freezer: Any) -> None:
-        self.setting, self.plugin = setting, plugin
-        if plugin.stages > setting.total_steps:
+    def __init__(self, context: MethodContext, plugin: Unranked, **freezer: Any) -> None:
+        self.context, self.plugin = context, plugin
+        if plugin.stages > context.total_steps:
             raise ValueError(
-                f"method_options: {plugin.stages} stages, but the phase has {setting.total_steps} steps; "
+                f"method_options: {plugin.stages} stages, but the phase has {context.total_steps} steps; "
                 "give shorter lists or raise steps"
             )
         self.freezer = self.freezer_class(
-            setting.task.model,
-            setting.blocks,
-            setting.optimizer,
-            outside=setting.outside,
-            storage=setting.storage,
+            context.task.model,
+            context.blocks,
+            context.optimizer,
+            outside=context.outside,
+            storage=context.storage,
             **freezer,
         )
-        self.names = tuple(setting.blocks.names)
-        self.turn_steps = plugin.turn_steps(self.names, setting.total_steps)
+        self.names = tuple(context.blocks.names)
+        self.turn_steps = plugin.turn_steps(self.names, context.total_steps)
         self.turn = 0
         self.announced = -1
 
     def workload(self, i: int) -> Workload:
-        setting = self.setting
-        return self.plugin.workload(i, self.names, setting.shape, setting.total_steps, setting.seed)
+        context = self.context
+        return self.plugin.workload(i, self.names, context.shape, context.total_steps, context.seed)
 
     def replays(self, i: int) -> int:
         return i
@@ -108,13 +108,13 @@ class BoundUnranked:
         self.freezer.train_only(active, inputs=workload.inputs)
         if self.announced < stage:
             self.announced = stage
-            self.setting.notify("stage", {"stage": stage, "m": len(active), "active": list(active)})
+            self.context.notify("stage", {"stage": stage, "m": len(active), "active": list(active)})
         yield StepInfo(stage, len(active), active, searching=False)
 
     def _stage(self, i: int) -> int:
         """What is reported as a stage: turns where there are several, else the stages of the sizes."""
-        turns = self.turn_steps < self.setting.total_steps
-        return i // self.turn_steps if turns else i * self.plugin.stages // self.setting.total_steps
+        turns = self.turn_steps < self.context.total_steps
+        return i // self.turn_steps if turns else i * self.plugin.stages // self.context.total_steps
 
     def state_dict(self) -> dict[str, Any]:
         return {"freezer": self.freezer.state_dict(), "turn": self.turn, "announced": self.announced}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from entprog.core.types import Method, Setting
+from entprog.core.types import Method, MethodContext
 from entprog.methods._turns import Turns
 from entprog.methods._unranked import BoundUnranked
 
@@ -57,11 +57,11 @@ class Badam(Turns):
         """As `inputs` says."""
         return self.inputs == "always" or (self.inputs == "first" and names[0] in self.active(turn, names, seed))
 
-    def bind(self, setting: Setting) -> Method:
-        """Needs neither ranking nor schedule; `Setting.inputs` says what stands before the blocks."""
-        return _Bound(setting, self, states="drop", inputs=setting.inputs)
+    def bind(self, context: MethodContext) -> Method:
+        """Needs neither ranking nor schedule; `MethodContext.inputs` says what stands before the blocks."""
+        return _Bound(context, self, states="drop", inputs=context.inputs)
 
 
 class _Bound(BoundUnranked):
     def switch(self) -> None:
-        self.setting.optimizer.state.clear()
+        self.context.optimizer.state.clear()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from entprog.core.types import Method, Setting
+from entprog.core.types import Method, MethodContext
 from entprog.methods._unranked import BoundUnranked, Unranked
 
 __all__ = ["Full"]
@@ -19,6 +19,6 @@ class Full(Unranked):
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
-    def bind(self, setting: Setting) -> Method:
+    def bind(self, context: MethodContext) -> Method:
         """Needs neither ranking nor schedule."""
-        return BoundUnranked(setting, self)
+        return BoundUnranked(context, self)

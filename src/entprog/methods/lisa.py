@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from entprog.core.types import Method, Setting
+from entprog.core.types import Method, MethodContext
 from entprog.methods._turns import Turns
 from entprog.methods._unranked import BoundUnranked
 
@@ -49,6 +49,6 @@ class Lisa(Turns):
         """gamma of the blocks."""
         return random.Random(f"lisa {seed} {turn}").sample(names, min(self.gamma, len(names)))
 
-    def bind(self, setting: Setting) -> Method:
+    def bind(self, context: MethodContext) -> Method:
         """Needs neither ranking nor schedule."""
-        return BoundUnranked(setting, self, states=self.states)
+        return BoundUnranked(context, self, states=self.states)

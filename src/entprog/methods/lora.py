@@ -6,12 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from entprog.core.adapters import adapted_layers
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.sizes import block_count
-from entprog.core.types import Method, Setting
-from entprog.methods._adapters import (
+from entprog.core.types import Method, MethodContext
+from entprog.methods._low_rank import (
     AdapterFreezer,
     grouped,
     layers_to_adapt,
@@ -20,6 +19,7 @@ from entprog.methods._adapters import (
     take_off,
 )
 from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.savings.adapters import adapted_layers
 
 __all__ = ["Lora"]
 
@@ -88,14 +88,14 @@ class Lora(Unranked):
         """The same, with modules that are new to the network, which train in full."""
         return replace(self, full=tuple(dict.fromkeys((*self.full, *modules))))
 
-    def bind(self, setting: Setting) -> Method:
+    def bind(self, context: MethodContext) -> Method:
         """Needs an optimizer over `groups`, neither ranking nor schedule."""
-        inputs = setting.inputs if self.inputs != "always" else ()
-        if not layers_to_adapt(self._chosen(setting.blocks), self.full) and not any(
-            adapted_layers(block.module) for block in setting.blocks
+        inputs = context.inputs if self.inputs != "always" else ()
+        if not layers_to_adapt(self._chosen(context.blocks), self.full) and not any(
+            adapted_layers(block.module) for block in context.blocks
         ):
-            return BoundUnranked(setting, self, inputs=inputs)  # a phase of new blocks only
-        return _Bound(setting, self, inputs=inputs)
+            return BoundUnranked(context, self, inputs=inputs)  # a phase of new blocks only
+        return _Bound(context, self, inputs=inputs)
 
     def _chosen(self, blocks: Blocks) -> Blocks:
         names = set(self.active(0, blocks.names, 0))
@@ -107,7 +107,7 @@ class _Bound(BoundUnranked):
 
     def finish(self) -> None:
         """Merge the adapters at the end of the phase."""
-        take_off(self.setting.task.model)
+        take_off(self.context.task.model)
 
 
 def check(rank: int, alpha: int, lr_factor: float) -> None:

@@ -7,8 +7,8 @@ from torch import nn
 
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
-from entprog.core.types import Method, Setting
-from entprog.methods._adapters import MixedFreezer, grouped, put_on, take_off
+from entprog.core.types import Method, MethodContext
+from entprog.methods._low_rank import MixedFreezer, grouped, put_on, take_off
 from entprog.methods.lora import check
 from entprog.methods.progressive import BoundProgressive
 
@@ -41,15 +41,15 @@ class Mixed:
         put_on(model, blocks, rank=self.rank, alpha=self.alpha, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 
-    def bind(self, setting: Setting) -> Method:
+    def bind(self, context: MethodContext) -> Method:
         """Needs an optimizer over `groups`, a ranking and a schedule.
 
         Raises:
             ValueError: as for "progressive".
         """
-        if setting.ranking is None or setting.schedule is None:
+        if context.ranking is None or context.schedule is None:
             raise ValueError("method = 'mixed': needs a ranking and a schedule; set [ranking] and [schedule]")
-        return _Bound(setting, setting.ranking, setting.schedule)
+        return _Bound(context, context.ranking, context.schedule)
 
 
 class _Bound(BoundProgressive):
@@ -57,4 +57,4 @@ class _Bound(BoundProgressive):
 
     def finish(self) -> None:
         """Merge the adapters at the end of the phase."""
-        take_off(self.setting.task.model)
+        take_off(self.context.task.model)

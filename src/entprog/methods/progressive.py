@@ -12,7 +12,7 @@ from entprog.core.freeze import Freezer
 from entprog.core.probe import PAIRS, Snapshot, check_shared, paired_gain
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
-from entprog.core.types import Method, Ranking, Schedule, Setting, StepInfo, Trial, Workload
+from entprog.core.types import Method, MethodContext, Ranking, Schedule, StepInfo, Trial, Workload
 
 __all__ = ["Progressive"]
 
@@ -25,15 +25,15 @@ class Progressive:
     there are several, the first steps of the stage measure them, with the nested supernet or with probes.
     """
 
-    def bind(self, setting: Setting) -> Method:
+    def bind(self, context: MethodContext) -> Method:
         """Needs a ranking and a schedule; a schedule that searches needs holdout draws.
 
         Raises:
             ValueError: more stages than steps, a search longer than its stage, or what is needed is missing.
         """
-        if setting.ranking is None or setting.schedule is None:
+        if context.ranking is None or context.schedule is None:
             raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
-        return BoundProgressive(setting, setting.ranking, setting.schedule)
+        return BoundProgressive(context, context.ranking, context.schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,17 @@ class BoundProgressive:
 
     freezer_class: ClassVar[type[Freezer]] = Freezer
 
-    def __init__(self, setting: Setting, ranking: Ranking, schedule: Schedule) -> None:
-        self.setting, self.schedule = setting, schedule
+    def __init__(self, context: MethodContext, ranking: Ranking, schedule: Schedule) -> None:
+        self.context, self.schedule = context, schedule
         self._check(ranking)
         self.freezer = self.freezer_class(
-            setting.task.model,
-            setting.blocks,
-            setting.optimizer,
-            states=setting.states,
-            outside=setting.outside,
-            inputs=setting.inputs if setting.outside_every != 1 else (),
-            storage=setting.storage,
+            context.task.model,
+            context.blocks,
+            context.optimizer,
+            states=context.states,
+            outside=context.outside,
+            inputs=context.inputs if context.inputs_every != 1 else (),
+            storage=context.storage,
         )
         self.rankings: list[Ranking] = [ranking]
         self.chosen: list[Workload] = []
@@ -77,40 +77,40 @@ class BoundProgressive:
         self.last_reading: dict[int, float] = {}  # by the candidate's place
 
     def _check(self, ranking: Ranking) -> None:
-        setting, schedule = self.setting, self.schedule
-        if setting.outside_every < 0:
-            raise ValueError(f"schedule.outside_every = {setting.outside_every}: give 0 (never), 1 (always) or more")
-        if schedule.stages > setting.total_steps:
+        context, schedule = self.context, self.schedule
+        if context.inputs_every < 0:
+            raise ValueError(f"freeze.inputs_every = {context.inputs_every}: give 0 (never), 1 (always) or more")
+        if schedule.stages > context.total_steps:
             raise ValueError(
                 f"schedule.options.stages = {schedule.stages}: more stages than the phase has steps "
-                f"({setting.total_steps}); lower stages or raise steps"
+                f"({context.total_steps}); lower stages or raise steps"
             )
-        length = setting.total_steps // schedule.stages
+        length = context.total_steps // schedule.stages
         if schedule.search_steps >= length and schedule.estimator != "none":
             raise ValueError(
                 f"schedule.options.search_steps = {schedule.search_steps}: a stage has only {length} steps "
-                f"({setting.total_steps} steps in {schedule.stages} stages); lower search_steps or stages"
+                f"({context.total_steps} steps in {schedule.stages} stages); lower search_steps or stages"
             )
-        if schedule.estimator != "none" and not setting.holdout:
-            raise ValueError("schedule: a schedule that searches needs holdout draws; give Setting.holdout")
+        if schedule.estimator != "none" and not context.holdout:
+            raise ValueError("schedule: a schedule that searches needs holdout draws; give MethodContext.holdout")
         for stage in range(schedule.stages):
-            candidates = schedule.candidates(stage, ranking, setting.shape, None)
+            candidates = schedule.candidates(stage, ranking, context.shape, None)
             check_shared(schedule, len(candidates))
             for workload in candidates:
-                unknown = sorted(set(workload.active) - set(setting.blocks.names))
+                unknown = sorted(set(workload.active) - set(context.blocks.names))
                 if unknown or not workload.active:
                     raise ValueError(
                         f"schedule: stage {stage} would train {unknown or 'no block'}; choose from the "
-                        f"{len(setting.blocks)} blocks of the phase"
+                        f"{len(context.blocks)} blocks of the phase"
                     )
 
     def _place(self, i: int) -> _Place:
-        stages, total = self.schedule.stages, self.setting.total_steps
+        stages, total = self.schedule.stages, self.context.total_steps
         stage = min(i * stages // total, stages - 1)
         start = -(-stage * total // stages)
         last = self.chosen[stage - 1] if 0 < stage <= len(self.chosen) else None
         ranking = self.rankings[min(stage, len(self.rankings) - 1)]
-        named = self.schedule.candidates(stage, ranking, self.setting.shape, last)
+        named = self.schedule.candidates(stage, ranking, self.context.shape, last)
         candidates = tuple(replace(workload, active=self._in_order(workload.active)) for workload in named)
         search = 0
         if len(candidates) > 1 and self.schedule.estimator != "none":
@@ -121,12 +121,12 @@ class BoundProgressive:
 
     def _in_order(self, active: Sequence[str]) -> tuple[str, ...]:
         chosen = set(active)
-        return tuple(name for name in self.setting.blocks.names if name in chosen)
+        return tuple(name for name in self.context.blocks.names if name in chosen)
 
     def workload(self, i: int) -> Workload:
         """What step i trains, its blocks in the network's order."""
-        every = self.setting.outside_every
-        if every == 1 or not self.setting.inputs or (every and self.replays(i) % every == 0):
+        every = self.context.inputs_every
+        if every == 1 or not self.context.inputs or (every and self.replays(i) % every == 0):
             return self._candidate(i)
         return replace(self._candidate(i), inputs=False)
 
@@ -139,7 +139,7 @@ class BoundProgressive:
             return place.candidates[0]
         if self.schedule.estimator == "probe":
             return place.candidates[place.offset // (place.search // len(place.candidates))]
-        return supernet_candidate(self.setting.seed, place.start + place.offset, place.candidates)
+        return supernet_candidate(self.context.seed, place.start + place.offset, place.candidates)
 
     def replays(self, i: int) -> int:
         """In a probe, the step of the first candidate at the same distance from its start; else i."""
@@ -167,11 +167,11 @@ class BoundProgressive:
             self._synchronize()
             seconds = time.perf_counter() - start
             if probing:
-                self.probe["flops"] += self.setting.flops(trained)
+                self.probe["flops"] += self.context.flops(trained)
                 self._leave_probe(place, i, workload, seconds)
             else:
-                self._read_supernet(place, i, workload, seconds, self.setting.flops(trained))
-        if i + 1 < self.setting.total_steps:
+                self._read_supernet(place, i, workload, seconds, self.context.flops(trained))
+        if i + 1 < self.context.total_steps:
             self._enter_stage(i + 1)
 
     def _enter_stage(self, i: int) -> None:
@@ -180,30 +180,30 @@ class BoundProgressive:
             return
         self.stage_announced = stage
         self.last_reading = {}
-        if self.setting.rerank is not None and stage > 0:
+        if self.context.rerank is not None and stage > 0:
             with self.freezer.whole():
-                self.rankings.append(self.setting.rerank())
+                self.rankings.append(self.context.rerank())
         place = self._place(i)  # with candidates of the new ranking
         if len(place.candidates) == 1 or place.search == 0:
             self.chosen.append(place.candidates[0])
 
     def _announce(self, place: _Place, workload: Workload) -> None:
         active = list(workload.active)
-        self.setting.notify("stage", {"stage": place.stage, "m": len(active), "active": active})
+        self.context.notify("stage", {"stage": place.stage, "m": len(active), "active": active})
 
     @torch.no_grad()
     def _read(self) -> list[float]:
         """Holdout losses; charged to the search. One a draw; in a probe one a sample, where the task tells them."""
-        start, task = time.perf_counter(), self.setting.task
+        start, task = time.perf_counter(), self.context.task
         by_sample = getattr(task, "losses", None) if self.schedule.estimator == "probe" else None
         with self.freezer.whole():
             if by_sample is None:
-                losses = [float(task.loss(draw)) for draw in self.setting.holdout]
+                losses = [float(task.loss(draw)) for draw in self.context.holdout]
             else:
-                losses = [loss for draw in self.setting.holdout for loss in by_sample(draw).tolist()]
+                losses = [loss for draw in self.context.holdout for loss in by_sample(draw).tolist()]
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
-        self.search_flops += self.setting.reading_flops()
+        self.search_flops += self.context.reading_flops()
         return losses
 
     def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
@@ -221,11 +221,11 @@ class BoundProgressive:
             # Offloaded states come back first: a snapshot and what it is put back into must both be whole.
             self.freezer.everything()
         if place.offset == 0:
-            taken = Snapshot.take(self.setting.task.model, self.setting.optimizer)
+            taken = Snapshot.take(self.context.task.model, self.context.optimizer)
             self.probe = {"start": taken, "before": self._read(), "ends": {}, "seconds": 0.0, "flops": 0.0}
             self._warn_of_few(len(self.probe["before"]))
         elif place.offset % share == 0:
-            self.probe["start"].restore(self.setting.task.model, self.setting.optimizer)
+            self.probe["start"].restore(self.context.task.model, self.context.optimizer)
             self.probe["seconds"] = self.probe["flops"] = 0.0
 
     def _warn_of_few(self, pairs: int) -> None:
@@ -236,7 +236,7 @@ class BoundProgressive:
             "standard error is rough and the larger candidate wins too often (with one, always); "
             "give more holdout samples (train.holdout_clips)"
         )
-        self.setting.notify("warning", {"sign": "probe", "message": message})
+        self.context.notify("warning", {"sign": "probe", "message": message})
 
     def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
         share = place.search // len(place.candidates)
@@ -250,7 +250,7 @@ class BoundProgressive:
         trial = Trial(place.stage, i, workload, *spent, mean_before, mean_after, error)
         self._record(place, trial)
         self.freezer.everything()
-        end = Snapshot.take(self.setting.task.model, self.setting.optimizer)
+        end = Snapshot.take(self.context.task.model, self.context.optimizer)
         self.probe["ends"][place.candidates.index(workload)] = end
         if place.offset == place.search - 1:
             self._choose(place)
@@ -258,31 +258,31 @@ class BoundProgressive:
             self.search_seconds += sum(t.seconds for t in losers)
             self.search_flops += sum(t.flops for t in losers)
             winner = self.probe["ends"][place.candidates.index(self.chosen[-1])]
-            winner.restore(self.setting.task.model, self.setting.optimizer)
+            winner.restore(self.context.task.model, self.context.optimizer)
             self.probe = {}
         self.freezer.train_only(workload.active)
 
     def _record(self, place: _Place, trial: Trial) -> None:
         self.trials.append(trial)
         about = {"m": len(trial.workload.active), "candidate": _labels(place.candidates)[trial.workload]}
-        self.setting.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
+        self.context.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
 
     def _stage_trials(self, stage: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.stage == stage]
 
     def _choose(self, place: _Place) -> None:
-        workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.setting.cost)
+        workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.context.cost)
         label = _labels(place.candidates)
         if workload not in label:
             raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is none of its candidates")
         self.chosen.append(workload)
-        self.setting.notify("choice", {
+        self.context.notify("choice", {
             "stage": place.stage, "m": len(workload.active), "candidate": label[workload],
             "efficiency": {label[each]: value for each, value in efficiency.items()},
         })  # fmt: skip
 
     def _synchronize(self) -> None:
-        if next(self.setting.task.model.parameters()).is_cuda:
+        if next(self.context.task.model.parameters()).is_cuda:
             torch.cuda.synchronize()
 
     def state_dict(self) -> dict[str, Any]:

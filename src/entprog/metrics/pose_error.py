@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from entprog.prepare.pose import FOUND_THRESHOLD, PoseEstimator
+from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 
 __all__ = ["PoseError"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from entprog.plan.record import Chunk, Event, Operation
+from entprog.plan.recording import Chunk, Event, Operation
 
 Label = tuple[Any, ...]
 Window = tuple[Label | None, Label, Label | None]

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from entprog import plugins
-from entprog.config import Config, PhaseConfig
+from entprog.config.schema import Config, PhaseConfig
 from entprog.core.types import Ranking, Shape, Workload
 from entprog.plan.backbones import BackboneSubject, find_backbone
-from entprog.plan.hardware import Hardware
 from entprog.plan.inventory import matches
 from entprog.plan.orders import rankings
-from entprog.plan.record import Operation
+from entprog.plan.recording import Operation
 from entprog.plan.roofline import Clock, precision_on
-from entprog.plan.simulate import Simulator, Step
+from entprog.plan.simulator import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject, Subject
-from entprog.tasks.build import new_temporal
+from entprog.profiling.hardware import Hardware
+from entprog.tasks.human_video.build import new_temporal
 
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
@@ -131,15 +131,15 @@ class Planner:
             shape=Shape(settings.resolution, settings.frames, settings.batch),
             pose=settings.pose,
             temporal_off=settings.blocks == "spatial",
-            outside=settings.outside and config.schedule.outside,
-            inputs=not self.ranked or config.schedule.outside_every != 0,
+            outside=settings.outside and config.freeze.outside,
+            inputs=not self.ranked or config.freeze.inputs_every != 0,
             checkpointing=config.train.gradient_checkpointing or settings.gradient_checkpointing,
             precision=self.precision,
             fused=self.hardware.name != "cpu",
             low_rank=self.rank,
             spared=self.spared,
             new_rest=config.method == "lora" and not config.model.backbone and new_temporal(config.model),
-            storage=config.schedule.frozen_storage,
+            storage=config.freeze.storage,
             averaged=config.train.ema_decay > 0,
             accumulation=config.train.gradient_accumulation_steps,
             in_backward=config.train.optimizer_in_backward,
@@ -249,7 +249,7 @@ class Planner:
             length = sum(ends[stage + 1] - ends[stage] for stage in mine)
             rows[workload] = self._row(
                 plan, "stage", own, workload.active, length, tuple(stage + 1 for stage in mine), title,
-                before if self.config.schedule.states == "keep" else None,
+                before if self.config.freeze.states == "keep" else None,
             )  # fmt: skip
         same = {_figures(row): i for i, row in enumerate(plan.rows)}
         for row in rows.values():
@@ -271,7 +271,7 @@ class Planner:
         stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
     ) -> Row:  # fmt: skip
         optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
-        every = self.config.schedule.outside_every if kind == "stage" and self.ranked and case.outside else 1
+        every = self.config.freeze.inputs_every if kind == "stage" and self.ranked and case.outside else 1
         active, adapted = self.parts(case, plan.blocks, active, kind)
         step = self.step(case, active, with_states, optimizer, adapted)
         flops, seconds = step.flops, self.clock.seconds(step)

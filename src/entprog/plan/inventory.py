@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from entprog.core.frozen_storage import BLOCK
 from entprog.plan.subjects import Subject
+from entprog.savings.frozen_storage import BLOCK
 
 
 class Tensors(NamedTuple):
@@ -98,10 +98,10 @@ class Inventory:
 
 
 def packed_bytes(parts: Parts, kind: str) -> int:
-    """Bytes on the device of linear layers' weights held as `schedule.frozen_storage = kind`.
+    """Bytes on the device of linear layers' weights held as `freeze.storage = kind`.
 
     Each holds codes and a float32 scale for `BLOCK` values, and one value in the weight's place. "offload" has
-    room for two of the largest.
+    memory_plan for two of the largest.
     """
     placeholders = sum(each.size * count for each, count in parts.items())
     if kind == "offload":

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from entprog.plan.hardware import Hardware
-from entprog.plan.record import Operation
-from entprog.plan.simulate import Step
+from entprog.plan.recording import Operation
+from entprog.plan.simulator import Step
+from entprog.profiling.hardware import Hardware
 
 ARITHMETIC, TRAFFIC = 0.6, 0.8
 """Shares of the data sheet's rates that matrix products and memory traffic reach; usual for large sizes."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from entprog.plan.estimate import RANK, PhasePlan, Plan, Row
-from entprog.report import units
+from entprog.report import formats
 
 HEADS = (
     "stage", "m", "order", "lowest", "trained", "weights", "gradients", "states", "activations", "peak", "fits",
@@ -19,8 +19,8 @@ def text(plan: Plan) -> str:
     device = plan.hardware
     known = "measured on this device" if plan.calibrated else "estimate, not calibrated"
     lines = [
-        f"{plan.model}, {units.count(plan.parameters)} parameters, on {device.title}: {units.size(device.memory)}, "
-        f"{units.size(device.reserve)} of it in reserve; forward in {plan.precision.replace('no', 'fp32')}",
+        f"{plan.model}, {formats.count(plan.parameters)} parameters, on {device.title}: {formats.size(device.memory)}, "
+        f"{formats.size(device.reserve)} of it in reserve; forward in {plan.precision.replace('no', 'fp32')}",
         f"seconds: {known}; peak: forward, backward and update, without the driver's own memory",
     ]
     lines += [f"note: {each}" for each in plan.notes]
@@ -43,24 +43,24 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
     full = next(row for row in phase.rows if row.kind == "full")
     low, high = phase.seconds
     yield (
-        f"in all {_range(units.seconds(low), units.seconds(high))}, "
-        f"{_range(units.flops(phase.flops[0]), units.flops(phase.flops[1]))}; "
-        f"full fine-tuning {units.seconds(full.seconds * full.steps)}, {units.flops(full.flops * full.steps)}"
+        f"in all {_range(formats.seconds(low), formats.seconds(high))}, "
+        f"{_range(formats.flops(phase.flops[0]), formats.flops(phase.flops[1]))}; "
+        f"full fine-tuning {formats.seconds(full.seconds * full.steps)}, {formats.flops(full.flops * full.steps)}"
     )
     if phase.largest:
         yield f"on this device: {sentence(phase)}"
     if phase.ranking is not None:
         fits = "" if phase.ranking <= plan.hardware.usable else ", which does NOT fit: lower ranking.samples"
-        yield f"ranking its blocks first: at most {units.size(phase.ranking)}{fits}"
+        yield f"ranking its blocks first: at most {formats.size(phase.ranking)}{fits}"
 
 
 def _cells(row: Row, phase: PhasePlan) -> tuple[str, ...]:
     stage = NAMES.get(row.kind) or stages(row.stages) + size(row, phase)
-    parts = [units.size(row.bytes.get(name, 0)) for name in ("weights", "gradients", "optimizer", "activations")]
+    parts = [formats.size(row.bytes.get(name, 0)) for name in ("weights", "gradients", "optimizer", "activations")]
     return (
-        stage, str(row.m), row.order or "any", str(row.lowest), units.count(row.trained), *parts,
-        units.size(row.peak), "yes" if row.fits else "NO", units.flops(row.flops), units.seconds(row.seconds),
-        units.seconds(row.seconds * row.steps),
+        stage, str(row.m), row.order or "any", str(row.lowest), formats.count(row.trained), *parts,
+        formats.size(row.peak), "yes" if row.fits else "NO", formats.flops(row.flops), formats.seconds(row.seconds),
+        formats.seconds(row.seconds * row.steps),
     )  # fmt: skip
 
 

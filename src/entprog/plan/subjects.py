@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from entprog.config import Config
+from entprog.codecs.pca import CHANNELS, FACTOR
+from entprog.config.schema import Config
 from entprog.core.swap import swapped_forward
 from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Noising
-from entprog.nets.codec import CHANNELS, FACTOR
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
-from entprog.tasks.human_video import FAMILIES, HumanVideo, hidden_bytes
+from entprog.tasks.human_video.task import FAMILIES, HumanVideo, hidden_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Case:
         low_rank: rank of adapters that train in place of the own weights of some blocks; 0 for none.
         spared: modules of such blocks that train in full (`method_options.full`).
         new_rest: whether temporal blocks without adapters are new and rest throughout, so that they are left out.
-        storage: how weights of frozen blocks' linear layers are held, as `schedule.frozen_storage` names it.
+        storage: how weights of frozen blocks' linear layers are held, as `freeze.storage` names it.
         references: different references whose frozen states are known from earlier steps, at most; 0: the whole
             reference pass is run at each step.
         echo: whether what the frozen blocks below the lowest active one make of the batch is known from before.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from entprog.data.shards import SHARD_BYTES
+from entprog.poses.blazepose import PoseEstimator, Track, Tracker
 from entprog.prepare.crop import (
     Box,
     crop,
@@ -26,7 +27,6 @@ from entprog.prepare.crop import (
     person_box,
     resize,
 )
-from entprog.prepare.pose import PoseEstimator, Track, Tracker
 from entprog.prepare.video import Video, VideoError
 
 Encode = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from entprog.data.shards import FORMAT
+from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.file import Encode, prepare_file
-from entprog.prepare.pose import PoseEstimator
 from entprog.prepare.store import Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -75,7 +75,7 @@ def prepare_folder(
     paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
     _check(paths, sizes, fps, people, min_frames, max_frames, holdout, encode, codec)
     if encode is None or codec is None:
-        from entprog.nets.codec import PatchCodec
+        from entprog.codecs.pca import PatchCodec
 
         packaged = PatchCodec.default()
         encode, codec = packaged.encode, {"codec": packaged.name, "codec_hash": packaged.hash}

@@ -6,17 +6,17 @@ from html import escape
 from itertools import groupby, pairwise
 from typing import Any
 
-from entprog.report import charts, units
+from entprog.report import charts, formats
 from entprog.report.charts import Axis, cent
 from entprog.report.collect import Phase, Run, Step, number
 from entprog.report.curves import columns, finite, spans
 
 COSTS = (
-    ("parameters", "parameters", units.count),
-    ("lowest_depth", "depth", lambda value: f"{value:.0f}" if math.isfinite(value) else units.MISSING),
-    ("flops", "FLOPs", units.flops),
-    ("seconds", "time", units.seconds),
-    ("bytes", "memory", units.size),
+    ("parameters", "parameters", formats.count),
+    ("lowest_depth", "depth", lambda value: f"{value:.0f}" if math.isfinite(value) else formats.MISSING),
+    ("flops", "FLOPs", formats.flops),
+    ("seconds", "time", formats.seconds),
+    ("bytes", "memory", formats.size),
 )
 WEIGHED = ("flops", "seconds", "bytes")
 LEVELS = 4
@@ -106,12 +106,12 @@ def _concentration(values: Mapping[str, float], scores: Mapping[str, Any]) -> st
     sizes = sorted((abs(value) for value in values.values()), reverse=True)
     words = []
     if (whole := sum(sizes)) and len(values) > top:
-        share = units.percent(sum(sizes[:top]) / whole)
+        share = formats.percent(sum(sizes[:top]) / whole)
         words.append(f"the top {top} of {len(values)} hold {share} of all importance")
     if math.isfinite(samples := number(scores.get("samples"))):
         words.append(f"{samples:.0f} samples")
     if math.isfinite(seconds := number(scores.get("seconds"))):
-        words.append(f"scored in {units.seconds(seconds)}")
+        words.append(f"scored in {formats.seconds(seconds)}")
     return ", ".join(words)
 
 
@@ -141,7 +141,7 @@ def block_map(run: Run) -> str:
         )
         words = f"{name}: trained in {trained:.0f} of {len(steps)} steps"
         kind = f"kind-{kinds.index(_kind(name)) % 4}"
-        rows.append(_row(kind, name, body, units.percent(trained / len(steps)), words))
+        rows.append(_row(kind, name, body, formats.percent(trained / len(steps)), words))
     searched = [float(any(step.searching for step in part)) for part in parts]
     if any(searched):
         path = f'<path d="{_rectangles(searched, edges, LEVELS, x)}"/>'

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from entprog.report import charts, units
+from entprog.report import charts, formats
 from entprog.report.charts import Axis, Point
 from entprog.report.collect import CATEGORIES, Run, Step, number
 
@@ -110,7 +110,7 @@ def _holdouts(run: Run, by: str) -> Iterator[tuple[float, float, str]]:
         value, at = number(event.get("loss")), number(event.get("elapsed" if by == "elapsed" else "step"))
         if math.isfinite(value) and math.isfinite(at):
             where = f"{event.get('phase', '')} step {event.get('step', '?')}"
-            yield at, value, f"{run.label}: holdout loss {units.significant(value)} at {where}"
+            yield at, value, f"{run.label}: holdout loss {formats.significant(value)} at {where}"
 
 
 def memory(run: Run, high: float) -> str:
@@ -119,7 +119,7 @@ def memory(run: Run, high: float) -> str:
     if not any(math.isfinite(step.bytes_peak) or step.live for step in steps):
         return ""
     x = Axis(0.0, float(steps[-1].step + 1), "step", kind="step")
-    y = Axis(0.0, 1.06 * high, "memory (binary units)", units.size, "bytes", 4)
+    y = Axis(0.0, 1.06 * high, "memory (binary units)", formats.size, "bytes", 4)
     parts = [part for part in columns(steps) if any(step.live for step in part)]
     below = [(float(part[0].step), 0.0) for part in parts]
     paths = []

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from entprog.report import blockcharts, curves, media, tables, units
+from entprog.report import blockcharts, curves, formats, media, tables
 from entprog.report.collect import Run, collect
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def _card(run: Run, index: int) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),
         "started": _time(about.get("started")),
         "steps": f"{run.totals.steps:,.0f}" if math.isfinite(run.totals.steps) else "",
-        "time": units.seconds(run.totals.seconds) if math.isfinite(run.totals.seconds) else "",
+        "time": formats.seconds(run.totals.seconds) if math.isfinite(run.totals.seconds) else "",
         "command": about.get("command"),
     }
     listed = "".join(

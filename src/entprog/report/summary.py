@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from entprog.report import units
+from entprog.report import formats
 from entprog.report.collect import Run, collect, number
 
 METRICS = {
@@ -57,7 +57,7 @@ def protocol_of(metrics: Mapping[str, Any], name: str = "") -> str:
 def _words(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return units.significant(value) if isinstance(value, float) else str(value)
+    return formats.significant(value) if isinstance(value, float) else str(value)
 
 
 def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
@@ -76,7 +76,7 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         if name == "psnr":
             found.append(_row("PSNR", protocol, values, base, _decibel, _difference, larger=True))
         else:
-            found.append(_row(title, protocol, values, base, units.significant, larger=name == "ssim"))
+            found.append(_row(title, protocol, values, base, formats.significant, larger=name == "ssim"))
     devices = " / ".join(dict.fromkeys(str(run.about["device"]) for run in runs if run.about.get("device")))
     included = "scoring and search included"
     for title, key, protocol, text, minor in (
@@ -84,14 +84,14 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
             "time",
             "seconds",
             f"{included}, {devices}" if devices else included,
-            units.seconds,
+            formats.seconds,
             False,
         ),
-        ("of it scoring", "seconds_scoring", "", units.seconds, True),
-        ("of it search", "seconds_search", "", units.seconds, True),
-        ("FLOPs", "flops", included, units.flops, False),
-        ("peak memory", "bytes_peak", "largest step, scoring included", units.size, False),
-        ("mean memory", "bytes_mean", "mean over steps of each step's peak", units.size, False),
+        ("of it scoring", "seconds_scoring", "", formats.seconds, True),
+        ("of it search", "seconds_search", "", formats.seconds, True),
+        ("FLOPs", "flops", included, formats.flops, False),
+        ("peak memory", "bytes_peak", "largest step, scoring included", formats.size, False),
+        ("mean memory", "bytes_mean", "mean over steps of each step's peak", formats.size, False),
         ("steps", "steps", "", lambda value: f"{value:,.0f}", True),
     ):
         values = [float(getattr(run.totals, key)) for run in runs]
@@ -108,11 +108,11 @@ def _scored(run: Run) -> Mapping[str, Any]:
 def _holdout(runs: Sequence[Run], base: int) -> Row | None:
     draws = max((len(event.get("per_draw") or ()) for run in runs for event in run.events_of("holdout")), default=0)
     protocol = "noise-prediction MSE" + (f" on {draws} fixed draws" if draws else "")
-    return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, units.significant)
+    return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, formats.significant)
 
 
 def _decibel(value: float) -> str:
-    return f"{value:.2f} dB" if math.isfinite(value) else units.MISSING
+    return f"{value:.2f} dB" if math.isfinite(value) else formats.MISSING
 
 
 def _difference(value: float, base: float) -> str:
@@ -120,7 +120,7 @@ def _difference(value: float, base: float) -> str:
 
 
 def _quotient(value: float, base: float) -> str:
-    return units.ratio(value / base) if base else ""
+    return formats.ratio(value / base) if base else ""
 
 
 def _row(
@@ -145,7 +145,7 @@ def _row(
     leading = max(finite) if larger else min(finite)
     known = not minor and len(finite) == len(values) > 1
     best = values.index(leading) if known and finite.count(leading) == 1 else None
-    shown = tuple(text(value) if math.isfinite(value) else units.MISSING for value in values)
+    shown = tuple(text(value) if math.isfinite(value) else formats.MISSING for value in values)
     return Row(name, protocol, shown, compared, best, minor)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from entprog.report import summary, units
+from entprog.report import formats, summary
 from entprog.report.charts import cent
 from entprog.report.collect import Run, natural, number
 from entprog.report.curves import colour
@@ -90,10 +90,10 @@ def _stage(phase: str, stage: int, found: Mapping[str, Any]) -> str:
             bar = f'<rect width="{cent(0.98 * abs(value) / largest)}" y="2" height="12" class="{style}"/>'
         tag = ' <b class="chosen">chosen</b>' if chosen else ""
         cells = (
-            units.significant(value, 3) if math.isfinite(value) else units.MISSING,
+            formats.significant(value, 3) if math.isfinite(value) else formats.MISSING,
             str(len(tried)),
-            units.seconds(_sum(tried, "seconds")),
-            units.flops(_sum(tried, "flops")),
+            formats.seconds(_sum(tried, "seconds")),
+            formats.flops(_sum(tried, "flops")),
             _gain(tried),
         )
         body.append(
@@ -111,7 +111,7 @@ def _sum(events: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def _gain(events: Sequence[Mapping[str, Any]]) -> str:
     value = _sum(events, "gain")
-    return f"{value:.3g}" if math.isfinite(value) else units.MISSING
+    return f"{value:.3g}" if math.isfinite(value) else formats.MISSING
 
 
 def search_cost(run: Run) -> str:
@@ -125,12 +125,12 @@ def search_cost(run: Run) -> str:
         ("scoring", totals.seconds_scoring, totals.flops_scoring),
     ):
         shares = [
-            f"{units.percent(part / whole)} of the {what}"
+            f"{formats.percent(part / whole)} of the {what}"
             for part, whole, what in ((seconds, totals.seconds, "time"), (flops, totals.flops, "FLOPs"))
             if math.isfinite(part) and math.isfinite(whole) and whole > 0
         ]
         if shares:
-            words.append(f"{name} took {' and '.join(shares)} ({units.seconds(seconds)})")
+            words.append(f"{name} took {' and '.join(shares)} ({formats.seconds(seconds)})")
     sentence = "; ".join(words)
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
@@ -178,7 +178,7 @@ def _metric_line(
     title: str, values: Mapping[str, Any], names: Mapping[str, Any], protocol: str, style: str = ""
 ) -> str:
     cells = "".join(
-        f"<td>{units.significant(number(values[name])) if name in values else units.MISSING}</td>" for name in names
+        f"<td>{formats.significant(number(values[name])) if name in values else formats.MISSING}</td>" for name in names
     )
     return (
         f'<tr class="{style}"><th scope="row">{title}</th>{cells}'
@@ -195,7 +195,7 @@ def per_clip(run: Run) -> str:
     heads = "".join(f"<th>{escape(_metric_title(name))}</th>" for name in names)
     body = "".join(
         f'<tr><th scope="row">{escape(str(row.get("clip", i)))}</th>'
-        + "".join(f"<td>{units.significant(number(row.get(name)))}</td>" for name in names)
+        + "".join(f"<td>{formats.significant(number(row.get(name)))}</td>" for name in names)
         + "</tr>"
         for i, row in enumerate(clips)
     )
@@ -206,23 +206,23 @@ def totals(runs: Sequence[Run]) -> str:
     """Everything that was counted, one column a run."""
     lines = (
         ("steps", "steps", lambda value: f"{value:,.0f}"),
-        ("time, all included", "seconds", units.seconds),
-        ("time of scoring", "seconds_scoring", units.seconds),
-        ("time of search", "seconds_search", units.seconds),
-        ("FLOPs, all included", "flops", units.flops),
-        ("FLOPs of scoring", "flops_scoring", units.flops),
-        ("FLOPs of search", "flops_search", units.flops),
-        ("peak memory", "bytes_peak", units.size),
-        ("peak memory of scoring", "bytes_peak_scoring", units.size),
-        ("mean memory", "bytes_mean", units.size),
-        ("holdout loss", "holdout_loss", units.significant),
+        ("time, all included", "seconds", formats.seconds),
+        ("time of scoring", "seconds_scoring", formats.seconds),
+        ("time of search", "seconds_search", formats.seconds),
+        ("FLOPs, all included", "flops", formats.flops),
+        ("FLOPs of scoring", "flops_scoring", formats.flops),
+        ("FLOPs of search", "flops_search", formats.flops),
+        ("peak memory", "bytes_peak", formats.size),
+        ("peak memory of scoring", "bytes_peak_scoring", formats.size),
+        ("mean memory", "bytes_mean", formats.size),
+        ("holdout loss", "holdout_loss", formats.significant),
     )
     heads = "".join(f"<th>{escape(run.label)}</th>" for run in runs)
     body = ""
     for title, key, form in lines:
         values = [float(getattr(run.totals, key)) for run in runs]
         if any(math.isfinite(value) for value in values):
-            cells = "".join(f"<td>{form(value) if math.isfinite(value) else units.MISSING}</td>" for value in values)
+            cells = "".join(f"<td>{form(value) if math.isfinite(value) else formats.MISSING}</td>" for value in values)
             body += f'<tr><th scope="row">{title}</th>{cells}</tr>'
     if not body:
         return ""

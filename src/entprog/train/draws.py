@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from entprog.config import Config, PhaseConfig
+from entprog.config.schema import Config, PhaseConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
 from entprog.data.clips import Clips
 from entprog.data.shards import save_tensors, write_atomically
-from entprog.tasks.human_video import FAMILIES, HumanVideo
+from entprog.tasks.human_video.task import FAMILIES, HumanVideo
 
 
 def phase_blocks(task: HumanVideo, config: Config, settings: PhaseConfig) -> Blocks:

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from tqdm import tqdm
 
 from entprog.core.blocks import discover_blocks
-from entprog.core.compiled import compiled
-from entprog.tasks.reference_cache import ReferenceCache
+from entprog.savings.compiled import compiled
+from entprog.savings.reference_cache import ReferenceCache
 from entprog.train.state import Session
 
 CACHE = "reference-cache"

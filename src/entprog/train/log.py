@@ -15,7 +15,7 @@ import diffusers
 import numpy
 import torch
 
-from entprog.config import Config
+from entprog.config.schema import Config
 from entprog.data.shards import write_atomically
 
 

@@ -12,17 +12,17 @@ from diffusers.optimization import get_scheduler
 from torch import nn, optim
 from tqdm import tqdm
 
-from entprog.config import PhaseConfig, TrainConfig
+from entprog.config.schema import PhaseConfig, TrainConfig
 from entprog.core.types import Draw, Method, Shape, StepInfo, Workload
 from entprog.data.clips import Clips
-from entprog.plan.meter import Meter, StepCost
+from entprog.profiling.meter import Meter, StepCost
+from entprog.savings.in_backward import InBackward
+from entprog.savings.memory_plan import MemoryPlan
+from entprog.savings.prefix_cache import Key, PrefixCache
 from entprog.train.checkpoint import checkpoints
-from entprog.train.echo import Beneath, Key
-from entprog.train.memory import Room
-from entprog.train.optimizer import InBackward
+from entprog.train.diagnostics import Watch
 from entprog.train.position import Position
 from entprog.train.state import Session
-from entprog.train.watch import Watch
 
 
 class NotFinite(ValueError):
@@ -46,8 +46,8 @@ class Phase:
     seed: int
     scaler: torch.amp.GradScaler
     position: Position = field(default_factory=Position)
-    room: Room | None = None
-    beneath: Beneath | None = None
+    memory_plan: MemoryPlan | None = None
+    beneath: PrefixCache | None = None
 
 
 def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
@@ -92,7 +92,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             phase.optimizer.zero_grad(set_to_none=True)
         phase.position.took(replayed, first, samples(i))
         if not info.discardable:
-            session.averages.update(task.model)
+            session.ema.update(task.model)
         if task.device.type == "cuda":  # the optimizer's step is still under way
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -119,8 +119,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
 
 def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> float:
     """Mean loss of the micro-batches from sample `first` on, with gradients left in place."""
-    if phase.room is not None:
-        session.task.model.gradient_checkpointing = phase.room.option(workload).checkpointing
+    if phase.memory_plan is not None:
+        session.task.model.gradient_checkpointing = phase.memory_plan.option(workload).checkpointing
     count, _ = _micro_batches(session, phase, workload)
     total = 0.0
     for k in range(count):
@@ -136,8 +136,8 @@ def _forward_backward(session: Session, phase: Phase, first: int, workload: Work
 def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[int, Shape]:
     """How many micro-batches a step has, and their shape: a memory budget may have cut the batch."""
     shape, pieces = workload.shape or phase.shape, 1
-    if phase.room is not None:
-        pieces = phase.room.option(workload).pieces
+    if phase.memory_plan is not None:
+        pieces = phase.memory_plan.option(workload).pieces
     count = session.config.train.gradient_accumulation_steps * pieces
     return count, replace(shape, batch=shape.batch // pieces)
 
@@ -166,7 +166,7 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
     for k in range(_micro_batches(session, phase, workload)[0] if session.task.reference_cache is not None else 0):
         _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
     filled = session.fills.flops
-    held = [*session.averages.weights.values(), *(phase.beneath.held if phase.beneath is not None else ())]
+    held = [*session.ema.weights.values(), *(phase.beneath.held if phase.beneath is not None else ())]
     with Meter(session.task.model, phase.optimizer, held=held) as meter:
         yield
     cost = meter.cost() if phase.beneath is None else phase.beneath.full(meter.cost())

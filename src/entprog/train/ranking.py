@@ -12,7 +12,7 @@ from torch import Tensor, optim
 from tqdm import tqdm
 
 from entprog import plugins
-from entprog.config import Config, RankingConfig, TrainConfig
+from entprog.config.schema import Config, RankingConfig, TrainConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
@@ -20,13 +20,13 @@ from entprog.core.select import PassCosts, select_blocks
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Ranking, Scores, Task
 from entprog.data.shards import write_atomically
-from entprog.plan.meter import Meter
-from entprog.plan.sizes import written_bytes
-from entprog.plan.states import state_bytes
-from entprog.tasks.human_video import HumanVideo
-from entprog.train.costs import Measured, measure_costs
+from entprog.profiling.meter import Meter
+from entprog.profiling.states import state_bytes
+from entprog.profiling.step_costs import Measured, measure_costs
+from entprog.profiling.units import written_bytes
+from entprog.tasks.human_video.task import HumanVideo
+from entprog.train.diagnostics import Watch
 from entprog.train.state import Session
-from entprog.train.watch import Watch
 
 
 def rank_blocks(task: Task, blocks: Blocks, draws: list[Draw], config: RankingConfig) -> tuple[Scores, Ranking]:
@@ -52,15 +52,15 @@ def ranking_table(task: Task, blocks: Blocks, draw: Draw, scores: Scores, config
 
 def weighed(config: Config, device: torch.device) -> str:
     """What choices weigh gain against: "flops" or "seconds"."""
-    if config.schedule.cost != "auto":
-        return config.schedule.cost
+    if config.train.cost_unit != "auto":
+        return config.train.cost_unit
     return "flops" if device.type == "cpu" else "seconds"
 
 
 def rare_inputs(config: Config, method: Any, task: HumanVideo, draw: Draw, outside: bool) -> tuple[str, ...]:
     """Names of what stands before the blocks, where it does not train at every step."""
     ranked = plugins.ranked(config.method)
-    apart = config.schedule.outside_every != 1 if ranked else getattr(method, "inputs", "always") != "always"
+    apart = config.freeze.inputs_every != 1 if ranked else getattr(method, "inputs", "always") != "always"
     if not apart or not outside:
         return ()
     return input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(draw))
@@ -69,7 +69,7 @@ def rare_inputs(config: Config, method: Any, task: HumanVideo, draw: Draw, outsi
 def never_trained(config: Config, method: Any) -> bool:
     """Whether what `rare_inputs` names does not train at any step."""
     if plugins.ranked(config.method):
-        return config.schedule.outside_every == 0
+        return config.freeze.inputs_every == 0
     return bool(getattr(method, "inputs", "always") == "never")
 
 
@@ -80,11 +80,11 @@ def add_costs(
     """Measure what each block costs as the lowest active one into `table`; `inputs` as `rare_inputs` gives them."""
     cost = table["cost"]
     order = sorted(cost, key=lambda name: cost[name]["lowest_depth"])
-    exact = config.schedule.select == "per_second" and weighed(config, draw.x.device) == "flops"
+    exact = config.ranking.select == "per_second" and weighed(config, draw.x.device) == "flops"
     inside = {id(p) for block in blocks for p in block.parameters()}
     measured = measure_costs(
         task, blocks, order, draw, batch, outside=outside, exact=exact, inputs=inputs,
-        every=config.schedule.outside_every, states=partial(_states, config.train, inside),
+        every=config.freeze.inputs_every, states=partial(_states, config.train, inside),
     )  # fmt: skip
     for name in order:
         cost[name].update(measured.of(name))
@@ -96,8 +96,8 @@ def _states(config: TrainConfig, inside: Collection[int], parameter: Tensor) -> 
 
 
 def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: torch.device) -> Ranking:
-    """The ranking as `schedule.select` wants its top m; `table` is what scores.json says of the phase's blocks."""
-    select = config.schedule.select
+    """The ranking as `ranking.select` wants its top m; `table` is what scores.json says of the phase's blocks."""
+    select = config.ranking.select
     if select == "importance":
         return ranking
     kind = "bytes" if select == "per_byte" else weighed(config, device)
@@ -128,7 +128,7 @@ def rank_phase(
     measured = add_costs(table, session.task, blocks, probe[0], config, batch=batch, outside=outside, inputs=inputs)
     watch.order(scores.values, needed.values)
     seconds, flops = time.perf_counter() - started, meter.flops + measured.spent
-    peak = max(meter.peak, measured.peak + session.averages.size)
+    peak = max(meter.peak, measured.peak + session.ema.size)
     _charge(session, seconds, flops, peak)
     content = {**table, "samples": scores.samples, "seconds": seconds, "flops": flops, "bytes_peak": peak}
     write_atomically(path, json.dumps(content, indent=2) + "\n")
@@ -162,7 +162,7 @@ def reranker(
 
 
 def _metered(session: Session, optimizer: optim.Optimizer | None = None) -> Meter:
-    return Meter(session.task.model, optimizer, held=session.averages.weights.values())
+    return Meter(session.task.model, optimizer, held=session.ema.weights.values())
 
 
 def _charge(session: Session, seconds: float, flops: float, peak: int) -> None:

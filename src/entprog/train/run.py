@@ -14,34 +14,35 @@ import torch
 from tqdm import tqdm
 
 from entprog import plugins
-from entprog.config import Config, PhaseConfig
-from entprog.core.adapters import plain_state_dict
+from entprog.config.schema import Config, PhaseConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
 from entprog.core.freeze import param_groups
-from entprog.core.frozen_storage import FrozenStorage
-from entprog.core.types import Draw, Setting, Shape, Workload
+from entprog.core.types import Draw, MethodContext, Shape, Workload
 from entprog.data.clips import Clips
 from entprog.data.shards import write_atomically
 from entprog.data.source import open_data
-from entprog.evaluate import evaluate_task
-from entprog.plan.meter import StepCost
+from entprog.evaluate.evaluation import evaluate_task
+from entprog.profiling.meter import StepCost
 from entprog.report import write_report
-from entprog.tasks.build import build_task, new_modules, save_weights
+from entprog.savings.adapters import plain_state_dict
+from entprog.savings.frozen_storage import FrozenStorage
+from entprog.savings.in_backward import build_optimizer, release
+from entprog.savings.memory_plan import check_budget, fit_phase, in_words, make_memory_plan, told
+from entprog.savings.prefix_cache import PrefixCache
+from entprog.tasks.human_video.build import build_task, new_modules, save_weights
 from entprog.train.checkpoint import prune, save_checkpoint
+from entprog.train.diagnostics import Watch
 from entprog.train.draws import fixed_draws, phase_blocks, save_draws
-from entprog.train.echo import Beneath
 from entprog.train.engine import engine, tell
-from entprog.train.folder import check_blocks, check_data, kept, open_folder, try_to_say
+from entprog.train.events import Notes, ReadingFlops, Warn
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.loop import Phase, run_phase
-from entprog.train.memory import check_budget, fit_phase, in_words, make_room, told
-from entprog.train.notes import Notes, ReadingFlops, Warn
-from entprog.train.optimizer import build_optimizer, release
 from entprog.train.position import Position
 from entprog.train.ranking import never_trained, rank_phase, rare_inputs, reranker, weighed
+from entprog.train.run_folder import check_blocks, check_data, kept, open_folder, try_to_say
 from entprog.train.state import (
-    Averages,
+    EMA,
     Session,
     StopSignal,
     Totals,
@@ -49,7 +50,6 @@ from entprog.train.state import (
     optimizer_state,
     terminable,
 )
-from entprog.train.watch import Watch
 
 
 @terminable()
@@ -66,7 +66,7 @@ def train(
         after_step: called after each step, outside of what is timed; then no bar is shown.
 
     Raises:
-        ValueError: a wrong setting, a folder that exists, a checkpoint that does not fit, or a loss that is not
+        ValueError: a wrong context, a folder that exists, a checkpoint that does not fit, or a loss that is not
             finite.
         OSError: the disk is full.
         SystemExit: 128 + n after signal n, with a checkpoint saved.
@@ -93,7 +93,7 @@ def train(
         raise
     write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
     log = RunLog(run, config.train.report_to)
-    session = Session(config, run, task, shards, log, Averages(task.model, config.train.ema_decay))
+    session = Session(config, run, task, shards, log, EMA(task.model, config.train.ema_decay))
     session.after_step = after_step
     try:
         if saved is not None:
@@ -156,7 +156,7 @@ def _one_phase(
     task.model.temporal_off, task.model.idle = settings.blocks == "spatial", frozenset()
     recompute = config.train.gradient_checkpointing or settings.gradient_checkpointing
     task.model.gradient_checkpointing = recompute
-    outside = settings.outside and config.schedule.outside
+    outside = settings.outside and config.freeze.outside
     inside = {id(p) for block in blocks for p in block.parameters()}
     owned = {id(p) for block in discover_blocks(task.model) for p in block.parameters()}
     for parameter in task.model.parameters():
@@ -165,7 +165,7 @@ def _one_phase(
     session.costs.clear()
     session.history.clear()
     if saved is None:
-        session.averages.updates = 0  # other blocks begin to train: their average warms up anew
+        session.ema.updates = 0  # other blocks begin to train: their average warms up anew
         log.event("phase", {"blocks": list(blocks.names), "config": asdict(settings)})
 
     # 5. Fixed draws: the same probe and holdout for every method that uses this seed.
@@ -200,42 +200,42 @@ def _one_phase(
         single = replace(shape, batch=1)
         return task.draw(clips.batch(0, single), single, seed)
 
-    schedule, states = _schedule(config), config.schedule.states
+    schedule, states = _schedule(config), config.freeze.states
     order = depth_order(task, blocks, probe[0]) if config.train.memory_budget else blocks.names
     resting = inputs if never_trained(config, plugin) else ()
     waiting = settings.echo_window if settings.echo > 1 else 0
-    room = make_room(
+    memory_plan = make_memory_plan(
         config, task, blocks, order, shape, one, session.shards.sizes, [*probe, *holdout], resting, waiting
     )
-    if room is not None:
+    if memory_plan is not None:
         known = getattr(plugin, "workloads", None)  # of a method without a schedule
         planned = known(blocks.names, shape, settings.steps, seed) if known else ()
-        schedule, room = fit_phase(room, schedule, ranking, (workload for workload, _ in planned))
-        states = room.states
-        for line in told(room) if saved is None else ():
+        schedule, memory_plan = fit_phase(memory_plan, schedule, ranking, (workload for workload, _ in planned))
+        states = memory_plan.states
+        for line in told(memory_plan) if saved is None else ():
             log.event("fit", line)
             tqdm.write(in_words(line))
 
     # 7. One optimizer with a group a block, and the method bound to it.
     optimizer = build_optimizer(config.train, groups)
-    kind, idle = config.schedule.frozen_storage, task.model.idle_temporal()
+    kind, idle = config.freeze.storage, task.model.idle_temporal()
     readings, notes = ReadingFlops(session, holdout), Notes(session, folder)
-    setting = Setting(
+    context = MethodContext(
         task=task, blocks=blocks, optimizer=optimizer, total_steps=settings.steps, shape=shape, holdout=holdout,
         ranking=ranking, schedule=schedule, rerank=reranker(session, folder, blocks, probe, optimizer),
         flops=lambda workload: float(session.costs[workload].flops), reading_flops=readings,
         cost=weighed(config, task.device), states=states, outside=outside,
-        outside_every=config.schedule.outside_every, inputs=inputs,
+        inputs_every=config.freeze.inputs_every, inputs=inputs,
         storage=None if kind == "full" else FrozenStorage(discover_blocks(task.model), kind),
         notify=notes, seed=seed,
     )  # fmt: skip
-    method = plugin.bind(setting)
+    method = plugin.bind(context)
     notes.method = method
     task.model.idle = idle  # new blocks below those that train stay the identity for the whole phase
     scaler = torch.amp.GradScaler(task.device.type, enabled=task.autocast == "fp16")
     phase = Phase(
         number, name, settings, shape, clips, method, optimizer, blocks.names, folder, watch, seed, scaler,
-        Position(settings.echo, settings.echo_window), room,
+        Position(settings.echo, settings.echo_window), memory_plan,
         _beneath(session, folder, settings),
     )  # fmt: skip
     start = 0
@@ -263,8 +263,8 @@ def _one_phase(
         log.event("checkpoint", {"path": path.name})
 
     run_phase(session, phase, start, save, bar)
-    if setting.storage is not None:
-        setting.storage.release()
+    if context.storage is not None:
+        context.storage.release()
     if hasattr(method, "finish"):
         method.finish()
     _spent(session, method, base)
@@ -278,11 +278,11 @@ def _one_phase(
     release(optimizer)
 
 
-def _beneath(session: Session, folder: Path, settings: PhaseConfig) -> Beneath | None:
+def _beneath(session: Session, folder: Path, settings: PhaseConfig) -> PrefixCache | None:
     if settings.echo == 1:
         return None
     on_disk = folder / "echo-cache" if session.config.train.echo_cache == "disk" else None
-    return Beneath(session.task, settings.echo_window, on_disk, partial(Warn(session.log), "engine"))
+    return PrefixCache(session.task, settings.echo_window, on_disk, partial(Warn(session.log), "engine"))
 
 
 def _schedule(config: Config) -> Any:
@@ -301,7 +301,7 @@ def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
     """Holdout loss with the weights that will be used (averaged ones where kept), and samples if asked for."""
     config = session.config
     freezer = getattr(phase.method, "freezer", None)
-    with freezer.whole() if freezer else nullcontext(), session.averages.applied(session.task.model):
+    with freezer.whole() if freezer else nullcontext(), session.ema.applied(session.task.model):
         losses = [float(session.task.loss(draw)) for draw in holdout]
         session.holdout_loss = sum(losses) / len(losses)
         session.log.event("holdout", {"loss": session.holdout_loss, "per_draw": losses, **session.totals.so_far()})
@@ -319,7 +319,7 @@ def _validate(session: Session, phase: Phase, holdout: list[Draw]) -> None:
                 replace(config, evaluate=few),
                 session.run / "samples" / f"{phase.folder.name}-{session.step}",
                 samples=session.run / "samples" / f"{phase.folder.name}-{session.step}",
-                weights="ema" if session.averages.weights else "model",
+                weights="ema" if session.ema.weights else "model",
                 progress=False,
             )
             background = result["metrics"].get("background_l1")
@@ -336,7 +336,7 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
         "phase_step": 0 if done else phase_step,
         "elapsed": session.log.elapsed,
         "model": plain_state_dict(session.task.model),
-        "averages": {"weights": session.averages.weights, "updates": session.averages.updates},
+        "averages": {"weights": session.ema.weights, "updates": session.ema.updates},
         "totals": asdict(session.totals),
         "holdout_loss": session.holdout_loss,
         "history": list(session.history),
@@ -355,8 +355,8 @@ def _state(session: Session, phase: Phase, phase_step: int, base: tuple[float, .
 def _restore(session: Session, saved: dict[str, Any]) -> None:
     session.task.model.load_state_dict(saved["model"])
     device = session.task.device
-    session.averages.weights = {n: v.to(device) for n, v in saved["averages"]["weights"].items()}
-    session.averages.updates = saved["averages"]["updates"]
+    session.ema.weights = {n: v.to(device) for n, v in saved["averages"]["weights"].items()}
+    session.ema.updates = saved["averages"]["updates"]
     session.totals = Totals(**saved["totals"])
     session.holdout_loss = saved["holdout_loss"]
     session.step = session.log.step = saved["step"]
@@ -373,16 +373,16 @@ def _finish(session: Session) -> None:
         session.task.reference_cache.close()
     model = session.task.model
     save_weights(dict(model.state_dict()), final / "model.safetensors")
-    if session.averages.weights:
-        save_weights({**model.state_dict(), **session.averages.weights}, final / "ema.safetensors")
+    if session.ema.weights:
+        save_weights({**model.state_dict(), **session.ema.weights}, final / "ema.safetensors")
     write_atomically(final / "config.json", json.dumps(asdict(model.config), indent=2) + "\n")
     totals = session.totals.summary(session.holdout_loss)
     write_atomically(run / "totals.json", json.dumps(totals, indent=2) + "\n")
     session.task.pose = True
     model.temporal_off = False
-    kind = "ema" if session.averages.weights else "model"
+    kind = "ema" if session.ema.weights else "model"
     if config.evaluate.clips:
-        with session.averages.applied(model):
+        with session.ema.applied(model):
             evaluate_task(session.task, session.shards, config, run, weights=kind)
     session.log.event("finish", totals)
     write_status(run, {"status": "finished", "finished": now()})

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from entprog.config import Config
-from entprog.core.adapters import adapters_off, effective_weights, plain_parameters
-from entprog.core.compiled import Compiled
+from entprog.config.schema import Config
 from entprog.core.types import Workload
 from entprog.data.shards import Shards
-from entprog.plan.meter import Meter, StepCost
-from entprog.tasks.human_video import HumanVideo
+from entprog.profiling.meter import Meter, StepCost
+from entprog.savings.adapters import adapters_off, effective_weights, plain_parameters
+from entprog.savings.compiled import Compiled
+from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.log import RunLog
 
 
@@ -68,7 +68,7 @@ class Totals:
         }
 
 
-class Averages:
+class EMA:
     """Exponential moving average of all weights, in float32; decay 0 keeps none."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -149,7 +149,7 @@ class Session:
     task: HumanVideo
     shards: Shards
     log: RunLog
-    averages: Averages
+    ema: EMA
     totals: Totals = field(default_factory=Totals)
     step: int = 0
     costs: dict[Workload, StepCost] = field(default_factory=dict)

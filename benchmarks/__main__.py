@@ -1,0 +1,76 @@
+"""`python -m benchmarks SUITE`, from the root of the repository: the comparison of methods."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from benchmarks.runner.verb import bench as run_suite
+from entprog.cli.errors import plain_errors
+from entprog.cli.overrides import integers, listed
+
+
+def bench(
+    suite: str,
+    /,
+    *,
+    arms: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    seeds: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    minutes: float = 0.0,
+    results: Path = Path("benchmarks/results"),
+    runs: Path = Path("runs/bench"),
+    calibrate: Annotated[bool, Parameter(negative=())] = False,
+    only_report: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Compare ways of training under one protocol: a record a run, tables and a page from the records.
+
+    Makes the runs of a suite that have no record yet: for each arm what its
+    steps cost, the sweep of its learning rate, then every seed at every budget.
+    Stop it at any time; the same command goes on where it stopped, bit for bit.
+
+        python -m benchmarks smoke
+        python -m benchmarks nano --minutes 50
+        python -m benchmarks nano --arms lora-16 --seeds 0
+        python -m benchmarks nano --calibrate
+
+    Args:
+        suite: the name of a shipped suite, or a TOML file.
+        arms: only these arms of the suite; repeat it, or list them with commas.
+        seeds: only these seeds.
+        minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
+        results: records, tables and pictures go to a folder of the suite's name in it.
+        runs: run folders, sample clips and the page, likewise.
+        calibrate: no runs; time the steps of all arms in turns, for seconds that mean something.
+        only_report: no runs; tables and page from the records that are there.
+    """
+    command = ["python", "-m", "benchmarks", suite, *(f"--{key}={value}" for key, value in (
+        ("arms", ",".join(arms)), ("seeds", ",".join(seeds)),
+    ) if value)]  # fmt: skip
+    run_suite(
+        suite, arms=listed(arms), seeds=integers("seeds", seeds), minutes=minutes, results=results, runs=runs,
+        calibrate=calibrate, only_report=only_report, command=shlex.join(command),
+    )  # fmt: skip
+
+
+app = App(
+    name="python -m benchmarks",
+    help_format="plaintext",
+    exit_on_error=False,
+    print_error=False,
+    verbose=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+app.default(bench)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; each problem is one line on stderr, exit code 2."""
+    with plain_errors():
+        app(sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The visible loop over a suite's runs: the next one, its record, and so on until none is missing or time is up."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from benchmarks.runner.address import NUMERICS, weights
+from benchmarks.runner.base import base_weights, final_weights, finish, started_from
+from benchmarks.runner.cells import Cell, plan
+from benchmarks.runner.exam import examine, with_quality
+from benchmarks.runner.record import Record, add_record, made_for_another, of_run, read_records
+from benchmarks.runner.suite import Suite
+from entprog.train.log import now
+from entprog.train.loop import NotFinite
+from entprog.train.state import terminable
+
+
+def run_suite(
+    suite: Suite,
+    results: Path,
+    runs: Path,
+    *,
+    arms: Collection[str] = (),
+    seeds: Collection[int] = (),
+    minutes: float = 0.0,
+    command: str = "",
+) -> bool:
+    """Make the runs that are missing in the folder `results`; returns whether none is left.
+
+    Args:
+        runs: folder for run folders; one that was stopped goes on bit for bit (on a CPU). Of a finished one only text
+            and samples stay.
+        arms, seeds: only these (a run that needs the reference's pilot makes it).
+        minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
+        command: what to write into the records.
+
+    Raises:
+        ValueError: runs could not be made, for reasons that the user can mend; all others were.
+        SystemExit, KeyboardInterrupt: stopped from outside, with a checkpoint saved.
+    """
+    up = threading.Event()
+    try:
+        with _deadline(minutes, up):
+            failed = _until_none_is_missing(suite, results, runs, arms, seeds, command)
+    except SystemExit:
+        if not up.is_set():
+            raise
+        tqdm.write(f"{suite.name}: {minutes:g} minutes are up; the same command goes on")
+        return False
+    if failed:
+        raise ValueError("\n".join(failed))
+    return True
+
+
+def _until_none_is_missing(
+    suite: Suite, results: Path, runs: Path, arms: Collection[str], seeds: Collection[int], command: str
+) -> list[str]:
+    """The loop; returns what kept runs from being made."""
+    failed: dict[str, str] = {}
+    told: set[str] = set()
+    records = read_records(results)
+    for name, record in records.items():  # a call that was stopped may have left some
+        tidy(runs / name, record)
+    planned = plan(suite, records, arms=arms, seeds=seeds)
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} runs [{elapsed}<{remaining}]{postfix}"
+    with tqdm(desc=suite.name, total=planned.done + planned.ahead, initial=planned.done, bar_format=shown) as bar:
+        while True:
+            for note in planned.notes:
+                if note not in told:
+                    tqdm.write(f"{suite.name}: {note}")
+                    told.add(note)
+            left = [cell for cell in planned.missing if cell.address not in failed]
+            if not left:
+                return list(failed.values())
+            with _claimed(left, runs) as cell:
+                if cell is None:
+                    bar.set_postfix_str("waiting for another call")
+                    time.sleep(2.0)
+                elif (results / f"{cell.address}.json").exists():
+                    pass  # another call has made it since
+                elif (made := made_for_another(results, cell.address)) is not None:
+                    add_record(results, made)
+                else:
+                    bar.set_postfix_str(f"{cell.kind} {cell.arm} seed {cell.seed} rate x{cell.factor:g}")
+                    try:
+                        record = make(suite, cell, runs / cell.address, command)
+                    except ValueError as error:
+                        failed[cell.address] = f"{suite.name}: {cell.kind} {cell.arm}, seed {cell.seed}: {error}"
+                        tqdm.write(failed[cell.address])
+                        continue
+                    add_record(results, record)
+                    tidy(runs / cell.address, record)
+            planned = plan(suite, read_records(results), arms=arms, seeds=seeds)
+            bar.total = planned.done + planned.ahead
+            bar.update(planned.done - bar.n)
+
+
+def make(suite: Suite, cell: Cell, run: Path, command: str) -> Record:
+    """Train and examine one run, or what is left to do of it.
+
+    Raises:
+        ValueError: its settings do not work.
+    """
+    base = base_weights(suite, run.parent, recorded=cell.base, command=command) if cell.kind != "base" else None
+    config = started_from(replace(cell.config, output_dir=str(run)), base)
+    exam: dict[str, Any] | None = None
+    status = "finished"
+    try:
+        finish(config, command)
+    except NotFinite as error:
+        if cell.kind == "base":
+            raise
+        status = "diverged"
+        tqdm.write(f"{suite.name}: {cell.arm} at {cell.factor:g} times the rates: {error}")
+    if cell.exam is not None and status == "finished":
+        full = with_quality(config, dict(suite.recipe))
+        with terminable():
+            exam = examine(
+                run, full, cell.exam, clips=suite.exam.clips, repeats=suite.exam.repeats,
+                quality=cell.quality and full.evaluate.clips > 0,
+            )  # fmt: skip
+    head = {
+        "address": cell.address, "suite": suite.name, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed,
+        "factor": cell.factor, "steps": dict(cell.steps), "status": status, "made": now(), "numerics": NUMERICS,
+        "base": weights(config.model.size, config.model.init), "config": asdict(cell.config),
+        "weights": weights("", str(final_weights(run))) if cell.kind == "base" else None,
+        "exam_data": asdict(cell.exam) if cell.exam is not None else None,
+    }  # fmt: skip
+    return of_run(run, head, exam)
+
+
+def tidy(run: Path, record: Record) -> None:
+    """Delete what takes space in a run whose record is written: checkpoints, draws, weights but those of a base."""
+    for folder in (*run.glob("checkpoint-*"), *run.glob(".checkpoint-*"), run / "tensorboard"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in run.rglob("*.safetensors"):
+        if record["kind"] != "base" or file.parent.name != "final":
+            file.unlink()
+    for folder in run.glob("samples/*/*/"):  # single frames; the clips stay
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _claimed(cells: Iterable[Cell], runs: Path) -> Iterator[Cell | None]:
+    """The first run that no other call is busy with, kept from others meanwhile; None where all are taken."""
+    runs.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        lock = FileLock(runs / f"{cell.address}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            yield cell
+        finally:
+            lock.release()
+        return
+    yield None
+
+
+@contextmanager
+def _deadline(minutes: float, up: threading.Event) -> Iterator[None]:
+    """Ends this process' work by SIGTERM after so many minutes, as training saves a checkpoint then.
+
+    `up` tells that it was this that ended it, which can be as soon as inside this function.
+    """
+    if not minutes:
+        yield
+        return
+
+    def stop() -> None:
+        up.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(60 * minutes, stop)
+    timer.daemon = True
+    with terminable():  # between two runs, too
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

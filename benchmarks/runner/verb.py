@@ -1,0 +1,120 @@
+"""`entprog bench`: make the runs that are missing, then tables, pictures and the page from all records."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from benchmarks.runner.calibrate import calibrate as timed
+from benchmarks.runner.calibrate import latest, run_seconds
+from benchmarks.runner.cells import plan
+from benchmarks.runner.page import write_all
+from benchmarks.runner.read import read_suite
+from benchmarks.runner.record import add_record, read_records
+from benchmarks.runner.runner import run_suite
+from benchmarks.runner.suite import Suite
+from benchmarks.runner.summary import all_tables
+from benchmarks.runner.tables import Analysis, markdown
+from entprog.config.load import ConfigError
+
+RESULTS = Path("benchmarks/results")
+RUNS = Path("runs/bench")
+
+
+def bench(
+    name: str,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    minutes: float = 0.0,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+    calibrate: bool = False,
+    only_report: bool = False,
+    command: str = "",
+) -> bool:
+    """Run what a suite still needs and say what its records tell; returns whether nothing is missing.
+
+    Args:
+        name: a shipped suite or the path of a TOML file.
+        results: records go to a folder of the suite's name in it, with tables.md and pictures.
+        runs: run folders go there, and the page.
+        calibrate: only time the arms' steps against each other.
+        only_report: only tables and page.
+
+    Raises:
+        ConfigError: the suite, an arm or a seed is wrong.
+        ValueError: runs could not be made.
+    """
+    suite = read_suite(name)
+    _check(suite, arms, seeds, minutes)
+    if not only_report:
+        _check_packages(suite, arms)
+    records, folder = results / suite.name, runs / suite.name
+    failed: ValueError | None = None
+    done = True
+    if calibrate:
+        add_record(records, timed(suite, arms or suite.settings.arms, folder, command))
+    elif not only_report:
+        try:
+            done = run_suite(suite, records, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
+        except ValueError as error:  # the runs that could be made are told all the same
+            failed = error
+    written = report(suite, results, folder)
+    if written:
+        print(f"\npage {written[-1]}\ntables, pictures and records {records}")
+    if failed is not None:
+        raise failed
+    if only_report or calibrate:
+        done = not plan(suite, read_records(records), arms=arms, seeds=seeds).missing
+    return done
+
+
+def report(suite: Suite, results: Path, folder: Path) -> list[Path]:
+    """Tables, pictures and page of the records that are there; nothing where there is none."""
+    analysis = analysed(suite, results)
+    if analysis is None:
+        return []
+    for table in all_tables(analysis):
+        print(f"\n{markdown(table)}")
+    return write_all(analysis, results / suite.name, folder, folder / "report.html")
+
+
+def analysed(suite: Suite | str, results: Path) -> Analysis | None:
+    """A suite, or the one of a name, with its records from its folder in `results`; None where there are none."""
+    suite = read_suite(suite) if isinstance(suite, str) else suite
+    records = read_records(results / suite.name)
+    if not records:
+        return None
+    analysis = Analysis(suite, plan(suite, records), records)
+    shown = {arm for arm, _ in analysis.groups}
+    if shown and (calibration := latest(records, sorted(shown))) is not None:
+        analysis.seconds = lambda record: run_seconds(record, calibration)
+    return analysis
+
+
+def _check(suite: Suite, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
+    wrong = []
+    for arm in arms:
+        if arm not in suite.settings.arms:
+            near = get_close_matches(arm, suite.settings.arms, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the suite has {', '.join(suite.settings.arms)}"
+            wrong.append(f"--arms {arm}: not in suite {suite.name}; {hint}")
+    for seed in seeds:
+        if seed not in suite.settings.seeds:
+            wrong.append(f"--seeds {seed}: the suite's are {', '.join(map(str, suite.settings.seeds))}")
+    if minutes < 0:
+        wrong.append(f"--minutes {minutes:g}: must be at least 0 (0: no limit)")
+    if wrong:
+        raise ConfigError(wrong)
+
+
+def _check_packages(suite: Suite, arms: Sequence[str]) -> None:
+    """Refuse, before any work, arms whose files or packages are missing here."""
+    wrong: list[str] = []
+    for arm in arms or suite.settings.arms:
+        try:
+            suite.config(arm, planned=False)
+        except ConfigError as error:
+            wrong += error.problems
+    if wrong:
+        raise ConfigError(wrong)

@@ -1,0 +1,321 @@
+"""The commands: arguments and help only; each imports its verb when it runs."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from entprog.cli.overrides import Overrides, integers, pairs, within_limits, without_none
+from entprog.config import reference
+from entprog.config.load import ConfigError, read_config
+
+
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Show all of it on rendered people, in a few minutes on two cores.
+
+    Trains the shipped base twice from the same weights, data and noise: once
+    in full, once with the published method. Ends with a table of both and a
+    page to look at. Needs no data and no network.
+
+        entprog demo --out runs/demo
+
+    Args:
+        out: folder of both runs; finished ones in it are kept, interrupted ones go on.
+    """
+    from entprog.demo import demo as verb
+
+    verb(out)
+
+
+def prepare(
+    inputs: list[Path],
+    out: Path,
+    /,
+    *,
+    sizes: Annotated[tuple[str, ...], Parameter(negative=(), show_default="32,64")] = ("32", "64"),
+    fps: float = 12.0,
+    people: Literal["largest", "drop"] = "largest",
+    min_frames: int = 16,
+    max_frames: int | None = None,
+    holdout: float = 0.1,
+    device: str = "cpu",
+) -> None:
+    """Turn videos of people into a data set for training.
+
+    Decodes each video, finds the pose of one person, cuts one fixed square
+    around them and stores latents and keypoints. OUT/prepare.jsonl says of
+    every file what became of it. Run it again after an interruption, or with
+    more videos, and it goes on where it stopped.
+
+        entprog prepare videos/ more/dance.mp4 data/mine --sizes 32,64
+
+    Args:
+        inputs: video files, and folders that are searched with all their subfolders.
+        out: folder of the data set.
+        sizes: sides in pixels to store latents for, multiples of 8; repeat it, or list them with commas.
+        fps: frames a second of the clips.
+        people: with several people in a picture: follow the largest, or drop the file.
+        min_frames: drop clips that are shorter.
+        max_frames: read at most so many frames of each file.
+        holdout: share of the files kept from training, to judge it by.
+        device: where the pose networks run.
+    """
+    from entprog.prepare.folder import prepare_folder
+
+    result = prepare_folder(
+        inputs, out, sizes=integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
+        max_frames=max_frames, holdout=holdout, device=device,
+    )  # fmt: skip
+    files = f"{result.kept} files kept, {result.dropped} dropped"
+    print(f"{result.out}: {result.clips} clips, {result.frames} frames; {files}")
+    for reason, count in result.reasons.items():
+        print(f"  {count} x {reason}")
+
+
+def rank(
+    recipe: Path,
+    /,
+    *,
+    phase: str | None = None,
+    preset: str | None = None,
+    device: str | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Score the blocks of a recipe's model without training, and print the ranking.
+
+    Shows each block's importance with its standard error, beside what it costs
+    to train it. Takes the recipe's keys as options, as `entprog train` does.
+
+        entprog rank recipe.toml --phase pose --ranking.score gradient
+
+    Args:
+        recipe: the run's configuration, a TOML file.
+        phase: only this phase of the recipe.
+        preset: "paper" for the published ranking.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    config = read_config(recipe, pairs(overrides, preset=preset, device=device))
+    from entprog.rank.show_ranking import rank as verb
+
+    verb(config, phase=phase)
+
+
+def plan(
+    recipe: Path | None = None,
+    /,
+    *,
+    device: str | None = None,
+    memory: str | None = None,
+    order: str | None = None,
+    json: Path | None = None,
+    picture: Path | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Say what a run would take: memory, time and what trains, stage by stage, without running it.
+
+    Needs neither the data nor the weights nor the device. The ranking isn't
+    known before the run, so each stage is shown twice: for blocks from the
+    end of the network (suffix: the best case) and spread over it (the worst).
+
+        entprog plan recipe.toml --device h100
+        entprog plan recipes/wan-14b-80gb.toml --device a100 --picture plan.svg
+
+    Args:
+        recipe: the run's configuration, a TOML file; the demo's if left out.
+        device: h200, h100, a100, l40s, 5090, 4090, 3090, rtx6000, a6000, t4 or cpu; what this machine has if left out.
+        memory: the device's memory, such as 24GiB, where it differs.
+        order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
+        json: write all figures to this file.
+        picture: draw memory by stage into this file, an SVG.
+        method: "full" or "progressive".
+        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
+    """
+    from entprog.plan.planning import demo_recipe
+    from entprog.plan.planning import plan as verb
+
+    over = pairs(overrides, method=method, preset=preset)
+    config = demo_recipe(over) if recipe is None else read_config(recipe, over, planned=True)
+    verb(config, device=device or "", memory=memory or "", order=order or "", json_file=json, picture=picture)
+
+
+def train(
+    recipe: Path | None = None,
+    /,
+    *,
+    resume_from_checkpoint: str | None = None,
+    keys: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    output_dir: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    label: str | None = None,
+    device: str | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Train by a recipe: rank the blocks of each phase, then train them as the schedule says.
+
+    A recipe is a TOML file that says what differs from the defaults. All its
+    keys with type, default and meaning, as a recipe to begin from:
+
+        entprog train --keys
+
+    Every key of a table is an option, too: its dotted name, then its value as
+    in TOML, where lists need no brackets and text needs no quotes.
+
+        entprog train recipe.toml --train.seed 3 --phases.video.steps 500
+
+    Ctrl-C saves a checkpoint and stops; this goes on where it stopped:
+
+        entprog train recipe.toml --resume-from-checkpoint latest
+
+    Args:
+        recipe: the run's configuration, a TOML file.
+        resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
+        keys: print all keys of a recipe and stop.
+        output_dir: the run folder; it must not exist yet.
+        method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
+        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
+        label: name of the run in tables.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    if keys:
+        print(_all_keys(), end="")
+        return
+    if recipe is None:
+        raise ConfigError(["train needs a RECIPE, a TOML file; entprog train --keys prints one to begin from"])
+    over = pairs(overrides, output_dir=output_dir, method=method, preset=preset, label=label, device=device)
+    config = read_config(recipe, over)
+    command = ["entprog", "train", str(recipe), *(f"--{key}={value}" for key, value in over)]
+    if resume_from_checkpoint is not None:
+        command += ["--resume-from-checkpoint", resume_from_checkpoint]
+    from entprog.train.run import train as verb
+
+    verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command))
+
+
+def sample(
+    run: Path,
+    /,
+    *,
+    reference: str,
+    drive: str,
+    out: Path,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | None = None,
+    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+    resolution: int | None = None,
+    frames: int | None = None,
+    device: str = "",
+) -> None:
+    """Animate the person of one picture with the poses of a video.
+
+    Writes an mp4 and a GIF with reference, pose and generated clip side by
+    side, and the generated frames as PNG. What is not given is as the run's
+    own configuration says.
+
+        entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
+
+    Args:
+        run: a folder made by entprog train.
+        reference: an image, or a clip by name: CLIP of the run's data, FOLDER:CLIP of another prepared folder.
+        drive: whose poses to follow: a video file, or a clip by name.
+        out: folder for the clips.
+        num_inference_steps: model calls a clip; more are slower and finer.
+        guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
+        seed: of the initial noise.
+        scheduler: how noise is removed.
+        resolution: side in pixels.
+        frames: at most so many.
+        device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
+    """
+    from entprog.sample.animate import sample as verb
+
+    numbers = {
+        "sample.num_inference_steps": num_inference_steps,
+        "sample.guidance_scale": guidance_scale,
+        "sample.seed": seed,
+        "evaluate.resolution": resolution,
+        "evaluate.frames": frames,
+    }
+    within_limits(without_none(numbers))
+    clip = verb(
+        run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
+        device=device,
+    )  # fmt: skip
+    print(clip)
+
+
+def evaluate(
+    run: Path,
+    /,
+    *,
+    clips: int | None = None,
+    frames: int | None = None,
+    videos: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int | None = None,
+    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
+    device: str = "",
+    overrides: Overrides = (),
+) -> None:
+    """Measure a finished run on held-out clips, and write its metrics.json.
+
+    Compares generated with true frames under a pinned protocol, which is
+    printed beside the numbers, next to two baselines: copying the reference,
+    and the mean frame. What is not given is as the run's own configuration says.
+
+        entprog evaluate runs/mine --clips 64
+
+    Args:
+        run: a folder made by entprog train.
+        clips: held-out clips.
+        frames: frames of each, from its first frame on.
+        videos: clips that are written as mp4 and GIF.
+        num_inference_steps: model calls a clip.
+        guidance_scale: classifier-free guidance; 1 for none.
+        seed: of the initial noise.
+        scheduler: how noise is removed.
+        device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
+    """
+    from entprog.evaluate.evaluation import evaluate as verb
+
+    of_evaluate = {"clips": clips, "frames": frames, "videos": videos}
+    of_sample = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "scheduler": scheduler,
+    }
+    given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
+    given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
+    verb(run, overrides=dict(pairs(overrides)) | given, device=device)
+
+
+def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:
+    """Make one page about one or several runs.
+
+    A single HTML file that needs nothing outside it: importance of the blocks,
+    which of them trained when, loss, memory, metrics and sample videos. Several
+    runs are compared; runs that still train can be looked at, too.
+
+        entprog report runs/full runs/progressive --out compare.html
+
+    Args:
+        runs: folders made by entprog train.
+        out: the page; by default report.html in the run's folder, or in the folder that holds all runs.
+    """
+    from entprog.report import write_report
+
+    print(write_report(runs, out))
+
+
+def _all_keys() -> str:
+    return (
+        "# Every key of a recipe, at its default. Keep what you change; leave out the rest.\n"
+        "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + reference.recipe()
+    )

@@ -1,0 +1,70 @@
+"""What `entprog` says when something is wrong: a line for each problem, no traceback."""
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cyclopts import CycloptsError
+
+from entprog.config.load import ConfigError, ConfigWarning
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that the user can mend become lines on stderr that begin with "entprog: ", and exit code 2.
+
+    The same for warnings about the configuration, which go on. ENTPROG_DEBUG=1 lets errors through as they are.
+
+    Raises:
+        SystemExit: 2 for an error, 130 when interrupted.
+    """
+    with warnings.catch_warnings():
+        _show_warnings_in_one_line()
+        try:
+            yield
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            say(["stopped"])
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            # The reader of our output (head, less) has gone; Python would complain once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise SystemExit(1) from None
+        except (CycloptsError, ValueError, OSError, RuntimeError) as error:
+            if os.environ.get("ENTPROG_DEBUG", "0") not in ("", "0"):
+                raise
+            say(lines(error))
+            raise SystemExit(2) from None
+
+
+def lines(error: Exception) -> list[str]:
+    """What went wrong, one line for each problem."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        full = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+        return [f"{where}{error.strerror}{full}"]
+    return [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+def say(told: Sequence[str]) -> None:
+    """Print lines for the user on stderr."""
+    for line in told:
+        print(f"entprog: {line}", file=sys.stderr)
+
+
+def _show_warnings_in_one_line() -> None:
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, ConfigWarning):
+            say([f"warning: {message}"])
+        else:
+            usual(message, category, *place, **more)
+
+    warnings.showwarning = show

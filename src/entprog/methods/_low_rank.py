@@ -1,0 +1,208 @@
+"""LoRA on the linear layers of blocks: put on, trained beside or instead of the blocks, merged and taken off."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from entprog.core.blocks import Blocks
+from entprog.core.freeze import Freezer, param_groups
+from entprog.savings.adapters import ADAPTER, adapted_layers
+
+
+def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Iterable[str] = (), seed: int) -> None:
+    """Give every linear layer of the blocks a LoRA adapter of peft's; it adds nothing until its B is trained.
+
+    Which parameters require a gradient stays as it is; adapters do. Deterministic in `seed`; torch's own random
+    state does not move.
+
+    Args:
+        alpha: the adapter's output is scaled by alpha / rank.
+        full: modules that get none, and nothing inside them either: exact names in which `*` is one dotted part.
+
+    Raises:
+        ValueError: peft is not installed, a pattern of `full` is none, or the blocks have no linear layer.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError as error:
+        raise ValueError(f'methods "lora" and "mixed" need {error.name}: pip install "peft>=0.17"') from error
+    layers = layers_to_adapt(blocks, full)
+    if not layers and full:
+        return
+    if not layers:
+        raise ValueError("the blocks have no linear layer to adapt; train them in full")
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    # A regular expression is matched whole by peft; a list of names would match by their ends, too.
+    wanted = LoraConfig(r=rank, lora_alpha=alpha, target_modules="|".join(re.escape(name) for name in layers))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(wanted, model, ADAPTER)
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+def layers_to_adapt(blocks: Blocks, full: Iterable[str]) -> list[str]:
+    """Names of the blocks' linear layers outside of the modules that `full` names."""
+    spared = spared_modules(blocks, full)
+    inside = [
+        f"{block.name}.{name}" if name else block.name
+        for block in blocks
+        for name, module in block.module.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    return [name for name in inside if not any(f"{name}.".startswith(f"{other}.") for other in spared)]
+
+
+def spared_modules(blocks: Blocks, patterns: Iterable[str]) -> list[str]:
+    """Names of the blocks, and of modules inside, that match a pattern in which `*` is one dotted part.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    names = [f"{block.name}.{n}" if n else block.name for block in blocks for n, _ in block.module.named_modules()]
+    found = []
+    for pattern in patterns:
+        parts = pattern.split(".")
+        hits = [name for name in names if _matches(name.split("."), parts)]
+        # A phase may lack a whole family of blocks: a pattern that begins like one of another phase is no mistake.
+        if not hits and not re.fullmatch(r"[\w*]+(\.[\w*]+)*", pattern):
+            raise ValueError(f"method_options.full: {pattern!r} is no name; write 'temporal.*' or 'blocks.*.pose'")
+        found += hits
+    return found
+
+
+def grouped(model: nn.Module, blocks: Blocks, *, lr: float, factor: float) -> list[dict[str, Any]]:
+    """`param_groups`, with each block's adapter in a group of its own at `factor` times the rate.
+
+    The loop multiplies the rate of a step by a group's "lr_factor" where it has one.
+    """
+    adapters = {id(p) for layer in adapted_layers(model).values() for p in adapter_parameters(layer)}
+    groups = []
+    for group in param_groups(model, blocks, lr=lr):
+        own = [p for p in group["params"] if id(p) not in adapters]
+        low = [p for p in group["params"] if id(p) in adapters]
+        if own:
+            groups.append({**group, "params": own})
+        if low:
+            name = f"{group['name']} lora"
+            groups.append({**group, "name": name, "params": low, "lr": lr * factor, "lr_factor": factor})
+    return groups
+
+
+def adapter_parameters(layer: Any) -> list[nn.Parameter]:
+    """A, then B."""
+    return [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+
+
+@torch.no_grad()
+def merge(layer: Any) -> None:
+    """Add an adapter to its layer's weight and start it from nothing: the forward stays as it is, but for rounding."""
+    layer.base_layer.weight.add_(layer.get_delta_weight(ADAPTER))
+    layer.lora_B[ADAPTER].weight.zero_()
+
+
+def take_off(model: nn.Module) -> None:
+    """Merge every adapter and put the plain layers back in their places."""
+    for name, layer in adapted_layers(model).items():
+        merge(layer)
+        above, _, last = name.rpartition(".")
+        model.get_submodule(above)._modules[last] = layer.base_layer
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+class AdapterFreezer(Freezer):
+    """A Freezer whose saved state holds the adapters, too: what is saved of the model is its plain weights."""
+
+    def __init__(self, model: nn.Module, blocks: Blocks, optimizer: optim.Optimizer, **options: Any) -> None:
+        self._layers = {block.name: list(adapted_layers(block.module).values()) for block in blocks}
+        self._refuse_bare(optimizer)
+        super().__init__(model, blocks, optimizer, **options)
+        ours = {id(p) for layers in self._layers.values() for layer in layers for p in adapter_parameters(layer)}
+        self._adapters = {name: p for name, p in model.named_parameters() if id(p) in ours}
+
+    def _refuse_bare(self, optimizer: optim.Optimizer) -> None:
+        present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        layers = [layer for layers in self._layers.values() for layer in layers]
+        if not layers or any(id(p) not in present for layer in layers for p in adapter_parameters(layer)):
+            raise ValueError(
+                "methods 'lora' and 'mixed': the optimizer lacks the adapters; make it with the groups that the "
+                "method's own groups(model, blocks, lr=..., seed=...) gives"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "adapters": {name: p.detach() for name, p in self._adapters.items()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        for name, parameter in self._adapters.items():
+            parameter.copy_(state["adapters"][name])
+
+
+class MixedFreezer(AdapterFreezer):
+    """Trains the named blocks in full and the adapters of all others.
+
+    A block that becomes active takes its adapter in (W + s B A) and runs without; one that freezes starts an
+    adapter from nothing. Neither changes what the network computes, but for rounding.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Blocks, optimizer: optim.Optimizer, **options: Any) -> None:
+        super().__init__(model, blocks, optimizer, **options)
+        self._members = {
+            block: [name for name in names if name not in self._adapters] for block, names in self._members.items()
+        }
+        self._full: frozenset[str] = frozenset()
+
+    def train_only(self, names: Iterable[str], **options: Any) -> None:
+        """As in a Freezer; what else that takes is passed on."""
+        wanted = frozenset(names)
+        super().train_only(wanted, **options)
+        if wanted == self._full:
+            return
+        for block in self._members:
+            if block in wanted and block not in self._full:
+                self._take_in(block)
+            elif block not in wanted and block in self._full:
+                self._switch(block, on=True)
+        self._full = wanted
+        self._note_frozen()
+
+    def everything(self) -> None:
+        """Blocks and adapters, all on: those of blocks that trained in full add nothing."""
+        super().train_only(self._members)
+        for block in self._full:
+            self._switch(block, on=True)
+        self._full = frozenset()
+        self._note_frozen()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "full": sorted(self._full)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._full = frozenset(state["full"])
+        for block in self._members:
+            self._switch(block, on=block not in self._full)
+        self._note_frozen()
+
+    def _take_in(self, block: str) -> None:
+        for layer in self._layers[block]:
+            merge(layer)
+            for parameter in adapter_parameters(layer):  # moments of what is gone
+                self.optimizer.state.pop(parameter, None)
+        self._switch(block, on=False)
+
+    def _switch(self, block: str, *, on: bool) -> None:
+        for layer in self._layers[block]:
+            layer.enable_adapters(on)
+            for parameter in adapter_parameters(layer):
+                parameter.requires_grad_(on)
+                parameter.grad = None
+
+
+def _matches(parts: list[str], wanted: list[str]) -> bool:
+    return len(parts) == len(wanted) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))

@@ -1,0 +1,261 @@
+"""Bytes, FLOPs and operations of a training step that never runs: fake tensors, and only units that differ."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from entprog.core.blocks import Block
+from entprog.nets import layers
+from entprog.plan.compose import Label, Recording, Timeline, compose, in_passes, shortened_to, windows
+from entprog.plan.inventory import Inventory, Parts, counted, packed_bytes, total, weighed
+from entprog.plan.recording import Operation, Recorder
+from entprog.plan.subjects import Case, Subject, low_rank_added
+from entprog.profiling.states import STATES
+from entprog.savings.frozen_storage import FrozenStorage, fresh_tables
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step comes to.
+
+    Attributes:
+        trained: parameters that train.
+        lowest: place of the lowest active block among those that the phase may train, None without any.
+        peak: largest sum of live bytes; `by_category` its parts: weights, gradients, optimizer, activations.
+        flops: of all micro-batches.
+        operations: every operation that runs, with its count; `updates` are the optimizer's, by element size.
+    """
+
+    trained: int
+    lowest: int | None
+    peak: int
+    by_category: dict[str, int]
+    flops: int
+    operations: Counter[Operation]
+    updates: dict[int, int]
+
+
+class Simulator:
+    """Simulates steps of one network; what was simulated once serves every active set that it can tell of."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.inventory = Inventory(subject)
+        self.recordings: dict[Case, list[Recording]] = {}
+        self.timelines: dict[tuple[Case, frozenset[str], frozenset[str]], Timeline] = {}
+        self.simulated = 0
+
+    def step(
+        self,
+        case: Case,
+        active: Collection[str],
+        *,
+        adapted: Collection[str] = (),
+        with_states: Collection[str] | None = None,
+        optimizer: str = "adamw",
+        projected: int = 0,
+    ) -> Step:
+        """One step that trains the blocks `active` (and what lies outside, if the case says so).
+
+        Args:
+            adapted: blocks whose adapters train in place of their own weights.
+            with_states: blocks that have optimizer states; those that train, if None.
+            optimizer: as `train.optimizer` names it; `projected` is `train.galore_rank`.
+
+        Raises:
+            ValueError: the shape is none that the network takes.
+        """
+        self._check(case)
+        inside, adapters, outside = self._trained(case, active, adapted)
+        trained = inside + adapters + outside
+        idle = set(with_states or ()) - set(active)
+
+        def states(parts: Parts, rank: int) -> int:
+            about = {"counted": not case.fused, "projected": rank}
+            return sum(sum(STATES[optimizer](kind.shape, kind.size, **about)) * n for kind, n in parts.items())
+
+        own = states(total([inside, *map(self.inventory.whole, idle)]), projected)
+        static = {
+            "weights": self._weights(case, active, adapted),
+            "optimizer": own + states(adapters, projected * (optimizer == "muon")) + states(outside, 0),
+            "gradients": weighed(trained) if case.accumulation > 1 else 0,
+        }
+        line = self.timeline(case, active, adapted)
+        by_category = {name: line.at_peak[name] + static.get(name, 0) for name in line.at_peak}
+        operations: Counter[Operation] = Counter(
+            {operation: count * case.accumulation for operation, count in line.operations.items()}
+        )
+        updates: dict[int, int] = {}
+        for kind, times in trained.items():
+            updates[kind.size] = updates.get(kind.size, 0) + kind.values * times
+        order = [name for unit in self.subject.units for name in unit]
+        places = [order.index(name) for name in (*active, *adapted)]
+        return Step(
+            trained=counted(trained),
+            lowest=min(places, default=None),
+            peak=sum(by_category.values()),
+            by_category=by_category,
+            flops=sum(operation.flops * count for operation, count in operations.items()),
+            operations=operations,
+            updates=updates,
+        )
+
+    def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts, Parts]:
+        """What trains: of the blocks' own parameters, of adapters, and of what is outside of blocks."""
+        inside, beside, outside = list(map(self.inventory.whole, active)), [], []
+        for name in adapted:
+            spared = self.inventory.spared(name, case.spared)
+            inside.append(self.inventory.beside_adapters(name, spared))
+            beside.append(self.inventory.adapters(name, case.low_rank, spared))
+        if case.outside:
+            outside += [self.inventory.outside["heads"]]
+            outside += [self.inventory.outside["inputs"]] if case.inputs else []
+        return total(inside), total(beside), total(outside)
+
+    def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
+        """Bytes of weights as they are held, adapters and ema among them."""
+        everything = self.inventory.everything()
+        found = weighed(everything) + (4 * counted(everything) if case.averaged else 0)
+        for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
+            found += weighed(self.inventory.adapters(name, case.low_rank, self.inventory.spared(name, case.spared)))
+        if case.storage != "full":
+            held = []
+            for name in set(self.inventory.blocks) - set(active):
+                spared = self.inventory.spared(name, case.spared) if name in adapted else ()
+                held.append(self.inventory.held(name, spared))
+            taken = total(held)
+            found += packed_bytes(taken, case.storage) - weighed(taken)
+        return found
+
+    def timeline(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Timeline:
+        """What comes and goes in a step, without what is there all the time."""
+        key = (case, frozenset(active), frozenset(adapted))
+        if key not in self.timelines:
+            labels = self.labels(active, adapted, case)
+            self.timelines[key] = compose(self.recording(case, active, adapted), labels, {})
+        return self.timelines[key]
+
+    def labels(self, active: Collection[str], adapted: Collection[str] = (), case: Case | None = None) -> list[Label]:
+        """What of a unit matters to a step: its kind, which of its blocks train, and whether any below it does.
+
+        With adapters also which of the blocks have them and what of these is spared, with a share of the tokens
+        which blocks see only that.
+        """
+        stems = sorted({name.rpartition(".")[0] for unit in self.subject.units for name in unit})
+        below = dict.fromkeys(stems, False)
+        chosen, low, found = set(active), set(adapted), []
+        routed = self.subject.routed if case is not None and case.shape.tokens < 1 else frozenset()
+        for kind, unit in zip(self.subject.kinds, self.subject.units, strict=True):
+            label: Label = (kind, tuple(name in chosen for name in unit), tuple(below.values()))
+            if low and case is not None:
+                label += (tuple(name in low and self.inventory.spared(name, case.spared) for name in unit),)
+            if routed:
+                label += (tuple(name in routed for name in unit),)
+            found.append(label)
+            for name in unit:
+                below[name.rpartition(".")[0]] |= name in chosen or name in low
+        return found
+
+    def whole(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Timeline:
+        """The step without a short cut: every unit is simulated. Slow; what `step` is tested against."""
+        labels = self.labels(active, adapted, case)
+        places = range(len(labels))
+        return compose(self._simulated(case, labels, places, active, adapted), labels, {})
+
+    def _check(self, case: Case) -> None:
+        shape, multiple = case.shape, self.subject.multiple
+        if shape.resolution % multiple or shape.resolution <= 0:
+            raise ValueError(
+                f"resolution = {shape.resolution}: no multiple of {multiple} pixels (patch x codec of "
+                f"{self.subject.name}); choose {max(1, round(shape.resolution / multiple)) * multiple}"
+            )
+
+    def recording(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Recording:
+        """A step of a network that has every unit, with its neighbours, that the whole has."""
+        labels = self.labels(active, adapted, case)
+        needed = set(windows(labels))
+        for recording in self.recordings.setdefault(case, []):
+            if needed <= set(recording.windows):
+                return recording
+        places = shortened_to(labels)
+        recording = self._simulated(case, labels, places, active, adapted)
+        self.recordings[case].append(recording)
+        return recording
+
+    def _simulated(
+        self, case: Case, labels: Sequence[Label], places: Sequence[int], active: Collection[str],
+        adapted: Collection[str],
+    ) -> Recording:  # fmt: skip
+        self.simulated += 1
+        with FakeTensorMode(), as_on_a_gpu(case.fused), fresh_tables():
+            model, names = self.subject.build(places)
+            model.requires_grad_(False)
+            owned = {id(p) for unit in names for name in unit for p in model.get_submodule(name).parameters()}
+            for name, parameter in model.named_parameters():
+                wanted = case.outside and (case.inputs or name.startswith(self.subject.heads))
+                parameter.requires_grad_(wanted and id(parameter) not in owned)
+            for place, unit in zip(places, names, strict=True):
+                for whole, here in zip(self.subject.units[place], unit, strict=True):
+                    if whole in active:
+                        model.get_submodule(here).requires_grad_(True)
+                    elif whole in adapted:
+                        low_rank_added(model, here, case.low_rank, self.inventory.spared(whole, case.spared))
+            if case.storage != "full":
+                blocks = [Block(name, model.get_submodule(name)) for unit in names for name in unit]
+                FrozenStorage(blocks, case.storage).follow()  # type: ignore[arg-type]
+            if case.new_rest:
+                wholes = [name for place in places for name in self.subject.units[place]]
+                pairs = zip(wholes, (name for unit in names for name in unit), strict=True)
+                rest = [name for whole, name in pairs if whole not in {*active, *adapted}]
+                idle = frozenset(int(name.split(".")[1]) for name in rest if name.startswith("temporal."))
+                model.__dict__["idle"] = idle
+            if case.accumulation > 1:
+                for parameter in model.parameters():
+                    parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            units = [[model.get_submodule(name) for name in unit] for unit in names]
+            with Recorder(model, units, in_backward=case.in_backward) as recorder:
+                self._run(self.subject.step(model, case), recorder)
+        kept = windows([labels[place] for place in places])
+        return Recording(kept, in_passes(recorder.chunks))
+
+    def _run(self, forward: Callable[[], Tensor], recorder: Recorder) -> None:
+        loss = forward()
+        recorder.begin_backward()
+        if loss.requires_grad:
+            loss.backward()
+
+
+@contextmanager
+def as_on_a_gpu(wanted: bool) -> Iterator[None]:
+    """Lets tensors of the CPU take the paths that those of a CUDA device take, where they differ in bytes.
+
+    Attention is fused at every length, and autocast runs layer norms in float32. A function mode would not do for
+    the latter: there is none in a backward pass, which recomputes.
+    """
+    if not wanted:
+        yield
+        return
+    before, norm = layers.WRITTEN_OUT, nn.functional.layer_norm
+
+    def in_float32(x: Tensor, shape: Any, *weights: Any, **others: Any) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return norm(x, shape, *weights, **others)
+        return norm(x.float(), shape, *map(_float, weights), **{k: _float(v) for k, v in others.items()})
+
+    layers.WRITTEN_OUT = 0
+    nn.functional.layer_norm = in_float32  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        layers.WRITTEN_OUT = before
+        nn.functional.layer_norm = norm
+
+
+def _float(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value

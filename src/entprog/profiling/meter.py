@@ -1,0 +1,320 @@
+"""One meter: bytes of live storages by category, and FLOPs by pass and block, of what runs inside it."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from entprog.core.blocks import Block
+from entprog.profiling.ledger import CATEGORIES, Ledger, Piece, tensors
+from entprog.profiling.operations import FORMULAS, Flops, operation_flops
+from entprog.profiling.states import expected_state_bytes
+
+__all__ = ["CATEGORIES", "Flops", "Meter", "StepCost", "expected_state_bytes"]
+
+CUDA_GRANULARITY = 512
+"""torch's CUDA allocator gives memory in multiples of this many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one optimizer step costs.
+
+    `flops` counts matrix products, convolutions and attention, recomputed ones too; `peak` is the largest sum of
+    live bytes at any time of the step, `by_category` that sum's parts, one for each of `CATEGORIES`.
+    """
+
+    flops: int
+    peak: int
+    by_category: dict[str, int] = field(default_factory=dict)
+
+
+class Meter:
+    """Counts while it is entered; results are read afterwards. Numerics are untouched.
+
+    Works on real tensors and, entered inside it, under FakeTensorMode, with the same numbers; with FSDP2 it counts
+    what this rank holds. A storage counts once however many views it has, from the operation that makes (or first
+    reads) it until it is freed, and again when it is resized. Memory that a kernel takes and gives back inside one
+    operation is not seen, nor is that of other device types than the model's first parameter.
+
+    Categories, exact in their sum:
+
+    - weights: parameters and buffers of the model, and `held`.
+    - gradients: what `.grad` of a parameter holds, from the moment it is computed.
+    - optimizer: the optimizer's states. States that a step makes inside count from the start, so the first step
+      of a workload measures like any later one; where no step runs inside, those that parameters with a gradient
+      will need are added as far as they are known beforehand (`expected_state_bytes`).
+    - activations: what a forward pass made or read and left for the backward pass: there when the backward begins,
+      or, recomputed under checkpointing, when the backward goes on. Inputs, outputs and autocast's copies of
+      weights are among them.
+    - temporaries: the rest: freed before the backward, made by the backward (gradients of activations), by
+      clipping or by the optimizer's step.
+
+    FLOPs of the backward pass belong to the block whose forward made the autograd node that runs (sequence
+    numbers tell); what runs in a backward pass while gradients are recorded is recomputation.
+
+    Args:
+        model: its parameters are the weights; None counts FLOPs only.
+        optimizer: whose states count, or several of them.
+        blocks: the blocks that FLOPs are told apart by; what runs outside them counts for "".
+        held: further tensors that are there all the time, such as averaged weights.
+        granularity: every storage is rounded up to a multiple of this many bytes; by default 512 where the model
+            is on a CUDA device, as torch's allocator does, else 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        optimizer: optim.Optimizer | Iterable[optim.Optimizer] | None = None,
+        *,
+        blocks: Iterable[Block] = (),
+        held: Iterable[Tensor] = (),
+        granularity: int | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizers = [optimizer] if isinstance(optimizer, optim.Optimizer) else list(optimizer or ())
+        self.blocks = tuple(blocks)
+        self._held = tuple(held)
+        device = _device_type(model)
+        self._ledger = Ledger(device, granularity or (CUDA_GRANULARITY if device == "cuda" else 1))
+        self._counts: dict[str, list[int]] = {}
+        self._running: list[tuple[str, int]] = []
+        self._spans: list[tuple[int, int, str]] = []
+        self._graded: set[int] = set()
+        self._stepped: set[int] = set()
+        self._before_step: dict[Piece, int] | None = None
+        self._entered = ExitStack()
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of everything inside."""
+        return self.by_pass.total
+
+    @property
+    def by_pass(self) -> Flops:
+        """FLOPs by forward, backward and recomputation."""
+        return sum(self.by_block.values(), Flops())
+
+    @property
+    def by_block(self) -> dict[str, Flops]:
+        """FLOPs of each block that ran, all its calls together, and of "" for what lies outside."""
+        return {name: Flops(*counts) for name, counts in self._counts.items()}
+
+    @property
+    def peak(self) -> int:
+        """The largest sum of live bytes."""
+        return self._ledger.peak
+
+    @property
+    def at_peak(self) -> dict[str, int]:
+        """Live bytes by category at the peak; nothing without a model."""
+        return self._ledger.at_peak() if self.model is not None else {}
+
+    @property
+    def live(self) -> dict[str, int]:
+        """Live bytes by category now."""
+        return self._ledger.live()
+
+    def cost(self) -> StepCost:
+        """What was counted so far."""
+        return StepCost(self.flops, self.peak, self.at_peak)
+
+    def __enter__(self) -> "Meter":
+        with ExitStack() as stack:
+            for block in self.blocks:
+                enter = block.module.register_forward_pre_hook(partial(self._enter_block, block.name))
+                # Checkpointing leaves a recomputed block by an exception once it has all that it needs.
+                leave = block.module.register_forward_hook(self._leave_block, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            if self.model is not None:
+                self._take_stock(self.model)
+                for parameter in self.model.parameters():
+                    if parameter.requires_grad:
+                        stack.callback(_first_to_see_gradients(parameter, self._label_gradient).remove)
+                for optimizer in self._stepping():
+                    stack.callback(optimizer.register_step_pre_hook(self._begin_step).remove)
+                    stack.callback(optimizer.register_step_post_hook(self._end_step).remove)
+                stack.callback(_watch_resizing(self._ledger.resized))
+            stack.enter_context(_Mode(self))
+            self._entered = stack.pop_all()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self._entered.__exit__(*details)
+        self._label_gradients()
+        for optimizer in self.optimizers:
+            if id(optimizer) not in self._stepped:
+                self._stepped.add(id(optimizer))
+                self._expect_states(optimizer)
+
+    def see(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Count an operation that has just run."""
+        in_backward = torch._C._current_graph_task_id() != -1
+        recomputing = in_backward and (torch.is_grad_enabled() or bool(self._running))
+        if operation in FORMULAS:
+            counts = self._counts.setdefault(self._block_now(in_backward and not recomputing), [0, 0, 0])
+            place = 0 if not in_backward else 2 if recomputing else 1
+            counts[place] += operation_flops(operation, args, kwargs, out)
+        if self.model is None:
+            return
+        ledger, forward = self._ledger, not in_backward or recomputing
+        if not forward:
+            ledger.settle()
+        for tensor in tensors((args, kwargs, out)):
+            ledger.add(tensor, pending=forward)
+        if not forward and operation is torch.ops.aten.add and _alike(*args):
+            ledger.join(out, *args)  # gradients of a weight that was used twice
+        ledger.mark()
+
+    def _block_now(self, backward: bool) -> str:
+        if not backward:
+            return self._running[-1][0] if self._running else ""
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return ""
+        number = node._sequence_nr()
+        place = bisect_right(self._spans, number, key=lambda span: span[0]) - 1
+        return self._spans[place][2] if place >= 0 and number < self._spans[place][1] else ""
+
+    def _enter_block(self, name: str, *call: Any) -> None:
+        self._running.append((name, torch.autograd._get_sequence_nr()))
+
+    def _leave_block(self, *call: Any) -> None:
+        name, first = self._running.pop()
+        # Nodes of a recomputation are thrown away: the backward runs over those of the first forward.
+        if torch._C._current_graph_task_id() == -1:
+            self._spans.append((first, torch.autograd._get_sequence_nr(), name))
+
+    def _take_stock(self, model: nn.Module) -> None:
+        """Count what is there before the first operation."""
+        for tensor in (*model.parameters(), *model.buffers(), *self._held):
+            self._ledger.add(tensor, "weights")
+        self._label_gradients()
+        for optimizer in self.optimizers:
+            self._label_states(optimizer)
+        self._ledger.mark()
+
+    def _stepping(self) -> Iterator[optim.Optimizer]:
+        """The optimizers, and those inside of ones that only pass their steps on (in the backward pass)."""
+        for optimizer in self.optimizers:
+            yield optimizer
+            if isinstance(inside := getattr(optimizer, "inside", None), optim.Optimizer):
+                yield inside
+
+    def _begin_step(self, optimizer: optim.Optimizer, *call: Any) -> None:
+        """If the step is about to make states, what came before it is measured apart: they belong there, too."""
+        self._label_gradients()
+        if next(self._lacking_states(optimizer), None) is not None:
+            self._before_step = self._ledger.held_at_peak()
+            self._ledger.peak = 0
+
+    def _end_step(self, optimizer: optim.Optimizer, *call: Any) -> None:
+        self._stepped.add(id(optimizer))
+        made = self._label_states(optimizer)
+        if self._before_step is not None:
+            before = {**self._before_step, **{piece: piece.size for piece in made}}
+            self._before_step = None
+            if sum(before.values()) >= self._ledger.peak:
+                self._ledger.set_peak(before)
+
+    def _expect_states(self, optimizer: optim.Optimizer) -> None:
+        """Add the states that the optimizer's first step will make for the parameters that got a gradient."""
+        sizes = [
+            self._ledger.rounded(size)
+            for group, parameter in self._lacking_states(optimizer)
+            for size in expected_state_bytes(optimizer, group, parameter)
+        ]
+        expected = {Piece(size, "optimizer"): size for size in sizes}
+        self._ledger.set_peak({**self._ledger.held_at_peak(), **expected})
+
+    def _lacking_states(self, optimizer: optim.Optimizer) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in self._graded and not optimizer.state.get(parameter):
+                    yield group, parameter
+
+    def _label_states(self, optimizer: optim.Optimizer) -> list[Piece]:
+        """Name the storages of the states, and return those that were not known as such."""
+        members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        states = [optimizer.state[parameter] for parameter in members if parameter in optimizer.state]
+        return [piece for tensor in tensors(states) for piece in self._ledger.label(tensor, "optimizer")]
+
+    def _label_gradients(self) -> None:
+        if self.model is not None:
+            for parameter in self.model.parameters():
+                self._label_gradient(parameter)
+
+    def _label_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._graded.add(id(parameter))
+            self._ledger.label(parameter.grad, "gradients")
+
+
+class _Mode(TorchDispatchMode):
+    """Shows every operation to the meter."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self.meter = meter
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # sharded and quantised tensors first become operations on what they hold
+        operation = getattr(func, "_overloadpacket", func)
+        if torch.is_inference_mode_enabled() and operation not in FORMULAS and hasattr(func, "decompose"):
+            with self:  # only here do composite operations arrive in one piece
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        self.meter.see(operation, args, kwargs, out)
+        return out
+
+
+def _alike(first: Any, second: Any, *rest: Any) -> bool:
+    return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
+
+
+def _first_to_see_gradients(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Any:
+    """Register a hook that runs before all others: one that steps in the backward frees the gradient."""
+    handle = parameter.register_post_accumulate_grad_hook(hook)
+    parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+    return handle
+
+
+def _watch_resizing(seen: Callable[[torch.UntypedStorage], None]) -> Callable[[], None]:
+    """Tell `seen` of storages that are resized by themselves (FSDP does); returns what ends it."""
+    own = torch.UntypedStorage.resize_
+
+    def resize_(storage: torch.UntypedStorage, size: int) -> Any:
+        out = own(storage, size)
+        seen(storage)
+        return out
+
+    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+
+    def restore() -> None:
+        torch.UntypedStorage.resize_ = own  # type: ignore[method-assign]
+
+    return restore
+
+
+def _device_type(model: nn.Module | None) -> str:
+    first = next(model.parameters(), None) if model is not None else None
+    return "cpu" if first is None else first.device.type

@@ -1,0 +1,100 @@
+"""Bytes of an optimizer's states: what its first step will make for a parameter, known before it does."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from torch import Tensor, optim
+
+from entprog.profiling.ledger import plain
+
+COUNTER = 4
+"""Bytes of a step count, a float32 of its own for each parameter."""
+
+CODED, SCALED = 4096, 256
+"""8-bit states: parameters of fewer values, or of no multiple of so many (which share a scale), stay whole."""
+
+
+def adamw_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """Bytes of fused AdamW's states of a parameter with values of `size` bytes: both moments and the step count.
+
+    `counted`: whether the step count lies beside the parameter; it does on every device.
+    """
+    return [prod(shape) * size] * 2 + [COUNTER]
+
+
+def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """The same for `train.lowbit.AdamW8bit`: codes and scales of both moments; the step count is on the CPU."""
+    values = prod(shape)
+    moment = [values * size]
+    if values >= CODED and values % SCALED == 0:
+        moment = [values, values // SCALED * 4]
+    return moment * 2 + [COUNTER] * counted
+
+
+def adafactor_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """The same for torch's Adafactor: a row and a column for each matrix; the step count is on the CPU."""
+    values = prod(shape)
+    moments = [values // shape[-1] * size, values // shape[-2] * size] if len(shape) > 1 else [values * size]
+    return moments + [COUNTER] * counted
+
+
+def galore_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """The same for `train.galore.GaLoreAdamW`: a matrix longer than `projected` on both sides keeps so much."""
+    moments = [prod(shape) * size] * 2
+    if projected and len(shape) == 2 and min(shape) > projected:
+        moments = [projected * min(shape) * size] + [projected * max(shape) * size] * 2
+    return moments + [COUNTER] * counted
+
+
+def muon_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+    """The same for `train.muon.MuonAdamW`: one for a matrix of a block, where `projected` is above 0."""
+    if projected and len(shape) == 2:
+        return [prod(shape) * size]
+    return adamw_states(shape, size, counted=counted)
+
+
+STATES: dict[str, Callable[..., list[int]]] = {
+    "adamw": adamw_states,
+    "adamw8bit": adamw8bit_states,
+    "adafactor": adafactor_states,
+    "galore": galore_states,
+    "muon": muon_states,
+}
+"""`train.optimizer` -> bytes of each state of a parameter.
+
+By shape and bytes of a value; `counted`: on a CPU; `projected`: `train.galore_rank` where it is in a block, else 0.
+"""
+
+
+def state_bytes(optimizer: str, parameter: Tensor, projected: int = 0) -> int:
+    """Bytes of all states that `train.optimizer = optimizer` keeps for a parameter on its device.
+
+    `projected`: `train.galore_rank` for a parameter of a block, else 0.
+    """
+    counted = parameter.device.type == "cpu"
+    return sum(
+        STATES[optimizer](tuple(parameter.shape), parameter.element_size(), counted=counted, projected=projected)
+    )
+
+
+def expected_state_bytes(optimizer: optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> list[int]:
+    """Bytes of each state that the optimizer's first step will make for a parameter of `group`.
+
+    Exact for Adam, AdamW, SGD and Adafactor, and for optimizers with a method `state_bytes(parameter)` that tells;
+    for others as much as two copies of the parameter, which few need.
+    """
+    optimizer = getattr(optimizer, "inside", optimizer)  # one that steps in the backward pass has one inside
+    if hasattr(optimizer, "state_bytes"):
+        return list(optimizer.state_bytes(parameter))
+    parts = list(plain(parameter))  # what this rank holds
+    local = sum(part.numel() * part.element_size() for part in parts)
+    on_cpu = parameter.device.type == "cpu"
+    if isinstance(optimizer, optim.Adam):  # AdamW is one
+        counter = COUNTER if on_cpu or group.get("capturable") or group.get("fused") else 0
+        return [local] * (3 if group.get("amsgrad") else 2) + [counter]
+    if isinstance(optimizer, optim.SGD):
+        return [local] if group.get("momentum") else []
+    if isinstance(optimizer, optim.Adafactor):
+        return [n for p in parts for n in adafactor_states(tuple(p.shape), p.element_size(), counted=on_cpu)]
+    return [local, local]

@@ -1,6 +1,0 @@
-"""A numpy renderer of clothed people: endless video with exact poses, for pretraining, demos and tests."""
-
-from entprog.render.clip import RenderedClip, render_clip
-from entprog.render.domains import Domain
-
-__all__ = ["Domain", "RenderedClip", "render_clip"]

@@ -1,0 +1,78 @@
+"""A model that carries low-rank adapters, or holds frozen weights otherwise, seen as the model it stands for.
+
+Adapters are peft's: a linear layer is replaced by one that holds it as `base_layer`, with `lora_A` and `lora_B`
+beside it. Weights that a `FrozenStorage` holds are their originals. Without either, every function here gives
+what the model itself would.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from entprog.savings.frozen_storage import original
+
+__all__ = ["ADAPTER", "adapted_layers", "adapters_off", "effective_weights", "plain_parameters", "plain_state_dict"]
+
+ADAPTER = "default"
+"""The one adapter of a layer, by peft's name."""
+
+
+def adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """The layers that carry an adapter, by name."""
+    return {name: layer for name, layer in module.named_modules() if _is_adapted(layer)}
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters under the names that they have without adapters; those of adapters are left out."""
+    adapted = bool(adapted_layers(model))
+    return {_plain(name): p for name, p in model.named_parameters() if not (adapted and _of_adapter(name))}
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state as without adapters, whose own weights are left out, not merged; weights as `original`."""
+    adapted = bool(adapted_layers(model))
+    state = {_plain(name): v for name, v in model.state_dict().items() if not (adapted and _of_adapter(name))}
+    return state | {name: original(p).detach() for name, p in plain_parameters(model).items()}
+
+
+@torch.no_grad()
+def effective_weights(model: nn.Module) -> dict[str, Tensor]:
+    """By plain name, the weights that the forward acts with: W + s B A where an adapter is on, else W itself."""
+    weights: dict[str, Tensor] = {
+        name: original(p).detach().to(p.device) for name, p in plain_parameters(model).items()
+    }
+    for name, layer in adapted_layers(model).items():
+        if not layer.disable_adapters:
+            weights[f"{name}.weight"] = weights[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
+    return weights
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The forward without adapters; which are on, and what requires a gradient, is as before at the end."""
+    layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]
+    flags = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _is_adapted(layer: nn.Module) -> bool:
+    return hasattr(layer, "base_layer") and hasattr(layer, "lora_A")
+
+
+def _of_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _plain(name: str) -> str:
+    return name.replace(".base_layer.", ".")

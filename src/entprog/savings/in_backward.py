@@ -1,0 +1,172 @@
+"""The optimizer of a phase as the recipe names it, and the one that steps inside the backward pass."""
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from entprog.config.schema import TrainConfig
+
+__all__ = ["InBackward", "build_optimizer", "release"]
+
+
+def build_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    """The optimizer that `config.optimizer` names, over `groups` (`param_groups`, each with its "lr").
+
+    States appear at a parameter's first step, so blocks that never train have none. All states are plain
+    tensors, whatever the optimizer: they are copied, offloaded and saved like AdamW's.
+
+    Raises:
+        ValueError: an optimizer that is not installed, or one in the backward pass together with what needs
+            all gradients at once.
+    """
+    plain = MAKERS[config.optimizer](config, groups)
+    if not config.optimizer_in_backward:
+        return plain
+    if config.gradient_accumulation_steps > 1:
+        raise ValueError(
+            f"train.gradient_accumulation_steps = {config.gradient_accumulation_steps}: the optimizer in the backward "
+            "pass steps at each micro-batch; set 1 and a larger batch, or train.optimizer_in_backward = false"
+        )
+    if config.max_grad_norm > 0:
+        raise ValueError(
+            f"train.max_grad_norm = {config.max_grad_norm}: clipping needs all gradients at once, the optimizer in the "
+            "backward pass never has them; set 0, or train.optimizer_in_backward = false"
+        )
+    if config.mixed_precision == "fp16":
+        raise ValueError(
+            "train.mixed_precision = 'fp16': its loss scale is judged by all gradients at once, the optimizer in the "
+            "backward pass never has them; choose bf16 or no, or train.optimizer_in_backward = false"
+        )
+    return InBackward(plain)
+
+
+def release(optimizer: optim.Optimizer) -> None:
+    """Take an optimizer's hooks off its parameters, so that the next one has them to itself."""
+    if isinstance(optimizer, InBackward):
+        optimizer.release()
+
+
+class InBackward(optim.Optimizer):
+    """Steps each parameter as soon as its gradient is there, and frees the gradient at once.
+
+    A facade: groups, states and saved states are those of the optimizer inside, which is pointed at one
+    parameter at a time. Equal to it bit for bit where a parameter's step depends on no other parameter. `step`
+    itself only runs its hooks. Peak memory falls by the gradients only if these are what stands at the peak:
+    with gradient checkpointing; without it activations fall while gradients rise and nothing is won.
+
+    A parameter that does not require a gradient is never stepped, even by a graph built before it was frozen.
+
+    Args:
+        inside: the optimizer that does the work; from now on only through this one.
+    """
+
+    def __init__(self, inside: optim.Optimizer) -> None:
+        super().__init__(inside.param_groups, inside.defaults)
+        self.inside = inside
+        self._group = {id(p): k for k, group in enumerate(self.param_groups) for p in group["params"]}
+        self._norms: dict[int, Tensor] = {}
+        self._handles = [
+            p.register_post_accumulate_grad_hook(self._step_one) for group in self.param_groups for p in group["params"]
+        ]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Nothing is left to do: the backward pass has stepped already. `closure` is only called."""
+        return None if closure is None else closure()
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> float:
+        """Norm of the gradients that have been stepped since the last call, as `clip_grad_norm_` computes it.
+
+        Args:
+            parameters: in the order in which they would have been given there.
+        """
+        norms = [self._norms[id(p)] for p in parameters if id(p) in self._norms]
+        self._norms = {}
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As the optimizer inside loads it."""
+        self.inside.param_groups, self.inside.state = self.param_groups, self.state
+        self.inside.load_state_dict(state_dict)
+        self.param_groups, self.state = self.inside.param_groups, self.inside.state
+
+    def release(self) -> None:
+        """Take the hooks off the parameters."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _step_one(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        if parameter.requires_grad:
+            self._norms[id(parameter)] = torch.linalg.vector_norm(gradient)
+            # A search restores states by replacing them, so what is inside must look at the present ones.
+            self.inside.state = self.state
+            self.inside.param_groups = [{**self.param_groups[self._group[id(parameter)]], "params": [parameter]}]
+            self.inside.step()
+        parameter.grad = None
+
+
+def _adam(config: TrainConfig, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What AdamW and its relatives have in common."""
+    betas = (config.adam_beta1, config.adam_beta2)
+    return {"lr": groups[0]["lr"], "betas": betas, "eps": config.adam_epsilon, "weight_decay": config.adam_weight_decay}
+
+
+def _adamw(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    return optim.AdamW(groups, **_adam(config, groups), fused=True)
+
+
+def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    if find_spec("torchao") is None:
+        raise ValueError("train.optimizer = 'adamw8bit': it is not installed; pip install \"entprog[lowbit]\"")
+    from entprog.optimizers._lowbit import AdamW8bit
+
+    return AdamW8bit(groups, **_adam(config, groups))
+
+
+def _adafactor(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    # torch's default guard is far above the squared gradients of a diffusion model and would level rows and columns;
+    # its square is what guards a squared gradient, and this is the paper's 1e-30.
+    return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=config.adam_weight_decay)
+
+
+def _galore(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    from entprog.optimizers._galore import GaLoreAdamW
+
+    def in_block(group: dict[str, Any]) -> bool:
+        name = group.get("name", "outside")
+        return name != "outside" and not name.endswith(" lora")
+
+    return GaLoreAdamW(
+        [{**group, "project": in_block(group)} for group in groups],
+        **_adam(config, groups),
+        rank=config.galore_rank,
+        update_proj_gap=config.galore_update_proj_gap,
+        scale=config.galore_scale,
+    )
+
+
+def _muon(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    from entprog.optimizers._muon import MuonAdamW
+
+    return MuonAdamW(
+        [{**group, "orthogonal": group.get("name", "outside") != "outside"} for group in groups],
+        **_adam(config, groups),
+        momentum=config.muon_momentum,
+        rows=config.muon_rows,
+    )
+
+
+MAKERS: dict[str, Callable[[TrainConfig, list[dict[str, Any]]], optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "adafactor": _adafactor,
+    "galore": _galore,
+    "muon": _muon,
+}
+"""`train.optimizer` -> what builds it."""

@@ -1,0 +1,122 @@
+"""What frozen blocks made of a sample, kept for the steps that train on it again (`phases.NAME.echo`)."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from entprog.core.types import Draw, Shape
+from entprog.data.shards import save_tensors
+from entprog.profiling.meter import StepCost
+from entprog.savings.reference_cache import to_host
+from entprog.tasks.human_video.task import HumanVideo
+
+Key = tuple[int, Shape]
+"""A draw of a phase: its first sample, and its shape."""
+
+
+@dataclass
+class PrefixCache:
+    """Hidden states at the entrance of the lowest active block, of the draws that come again.
+
+    Exactly as computed: a step that finds them has the numbers that it would have without. They are of use as long as
+    the lowest active block stays the same, since whatever lies below it is frozen meanwhile.
+
+    Args:
+        task: its `beneath` computes them.
+        window: steps whose draws are kept, the newest.
+        folder: they go there, a file a draw; None: they stay in the CPU's memory.
+        warn: called with one message when the folder can't be written; training goes on with the same numbers.
+    """
+
+    task: HumanVideo
+    window: int
+    folder: Path | None = None
+    warn: Callable[[str], None] = lambda message: None
+    _most: int = 0
+    _entrance: int = -1
+    _kept: dict[Key, Tensor | Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:  # of a sitting that was interrupted
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def knows(self, keys: Sequence[Key]) -> bool:
+        """Whether all draws of a step are here for the blocks that are active now; forgets what is of no more use."""
+        self._most = self.window * len(keys)
+        entrance = self.task.model.lowest_active()
+        if entrance != self._entrance:
+            self._entrance = entrance
+            self.clear()
+        for key in keys:
+            known = self._kept.get(key)
+            if isinstance(known, Path) and not known.is_file():  # computed and charged again
+                del self._kept[key]
+        return all(key in self._kept for key in keys)
+
+    def of(self, draw: Draw, key: Key) -> Draw:
+        """The draw with its hidden states, computed where they are not known."""
+        known = self._read(key)
+        if known is not None:
+            there = known.to(draw.x.device, non_blocking=True)
+            return replace(draw, condition={**draw.condition, "beneath": there})
+        draw = self.task.beneath(draw)
+        if "beneath" in draw.condition and self.window:
+            self._keep(key, draw.condition["beneath"])
+        return draw
+
+    @property
+    def held(self) -> list[Tensor]:
+        """What lies in memory."""
+        return [state for state in self._kept.values() if isinstance(state, Tensor)]
+
+    def full(self, cost: StepCost) -> StepCost:
+        """A step's cost with as many held as there will be, where they lie beside the weights."""
+        held = self.held
+        if self.task.device.type != "cpu" or not held:
+            return cost
+        missing = (self._most - len(held)) * held[0].nbytes
+        parts = {**cost.by_category, "activations": cost.by_category.get("activations", 0) + missing}
+        return replace(cost, peak=cost.peak + missing, by_category=parts)
+
+    def clear(self) -> None:
+        """Forget everything, files included."""
+        self._kept.clear()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(self, key: Key, state: Tensor) -> None:
+        try:
+            self._kept[key] = to_host(state) if self.folder is None else self._written(key, state)
+        except (OSError, SafetensorError) as error:
+            said = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
+            self.warn(f"what frozen blocks made of samples is no longer kept: {said}. Training goes on, slower")
+            self.clear()
+            self.window = self._most = 0
+        while len(self._kept) > self._most:
+            gone = self._kept.pop(next(iter(self._kept)))
+            if isinstance(gone, Path):
+                gone.unlink(missing_ok=True)
+
+    def _written(self, key: Key, state: Tensor) -> Path:
+        assert self.folder is not None
+        self.folder.mkdir(exist_ok=True)
+        first, shape = key
+        path = self.folder / f"{first}-{shape.resolution}-{shape.frames}-{shape.batch}.safetensors"
+        save_tensors({"state": state.contiguous().cpu()}, path)
+        return path
+
+    def _read(self, key: Key) -> Tensor | None:
+        known = self._kept.get(key)
+        if not isinstance(known, Path):
+            return known
+        try:
+            with safe_open(str(known), "pt") as file:
+                # Copied, since what is mapped from a file need not be aligned as computed tensors are.
+                return file.get_tensor("state").clone()
+        except (OSError, SafetensorError):
+            del self._kept[key]
+            return None

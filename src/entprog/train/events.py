@@ -1,0 +1,61 @@
+"""What a method and the watch report while a phase runs: events, lines above the bar, reports, readings charged."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from entprog.core.types import Draw
+from entprog.data.shards import write_atomically
+from entprog.profiling.meter import Meter
+from entprog.train.engine import tell
+from entprog.train.log import RunLog
+from entprog.train.state import Session
+
+
+class Warn:
+    """Writes a failure sign into the events and above the progress bar."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+
+    def __call__(self, sign: str, message: str) -> None:
+        self.log.event("warning", {"sign": sign, "message": message})
+        tqdm.write(f"warning: {message}")
+
+
+class ReadingFlops:
+    """FLOPs of one reading of all holdout draws, counted once a size and added to the run's total each time."""
+
+    def __init__(self, session: Session, holdout: list[Draw]) -> None:
+        self.session, self.holdout, self.each = session, holdout, 0.0
+
+    def __call__(self) -> float:
+        if not self.each:
+            flops = {}
+            for size, draw in {draw.size: draw for draw in self.holdout}.items():
+                with torch.no_grad(), Meter() as meter:
+                    self.session.task.loss(draw)
+                flops[size] = meter.flops
+            self.each = float(sum(flops[draw.size] for draw in self.holdout))
+        self.session.totals.flops += self.each
+        return self.each
+
+
+class Notes:
+    """Turns what the method reports into events and trainable reports."""
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        self.session, self.folder = session, folder
+        self.method: Any = None
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        self.session.log.event(event, values)
+        if event == "warning":
+            tqdm.write(f"warning: {values['message']}")
+        if event == "stage":
+            tell(self.session)
+        if event == "stage" and hasattr(self.method, "freezer"):
+            path = self.folder / f"trainable-stage{values['stage']}.txt"
+            write_atomically(path, self.method.freezer.trainable_report())

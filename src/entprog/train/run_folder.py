@@ -1,0 +1,122 @@
+"""The run folder: made once, never overwritten, resumed only with the configuration that made it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from entprog import plugins
+from entprog.config.load import RESUMABLE, differences, read_config, write_config
+from entprog.config.schema import Config, PhaseConfig
+from entprog.core.probe import check_shared
+from entprog.core.types import Ranking, Shape
+from entprog.data.clips import Clips
+from entprog.data.shards import Shards, write_atomically
+from entprog.evaluate.evaluation import holdout_clips
+from entprog.tasks.human_video.task import HumanVideo
+from entprog.train.checkpoint import find_checkpoint, load_checkpoint
+from entprog.train.draws import phase_blocks
+from entprog.train.log import RunLog, now, write_status
+
+
+def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
+    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
+    if resume is None:
+        if run.exists():
+            raise ValueError(
+                f"output_dir = {str(run)!r}: exists; choose another, or go on with --resume-from-checkpoint latest"
+            )
+        run.mkdir(parents=True)
+        write_atomically(run / "config.toml", write_config(config))
+        return None
+    if not (run / "config.toml").is_file():
+        raise ValueError(f"output_dir = {str(run)!r}: no run to resume there; train without --resume-from-checkpoint")
+    changed = differences(read_config(run / "config.toml", resolved=True), config, RESUMABLE)
+    if changed:
+        raise ValueError(
+            "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
+        )
+    return load_checkpoint(find_checkpoint(run, resume))
+
+
+def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
+    """A resumed run keeps the time of its first start."""
+    if saved is None or not (run / "run.json").is_file():
+        return {}
+    return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
+
+
+def check_blocks(config: Config, task: HumanVideo) -> None:
+    """Refuse, before any work, patterns that match nothing and schedules that ask for more blocks than there are.
+
+    Raises:
+        ValueError: naming the pattern or the option.
+    """
+    for phase in config.phases.values():
+        if not phase.steps:
+            continue
+        blocks = phase_blocks(task, config, phase)
+        if not plugins.ranked(config.method):
+            continue
+        schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+        any_order, shape = Ranking(tuple(blocks.names)), Shape(phase.resolution, phase.frames, phase.batch)
+        for stage in range(schedule.stages):
+            candidates = schedule.candidates(stage, any_order, shape, None)
+            check_shared(schedule, len(candidates))
+
+
+def check_data(config: Config, shards: Shards) -> None:
+    """Refuse, before any work, phases that the data set can't feed.
+
+    Raises:
+        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set, of a phase
+            or of what its schedule may train; the same for the evaluation at the end.
+    """
+    for name, phase in config.phases.items():
+        if not phase.steps:
+            continue
+        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.resolution, shards)
+        clips = len(Clips(shards, "train", frames=phase.frames))
+        Clips(shards, "holdout", frames=phase.frames)
+        if phase.batch > clips:
+            raise ValueError(
+                f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
+                f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
+            )
+        table = "schedule.options" if plugins.ranked(config.method) else "method_options"
+        for shape in _scheduled(config, phase):
+            said = f"{table}: resolution {shape.resolution} of phase {name}"
+            _check_stored(said, shape.resolution, shards)
+            if shape.batch > clips:
+                raise ValueError(
+                    f"{table}: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
+                    f"training clips of {phase.frames} frames"
+                )
+    if config.evaluate.clips:
+        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
+        holdout_clips(shards, config.evaluate.frames)
+
+
+def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
+    """The shapes that the schedule, or a method without one, may give a phase."""
+    if plugins.ranked(config.method):
+        source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    else:
+        source = plugins.load("method", config.method, **config.method_options)
+    if not hasattr(source, "shapes"):
+        return ()
+    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
+
+
+def _check_stored(said: str, size: int, shards: Shards) -> None:
+    if size not in shards.sizes:
+        raise ValueError(f"{said}: the data set stores {list(shards.sizes)}; prepare it with that size too")
+
+
+def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
+    """Note why a run ended; a full disk must not hide the first error."""
+    try:
+        log.event("stop", {"reason": reason})
+        write_status(run, {"status": kind, "reason": reason, "finished": now()})
+    except OSError as error:
+        print(f"entprog: could not note that in {run}: {error}", file=sys.stderr)
