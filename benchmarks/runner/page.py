@@ -11,7 +11,7 @@ from benchmarks.runner.cells import EQUAL_STEPS
 from benchmarks.runner.picture import Series, chart
 from benchmarks.runner.summary import all_tables, glance
 from benchmarks.runner.tables import Analysis, Table, markdown
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
 from entprog.report import formats
 from entprog.report.page import HERE, POLICY
 

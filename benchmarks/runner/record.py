@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
 
 FORMAT = 1
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._turns import Turns
 from entprog.methods._unranked import BoundUnranked
+from entprog.methods.base import Method
 
 __all__ = ["Lisa"]
 
