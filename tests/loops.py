@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from entprog.core.blocks import discover_blocks
-from entprog.core.freeze import param_groups
 from entprog.core.types import MethodContext, Ranking, Shape, StepPlan, Trial, Workload
 from entprog.plugins import load
 from toy import ToyTask, toy_draws, toy_task
@@ -63,10 +62,7 @@ class Rig:
         self.task = toy_task()
         self.blocks = discover_blocks(self.task.model, "blocks.*")
         self.name, plugin = method, load("method", method, **(options or {}))
-        if hasattr(plugin, "groups"):
-            groups = plugin.groups(self.task.model, self.blocks, lr=1e-2, seed=5)
-        else:
-            groups = param_groups(self.task.model, self.blocks, lr=1e-2)
+        groups = plugin.groups(self.task.model, self.blocks, lr=1e-2, seed=5)
         self.optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.infos: list[StepPlan] = []

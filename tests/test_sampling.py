@@ -98,7 +98,7 @@ def test_a_clip_does_not_depend_on_its_batch(task: HumanVideoTask, scheduler: st
 def test_a_perfect_model_gives_the_clean_clip(scheduler: str, beta_schedule: str) -> None:
     """A model that knows the answer: eps = (x - sqrt(abar) x_0) / sqrt(1 - abar)."""
     clean = torch.randn(1, 1, 16, SIDE, SIDE, generator=torch.Generator().manual_seed(4)) / 4
-    noising = Objective(beta_schedule)
+    noising = Objective(beta_schedule=beta_schedule)
 
     class Knows(torch.nn.Module):
         def __init__(self) -> None:
