@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from benchmarks.runner.verb import bench as run_suite
+from benchmarks.command import bench as run_suite
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import integers, listed
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.runner.cells import Cell
-from benchmarks.runner.read import suite_of
-from benchmarks.runner.record import Record
+from benchmarks.runner.run_plan import Cell
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
+from benchmarks.runner.suite_file import suite_of
 from entprog.config.trees import laid_over
 
 TREE: dict[str, Any] = {

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from bench_suites import record_of, suite
-from benchmarks.runner import analyse, permuted
-from benchmarks.runner.analyse import Crossing, Group
-from benchmarks.runner.cells import Cell, plan
-from benchmarks.runner.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
-from benchmarks.runner.page import pictures, write_all
-from benchmarks.runner.picture import Series, chart
-from benchmarks.runner.record import Record
-from benchmarks.runner.speedup import speedup
-from benchmarks.runner.summary import all_tables, glance, summary
-from benchmarks.runner.tables import Analysis, faster, markdown, slower, tables
+from benchmarks.runner.run_plan import Cell, plan
+from benchmarks.runner.run_record import Record
+from benchmarks.tables import chance, comparison
+from benchmarks.tables.comparison import Crossing, Group
+from benchmarks.tables.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
+from benchmarks.tables.glance import all_tables, glance, summary
+from benchmarks.tables.result_tables import Analysis, faster, markdown, slower, tables
+from benchmarks.tables.scatter import Series, chart
+from benchmarks.tables.speedup import speedup
+from benchmarks.tables.suite_page import pictures, write_all
 
 
 def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) -> Group:
@@ -34,43 +34,43 @@ def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) 
 def test_paired_differences() -> None:
     base = group("full", [1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0])
     other = group("a", [0.9, 2.7, 4.9, 6.7], [2.0, 3.8, 6.0, 7.8])
-    found = analyse.difference(other, base)
+    found = comparison.difference(other, base)
     # By clip (means over seeds): -.05, -.25, -.05, -.25; by seed: -.2, -.1.
     assert found.mean == pytest.approx(-0.15)
     assert found.by_clip == pytest.approx(math.sqrt(0.04 / 3) / 2)
     assert found.by_seed == pytest.approx(0.05)
     assert (found.clips, found.seeds, found.clear) == (4, 2, True)
     # The spread of the losses themselves is twenty times that of the difference: pairing is what shows it.
-    assert base.spread(analyse.loss_of) == pytest.approx(math.sqrt(0.5))
+    assert base.spread(comparison.loss_of) == pytest.approx(math.sqrt(0.5))
     worse = group("b", [1.3, 2.8, 5.2, 6.8], [2.1, 4.0, 5.8, 8.1])
-    assert not analyse.difference(worse, base).clear
+    assert not comparison.difference(worse, base).clear
     with pytest.raises(ValueError, match="no seed"):
-        analyse.difference(group("c", [1.0], seeds=(9,)), base)
+        comparison.difference(group("c", [1.0], seeds=(9,)), base)
     elsewhere = replace(base, records=({**base.records[0], "base": "other"}, *base.records[1:]))
-    assert analyse.paired(elsewhere, base) == [1] and analyse.difference(elsewhere, base).seeds == 1
+    assert comparison.paired(elsewhere, base) == [1] and comparison.difference(elsewhere, base).seeds == 1
     with pytest.raises(ValueError, match="other clips"):
-        analyse.difference(group("c", [1.0, 2.0]), base)
+        comparison.difference(group("c", [1.0, 2.0]), base)
 
 
 def test_repeated_draws_of_a_clip_count_once() -> None:
     base, other = group("full", [1.0, 2.0, 1.0, 2.0]), group("a", [0.0, 2.0, 1.0, 1.0])
     for each in (base, other):
         each.records[0]["exam"]["clips"] = ["x", "y", "x", "y"]
-    found = analyse.difference(other, base)
+    found = comparison.difference(other, base)
     assert found.clips == 2 and found.by_clip == 0.0 and found.mean == -0.5
     assert math.isnan(found.by_seed)
 
 
 def test_cost_of_a_loss() -> None:
     points = [(1.0, 4.0), (10.0, 2.0), (100.0, 1.0)]
-    assert analyse.reached(points, 2.0) == Crossing(10.0)
-    halfway = analyse.reached(points, 3.0)
+    assert comparison.reached(points, 2.0) == Crossing(10.0)
+    halfway = comparison.reached(points, 3.0)
     assert halfway is not None and halfway.cost == pytest.approx(math.sqrt(10)) and not halfway.at_most
-    assert analyse.reached(points, 5.0) == Crossing(1.0, at_most=True)
-    assert analyse.reached(points, 0.5) is None
-    assert analyse.reached([], 1.0) is None
+    assert comparison.reached(points, 5.0) == Crossing(1.0, at_most=True)
+    assert comparison.reached(points, 0.5) is None
+    assert comparison.reached([], 1.0) is None
     # The first time counts, also where the curve rises again.
-    assert analyse.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
+    assert comparison.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
     assert (faster(20.0, Crossing(10.0)), slower(Crossing(10.0), 20.0)) == ("2.00x", "0.50x")
     assert faster(20.0, Crossing(10.0, True)) == "2.00x or more" and faster(20.0, None) == "not reached"
     assert faster(math.nan, Crossing(10.0)) == slower(Crossing(math.nan), 1.0) == "-"  # an arm that was not timed
@@ -100,21 +100,21 @@ def analysis() -> Analysis:
 def test_groups_and_budgets(analysis: Analysis) -> None:
     assert analysis.budgets == [0.5, 1.0, 2.0, "steps"]
     full, last = analysis.groups["full", 1.0], analysis.groups["last", 1.0]
-    assert full.seeds == (0, 1, 2) and full.spread(analyse.loss_of) == pytest.approx(0.001)
-    assert full.mean(analyse.quality_of("l1")) == pytest.approx(full.mean(analyse.loss_of) / 10)
-    assert math.isnan(full.mean(analyse.quality_of("nothing")))
-    assert full.mean(analyse.mean_bytes_of) == 2000
+    assert full.seeds == (0, 1, 2) and full.spread(comparison.loss_of) == pytest.approx(0.001)
+    assert full.mean(comparison.quality_of("l1")) == pytest.approx(full.mean(comparison.loss_of) / 10)
+    assert math.isnan(full.mean(comparison.quality_of("nothing")))
+    assert full.mean(comparison.mean_bytes_of) == 2000
     # 40 x 100 + 20 x 300 FLOPs buy `last` 80 and 30 steps.
     assert last.records[0]["steps"] == {"pose": 80, "video": 30}
-    assert last.mean(analyse.flops_of) == full.mean(analyse.flops_of)
+    assert last.mean(comparison.flops_of) == full.mean(comparison.flops_of)
 
 
 def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
     table = next(table for table in tables(analysis) if table.title == "Time to the same loss")
     rows = {(row[0], row[1]): row[2:4] for row in table.rows}
     # Where full ends after 60 steps, `last` is after 60 of its own, which cost 6000 of 10000 FLOPs.
-    points = analyse.by_budget("last", analysis.groups, analyse.flops_of)
-    there = analyse.reached(points, analysis.groups["full", 1.0].mean(analyse.loss_of))
+    points = comparison.by_budget("last", analysis.groups, comparison.flops_of)
+    there = comparison.reached(points, analysis.groups["full", 1.0].mean(comparison.loss_of))
     assert there is not None
     assert rows["last", "1x"][0] == f"{10000 / there.cost:.2f}x" and there.cost == 6000
     assert rows["linear", "1x"] == ("not reached", "0.50x or less")
@@ -127,7 +127,7 @@ def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
     assert table.columns == ("arm", "1x (0.2228): FLOPs", "2x (-0.0782): FLOPs", "peak memory")
     (row,) = table.rows  # `linear` gets nowhere
     assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[3] == "1000 B (2.00x less)"
-    timed = speedup(replace(analysis, seconds=lambda record: 2 * analyse.flops_of(record)))
+    timed = speedup(replace(analysis, seconds=lambda record: 2 * comparison.flops_of(record)))
     assert timed is not None and timed.rows[0][1] == timed.rows[0][2] == row[1]
     assert timed.columns[2] == "1x (0.2228): time"
     lame = {
@@ -252,7 +252,7 @@ def trials(kind: str, information: float, seed: int) -> list[dict[str, Any]]:
 def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
     values = []
     for seed in range(12):
-        found = permuted.check([trials("supernet", 0.0, 100 * seed + k) for k in range(6)], draws=200, seed=seed)
+        found = chance.check([trials("supernet", 0.0, 100 * seed + k) for k in range(6)], draws=200, seed=seed)
         assert found is not None and found.searches == 6
         assert found.ratio > 0 and found.chance > 0  # the best of several always looks better than their mean
         values.append(found.p_gain)
@@ -261,11 +261,11 @@ def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
 
 
 def test_a_chooser_that_sees_is_told_from_chance() -> None:
-    found = permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+    found = chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
     assert found is not None and found.p_gain < 0.02
-    assert found == permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
-    assert permuted.check([]) is None
-    assert permuted.check([[{"candidate": "3", "flops": 1.0, "gain": 1.0, "loss_after": 0.0}]]) is None
+    assert found == chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+    assert chance.check([]) is None
+    assert chance.check([[{"candidate": "3", "flops": 1.0, "gain": 1.0, "loss_after": 0.0}]]) is None
 
 
 def test_trials_are_grouped_by_search() -> None:
@@ -273,4 +273,4 @@ def test_trials_are_grouped_by_search() -> None:
         {"phase": phase, "stage": stage, "step": step, "candidate": "3"}
         for phase in ("pose", "video") for stage in (0, 1) for step in (0, 1)
     ]}  # fmt: skip
-    assert [len(each) for each in permuted.searches([json.loads(json.dumps(record))] * 2)] == [2] * 8
+    assert [len(each) for each in chance.searches([json.loads(json.dumps(record))] * 2)] == [2] * 8

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from benchmarks.runner.calibrate import Turns, latest, run_seconds, step_seconds
-from benchmarks.runner.cells import plan
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.timed_steps import Turns, latest, run_seconds, step_seconds
 
 
 def test_jobs_work_one_at_a_time_in_turns() -> None:

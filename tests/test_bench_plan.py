@@ -8,10 +8,10 @@ import pytest
 
 from bench_suites import FLOPS, record_of, suite
 from benchmarks.runner.address import FORMER, NUMERICS, address, said
-from benchmarks.runner.cells import EQUAL_STEPS, Cell, Plan, plan
-from benchmarks.runner.costs import PhaseCost
-from benchmarks.runner.rates import sweep
-from benchmarks.runner.record import Record
+from benchmarks.runner.phase_cost import PhaseCost
+from benchmarks.runner.rate_sweep import sweep
+from benchmarks.runner.run_plan import EQUAL_STEPS, Cell, Plan, plan
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from entprog.config.schema import Config, RankingConfig
 

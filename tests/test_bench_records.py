@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench_suites import record_of, suite
-from benchmarks.runner.cells import plan
-from benchmarks.runner.record import add_record, of_run, read_records
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.run_record import add_record, of_run, read_records
 from fake_run import make_run
 
 

@@ -14,11 +14,11 @@ import tomli_w
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.runner.cells import plan
-from benchmarks.runner.read import suite_of
-from benchmarks.runner.record import Record, read_records
-from benchmarks.runner.runner import run_suite
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.run_record import Record, read_records
 from benchmarks.runner.suite import Suite
+from benchmarks.runner.suite_file import suite_of
+from benchmarks.runner.suite_loop import run_suite
 from entprog.config.trees import laid_over
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video.task import HumanVideo

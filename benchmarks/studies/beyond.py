@@ -41,7 +41,7 @@ from foreign_loop import ARMS, BATCH, NETWORKS, PROBE, STAGES, People, examined,
 from safetensors.torch import load_file, save_file
 from torch import Tensor, optim
 
-from benchmarks.runner.rates import sweep
+from benchmarks.runner.rate_sweep import sweep
 from entprog import plugins
 from entprog.config.schema import Config
 from entprog.core.statistics import mean_and_error, spearman

@@ -8,9 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.runner.summary import all_tables
-from benchmarks.runner.tables import Table, markdown
-from benchmarks.runner.verb import RESULTS, analysed
+from benchmarks.command import RESULTS, analysed
+from benchmarks.tables.glance import all_tables
+from benchmarks.tables.result_tables import Table, markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 RECORDS = Path(__file__).parents[2] / RESULTS

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from benchmarks.runner.base import base_weights, started_from
-from benchmarks.runner.picture import Series, chart
-from benchmarks.runner.read import read_suite
+from benchmarks.runner.start_weights import base_weights, started_from
+from benchmarks.runner.suite_file import read_suite
+from benchmarks.tables.scatter import Series, chart
 from entprog import plugins
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups

@@ -25,10 +25,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.runner.base import base_weights, started_from
-from benchmarks.runner.cells import Cell, plan
-from benchmarks.runner.read import read_suite
-from benchmarks.runner.record import read_records
+from benchmarks.runner.run_plan import Cell, plan
+from benchmarks.runner.run_record import read_records
+from benchmarks.runner.start_weights import base_weights, started_from
+from benchmarks.runner.suite_file import read_suite
 from entprog.config.load import write_config
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -2,13 +2,13 @@
 
 import math
 
-from benchmarks.runner import analyse
-from benchmarks.runner.analyse import Group
-from benchmarks.runner.cells import EQUAL_STEPS, Budget
-from benchmarks.runner.dotplot import Panel, dotplot
-from benchmarks.runner.protocol import told
-from benchmarks.runner.speedup import speedup
-from benchmarks.runner.tables import MISSING, Analysis, Table, measured_seconds, named, steps, tables, unmatched
+from benchmarks.runner.run_plan import EQUAL_STEPS, Budget
+from benchmarks.tables import comparison
+from benchmarks.tables.comparison import Group
+from benchmarks.tables.dotplot import Panel, dotplot
+from benchmarks.tables.protocol import protocol_lines
+from benchmarks.tables.result_tables import MISSING, Analysis, Table, measured_seconds, named, steps, tables, unmatched
+from benchmarks.tables.speedup import speedup
 from entprog.report import formats
 
 
@@ -39,16 +39,16 @@ def summary(analysis: Analysis) -> Table | None:
             continue
         seconds = group.mean(analysis.seconds or measured_seconds)
         rows.append((
-            *cells, _apart(group, base), formats.flops(group.mean(analyse.flops_of)),
+            *cells, _apart(group, base), formats.flops(group.mean(comparison.flops_of)),
             MISSING if math.isnan(seconds) else formats.seconds(seconds),
-            formats.size(max(map(analyse.peak_of, group.records))), steps(group),
+            formats.size(max(map(comparison.peak_of, group.records))), steps(group),
         ))  # fmt: skip
     notes = (
         f"{less}, FLOPs, seconds, peak and steps at {named(main)}; differences are over "
         "the seeds that both have, with the larger of the standard errors over clips and over seeds, in brackets where "
         "they are not twice as large",
         *unmatched(analysis.at(main), base, main),
-        *told(analysis.suite),
+        *protocol_lines(analysis.suite),
     )
     return Table(f"{analysis.suite.name} at a glance", columns, tuple(rows), notes)
 
@@ -64,13 +64,13 @@ def glance(analysis: Analysis, budget: Budget) -> str:
         if group.arm == base.arm:
             losses.append((0.0, 0.0))
             continue
-        if not analyse.paired(group, base):
+        if not comparison.paired(group, base):
             losses.append(None)
             continue
-        found = analyse.difference(group, base)
+        found = comparison.difference(group, base)
         losses.append((found.mean, 2 * _error(found)))
     seconds = analysis.seconds
-    dear = seconds or analyse.flops_of
+    dear = seconds or comparison.flops_of
     panels = [
         Panel(f"loss less that of {base.arm}, twice the standard error", losses, _signed, 0.0, 2.0),
         Panel(
@@ -79,7 +79,7 @@ def glance(analysis: Analysis, budget: Budget) -> str:
         ),
         Panel(
             f"peak memory, {base.arm} = 1",
-            [_of(group.mean(analyse.peak_of) / base.mean(analyse.peak_of)) for group in groups], _times, 1.0,
+            [_of(group.mean(comparison.peak_of) / base.mean(comparison.peak_of)) for group in groups], _times, 1.0,
         ),
     ]  # fmt: skip
     few = [group.arm for group in groups if len(group.records) < len(base.records)]
@@ -103,7 +103,7 @@ def _group(analysis: Analysis, arm: str, budget: Budget) -> Group | None:
 
 
 def _loss(group: Group | None) -> float:
-    return math.inf if group is None else group.mean(analyse.loss_of)
+    return math.inf if group is None else group.mean(comparison.loss_of)
 
 
 def _seeds(analysis: Analysis, arm: str, budgets: list[Budget]) -> str:
@@ -116,19 +116,19 @@ def _seeds(analysis: Analysis, arm: str, budgets: list[Budget]) -> str:
 def _spread(group: Group | None) -> str:
     if group is None:
         return MISSING
-    around = group.spread(analyse.loss_of)
-    return f"{group.mean(analyse.loss_of):.4f}" + ("" if math.isnan(around) else f" ± {around:.4f}")
+    around = group.spread(comparison.loss_of)
+    return f"{group.mean(comparison.loss_of):.4f}" + ("" if math.isnan(around) else f" ± {around:.4f}")
 
 
 def _apart(group: Group, base: Group | None) -> str:
-    if base is None or group.arm == base.arm or not analyse.paired(group, base):
+    if base is None or group.arm == base.arm or not comparison.paired(group, base):
         return MISSING
-    found = analyse.difference(group, base)
+    found = comparison.difference(group, base)
     text = f"{found.mean:+.4f} ± {_error(found):.4f}"
     return text if found.clear else f"[{text}]"
 
 
-def _error(found: analyse.Difference) -> float:
+def _error(found: comparison.Difference) -> float:
     return max(error for error in (found.by_clip, found.by_seed) if not math.isnan(error))
 
 

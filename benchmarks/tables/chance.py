@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from benchmarks.runner.record import Record
+from benchmarks.runner.run_record import Record
 
 
 @dataclass(frozen=True, slots=True)

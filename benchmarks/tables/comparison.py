@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.runner.cells import Budget, Plan
-from benchmarks.runner.record import Record
+from benchmarks.runner.run_plan import Budget, Plan
+from benchmarks.runner.run_record import Record
 
 Cost = Callable[[Record], float]
 """What a run took; `flops_of`, or calibrated seconds."""

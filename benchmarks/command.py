@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from benchmarks.runner.calibrate import calibrate as timed
-from benchmarks.runner.calibrate import latest, run_seconds
-from benchmarks.runner.cells import plan
-from benchmarks.runner.page import write_all
-from benchmarks.runner.read import read_suite
-from benchmarks.runner.record import add_record, read_records
-from benchmarks.runner.runner import run_suite
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.run_record import add_record, read_records
 from benchmarks.runner.suite import Suite
-from benchmarks.runner.summary import all_tables
-from benchmarks.runner.tables import Analysis, markdown
+from benchmarks.runner.suite_file import read_suite
+from benchmarks.runner.suite_loop import run_suite
+from benchmarks.runner.timed_steps import calibrate as timed
+from benchmarks.runner.timed_steps import latest, run_seconds
+from benchmarks.tables.glance import all_tables
+from benchmarks.tables.result_tables import Analysis, markdown
+from benchmarks.tables.suite_page import write_all
 from entprog.config.load import ConfigError
 
 RESULTS = Path("benchmarks/results")

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runner.protocol import unsound, wrong
 from benchmarks.runner.suite import LIMITS, Arm, Exam, Settings, Suite, Tuning
+from benchmarks.runner.suite_checks import problems_between_keys, problems_of_arms
 from entprog.config import reference
 from entprog.config.load import ConfigError, parsed
 from entprog.config.trees import laid_over
@@ -73,9 +73,9 @@ def suite_of(tree: dict[str, Any], name: str, told: str = "") -> Suite:
     arms = _arms(reader, {**library(), **_tables(reader, tree.get("define", {}), "define")}, recipe)
     base = _tables(reader, tree.get("base", {}), "base")
     suite = Suite(name, settings, tuning, exam, recipe, arms, base)
-    reader.problems += [f"{reader.name}: {line}" for line in wrong(suite)]
+    reader.problems += [f"{reader.name}: {line}" for line in problems_between_keys(suite)]
     if not reader.problems:  # an arm can only be resolved over a recipe that is sound
-        reader.problems += unsound(suite)
+        reader.problems += problems_of_arms(suite)
     if reader.problems:
         raise ConfigError(list(dict.fromkeys(reader.problems)))
     return suite

@@ -1,57 +1,22 @@
-"""The rules that every suite keeps, and how they are told beside every table."""
+"""What is wrong with a suite: between its keys, with what final numbers need, and with its arms over its recipe."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.runner.suite import CLIPS, Suite
 from entprog.config.load import ConfigError
 from entprog.profiling.units import parse_bytes
 
-if TYPE_CHECKING:
-    from benchmarks.runner.suite import Suite
-
 SEEDS = 3
 """Final numbers need at least so many seeds."""
-
-CLIPS = 64
-"""Final numbers need at least so many held-out clips."""
 
 DECAYING = ("linear", "cosine", "polynomial")
 """Schedules of the learning rate that end low: every arm has one."""
 
 
-def told(suite: "Suite") -> list[str]:
-    """The protocol in words, for under every table."""
-    settings, exam = suite.settings, suite.exam
-    phases = ", ".join(
-        f"{name} {phase.steps} steps of {phase.batch} x {phase.frames} frame{'s' * (phase.frames > 1)} at "
-        f"{phase.resolution} px"
-        for name, phase in suite.config(settings.reference).phases.items()
-        if phase.steps
-    )
-    tuned = str(len(suite.tuning.seeds)) if suite.tuning.seeds[1:] else "one"
-    lines = [
-        f"{suite.name}: {phases}; all arms start from the same weights and see the same data order, tau and noise at "
-        "each step",
-        f"{len(settings.seeds)} seeds{', each training on other people' if settings.people_by_seed else ''}; values "
-        "are means over seeds +- their standard deviation",
-        f"learning rates: {len(settings.rates)} factors an arm around its own centre, all with "
-        f"{said(suite, 'train', 'lr_scheduler', 'constant')} decay, widened until the best lies inside; on "
-        f"{tuned} seed{'s' * (tuned != 'one')}, on people whom no final run sees",
-        f"loss: noise-prediction error on {exam.clips} held-out clips whom neither training nor a search nor a sweep "
-        f"has seen, {exam.repeats} draw{'s' * (exam.repeats > 1)} each, the same for all arms; errors of differences "
-        "are paired, by clip",
-        "cost: exact FLOPs of training, scoring, search and its readings of the holdout; what only the benchmark reads "
-        "(curves, exams) is charged to nobody",
-        "memory: live bytes of the largest step, and the mean over time of each step's peak",
-    ]
-    if settings.smoke:
-        lines.insert(0, "A SMOKE TEST: it shows that everything works; no number here means anything")
-    return lines
-
-
-def wrong(suite: "Suite") -> Iterator[str]:
+def problems_between_keys(suite: Suite) -> Iterator[str]:
     """What is wrong between keys."""
     settings, tuning, exam = suite.settings, suite.tuning, suite.exam
     for name in dict.fromkeys((*settings.arms, settings.reference)):
@@ -94,16 +59,16 @@ def wrong(suite: "Suite") -> Iterator[str]:
         yield "recipe.phases: give each phase its steps, an integer"
     elif not any(phase["steps"] > 0 for phase in phases.values()):
         yield "recipe.phases: no phase has any steps"
-    if suite.base and said(suite, "model", "init", "base") != "scratch":
+    if suite.base and recipe_value(suite, "model", "init", "base") != "scratch":
         yield 'recipe.model.init: must be "scratch" where [base] makes the weights that all start from'
     if suite.base and not isinstance(suite.base.get("phases"), dict):
         yield "base: needs phases, such as [base.phases.video]"
     yield from _protocol(suite)
-    if settings.people_by_seed and said(suite, "data", "path", ""):
+    if settings.people_by_seed and recipe_value(suite, "data", "path", ""):
         yield "people_by_seed = true: a folder has one set of people; leave it out where recipe.data.path is given"
-    if not said(suite, "data", "path", ""):
+    if not recipe_value(suite, "data", "path", ""):
         seen = {
-            "recipe.data": said(suite, "data", "seed", 0), "tuning.data": tuning.data.get("seed"),
+            "recipe.data": recipe_value(suite, "data", "seed", 0), "tuning.data": tuning.data.get("seed"),
             "tuning.exam": tuning.exam.get("seed"), "exam.data": exam.data.get("seed"),
         }  # fmt: skip
         sets = list(seen.values())
@@ -111,9 +76,9 @@ def wrong(suite: "Suite") -> Iterator[str]:
         more = [suite.people(seed, tuning=True) for seed in tuning.seeds[1:]]
         sets += [people["seed"] for people in more if people]
         if len(set(sets)) < len(sets):
-            told = ", ".join(f"{key}.seed = {value}" for key, value in seen.items())
-            told += " (people_by_seed: 100 more for each further seed)" if settings.people_by_seed else ""
-            yield f"{told}: four sets of people that must differ, so that no number comes from people seen before"
+            listed = ", ".join(f"{key}.seed = {value}" for key, value in seen.items())
+            listed += " (people_by_seed: 100 more for each further seed)" if settings.people_by_seed else ""
+            yield f"{listed}: four sets of people that must differ, so that no number comes from people seen before"
 
 
 def _are_longer(given: Any, budgets: Sequence[float]) -> bool:
@@ -122,10 +87,10 @@ def _are_longer(given: Any, budgets: Sequence[float]) -> bool:
     )
 
 
-def _protocol(suite: "Suite") -> Iterator[str]:
+def _protocol(suite: Suite) -> Iterator[str]:
     """What final numbers need; a smoke test may do without."""
     settings, recipe = suite.settings, suite.recipe
-    precision = said(suite, "train", "mixed_precision", "auto")
+    precision = recipe_value(suite, "train", "mixed_precision", "auto")
     for key, value in (("device", recipe.get("device", "auto")), ("train.mixed_precision", precision)):
         if value == "auto":
             yield f'recipe.{key} = "auto": name it, so that a record means the same on every machine'
@@ -137,16 +102,16 @@ def _protocol(suite: "Suite") -> Iterator[str]:
         yield f"rates = {list(settings.rates)}: a sweep begins with at least 3 (or smoke = true)"
     if suite.exam.clips < CLIPS:
         yield f"exam.clips = {suite.exam.clips}: final numbers need at least {CLIPS} (or smoke = true)"
-    scheduler = said(suite, "train", "lr_scheduler", "constant")
+    scheduler = recipe_value(suite, "train", "lr_scheduler", "constant")
     if scheduler not in DECAYING:
         listed = ", ".join(DECAYING)
         yield f"recipe.train.lr_scheduler = {scheduler!r}: every arm's rate must decay: choose from {listed}"
-    clips = said(suite, "evaluate", "clips", 16)
+    clips = recipe_value(suite, "evaluate", "clips", 16)
     if isinstance(clips, int) and 0 < clips < CLIPS:
         yield f"recipe.evaluate.clips = {clips}: quality is measured on at least {CLIPS} clips, or with 0 not at all"
 
 
-def unsound(suite: "Suite") -> list[str]:
+def problems_of_arms(suite: Suite) -> list[str]:
     """What is wrong with the recipe once an arm is laid over it, for each arm, and with the people of the exams."""
     found: list[str] = []
     if suite.base:
@@ -176,7 +141,7 @@ def unsound(suite: "Suite") -> list[str]:
     return found
 
 
-def said(suite: "Suite", table: str, key: str, usual: Any) -> Any:
-    """What the recipe says in a table of its; `usual` where it says nothing."""
+def recipe_value(suite: Suite, table: str, key: str, default: Any) -> Any:
+    """A key of one of the recipe's tables; `default` where the recipe leaves it out."""
     values = suite.recipe.get(table, {})
-    return values.get(key, usual) if isinstance(values, dict) else usual
+    return values.get(key, default) if isinstance(values, dict) else default

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.runner.picture import STYLE, WIDTH
+from benchmarks.tables.scatter import STYLE, WIDTH
 from entprog.report.charts import ticks
 
 TOP, BOTTOM, ROW, NAMES, ROOM, EDGE = 84, 34, 20, 176, 28, 24

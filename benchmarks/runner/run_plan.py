@@ -14,9 +14,9 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.runner.address import address
-from benchmarks.runner.costs import PhaseCost, costs
-from benchmarks.runner.rates import Sweep, rounded, sweep
-from benchmarks.runner.record import Record
+from benchmarks.runner.phase_cost import PhaseCost, costs
+from benchmarks.runner.rate_sweep import Sweep, rounded, sweep
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from entprog import plugins
 from entprog.config.schema import Config, DataConfig

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from benchmarks.runner import analyse
-from benchmarks.runner.analyse import Cost, Crossing, Group
-from benchmarks.runner.cells import Budget
-from benchmarks.runner.protocol import told
-from benchmarks.runner.tables import MISSING, Analysis, Table, faster, named
+from benchmarks.runner.run_plan import Budget
+from benchmarks.tables import comparison
+from benchmarks.tables.comparison import Cost, Crossing, Group
+from benchmarks.tables.protocol import protocol_lines
+from benchmarks.tables.result_tables import MISSING, Analysis, Table, faster, named
 from entprog.report import formats
 
 TITLE = "Speed-up at the same loss"
@@ -27,7 +27,7 @@ def speedup(analysis: Analysis) -> Table | None:
         if not isinstance(budget, str) and (group := analysis.reference(budget)) is not None
     ]
     ends = ends[1:] or ends
-    costs = [("FLOPs", analyse.flops_of), *([("time", analysis.seconds)] if analysis.seconds else [])]
+    costs = [("FLOPs", comparison.flops_of), *([("time", analysis.seconds)] if analysis.seconds else [])]
     rows = []
     for arm in analysis.suite.settings.arms:
         mine = [group for (name, _), group in analysis.groups.items() if name == arm and group.records]
@@ -45,28 +45,30 @@ def speedup(analysis: Analysis) -> Table | None:
         "not reached: not by the longest run; or more: the shortest run is beyond it already",
         f"peak memory: the arm's largest, and how many times less than {reference}'s",
     )
-    return Table(TITLE, columns, tuple(rows), (*notes, *told(analysis.suite)))
+    return Table(TITLE, columns, tuple(rows), (*notes, *protocol_lines(analysis.suite)))
 
 
 def _column(budget: Budget, end: Group, name: str) -> str:
-    return f"{named(budget)} ({end.mean(analyse.loss_of):.4f}): {name}"
+    return f"{named(budget)} ({end.mean(comparison.loss_of):.4f}): {name}"
 
 
 def _between(arm: str, analysis: Analysis, end: Group) -> bool:
     """Whether the arm gets to this loss, and not by its shortest run already."""
-    found = analyse.reached(analyse.by_budget(arm, analysis.groups, analyse.flops_of), end.mean(analyse.loss_of))
+    found = comparison.reached(
+        comparison.by_budget(arm, analysis.groups, comparison.flops_of), end.mean(comparison.loss_of)
+    )
     return found is not None and not found.at_most
 
 
 def _told(mine: Sequence[Group], end: Group, cost: Cost) -> str:
     """Of the means, with the range of the seeds."""
-    whole = analyse.reached(_points(mine, cost, None), end.mean(analyse.loss_of))
+    whole = comparison.reached(_points(mine, cost, None), end.mean(comparison.loss_of))
     text = faster(end.mean(cost), whole)
     if whole is None or text == MISSING:
         return text
     ratios = []
     for seed, record in zip(end.seeds, end.records, strict=True):
-        found = analyse.reached(_points(mine, cost, seed), analyse.loss_of(record))
+        found = comparison.reached(_points(mine, cost, seed), comparison.loss_of(record))
         ratios.append(_ratio(cost(record), found))
     if len(ratios) < 2:
         return text
@@ -77,9 +79,9 @@ def _told(mine: Sequence[Group], end: Group, cost: Cost) -> str:
 def _points(mine: Sequence[Group], cost: Cost, seed: int | None) -> list[tuple[float, float]]:
     """(cost, loss) of an arm's lengths: of one seed, or means over seeds."""
     if seed is None:
-        return [(group.mean(cost), group.mean(analyse.loss_of)) for group in mine]
+        return [(group.mean(cost), group.mean(comparison.loss_of)) for group in mine]
     records = [group.records[group.seeds.index(seed)] for group in mine if seed in group.seeds]
-    return [(cost(record), analyse.loss_of(record)) for record in records]
+    return [(cost(record), comparison.loss_of(record)) for record in records]
 
 
 def _ratio(target: float, found: Crossing | None) -> float:
@@ -88,5 +90,5 @@ def _ratio(target: float, found: Crossing | None) -> float:
 
 
 def _memory(mine: Sequence[Group], ends: Sequence[Group]) -> str:
-    own, theirs = (max(analyse.peak_of(r) for group in groups for r in group.records) for groups in (mine, ends))
+    own, theirs = (max(comparison.peak_of(r) for group in groups for r in group.records) for groups in (mine, ends))
     return f"{formats.size(own)} ({formats.ratio(theirs / own)} less)"

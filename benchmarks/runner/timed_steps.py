@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.runner.base import base_weights, started_from
-from benchmarks.runner.cells import least_steps
-from benchmarks.runner.record import Record, of_run
+from benchmarks.runner.run_plan import least_steps
+from benchmarks.runner.run_record import Record, of_run
+from benchmarks.runner.start_weights import base_weights, started_from
 from benchmarks.runner.suite import Suite
 from entprog.config.schema import Config
 from entprog.train.log import now

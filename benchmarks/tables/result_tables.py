@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.runner import analyse, permuted
-from benchmarks.runner.analyse import Crossing, Group
-from benchmarks.runner.cells import EQUAL_STEPS, Budget, Plan
-from benchmarks.runner.protocol import told
-from benchmarks.runner.record import Record
+from benchmarks.runner.run_plan import EQUAL_STEPS, Budget, Plan
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
+from benchmarks.tables import chance, comparison
+from benchmarks.tables.comparison import Crossing, Group
+from benchmarks.tables.protocol import protocol_lines
 from entprog.profiling.units import parse_bytes
 from entprog.report import formats
 
@@ -50,7 +50,7 @@ class Analysis:
     groups: dict[tuple[str, Budget], Group] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.groups = analyse.groups(self.plan, self.records)
+        self.groups = comparison.groups(self.plan, self.records)
 
     @property
     def budgets(self) -> list[Budget]:
@@ -98,21 +98,21 @@ def results(analysis: Analysis, budget: Budget) -> Table:
     rows = []
     for group in groups:
         cells = [group.arm, f"{len(group.records)}" + (f" ({group.diverged} diverged)" if group.diverged else "")]
-        cells += [spread(group, analyse.loss_of), apart(group, base)]
-        cells.append(compared(group, base, analyse.flops_of, formats.flops))
+        cells += [spread(group, comparison.loss_of), apart(group, base)]
+        cells.append(compared(group, base, comparison.flops_of, formats.flops))
         cells.append(compared(group, base, analysis.seconds or measured_seconds, formats.seconds))
-        cells.append(compared(group, base, analyse.peak_of, formats.size))
-        cells.append(compared(group, base, analyse.mean_bytes_of, formats.size))
-        cells += [spread(group, analyse.quality_of(name), 2 if name == "psnr" else 4) for name in shown]
+        cells.append(compared(group, base, comparison.peak_of, formats.size))
+        cells.append(compared(group, base, comparison.mean_bytes_of, formats.size))
+        cells += [spread(group, comparison.quality_of(name), 2 if name == "psnr" else 4) for name in shown]
         cells += [steps(group), f"x{group.records[0]['factor']:g}"]
         rows.append(tuple(cells))
-    marked = {(best(groups, analyse.loss_of), 2)} if groups else set()
+    marked = {(best(groups, comparison.loss_of), 2)} if groups else set()
     share = analysis.suite.settings.equal_steps
     if not isinstance(budget, str):
         title = f"At {budget:g} x the cost of {analysis.suite.name}'s recipe"
     else:
         title = "At equal steps" + (f", {share:g} x the recipe's" if share != 1 else "")
-    notes = [*told(analysis.suite), *unmatched(groups, base, budget)]
+    notes = [*protocol_lines(analysis.suite), *unmatched(groups, base, budget)]
     return Table(title, columns, tuple(rows), tuple(notes), frozenset(marked))
 
 
@@ -136,19 +136,19 @@ def chained(analysis: Analysis, budget: Budget) -> Table | None:
     base, rows = known[0], []
     for before, group in zip([None, *known], known, strict=False):
         rows.append((
-            group.arm, analysis.suite.arms[group.arm].about, spread(group, analyse.loss_of), apart(group, before),
-            compared(group, before, analyse.peak_of, formats.size), compared(group, before, per_step, formats.flops),
-            compared(group, base, analyse.peak_of, formats.size), compared(group, base, per_step, formats.flops),
+            group.arm, analysis.suite.arms[group.arm].about, spread(group, comparison.loss_of), apart(group, before),
+            compared(group, before, comparison.peak_of, formats.size), compared(group, before, per_step, formats.flops),
+            compared(group, base, comparison.peak_of, formats.size), compared(group, base, per_step, formats.flops),
         ))  # fmt: skip
     columns = ("arm", "", "loss", "less the one before", "peak (of the one before)", "FLOPs a step (likewise)",
                "peak (of the first)", "FLOPs a step (likewise)")  # fmt: skip
     title = f"One lever at a time, {named(budget)}"
-    return Table(title, columns, tuple(rows), tuple(told(analysis.suite)))
+    return Table(title, columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
 
 def per_step(record: Record) -> float:
     """FLOPs of a run by its steps, scoring and search included."""
-    return analyse.flops_of(record) / sum(record["steps"].values())
+    return comparison.flops_of(record) / sum(record["steps"].values())
 
 
 def capped(analysis: Analysis, cap: str) -> Table | None:
@@ -156,35 +156,35 @@ def capped(analysis: Analysis, cap: str) -> Table | None:
     limit = parse_bytes(cap) or 0
     rows = []
     for budget in analysis.budgets:
-        groups = [g for g in analysis.at(budget) if max(map(analyse.peak_of, g.records)) <= limit]
+        groups = [g for g in analysis.at(budget) if max(map(comparison.peak_of, g.records)) <= limit]
         base = analysis.reference(budget)
-        for group in sorted(groups, key=lambda group: group.mean(analyse.loss_of)):
-            memory = compared(group, base, analyse.peak_of, formats.size)
-            flops = compared(group, base, analyse.flops_of, formats.flops)
-            loss = spread(group, analyse.loss_of)
+        for group in sorted(groups, key=lambda group: group.mean(comparison.loss_of)):
+            memory = compared(group, base, comparison.peak_of, formats.size)
+            flops = compared(group, base, comparison.flops_of, formats.flops)
+            loss = spread(group, comparison.loss_of)
             rows.append((named(budget), group.arm, loss, apart(group, base), memory, flops))
     columns = ("budget", "arm", "loss", "less reference", "peak", "FLOPs")
-    return Table(f"Arms that take at most {cap}", columns, tuple(rows), tuple(told(analysis.suite)))
+    return Table(f"Arms that take at most {cap}", columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
 
 def speeds(analysis: Analysis) -> Table:
     """At what cost each arm gets where the reference ends, and the reference where the arm ends."""
     settings = analysis.suite.settings
-    cost = analysis.seconds or analyse.flops_of
+    cost = analysis.seconds or comparison.flops_of
     rows = []
     for budget in [budget for budget in analysis.budgets if not isinstance(budget, str)]:
         base = analysis.reference(budget)
         for group in analysis.at(budget) if base else []:
             if base is None or group.arm == settings.reference:
                 continue
-            own = analyse.by_budget(group.arm, analysis.groups, cost)
-            theirs = analyse.by_budget(settings.reference, analysis.groups, cost)
-            there = analyse.reached(own, base.mean(analyse.loss_of))
-            back = analyse.reached(theirs, group.mean(analyse.loss_of))
+            own = comparison.by_budget(group.arm, analysis.groups, cost)
+            theirs = comparison.by_budget(settings.reference, analysis.groups, cost)
+            there = comparison.reached(own, base.mean(comparison.loss_of))
+            back = comparison.reached(theirs, group.mean(comparison.loss_of))
             rows.append((
                 group.arm, named(budget), faster(base.mean(cost), there), slower(back, group.mean(cost)),
-                _within(base, analyse.within(group, base), lambda target, found: faster(target, found)),
-                _within(group, analyse.within(base, group), lambda target, found: slower(found, target)),
+                _within(base, comparison.within(group, base), lambda target, found: faster(target, found)),
+                _within(group, comparison.within(base, group), lambda target, found: slower(found, target)),
             ))  # fmt: skip
     columns = ("arm", "budget", "reference's loss, by budgets", "arm's loss, by budgets",
                "reference's loss, in the run", "arm's loss, in the run")  # fmt: skip
@@ -196,7 +196,7 @@ def speeds(analysis: Analysis) -> Table:
         "curve gets there, its rate still high, mean over seeds",
         "not reached: not by the longest run; or more, or less: the shortest run is beyond it already",
     )
-    return Table("Time to the same loss", columns, tuple(rows), (*notes, *told(analysis.suite)))
+    return Table("Time to the same loss", columns, tuple(rows), (*notes, *protocol_lines(analysis.suite)))
 
 
 def _within(target: Group, found: Sequence[Crossing | None], text: Callable[[float, Crossing | None], str]) -> str:
@@ -204,10 +204,10 @@ def _within(target: Group, found: Sequence[Crossing | None], text: Callable[[flo
     if not found:
         return MISSING
     kept = [crossing for crossing in found if crossing is not None]
-    cost = target.mean(analyse.flops_of)
+    cost = target.mean(comparison.flops_of)
     if len(kept) < len(found):
         return text(cost, None) + (f" ({len(found) - len(kept)} of {len(found)} seeds)" if kept else "")
-    return text(cost, Crossing(analyse.mean([c.cost for c in kept]), any(c.at_most for c in kept)))
+    return text(cost, Crossing(comparison.mean([c.cost for c in kept]), any(c.at_most for c in kept)))
 
 
 def faster(target: float, found: Crossing | None) -> str:
@@ -238,7 +238,7 @@ def sweeps(analysis: Analysis) -> Table:
         chosen = MISSING if state.best is None else f"x{centre * state.best:.3g}"
         rows.append((arm, named(budget), "; ".join(tried), chosen, end))
     columns = ("arm", "budget", "rate (multiple of the recipe's) and loss", "chosen", "best lies")
-    return Table("Learning rates", columns, tuple(rows), tuple(told(analysis.suite)))
+    return Table("Learning rates", columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
 
 def choosers(analysis: Analysis) -> Table:
@@ -246,7 +246,7 @@ def choosers(analysis: Analysis) -> Table:
     rows = []
     for budget in analysis.budgets:
         for group in analysis.at(budget):
-            found = permuted.check(permuted.searches(group.records))
+            found = chance.check(chance.searches(group.records))
             if found is not None:
                 rows.append((
                     group.arm, named(budget), str(found.searches), f"{found.ratio:.3f}", f"{found.chance:.3f}",
@@ -259,7 +259,9 @@ def choosers(analysis: Analysis) -> Table:
         "often chance looks as good; p of gains: how often gains differ as much between cheap and dear candidates by "
         "chance; where that is large, choices follow from what candidates cost and nothing else",
     )
-    return Table("Does the chooser see more than chance?", columns, tuple(rows), (*notes, *told(analysis.suite)))
+    return Table(
+        "Does the chooser see more than chance?", columns, tuple(rows), (*notes, *protocol_lines(analysis.suite))
+    )
 
 
 def unmatched(groups: Sequence[Group], base: Group | None, budget: Budget) -> list[str]:
@@ -271,7 +273,7 @@ def unmatched(groups: Sequence[Group], base: Group | None, budget: Budget) -> li
     if len(started) > 1:  # made again on another kind of processor
         found.append(f"started from different weights ({', '.join(started)}); only runs from the same ones are paired")
     for group in groups if budget != EQUAL_STEPS else ():
-        ratio = group.mean(analyse.flops_of) / base.mean(analyse.flops_of)
+        ratio = group.mean(comparison.flops_of) / base.mean(comparison.flops_of)
         if abs(ratio - 1) > 0.02:
             found.append(
                 f"{group.arm} took {ratio:.3f} x the reference's FLOPs: its search chose otherwise than tuning's"
@@ -294,9 +296,9 @@ def spread(group: Group, of: Callable[[Record], float], digits: int = 5) -> str:
 
 def apart(group: Group, base: Group | None) -> str:
     """The paired difference to the reference, with both standard errors; in brackets where it is not clear."""
-    if base is None or group.arm == base.arm or not analyse.paired(group, base):
+    if base is None or group.arm == base.arm or not comparison.paired(group, base):
         return MISSING
-    found = analyse.difference(group, base)
+    found = comparison.difference(group, base)
     errors = f"{found.by_clip:.5f} / " + (MISSING if math.isnan(found.by_seed) else f"{found.by_seed:.5f}")
     text = f"{found.mean:+.5f} (se {errors})"
     return text if found.clear else f"[{text}]"

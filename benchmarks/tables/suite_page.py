@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from benchmarks.runner import analyse
-from benchmarks.runner.cells import EQUAL_STEPS
-from benchmarks.runner.picture import Series, chart
-from benchmarks.runner.summary import all_tables, glance
-from benchmarks.runner.tables import Analysis, Table, markdown
+from benchmarks.runner.run_plan import EQUAL_STEPS
+from benchmarks.tables import comparison
+from benchmarks.tables.glance import all_tables, glance
+from benchmarks.tables.result_tables import Analysis, Table, markdown
+from benchmarks.tables.scatter import Series, chart
 from entprog.data.shards import write_atomically
 from entprog.report import formats
 from entprog.report.page import HERE, POLICY
@@ -51,7 +51,7 @@ def pictures(analysis: Analysis) -> dict[str, str]:
     for arm in settings.arms:
         groups = [analysis.groups[key] for key in analysis.groups if key[0] == arm and key[1] != EQUAL_STEPS]
         points = sorted(
-            (g.mean(analyse.flops_of), g.mean(analyse.loss_of), _known(g.spread(analyse.loss_of)))
+            (g.mean(comparison.flops_of), g.mean(comparison.loss_of), _known(g.spread(comparison.loss_of)))
             for g in groups if g.records
         )  # fmt: skip
         cost.append(Series(arm, points, arm == base, quiet=many and arm not in (base, *settings.chain)))
@@ -68,7 +68,7 @@ def pictures(analysis: Analysis) -> dict[str, str]:
         memory = [
             Series(
                 g.arm,
-                [(g.mean(analyse.peak_of), g.mean(analyse.loss_of), _known(g.spread(analyse.loss_of)))],
+                [(g.mean(comparison.peak_of), g.mean(comparison.loss_of), _known(g.spread(comparison.loss_of)))],
                 g.arm == base,
             )
             for g in groups
@@ -79,7 +79,7 @@ def pictures(analysis: Analysis) -> dict[str, str]:
             f"Held-out loss by peak memory, budget {name}", "live bytes of the largest step", "loss of the last phase",
             memory, x_text=formats.size, kind="bytes",
         )  # fmt: skip
-        lines = [Series(g.arm, [(x, y, 0.0) for x, y in analyse.curve(g.records[0])], g.arm == base) for g in groups]
+        lines = [Series(g.arm, [(x, y, 0.0) for x, y in comparison.curve(g.records[0])], g.arm == base) for g in groups]
         found[f"curves-{name}"] = chart(
             f"Loss while training, budget {name}, first seed", "FLOPs", "the run's own holdout, last phase",
             lines, x_text=formats.flops, dots=False,
@@ -137,7 +137,7 @@ def _samples(analysis: Analysis, runs: Path) -> str:
         groups = [analysis.groups[key] for key in analysis.groups if key[0] == arm and analysis.groups[key].records]
         if not groups:
             continue
-        record = max(groups, key=lambda group: group.mean(analyse.flops_of)).records[0]
+        record = max(groups, key=lambda group: group.mean(comparison.flops_of)).records[0]
         for video in sorted((runs / record["address"] / "samples" / "exam").glob("*.mp4"))[:CLIPS]:
             data = base64.b64encode(video.read_bytes()).decode("ascii")
             label = f"{arm}, clip {video.stem}: {TILES}"

@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.runner.address import NUMERICS, weights
-from benchmarks.runner.base import base_weights, final_weights, finish, started_from
-from benchmarks.runner.cells import Cell, plan
 from benchmarks.runner.exam import examine, with_quality
-from benchmarks.runner.record import Record, add_record, made_for_another, of_run, read_records
+from benchmarks.runner.run_plan import Cell, plan
+from benchmarks.runner.run_record import Record, add_record, made_for_another, of_run, read_records
+from benchmarks.runner.start_weights import base_weights, final_weights, finish, started_from
 from benchmarks.runner.suite import Suite
 from entprog.train.log import now
 from entprog.train.loop import NotFinite
