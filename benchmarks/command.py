@@ -1,11 +1,11 @@
-"""`entprog bench`: make the runs that are missing, then tables, pictures and the page from all records."""
+"""`python -m benchmarks SUITE`: make the runs that are missing, then tables, pictures and the page from all records."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from benchmarks.runner.results_file import add_record, only_runner, read_records, results_file
 from benchmarks.runner.run_plan import plan
-from benchmarks.runner.run_record import add_record, read_records
 from benchmarks.runner.suite import Suite
 from benchmarks.runner.suite_file import read_suite
 from benchmarks.runner.suite_loop import run_suite
@@ -32,12 +32,12 @@ def bench(
     only_report: bool = False,
     command: str = "",
 ) -> bool:
-    """Run what a suite still needs and say what its records tell; returns whether nothing is missing.
+    """Make the runs that a suite still needs and print its tables; returns whether nothing is missing.
 
     Args:
         name: a shipped suite or the path of a TOML file.
-        results: records go to a folder of the suite's name in it, with tables.md and pictures.
-        runs: run folders go there, and the page.
+        results: folder of the results files, one a suite.
+        runs: run folders go to a folder of the suite's name in it, and the page, tables.md and pictures.
         calibrate: only time the arms' steps against each other.
         only_report: only tables and page.
 
@@ -49,40 +49,41 @@ def bench(
     _check(suite, arms, seeds, minutes)
     if not only_report:
         _check_packages(suite, arms)
-    records, folder = results / suite.name, runs / suite.name
+    file, folder = results_file(results, suite.name), runs / suite.name
     failed: ValueError | None = None
     done = True
     if calibrate:
-        add_record(records, timed(suite, arms or suite.settings.arms, folder, command))
+        with only_runner(suite.name, results, folder):
+            add_record(file, timed(suite, arms or suite.settings.arms, folder, command))
     elif not only_report:
         try:
-            done = run_suite(suite, records, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
-        except ValueError as error:  # the runs that could be made are told all the same
+            done = run_suite(suite, results, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
+        except ValueError as error:  # tables of the runs that could be made are shown all the same
             failed = error
     written = report(suite, results, folder)
     if written:
-        print(f"\npage {written[-1]}\ntables, pictures and records {records}")
+        print(f"\npage {written[-1]}\ntables and pictures {folder}\nrecords {file}")
     if failed is not None:
         raise failed
     if only_report or calibrate:
-        done = not plan(suite, read_records(records), arms=arms, seeds=seeds).missing
+        done = not plan(suite, read_records(file), arms=arms, seeds=seeds).missing
     return done
 
 
 def report(suite: Suite, results: Path, folder: Path) -> list[Path]:
-    """Tables, pictures and page of the records that are there; nothing where there is none."""
+    """Print the tables of the records that are there, and write them, pictures and page; nothing without records."""
     analysis = analysed(suite, results)
     if analysis is None:
         return []
     for table in all_tables(analysis):
         print(f"\n{markdown(table)}")
-    return write_all(analysis, results / suite.name, folder, folder / "report.html")
+    return write_all(analysis, folder)
 
 
 def analysed(suite: Suite | str, results: Path) -> Analysis | None:
-    """A suite, or the one of a name, with its records from its folder in `results`; None where there are none."""
+    """A suite, or the one of a name, with its records from its file in `results`; None where there are none."""
     suite = read_suite(suite) if isinstance(suite, str) else suite
-    records = read_records(results / suite.name)
+    records = read_records(results_file(results, suite.name))
     if not records:
         return None
     analysis = Analysis(suite, plan(suite, records), records)

@@ -172,7 +172,7 @@ def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
     clip = tmp_path / "runs" / analysis.groups["last", 2.0].records[0]["address"] / "samples" / "exam" / "walk.mp4"
     clip.parent.mkdir(parents=True)
     clip.write_bytes(b"video")
-    written = write_all(analysis, tmp_path / "results", tmp_path / "runs", tmp_path / "runs" / "report.html")
+    written = write_all(analysis, tmp_path / "runs")
     assert all(path.is_file() for path in written)
     page = written[-1].read_text()
     assert (
@@ -181,7 +181,7 @@ def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
         and "small, 1x: all arms beside full" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     )
-    text = (tmp_path / "results" / "tables.md").read_text()
+    text = (tmp_path / "runs" / "tables.md").read_text()
     assert "![loss by cost](loss-by-cost.svg)" in text and "### At equal steps" in text
     assert "![arms 1](arms-1.svg)" in text and "### small at a glance" in text
 

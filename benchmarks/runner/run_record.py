@@ -1,74 +1,13 @@
-"""One JSON file a run: made once, never edited, only added to by further files.
+"""The record of a run: what was run, what it took, and what its weights are worth."""
 
-A record's `digest` is the SHA-256 of the rest, so that an edited one is refused.
-"""
-
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from entprog.data.shards import write_atomically
-
-FORMAT = 1
-
 Record = dict[str, Any]
-"""Plain values, as a record's file has them; `of_run` says what is in it."""
-
-
-def digest(record: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record's content."""
-    content = {key: value for key, value in record.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def add_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Write a record under its address.
-
-    Raises:
-        ValueError: there is one already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record['address']}.json"
-    if path.exists():
-        raise ValueError(f"{path}: exists; records are never edited")
-    plain = json.loads(json.dumps({"format": FORMAT, **record}))  # floats and tuples as they will be read back
-    write_atomically(path, json.dumps({**plain, "digest": digest(plain)}, indent=1) + "\n")
-    return path
-
-
-def read_records(folder: Path) -> dict[str, Record]:
-    """All records of a folder by address.
-
-    Raises:
-        ValueError: one is no record, or was edited.
-    """
-    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return {str(record["address"]): record for record in map(_read, paths)}
-
-
-def made_for_another(folder: Path, address: str) -> Record | None:
-    """The record of this very run where another suite's folder, beside this one, has it.
-
-    Raises:
-        ValueError: it is no record, or was edited.
-    """
-    path = next(folder.parent.glob(f"*/{address}.json"), None)
-    return _read(path) if path is not None else None
-
-
-def _read(path: Path) -> Record:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); delete it, and its run is made again") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{path}: no record of the benchmark in format {FORMAT}")
-    if record.get("digest") != digest(record):
-        raise ValueError(f"{path}: was edited after it was made; put it back, or delete it and run it again")
-    return record
+"""Plain values, as the results file has them; `of_run` says what is in it."""
 
 
 def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -> Record:

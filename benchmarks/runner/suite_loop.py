@@ -4,20 +4,19 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.runner.address import NUMERICS, weights
 from benchmarks.runner.exam import examine, with_quality
+from benchmarks.runner.results_file import add_record, add_reference, only_runner, read_records, results_file
 from benchmarks.runner.run_plan import Cell, plan
-from benchmarks.runner.run_record import Record, add_record, made_for_another, of_run, read_records
+from benchmarks.runner.run_record import Record, of_run
 from benchmarks.runner.start_weights import base_weights, final_weights, finish, started_from
 from benchmarks.runner.suite import Suite
 from entprog.train.log import now
@@ -35,23 +34,24 @@ def run_suite(
     minutes: float = 0.0,
     command: str = "",
 ) -> bool:
-    """Make the runs that are missing in the folder `results`; returns whether none is left.
+    """Make the runs that the suite's file in the folder `results` lacks; returns whether none is left.
 
     Args:
-        runs: folder for run folders; one that was stopped goes on bit for bit (on a CPU). Of a finished one only text
-            and samples stay.
+        runs: folder of the suite's run folders; a run that was stopped goes on bit for bit (on a CPU). Of a finished
+            one only text and samples stay.
         arms, seeds: only these (a run that needs the reference's pilot makes it).
         minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
         command: what to write into the records.
 
     Raises:
-        ValueError: runs could not be made, for reasons that the user can mend; all others were.
+        ValueError: another process runs this suite; or some runs could not be made, for reasons that the user can
+            mend, and all others were.
         SystemExit, KeyboardInterrupt: stopped from outside, with a checkpoint saved.
     """
     up = threading.Event()
     try:
-        with _deadline(minutes, up):
-            failed = _until_none_is_missing(suite, results, runs, arms, seeds, command)
+        with only_runner(suite.name, results, runs), _deadline(minutes, up):
+            failed = _until_none_is_missing(suite, results_file(results, suite.name), runs, arms, seeds, command)
     except SystemExit:
         if not up.is_set():
             raise
@@ -63,44 +63,39 @@ def run_suite(
 
 
 def _until_none_is_missing(
-    suite: Suite, results: Path, runs: Path, arms: Collection[str], seeds: Collection[int], command: str
+    suite: Suite, file: Path, runs: Path, arms: Collection[str], seeds: Collection[int], command: str
 ) -> list[str]:
     """The loop; returns what kept runs from being made."""
     failed: dict[str, str] = {}
-    told: set[str] = set()
-    records = read_records(results)
+    shown: set[str] = set()
+    records = read_records(file)
     for name, record in records.items():  # a call that was stopped may have left some
         tidy(runs / name, record)
     planned = plan(suite, records, arms=arms, seeds=seeds)
-    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} runs [{elapsed}<{remaining}]{postfix}"
-    with tqdm(desc=suite.name, total=planned.done + planned.ahead, initial=planned.done, bar_format=shown) as bar:
+    text = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} runs [{elapsed}<{remaining}]{postfix}"
+    with tqdm(desc=suite.name, total=planned.done + planned.ahead, initial=planned.done, bar_format=text) as bar:
         while True:
             for note in planned.notes:
-                if note not in told:
+                if note not in shown:
                     tqdm.write(f"{suite.name}: {note}")
-                    told.add(note)
-            left = [cell for cell in planned.missing if cell.address not in failed]
+                    shown.add(note)
+            left = [run for run in planned.missing if run.address not in failed]
             if not left:
                 return list(failed.values())
-            with _claimed(left, runs) as cell:
-                if cell is None:
-                    bar.set_postfix_str("waiting for another call")
-                    time.sleep(2.0)
-                elif (results / f"{cell.address}.json").exists():
-                    pass  # another call has made it since
-                elif (made := made_for_another(results, cell.address)) is not None:
-                    add_record(results, made)
-                else:
-                    bar.set_postfix_str(f"{cell.kind} {cell.arm} seed {cell.seed} rate x{cell.factor:g}")
-                    try:
-                        record = make(suite, cell, runs / cell.address, command)
-                    except ValueError as error:
-                        failed[cell.address] = f"{suite.name}: {cell.kind} {cell.arm}, seed {cell.seed}: {error}"
-                        tqdm.write(failed[cell.address])
-                        continue
-                    add_record(results, record)
-                    tidy(runs / cell.address, record)
-            planned = plan(suite, read_records(results), arms=arms, seeds=seeds)
+            run = left[0]
+            bar.set_postfix_str(f"{run.kind} {run.arm} seed {run.seed} rate x{run.factor:g}")
+            taken = add_reference(file, run.address)
+            if taken is None:
+                try:
+                    made = make(suite, run, runs / run.address, command)
+                except ValueError as error:
+                    failed[run.address] = f"{suite.name}: {run.kind} {run.arm}, seed {run.seed}: {error}"
+                    tqdm.write(failed[run.address])
+                    continue
+                taken = add_record(file, made)
+                tidy(runs / run.address, taken)
+            records[run.address] = taken
+            planned = plan(suite, records, arms=arms, seeds=seeds)
             bar.total = planned.done + planned.ahead
             bar.update(planned.done - bar.n)
 
@@ -151,28 +146,10 @@ def tidy(run: Path, record: Record) -> None:
 
 
 @contextmanager
-def _claimed(cells: Iterable[Cell], runs: Path) -> Iterator[Cell | None]:
-    """The first run that no other call is busy with, kept from others meanwhile; None where all are taken."""
-    runs.mkdir(parents=True, exist_ok=True)
-    for cell in cells:
-        lock = FileLock(runs / f"{cell.address}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            yield cell
-        finally:
-            lock.release()
-        return
-    yield None
-
-
-@contextmanager
 def _deadline(minutes: float, up: threading.Event) -> Iterator[None]:
     """Ends this process' work by SIGTERM after so many minutes, as training saves a checkpoint then.
 
-    `up` tells that it was this that ended it, which can be as soon as inside this function.
+    `up` is set when it was the time limit that ended it, which can be as early as inside this function.
     """
     if not minutes:
         yield

@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.runner.results_file import read_records, results_file
 from benchmarks.runner.run_plan import Cell, plan
-from benchmarks.runner.run_record import read_records
 from benchmarks.runner.start_weights import base_weights, started_from
 from benchmarks.runner.suite_file import read_suite
 from entprog.config.load import write_config
@@ -96,7 +96,7 @@ def main() -> None:
         suite = read_suite(given.suite)
     except ValueError as error:
         parser.error(str(error))
-    records = read_records(RESULTS / suite.name)
+    records = read_records(results_file(RESULTS, suite.name))
     finals = plan(suite, records).finals
     for arm, budget in given.runs:
         for seed in suite.settings.seeds:

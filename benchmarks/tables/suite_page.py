@@ -24,22 +24,22 @@ MANY = 12
 TILES = "reference | pose | generated | truth"
 
 
-def write_all(analysis: Analysis, results: Path, runs: Path, page: Path) -> list[Path]:
-    """Write tables.md and the pictures beside the records, and the page; returns what was written."""
+def write_all(analysis: Analysis, folder: Path) -> list[Path]:
+    """Write pictures, tables.md and the page (report.html) to a folder, the suite's run folders in it.
+
+    Returns:
+        What was written, the page last.
+    """
     found = all_tables(analysis)
     drawn = pictures(analysis)
-    results.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, picture in drawn.items():
-        written.append(results / f"{name}.svg")
-        write_atomically(written[-1], picture)
-    written.append(results / "tables.md")
+    folder.mkdir(parents=True, exist_ok=True)
     links = [f"![{name.replace('-', ' ')}]({name}.svg)" for name in drawn]
     body = "\n\n".join([f"## {analysis.suite.name}", analysis.suite.settings.about, *links, *map(markdown, found)])
-    write_atomically(written[-1], body + "\n")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, render(analysis, found, drawn, runs))
-    return [*written, page]
+    files = {f"{name}.svg": picture for name, picture in drawn.items()}
+    files |= {"tables.md": body + "\n", "report.html": render(analysis, found, drawn, folder)}
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    return [folder / name for name in files]
 
 
 def pictures(analysis: Analysis) -> dict[str, str]:
