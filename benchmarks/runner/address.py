@@ -38,6 +38,13 @@ FORMER_KEYS = {
 }
 """What a key was called when NUMERICS was last raised; addresses go by the former names."""
 
+FORMER_VALUES = {
+    "benchmarks.rivals.lisa:Lisa": "lisa",
+    "benchmarks.rivals.badam:Badam": "badam",
+    "benchmarks.rivals.galore:Galore": "galore",
+}
+"""What a plugin was called then; likewise."""
+
 NOT_NUMBERS = (
     "output_dir",
     "label",
@@ -76,7 +83,7 @@ def said(config: Config) -> dict[str, Any]:
     if not plugins.ranked(config.method):  # no number depends on the score then
         own["ranking.score"] = FORMER["ranking.score"]
     return {
-        FORMER_KEYS.get(key, key): value
+        FORMER_KEYS.get(key, key): FORMER_VALUES.get(value, value) if isinstance(value, str) else value
         for key, value in own.items()
         if not key.startswith("phases.") and key not in NOT_NUMBERS and (key not in usual or usual[key] != value)
     }

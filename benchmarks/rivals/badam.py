@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.rivals.block_turns import Turns
 from entprog.core.types import Method, MethodContext
-from entprog.methods._turns import Turns
 from entprog.methods._unranked import BoundUnranked
 
 __all__ = ["Badam"]
@@ -38,6 +38,11 @@ class Badam(Turns):
 
     order: Literal["random", "ascending", "descending"] = "random"
     inputs: Literal["first", "always", "never"] = "first"
+
+    @property
+    def rests_inputs(self) -> bool:
+        """As `inputs` says."""
+        return self.inputs != "always"
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """`every`, or what the docstring says of 0."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.rivals.block_turns import Turns
 from entprog.core.types import Method, MethodContext
-from entprog.methods._turns import Turns
 from entprog.methods._unranked import BoundUnranked
 
 __all__ = ["Lisa"]

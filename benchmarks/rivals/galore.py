@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import optim
 
+from benchmarks.rivals.galore_adamw import GaLoreAdamW, galore_states
 from entprog.core.types import AdamOptions, Role
 from entprog.optimizers._base import OptimizerPlugin
-from entprog.optimizers._galore import GaLoreAdamW, galore_states
 
 __all__ = ["Galore"]
 
