@@ -11,8 +11,8 @@ from benchmarks.runner.suite_file import read_suite
 from benchmarks.runner.suite_loop import run_suite
 from benchmarks.runner.timed_steps import calibrate as timed
 from benchmarks.runner.timed_steps import latest, run_seconds
-from benchmarks.tables.glance import all_tables
-from benchmarks.tables.result_tables import Analysis, markdown
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, markdown
 from benchmarks.tables.suite_page import write_all
 from entprog.config.load import ConfigError
 

@@ -77,7 +77,7 @@ def record_of(
     per_draw = [loss(k) if callable(loss) else loss for k in range(clips)]
     exam = {
         "loss": sum(per_draw) / clips, "per_draw": per_draw, "clips": [f"clip-{k}" for k in range(clips)],
-        "tau": [0.1] * clips,
+        "tau": [(k + 0.5) / clips for k in range(clips)],
     }  # fmt: skip
     return {
         "format": 1, "address": cell.address, "suite": "small", "kind": cell.kind, "arm": cell.arm, "seed": cell.seed,

@@ -13,12 +13,14 @@ from bench_suites import record_of, suite
 from benchmarks.runner.run_plan import Cell, plan
 from benchmarks.runner.run_record import Record
 from benchmarks.tables import chance, comparison
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, markdown
 from benchmarks.tables.comparison import Crossing, Group
 from benchmarks.tables.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
-from benchmarks.tables.glance import all_tables, glance, summary
-from benchmarks.tables.result_tables import Analysis, faster, markdown, slower, tables
+from benchmarks.tables.glance import glance, summary
+from benchmarks.tables.noise_bands import noise_bands
 from benchmarks.tables.scatter import Series, chart
-from benchmarks.tables.speedup import speedup
+from benchmarks.tables.speedup import both_ways, faster, slower, speedup
 from benchmarks.tables.suite_page import pictures, write_all
 
 
@@ -110,8 +112,7 @@ def test_groups_and_budgets(analysis: Analysis) -> None:
 
 
 def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
-    table = next(table for table in tables(analysis) if table.title == "Time to the same loss")
-    rows = {(row[0], row[1]): row[2:4] for row in table.rows}
+    rows = {(row[0], row[1]): (row[2], row[4]) for row in both_ways(analysis).rows}
     # Where full ends after 60 steps, `last` is after 60 of its own, which cost 6000 of 10000 FLOPs.
     points = comparison.by_budget("last", analysis.groups, comparison.flops_of)
     there = comparison.reached(points, analysis.groups["full", 1.0].mean(comparison.loss_of))
@@ -124,12 +125,16 @@ def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
 def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
     table = speedup(analysis)
     assert table is not None
-    assert table.columns == ("arm", "1x (0.2228): FLOPs", "2x (-0.0782): FLOPs", "peak memory")
+    assert table.columns == (
+        "arm", "1x (0.2228): FLOPs, mean loss", "1x (0.2228): FLOPs, worst band", "2x (-0.0782): FLOPs, mean loss",
+        "2x (-0.0782): FLOPs, worst band", "peak memory",
+    )  # fmt: skip
     (row,) = table.rows  # `linear` gets nowhere
-    assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[3] == "1000 B (2.00x less)"
+    assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[5] == "1000 B (2.00x less)"
+    assert row[2].startswith("1.67x (tau ")  # every clip is off the mean by as much, and so is every band
     timed = speedup(replace(analysis, seconds=lambda record: 2 * comparison.flops_of(record)))
-    assert timed is not None and timed.rows[0][1] == timed.rows[0][2] == row[1]
-    assert timed.columns[2] == "1x (0.2228): time"
+    assert timed is not None and timed.rows[0][1] == timed.rows[0][3] == row[1]
+    assert timed.columns[3] == "1x (0.2228): time, mean loss"
     lame = {
         address: {**record, "exam": record["exam"] and {**record["exam"], "loss": record["exam"]["loss"] + 0.6}}
         if (record["arm"], record["seed"]) == ("last", 2)
@@ -139,13 +144,43 @@ def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
     found = speedup(replace(analysis, records=lame))
     assert found is not None and "(not reached to 1.67x)" in found.rows[0][1]
     untimed = speedup(replace(analysis, seconds=lambda record: math.nan))
-    assert untimed is not None and untimed.rows[0][2] == "-"
+    assert untimed is not None and untimed.rows[0][3:5] == ("-", "-")
+
+
+def test_the_worst_band_tells_what_the_mean_hides(analysis: Analysis) -> None:
+    def changed(record: Record) -> Record:
+        """`last` is better where noise is low and worse where it is high: the mean is as before."""
+        if record["arm"] != "last" or not record["exam"]:
+            return record
+        exam = record["exam"]
+        moved = [loss + (3.0 if tau > 0.8 else -1.0) for loss, tau in zip(exam["per_draw"], exam["tau"], strict=True)]
+        return {**record, "exam": {**exam, "per_draw": moved}}
+
+    records = {address: changed(record) for address, record in analysis.records.items()}
+    table, before = speedup(replace(analysis, records=records)), speedup(analysis)
+    assert table is not None and before is not None
+    assert table.rows[0][1] == before.rows[0][1] and table.rows[0][2] == "not reached (tau .8-1)"
+
+
+def test_losses_by_noise_band(analysis: Analysis) -> None:
+    table = noise_bands(analysis)
+    assert table is not None
+    assert table.columns[3:] == ("mean loss", "tau 0-.2", "tau .2-.4", "tau .4-.6", "tau .6-.8", "tau .8-1")
+    losses = [float(row[3]) for row in table.rows if row[1] == "1x"]
+    assert len(losses) == 3 and losses == sorted(losses)
+    for row in table.rows:
+        mean, *bands = row[3:]
+        assert bands[2] == "-"  # four draws leave one of five bands empty
+        offsets = [float(band) - float(mean) for band in (bands[0], bands[1], bands[3], bands[4])]
+        assert offsets == pytest.approx([-0.15, -0.05, 0.05, 0.15], abs=2e-4)
 
 
 def test_tables_print_their_protocol_and_mark_what_is_not_clear(analysis: Analysis) -> None:
-    found = tables(analysis)
+    found = all_tables(analysis)
     titles = [table.title for table in found]
-    assert titles == [
+    assert titles[:3] == ["small at a glance", "Loss by noise band", "Speed-up at the same loss"]
+    found = found[3:]
+    assert titles[3:] == [
         "At 0.5 x the cost of small's recipe", "At 1 x the cost of small's recipe", "At 2 x the cost of small's recipe",
         "At equal steps", "One lever at a time, 0.5x", "One lever at a time, 1x", "One lever at a time, 2x",
         "One lever at a time, equal steps", "Arms that take at most 1500B", "Time to the same loss", "Learning rates",

@@ -1,4 +1,4 @@
-"""Puts what the records say into docs/: python benchmarks/studies/fill.py [--check].
+"""Puts what the records say into docs/: python -m benchmarks.studies.fill [--check].
 
 Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the suite's table of that title,
 without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check nothing is written, and the exit
@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.command import RESULTS, analysed
 from benchmarks.runner.results_file import results_file
 from benchmarks.runner.suite_file import suites
-from benchmarks.tables.glance import all_tables
-from benchmarks.tables.result_tables import Analysis, Table, markdown
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, Table, markdown
 from benchmarks.tables.suite_page import pictures
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def main(check: bool) -> None:
     wanted = {PAGE: filled(PAGE.read_text(encoding="utf-8")), **drawn()}
     stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
     if check and stale:
-        sys.exit(f"{', '.join(map(str, stale))}: not what the records give; run python benchmarks/studies/fill.py")
+        sys.exit(f"{', '.join(map(str, stale))}: not what the records give; run python -m benchmarks.studies.fill")
     for path in stale:
         path.write_text(wanted[path], encoding="utf-8")
 

@@ -1,5 +1,5 @@
 """What the scores measure, and whether it is what training needs:
-python benchmarks/studies/score_study.py [--phase pose].
+python -m benchmarks.studies.score_study [--phase pose].
 
 On the main comparison's setting (`entprog bench nano`: its people, its starting weights), for the blocks of one phase:
     samples    CEI of 1024 samples in groups of 8: its distribution, and how many samples its order needs

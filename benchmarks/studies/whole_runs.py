@@ -1,7 +1,7 @@
 """Seconds of whole runs of a suite's arms, in turns, nothing beside them: what calibrated seconds are held against.
 
-    python benchmarks/studies/whole_runs.py nano-muon full:1 entprog-echo:0.25
-    python benchmarks/studies/whole_runs.py nano-many full:1 entprog-echo:0.35 --rounds 2
+    python -m benchmarks.studies.whole_runs nano-muon full:1 entprog-echo:0.25
+    python -m benchmarks.studies.whole_runs nano-many full:1 entprog-echo:0.35 --rounds 2
 
 Trains the suite's final runs of the first arm and of the others once more, each at the given budget and in a process of
 its own, and again in the reverse order in the next round. A run that needs other FLOPs than its record ends the
@@ -56,7 +56,7 @@ def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
         totals = json.loads((folder / "run" / "totals.json").read_text(encoding="utf-8"))
         run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
     run["command"] = shlex.join(
-        ["python", "benchmarks/studies/whole_runs.py", *sys.argv[1:]]
+        ["python", "-m", "benchmarks.studies.whole_runs", *sys.argv[1:]]
     )  # not the passing folder's
     if totals["flops"] != flops:
         sys.exit(f"{cell.arm}, seed {cell.seed}: {totals['flops']:g} FLOPs, its record says {flops:g}")

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from benchmarks.runner.run_plan import Budget, Plan
 from benchmarks.runner.run_record import Record
+from entprog.core.bands import band_means
+
+BANDS = 5
+"""Bands of tau in which losses are given beside the mean."""
 
 Cost = Callable[[Record], float]
 """What a run took; `flops_of`, or calibrated seconds."""
@@ -87,6 +91,16 @@ def loss_of(record: Record) -> float:
     return float(record["exam"]["loss"])
 
 
+def band_loss(band: int) -> Callable[[Record], float]:
+    """The exam's loss in one of the bands of tau; NaN where no draw falls into it, or the record has no draws."""
+
+    def value(record: Record) -> float:
+        exam = record["exam"]
+        return band_means(exam["per_draw"], exam["tau"], BANDS)[band] if "tau" in exam else math.nan
+
+    return value
+
+
 def flops_of(record: Record) -> float:
     """Exact FLOPs, scoring and search included."""
     return float(record["totals"]["flops"])
@@ -161,23 +175,18 @@ def reached(points: Sequence[tuple[float, float]], loss: float) -> Crossing | No
     return None
 
 
-def by_budget(arm: str, found: Mapping[tuple[str, Budget], Group], cost: Cost) -> list[tuple[float, float]]:
-    """(cost, loss) at the end of runs of each length, means over seeds: each with a decay of its own."""
-    mine = [group for (name, _), group in found.items() if name == arm and group.records]
-    return sorted({(group.mean(cost), group.mean(loss_of)) for group in mine})
+def by_budget(
+    arm: str, found: Mapping[tuple[str, Budget], Group], cost: Cost, loss: Callable[[Record], float] = loss_of
+) -> list[tuple[float, float]]:
+    """(cost, loss) at the end of an arm's runs of each length, means over seeds: each with a decay of its own."""
+    groups = [group for (name, _), group in found.items() if name == arm and group.records]
+    return sorted({(group.mean(cost), group.mean(loss)) for group in groups})
 
 
 def curve(record: Record) -> list[tuple[float, float]]:
     """(FLOPs, loss) while a run trained, on its own holdout; its last phase only, as losses of phases differ."""
     last = record["curve"][-1]["phase"]
     return [(point["flops"], point["loss"]) for point in record["curve"] if point["phase"] == last]
-
-
-def within(arm: Group, other: Group) -> list[Crossing | None]:
-    """For each shared seed the FLOPs at which the arm's own curve comes down to where the other's ends."""
-    shared = paired(arm, other)
-    pairs = [tuple(group.records[group.seeds.index(seed)] for group in (arm, other)) for seed in shared]
-    return [reached(curve(mine), curve(theirs)[-1][1]) for mine, theirs in pairs]
 
 
 def mean(values: Sequence[float]) -> float:

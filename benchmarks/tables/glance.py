@@ -4,18 +4,12 @@ import math
 
 from benchmarks.runner.run_plan import EQUAL_STEPS, Budget
 from benchmarks.tables import comparison
+from benchmarks.tables.analysis import MISSING, Analysis, Table, named
 from benchmarks.tables.comparison import Group
 from benchmarks.tables.dotplot import Panel, dotplot
 from benchmarks.tables.protocol import protocol_lines
-from benchmarks.tables.result_tables import MISSING, Analysis, Table, measured_seconds, named, steps, tables, unmatched
-from benchmarks.tables.speedup import speedup
+from benchmarks.tables.result_tables import measured_seconds, steps, unmatched
 from entprog.report import formats
-
-
-def all_tables(analysis: Analysis) -> list[Table]:
-    """The summary and the speed-ups, where the reference has run, and every table that the records are enough for."""
-    first = [table for table in (summary(analysis), speedup(analysis)) if table is not None]
-    return [*first, *tables(analysis)]
 
 
 def summary(analysis: Analysis) -> Table | None:

@@ -1,19 +1,17 @@
 """The tables of a suite: each with what it says, its rows, and the protocol that it was made by."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-from benchmarks.runner.run_plan import EQUAL_STEPS, Budget, Plan
+from benchmarks.runner.run_plan import EQUAL_STEPS, Budget
 from benchmarks.runner.run_record import Record
-from benchmarks.runner.suite import Suite
 from benchmarks.tables import chance, comparison
-from benchmarks.tables.comparison import Crossing, Group
+from benchmarks.tables.analysis import MISSING, Analysis, Table, named
+from benchmarks.tables.comparison import Group
 from benchmarks.tables.protocol import protocol_lines
 from entprog.profiling.units import parse_bytes
 from entprog.report import formats
 
-MISSING = "-"
 METRICS = {
     "l1": "L1",
     "psnr": "PSNR",
@@ -22,70 +20,6 @@ METRICS = {
     "frechet_frames": "Frechet (Lite0) frames",
     "frechet_clips": "Frechet (Lite0) clips",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text in cells; `best` marks (row, column) pairs, `notes` stand below."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    best: frozenset[tuple[int, int]] = frozenset()
-
-
-@dataclass
-class Analysis:
-    """A suite with its records, sorted by what they are of.
-
-    Attributes:
-        seconds: calibrated seconds of a run; None where nothing was calibrated.
-    """
-
-    suite: Suite
-    plan: Plan
-    records: Mapping[str, Record]
-    seconds: Callable[[Record], float] | None = None
-    groups: dict[tuple[str, Budget], Group] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.groups = comparison.groups(self.plan, self.records)
-
-    @property
-    def budgets(self) -> list[Budget]:
-        """Budgets of which any run is there, equal steps last."""
-        bought = {budget for arm in self.suite.settings.arms for budget in self.suite.budgets(arm)}
-        wanted: list[Budget] = [*sorted(bought), EQUAL_STEPS]
-        return [budget for budget in wanted if any(key[1] == budget for key in self.groups)]
-
-    @property
-    def at_a_glance(self) -> list[Budget]:
-        """Those of the budgets that stand side by side: equal steps only where the suite has no budget for all arms."""
-        costs: list[Budget] = [budget for budget in self.budgets if budget != EQUAL_STEPS]
-        return self.budgets if not self.suite.settings.budgets else costs
-
-    def at(self, budget: Budget) -> list[Group]:
-        """The arms at a budget, in the suite's order."""
-        return [
-            self.groups[arm, budget]
-            for arm in self.suite.settings.arms
-            if (arm, budget) in self.groups and self.groups[arm, budget].records
-        ]
-
-    def reference(self, budget: Budget) -> Group | None:
-        """The arm that all are compared with, where it is there."""
-        found = self.groups.get((self.suite.settings.reference, budget))
-        return found if found is not None and found.records else None
-
-
-def tables(analysis: Analysis) -> list[Table]:
-    """All tables that the records are enough for."""
-    found: list[Table | None] = [results(analysis, budget) for budget in analysis.budgets]
-    found += [chained(analysis, budget) for budget in analysis.budgets]
-    found += [capped(analysis, cap) for cap in analysis.suite.settings.caps]
-    found += [speeds(analysis), sweeps(analysis), choosers(analysis)]
-    return [table for table in found if table is not None and table.rows]
 
 
 def results(analysis: Analysis, budget: Budget) -> Table:
@@ -165,63 +99,6 @@ def capped(analysis: Analysis, cap: str) -> Table | None:
             rows.append((named(budget), group.arm, loss, apart(group, base), memory, flops))
     columns = ("budget", "arm", "loss", "less reference", "peak", "FLOPs")
     return Table(f"Arms that take at most {cap}", columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
-
-
-def speeds(analysis: Analysis) -> Table:
-    """At what cost each arm gets where the reference ends, and the reference where the arm ends."""
-    settings = analysis.suite.settings
-    cost = analysis.seconds or comparison.flops_of
-    rows = []
-    for budget in [budget for budget in analysis.budgets if not isinstance(budget, str)]:
-        base = analysis.reference(budget)
-        for group in analysis.at(budget) if base else []:
-            if base is None or group.arm == settings.reference:
-                continue
-            own = comparison.by_budget(group.arm, analysis.groups, cost)
-            theirs = comparison.by_budget(settings.reference, analysis.groups, cost)
-            there = comparison.reached(own, base.mean(comparison.loss_of))
-            back = comparison.reached(theirs, group.mean(comparison.loss_of))
-            rows.append((
-                group.arm, named(budget), faster(base.mean(cost), there), slower(back, group.mean(cost)),
-                _within(base, comparison.within(group, base), lambda target, found: faster(target, found)),
-                _within(group, comparison.within(base, group), lambda target, found: slower(found, target)),
-            ))  # fmt: skip
-    columns = ("arm", "budget", "reference's loss, by budgets", "arm's loss, by budgets",
-               "reference's loss, in the run", "arm's loss, in the run")  # fmt: skip
-    notes = (
-        "how many times less it costs the arm to get where the reference ends, and how many times more it costs the "
-        "reference to get where the arm ends; above 1x the arm is faster",
-        "by budgets: straight lines over log cost through the final losses of runs of each length, each with its own "
-        f"decay, in {'calibrated seconds' if analysis.seconds else 'FLOPs'}; in the run: FLOPs at which the run's own "
-        "curve gets there, its rate still high, mean over seeds",
-        "not reached: not by the longest run; or more, or less: the shortest run is beyond it already",
-    )
-    return Table("Time to the same loss", columns, tuple(rows), (*notes, *protocol_lines(analysis.suite)))
-
-
-def _within(target: Group, found: Sequence[Crossing | None], text: Callable[[float, Crossing | None], str]) -> str:
-    """A crossing for each seed; as text of the mean where every seed has one."""
-    if not found:
-        return MISSING
-    kept = [crossing for crossing in found if crossing is not None]
-    cost = target.mean(comparison.flops_of)
-    if len(kept) < len(found):
-        return text(cost, None) + (f" ({len(found) - len(kept)} of {len(found)} seeds)" if kept else "")
-    return text(cost, Crossing(comparison.mean([c.cost for c in kept]), any(c.at_most for c in kept)))
-
-
-def faster(target: float, found: Crossing | None) -> str:
-    """How many times less an arm takes than `target`, the reference's cost."""
-    if found is None or math.isnan(target / found.cost):
-        return MISSING if found else "not reached"
-    return formats.ratio(target / found.cost) + (" or more" if found.at_most else "")
-
-
-def slower(found: Crossing | None, own: float) -> str:
-    """How many times more the reference takes than `own`, the arm's cost."""
-    if found is None or math.isnan(found.cost / own):
-        return MISSING if found else "not reached"
-    return formats.ratio(found.cost / own) + (" or less" if found.at_most else "")
 
 
 def sweeps(analysis: Analysis) -> Table:
@@ -322,18 +199,3 @@ def steps(group: Group) -> str:
 def best(groups: Sequence[Group], of: Callable[[Record], float]) -> int:
     """The place of the lowest mean."""
     return min(range(len(groups)), key=lambda i: groups[i].mean(of))
-
-
-def markdown(table: Table) -> str:
-    """A table for a Markdown page, notes below."""
-    lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
-    for i, row in enumerate(table.rows):
-        cells = [f"**{cell}**" if (i, j) in table.best else cell for j, cell in enumerate(row)]
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join([f"### {table.title}", "", *lines, "", *notes])
-
-
-def named(budget: Budget) -> str:
-    """A budget in words."""
-    return "equal steps" if isinstance(budget, str) else f"{budget:g}x"

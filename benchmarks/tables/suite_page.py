@@ -8,8 +8,9 @@ from pathlib import Path
 
 from benchmarks.runner.run_plan import EQUAL_STEPS
 from benchmarks.tables import comparison
-from benchmarks.tables.glance import all_tables, glance
-from benchmarks.tables.result_tables import Analysis, Table, markdown
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, Table, markdown
+from benchmarks.tables.glance import glance
 from benchmarks.tables.scatter import Series, chart
 from entprog.data.shards import write_atomically
 from entprog.report import formats
