@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from benchmarks.runner.results_file import add_record, only_runner, read_records, results_file
+from benchmarks.runner.results_file import Busy, add_record, only_runner, read_records, results_file
 from benchmarks.runner.run_plan import plan
 from benchmarks.runner.suite import Suite
 from benchmarks.runner.suite_file import read_suite
@@ -42,7 +42,7 @@ def bench(
         only_report: only tables and page.
 
     Raises:
-        ConfigError: the suite, an arm or a seed is wrong.
+        ConfigError: the suite, an arm or a seed is wrong, or there are no records to report.
         ValueError: runs could not be made.
     """
     suite = read_suite(name)
@@ -58,9 +58,13 @@ def bench(
     elif not only_report:
         try:
             done = run_suite(suite, results, folder, arms=arms, seeds=seeds, minutes=minutes, command=command)
+        except Busy:
+            raise
         except ValueError as error:  # tables of the runs that could be made are shown all the same
             failed = error
     written = report(suite, results, folder)
+    if only_report and not written:
+        raise ConfigError([f"{suite.name}: no records in {file}; make some by python -m benchmarks {suite.name}"])
     if written:
         print(f"\npage {written[-1]}\ntables and pictures {folder}\nrecords {file}")
     if failed is not None:

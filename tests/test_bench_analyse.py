@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench_suites import record_of, suite
-from benchmarks.runner.run_plan import Cell, plan
+from benchmarks.runner.run_plan import PlannedRun, plan
 from benchmarks.runner.run_record import Record
 from benchmarks.tables import chance, comparison
 from benchmarks.tables.all_tables import all_tables
@@ -78,10 +78,10 @@ def test_cost_of_a_loss() -> None:
     assert faster(math.nan, Crossing(10.0)) == slower(Crossing(math.nan), 1.0) == "-"  # an arm that was not timed
 
 
-def losses(cell: Cell) -> float:
+def losses(run: PlannedRun) -> float:
     """`last` costs half of `full` a step and gets as far for a step: it is twice as fast; `linear` is hopeless."""
-    gained = {"full": 1.0, "last": 1.0, "linear": 0.0}[cell.arm]
-    return 2.0 - gained * math.log10(sum(cell.steps.values())) + abs(math.log(cell.factor)) + 0.001 * cell.seed
+    gained = {"full": 1.0, "last": 1.0, "linear": 0.0}[run.arm]
+    return 2.0 - gained * math.log10(sum(run.steps.values())) + abs(math.log(run.factor)) + 0.001 * run.seed
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def analysis() -> Analysis:
     small = suite(caps=["1500B"], budgets=[0.5, 1.0, 2.0], chain=["full", "last"])
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
-        cell = planned.missing[0]
-        mean = losses(cell)
-        peak = {"full": 2000, "linear": 2000, "last": 1000}[cell.arm]
-        record = record_of(cell, lambda k, mean=mean: mean + 0.1 * (k - 1.5), peak=peak)
+        run = planned.missing[0]
+        mean = losses(run)
+        peak = {"full": 2000, "linear": 2000, "last": 1000}[run.arm]
+        record = record_of(run, lambda k, mean=mean: mean + 0.1 * (k - 1.5), peak=peak)
         if record["exam"]:
             record["exam"]["quality"] = {"metrics": {"l1": mean / 10, "psnr": 20.0, "strange": 1.0}}
-        records[cell.address] = record
+        records[run.address] = record
     return Analysis(small, planned, records)
 
 
@@ -239,8 +239,8 @@ def test_at_a_glance_without_budgets(longer: dict[str, list[float]]) -> None:
     small = suite(budgets=[], equal_steps=0.5, longer=longer)
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
-        cell = planned.missing[0]
-        records[cell.address] = record_of(cell, losses(cell))
+        run = planned.missing[0]
+        records[run.address] = record_of(run, losses(run))
     analysis = Analysis(small, planned, records)
     found = all_tables(analysis)
     assert {"small at a glance", "At equal steps, 0.5 x the recipe's"} <= {table.title for table in found}

@@ -231,7 +231,7 @@ def test_arms_share_data_times_and_noise_at_each_step(
 def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     base = {"phases": {"large": {"steps": 2, "batch": 2, "resolution": 16}}, "train": {"ema_decay": 0.5}}
     own = suite(data, arms=["full"], base=base)
-    assert [cell.kind for cell in plan(own, {}).missing] == ["base"]
+    assert [run.kind for run in plan(own, {}).missing] == ["base"]
     results, runs = tmp_path / "results", tmp_path / "runs"
     assert run_suite(own, results, runs / "own")
     records = read_records(results / "tiny.jsonl")
@@ -241,7 +241,7 @@ def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     assert (runs / "own" / made["address"] / "final" / "ema.safetensors").is_file()
     assert not plan(own, records).missing
     other = {**records, made["address"]: {**made, "weights": "0" * 64}}  # as another machine may have made them
-    assert [cell.kind for cell in plan(own, other).missing] == ["pilot"]
+    assert [run.kind for run in plan(own, other).missing] == ["pilot"]
     like = suite_of({**tree(data, base=base), "arms": ["full"], "seeds": [1]}, "like")
     run_suite(like, results, runs / "like")  # from the same weights, where they lie
     assert len(read_records(results / "like.jsonl")) == 3

@@ -49,8 +49,8 @@ def test_every_run_finds_its_record(suite: str) -> None:
     """Addresses stay, whatever keys and plugins are called by now."""
     analysis = fill.suite_analysis(suite)
     assert analysis is not None and len(analysis.plan.missing) == MISSING.get(suite, 0)
-    known = [run.address for run in analysis.plan.cells.values() if run.address in analysis.records]
-    assert len(known) == len(analysis.plan.cells) - MISSING.get(suite, 0)
+    known = [run.address for run in analysis.plan.runs.values() if run.address in analysis.records]
+    assert len(known) == len(analysis.plan.runs) - MISSING.get(suite, 0)
 
 
 @pytest.mark.parametrize("suite", ["nano", "nano-muon"])
@@ -58,7 +58,7 @@ def test_rivals_find_their_records(suite: str) -> None:
     analysis = fill.suite_analysis(suite)
     assert analysis is not None
     for arm in ("lisa-new", "badam-new", "galore"):
-        runs = [run for run in analysis.plan.cells.values() if run.arm == arm]
+        runs = [run for run in analysis.plan.runs.values() if run.arm == arm]
         used = {run.config.method for run in runs} | {run.config.train.optimizer for run in runs}
         assert any(name.startswith("benchmarks.rivals.") for name in used)
         records = [analysis.records[run.address] for run in runs if run.address in analysis.records]

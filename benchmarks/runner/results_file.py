@@ -34,6 +34,10 @@ EXAM_LISTS = ("per_draw", "clips", "tau")
 """Likewise, of its exam."""
 
 
+class Busy(ValueError):
+    """Another process works on this suite."""
+
+
 def digest(record: Mapping[str, Any]) -> str:
     """The SHA-256 of a record's content."""
     content = {key: value for key, value in record.items() if key != "digest"}
@@ -137,7 +141,7 @@ def only_runner(suite: str, *folders: Path) -> Iterator[None]:
     """Keep other processes from working on the same suite in these folders.
 
     Raises:
-        ValueError: one does already.
+        Busy: one does already.
     """
     with ExitStack() as stack:
         for folder in folders:
@@ -146,7 +150,7 @@ def only_runner(suite: str, *folders: Path) -> Iterator[None]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                raise ValueError(
+                raise Busy(
                     f"{suite}: another process runs this suite in {folder}; wait until it ends, or stop it"
                 ) from None
             stack.callback(lock.release)

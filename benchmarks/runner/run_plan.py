@@ -31,7 +31,7 @@ KINDS = ("pilot", "tune", "final")
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run.
 
     Attributes:
@@ -67,10 +67,10 @@ class Plan:
         done, ahead: runs by weight, those ahead estimated.
     """
 
-    cells: dict[str, Cell] = field(default_factory=dict)
-    finals: dict[tuple[str, Budget, int], Cell] = field(default_factory=dict)
+    runs: dict[str, PlannedRun] = field(default_factory=dict)
+    finals: dict[tuple[str, Budget, int], PlannedRun] = field(default_factory=dict)
     sweeps: dict[tuple[str, float], Sweep] = field(default_factory=dict)
-    missing: list[Cell] = field(default_factory=list)
+    missing: list[PlannedRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: float = 0.0
     ahead: float = 0.0
@@ -97,7 +97,7 @@ class _Planner:
     def plan(self) -> Plan:
         settings = self.suite.settings
         if self.suite.base and self.made.address not in self.records:
-            self.found.cells[self.made.address] = self.made
+            self.found.runs[self.made.address] = self.made
             self.found.missing = [self.made]
             self.found.ahead = self.made.weight + self.whole * len(self.arms)
             return self.found
@@ -112,34 +112,34 @@ class _Planner:
                     expected += self.whole
         else:
             expected = self.whole * len(self.arms)
-        cells = list(self.found.cells.values())
-        self.found.missing = [cell for cell in self.in_turns(cells) if cell.address not in self.records]
-        self.found.done = sum(cell.weight for cell in cells if cell.address in self.records)
-        self.found.ahead = sum(cell.weight for cell in self.found.missing) + expected
+        runs = list(self.found.runs.values())
+        self.found.missing = [run for run in self.in_turns(runs) if run.address not in self.records]
+        self.found.done = sum(run.weight for run in runs if run.address in self.records)
+        self.found.ahead = sum(run.weight for run in self.found.missing) + expected
         return self.found
 
-    def in_turns(self, cells: Sequence[Cell]) -> list[Cell]:
+    def in_turns(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """Round robin over the arms: the first run of each, then the second, and so on, whatever is there already.
 
         Finals at equal steps come after all that are at equal cost.
         """
-        bought = {cell.address for (_, budget, _), cell in self.found.finals.items() if budget != EQUAL_STEPS}
+        bought = {run.address for (_, budget, _), run in self.found.finals.items() if budget != EQUAL_STEPS}
         counts: dict[tuple[str, int, str], int] = {}
         keyed = []
-        for cell in cells:
-            group = (cell.kind, cell.seed, cell.arm)
+        for run in runs:
+            group = (run.kind, run.seed, run.arm)
             counts[group] = counts.get(group, -1) + 1
-            place = self.suite.settings.arms.index(cell.arm)
-            last = cell.kind == "final" and cell.address not in bought
-            keyed.append(((KINDS.index(cell.kind), last, cell.seed, counts[group], place), cell))
-        return [cell for _, cell in sorted(keyed, key=lambda pair: pair[0])]
+            place = self.suite.settings.arms.index(run.arm)
+            last = run.kind == "final" and run.address not in bought
+            keyed.append(((KINDS.index(run.kind), last, run.seed, counts[group], place), run))
+        return [run for _, run in sorted(keyed, key=lambda pair: pair[0])]
 
     @cached_property
-    def made(self) -> Cell:
+    def made(self) -> PlannedRun:
         """The run that makes the weights which all arms start from."""
         config = self.suite.base_config()
         steps = {name: phase.steps for name, phase in config.phases.items()}
-        return Cell("base", "base", config.train.seed, 1.0, steps, config, None, address(config, {}), 1.0)
+        return PlannedRun("base", "base", config.train.seed, 1.0, steps, config, None, address(config, {}), 1.0)
 
     @property
     def whole(self) -> float:
@@ -148,7 +148,7 @@ class _Planner:
         sweeps = sum(tuning.budgets) * len(settings.rates) * len(tuning.seeds) if len(settings.rates) > 1 else 0.0
         return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
 
-    def pilot(self, arm: str) -> Cell:
+    def pilot(self, arm: str) -> PlannedRun:
         suite = self.suite
         config = suite.config(arm)
         steps = {
@@ -157,9 +157,9 @@ class _Planner:
         }
         # The lowest rate of the sweep: what a step costs is known from any, and this one diverges last.
         factor = rounded(suite.arms[arm].lr_factor * suite.settings.rates[0])
-        return self.cell("pilot", arm, suite.tuning.seeds[0], factor, steps, suite.tuning.pilot)
+        return self.run("pilot", arm, suite.tuning.seeds[0], factor, steps, suite.tuning.pilot)
 
-    def arm(self, arm: str, pilot: Cell) -> float:
+    def arm(self, arm: str, pilot: PlannedRun) -> float:
         """The sweeps of an arm and, once they are over, its finals; what lies ahead that is not known yet."""
         settings, tuning = self.suite.settings, self.suite.tuning
         known = self.costs_of(pilot)
@@ -169,19 +169,19 @@ class _Planner:
         best: dict[float, tuple[float, Mapping[str, PhaseCost]] | None] = {}  # None: still swept
         ahead = 0.0
         for budget, steps in self.tuned_at(arm, known) if len(settings.rates) > 1 else ():
-            cells: dict[float, list[Cell]] = {}
+            runs: dict[float, list[PlannedRun]] = {}
             centre = self.suite.arms[arm].lr_factor
             losses: dict[float, float] = {}
             while True:
                 state = sweep(settings.rates, losses, tuning.widen)
                 for rate in state.tried:
-                    if rate not in cells:
+                    if rate not in runs:
                         factor = rounded(centre * rate)
-                        cells[rate] = [self.cell("tune", arm, seed, factor, steps, budget) for seed in tuning.seeds]
+                        runs[rate] = [self.run("tune", arm, seed, factor, steps, budget) for seed in tuning.seeds]
                 new = {
-                    rate: mean(exam_loss(self.records[cell.address]) for cell in cells[rate])
+                    rate: mean(exam_loss(self.records[run.address]) for run in runs[rate])
                     for rate in state.missing
-                    if all(cell.address in self.records for cell in cells[rate])
+                    if all(run.address in self.records for run in runs[rate])
                 }
                 if not new:
                     break
@@ -190,7 +190,7 @@ class _Planner:
             if state.best is None:
                 ahead, best[budget] = ahead + 0.5 * budget * len(tuning.seeds), None  # it may have to be widened
                 continue
-            won = cells[state.best][0]
+            won = runs[state.best][0]
             measured = self.costs_of(won)
             if measured is None:
                 self.found.notes.append(f"{arm}: diverged at every rate that was tried; left out")
@@ -230,7 +230,7 @@ class _Planner:
                     continue
                 if steps is not None:
                     quality = not settings.budgets or steps == self.bought(arm, known, most)
-                    self.found.finals[arm, budget, seed] = self.cell(
+                    self.found.finals[arm, budget, seed] = self.run(
                         "final", arm, seed, factor, steps, size, quality=quality
                     )
         return ahead
@@ -270,32 +270,32 @@ class _Planner:
             return None
         return found
 
-    def costs_of(self, cell: Cell) -> dict[str, PhaseCost] | None:
-        record = self.records[cell.address]
+    def costs_of(self, run: PlannedRun) -> dict[str, PhaseCost] | None:
+        record = self.records[run.address]
         known = costs(record)
         return known if record["status"] == "finished" and known.keys() >= self.suite.steps.keys() else None
 
-    def cell(
+    def run(
         self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, *,
         quality: bool = False,
-    ) -> Cell:  # fmt: skip
+    ) -> PlannedRun:  # fmt: skip
         base = str(self.records[self.made.address]["weights"]) if self.suite.base else ""
         key = (kind, arm, seed, factor, tuple(steps.items()), weight, base, quality)
         if key not in self.suite.known:
-            self.suite.known[key] = self.new_cell(kind, arm, seed, factor, steps, weight, base, quality)
-        made: Cell = self.suite.known[key]
-        return self.found.cells.setdefault(made.address, made)
+            self.suite.known[key] = self.new_run(kind, arm, seed, factor, steps, weight, base, quality)
+        made: PlannedRun = self.suite.known[key]
+        return self.found.runs.setdefault(made.address, made)
 
-    def new_cell(
+    def new_run(
         self, kind: str, arm: str, seed: int, factor: float, steps: Mapping[str, int], weight: float, base: str,
         quality: bool,
-    ) -> Cell:  # fmt: skip
+    ) -> PlannedRun:  # fmt: skip
         suite, tuning = self.suite, kind != "final"
         config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
         exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
         about = {} if exam is None else exam_said(suite, exam, quality=quality)
         named = address(config, about, base)
-        return Cell(kind, arm, seed, factor, dict(steps), config, exam, named, weight, base, quality)
+        return PlannedRun(kind, arm, seed, factor, dict(steps), config, exam, named, weight, base, quality)
 
 
 def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:

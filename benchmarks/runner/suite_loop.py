@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.runner.address import NUMERICS, weights
 from benchmarks.runner.exam import examine, with_quality
 from benchmarks.runner.results_file import add_record, add_reference, only_runner, read_records, results_file
-from benchmarks.runner.run_plan import Cell, plan
+from benchmarks.runner.run_plan import PlannedRun, plan
 from benchmarks.runner.run_record import Record, of_run
 from benchmarks.runner.start_weights import base_weights, final_weights, finish, started_from
 from benchmarks.runner.suite import Suite
@@ -44,8 +44,8 @@ def run_suite(
         command: what to write into the records.
 
     Raises:
-        ValueError: another process runs this suite; or some runs could not be made, for reasons that the user can
-            mend, and all others were.
+        Busy: another process runs this suite.
+        ValueError: some runs could not be made, for reasons that the user can mend; all others were.
         SystemExit, KeyboardInterrupt: stopped from outside, with a checkpoint saved.
     """
     up = threading.Event()
@@ -100,36 +100,36 @@ def _until_none_is_missing(
             bar.update(planned.done - bar.n)
 
 
-def make(suite: Suite, cell: Cell, run: Path, command: str) -> Record:
+def make(suite: Suite, planned: PlannedRun, run: Path, command: str) -> Record:
     """Train and examine one run, or what is left to do of it.
 
     Raises:
         ValueError: its settings do not work.
     """
-    base = base_weights(suite, run.parent, recorded=cell.base, command=command) if cell.kind != "base" else None
-    config = started_from(replace(cell.config, output_dir=str(run)), base)
+    base = base_weights(suite, run.parent, recorded=planned.base, command=command) if planned.kind != "base" else None
+    config = started_from(replace(planned.config, output_dir=str(run)), base)
     exam: dict[str, Any] | None = None
     status = "finished"
     try:
         finish(config, command)
     except NotFinite as error:
-        if cell.kind == "base":
+        if planned.kind == "base":
             raise
         status = "diverged"
-        tqdm.write(f"{suite.name}: {cell.arm} at {cell.factor:g} times the rates: {error}")
-    if cell.exam is not None and status == "finished":
+        tqdm.write(f"{suite.name}: {planned.arm} at {planned.factor:g} times the rates: {error}")
+    if planned.exam is not None and status == "finished":
         full = with_quality(config, dict(suite.recipe))
         with terminable():
             exam = examine(
-                run, full, cell.exam, clips=suite.exam.clips, repeats=suite.exam.repeats,
-                quality=cell.quality and full.evaluate.clips > 0,
+                run, full, planned.exam, clips=suite.exam.clips, repeats=suite.exam.repeats,
+                quality=planned.quality and full.evaluate.clips > 0,
             )  # fmt: skip
     head = {
-        "address": cell.address, "suite": suite.name, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed,
-        "factor": cell.factor, "steps": dict(cell.steps), "status": status, "made": now(), "numerics": NUMERICS,
-        "base": weights(config.model.size, config.model.init), "config": asdict(cell.config),
-        "weights": weights("", str(final_weights(run))) if cell.kind == "base" else None,
-        "exam_data": asdict(cell.exam) if cell.exam is not None else None,
+        "address": planned.address, "suite": suite.name, "kind": planned.kind, "arm": planned.arm, "seed": planned.seed,
+        "factor": planned.factor, "steps": dict(planned.steps), "status": status, "made": now(), "numerics": NUMERICS,
+        "base": weights(config.model.size, config.model.init), "config": asdict(planned.config),
+        "weights": weights("", str(final_weights(run))) if planned.kind == "base" else None,
+        "exam_data": asdict(planned.exam) if planned.exam is not None else None,
     }  # fmt: skip
     return of_run(run, head, exam)
 

@@ -1,7 +1,7 @@
 """What the scores measure, and whether it is what training needs:
 python -m benchmarks.studies.score_study [--phase pose].
 
-On the main comparison's setting (`entprog bench nano`: its people, its starting weights), for the blocks of one phase:
+On the main comparison's setting (the suite nano: its people, its starting weights), for the blocks of one phase:
     samples    CEI of 1024 samples in groups of 8: its distribution, and how many samples its order needs
     times      CEI by tau, a fifth of the range at a time
     forms      CEI with other entropies, another sigma, other passes skipped
@@ -374,7 +374,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phase", default="pose")
     parser.add_argument("--suite", default="nano")
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "none"], default=list(PARTS))
-    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="where entprog bench keeps runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="where python -m benchmarks keeps runs")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100, help="of sets; half of it for gains, four times for drift")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])

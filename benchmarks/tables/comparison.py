@@ -70,9 +70,9 @@ class Crossing:
 def groups(plan: Plan, records: Mapping[str, Record]) -> dict[tuple[str, Budget], Group]:
     """Finals by arm and budget, as far as their records are there."""
     members: dict[tuple[str, Budget], list[tuple[int, Record]]] = {}
-    for (arm, budget, seed), cell in plan.finals.items():
-        if cell.address in records:
-            members.setdefault((arm, budget), []).append((seed, {**records[cell.address], "arm": arm}))
+    for (arm, budget, seed), run in plan.finals.items():
+        if run.address in records:
+            members.setdefault((arm, budget), []).append((seed, {**records[run.address], "arm": arm}))
     found = {}
     for (arm, budget), pairs in members.items():
         ended = [(seed, record) for seed, record in sorted(pairs, key=lambda pair: pair[0]) if finished(record)]

@@ -96,7 +96,7 @@ def render(analysis: Analysis, found: Sequence[Table], drawn: dict[str, str], ru
     about = f"{made} of {len(finals)} final runs known so far are there; {len(analysis.records)} records in all."
     notes = "".join(f"<li>{escape(note)}</li>" for note in planned.notes)
     body = [
-        f'<header><p class="eyebrow">entprog bench</p><h1>{escape(suite.name)}</h1>'
+        f'<header><p class="eyebrow">entprog benchmarks</p><h1>{escape(suite.name)}</h1>'
         f'<p class="lead">{escape(suite.settings.about)}</p><p class="note">{escape(about)}</p></header>',
         f'<section><h2>Left out</h2><ul class="warnings">{notes}</ul></section>' if notes else "",
         *(f"<section>{picture}</section>" for picture in drawn.values()),
@@ -110,7 +110,7 @@ def render(analysis: Analysis, found: Sequence[Table], drawn: dict[str, str], ru
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(suite.name)} - entprog bench</title><style>{style}</style></head>"
+        f"<title>{escape(suite.name)} - entprog benchmarks</title><style>{style}</style></head>"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
