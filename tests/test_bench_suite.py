@@ -19,19 +19,19 @@ def problems(**over: Any) -> list[str]:
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    told = problems(
+    found = problems(
         seeds=[0, 0], bugets=[1.0], rates=[2.0, 1.0, 0.5], arms=["full", "linaer"], exam={"clip": 3},
         tuning={"pilot": 2.0}, caps=["lots"],
     )  # fmt: skip
-    text = "\n".join(told)
+    text = "\n".join(found)
     for words in (
-        "seeds = [0, 0]: something is there twice", "bugets: unknown key; did you mean budgets?",
+        "seeds = [0, 0]: has a value twice", "bugets: unknown key; did you mean budgets?",
         "rates = [2.0, 1.0, 0.5]: give factors in ascending order", "no arm 'linaer'; did you mean 'linear'?",
         "exam.clip: unknown key; did you mean clips?", "tuning.pilot = 2.0: must be above 0 and at most 1",
         "caps: 'lots'",
     ):  # fmt: skip
         assert words in text
-    assert all("\n" not in line for line in told)
+    assert all("\n" not in line for line in found)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_suite_like_another(tmp_path: Path) -> None:
     assert read_suite(str(tmp_path / "long.toml")).budgets("full")[-1] == 4.0
     assert read_suite(str(tmp_path / "other.toml")).settings.longer == {}
     (tmp_path / "round.toml").write_text(f'like = "{tmp_path / "round.toml"}"\n')
-    for name, words in ((str(tmp_path / "round.toml"), "goes round in a circle"), ("smoke ", "did you mean smoke?")):
+    for name, words in ((str(tmp_path / "round.toml"), "leads back to itself"), ("smoke ", "did you mean smoke?")):
         with pytest.raises(ConfigError, match=words):
             read_suite(name)
 

@@ -1,4 +1,4 @@
-"""What a finished run is worth: its loss, and the quality of its clips, on held-out people whom nothing has seen."""
+"""The exam of a finished run: its loss, and the quality of its clips, on held-out people used by nothing else."""
 
 import json
 import math
@@ -28,12 +28,12 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
 
     Args:
         config: the run's, whose [evaluate] and [sample] say how quality is measured.
-        data: whose held-out people.
+        data: the data set that the held-out people are from.
         repeats: draws of each clip.
 
     Returns:
         loss, `per_draw` (one loss a sample), `clips` (the name of each sample's clip), `tau` (its time) and, with
-        `quality`, what `entprog evaluate` says.
+        `quality`, the metrics of `entprog evaluate`.
     """
     _, task, _ = open_run(run)
     shards = open_data(data)
