@@ -7,6 +7,7 @@ import pytest
 
 from bench_suites import suite, tree
 from benchmarks.__main__ import main
+from benchmarks.runner.results_file import only_runner
 from benchmarks.runner.suite_file import read_suite, suite_of, suites
 from benchmarks.tables import protocol
 from entprog.config.load import ConfigError
@@ -120,7 +121,25 @@ def test_the_command_tells_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp
         (["smoke", "--arms", "ful"], "did you mean full?"),
         (["smoke", "--seeds", "7"], "the suite's are 0"),
         (["smoke", "--minutes", "-1"], "at least 0"),
+        (["smoke", "--minutes", "soon"], "Invalid value for --minutes"),
+        (["smoke", "--only-report", "--results", str(tmp_path)], "smoke: no records in"),
+        ([], "SUITE"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(argv)
-        assert stopped.value.code == 2 and words in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and words in said and said.count("\n") == 1
+
+
+def test_help_shows_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    assert "python -m benchmarks nano --minutes 50" in text and "--only-report" in text
+
+
+def test_a_suite_that_another_process_runs_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    with only_runner("smoke", results, runs / "smoke"), pytest.raises(SystemExit) as stopped:
+        main(["smoke", "--results", str(results), "--runs", str(runs)])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "smoke: another process runs this suite" in said and said.count("\n") == 1

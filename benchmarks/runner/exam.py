@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from entprog.config.schema import Config, DataConfig, EvaluateConfig
+from entprog.core.bands import band_means
 from entprog.core.types import Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
@@ -32,8 +33,9 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         repeats: draws of each clip.
 
     Returns:
-        loss, `per_draw` (one loss a sample), `clips` (the name of each sample's clip), `tau` (its time) and, with
-        `quality`, the metrics of `entprog evaluate`.
+        loss, `bands` (its mean in five bands of tau; None where no draw falls), `per_draw` (one loss a sample),
+        `clips` (the name of each sample's clip), `tau` (its noise level) and, with `quality`, the metrics of
+        `entprog evaluate`.
     """
     _, task, _ = open_run(run)
     shards = open_data(data)
@@ -56,7 +58,10 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         shown += [held.sample(first + k, phase.frames).row.clip for k in range(clips)]
     if not all(map(math.isfinite, losses)):
         raise ValueError("the exam's loss is not finite")
-    found: dict[str, Any] = {"loss": sum(losses) / len(losses), "per_draw": losses, "clips": shown, "tau": taus}
+    bands = [None if math.isnan(loss) else loss for loss in band_means(losses, taus)]
+    found: dict[str, Any] = {
+        "loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses, "clips": shown, "tau": taus,
+    }  # fmt: skip
     if quality:
         task.pose, task.model.temporal_off = True, False
         folder = run / "samples" / "exam"
