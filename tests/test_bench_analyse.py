@@ -295,7 +295,7 @@ def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
     assert sum(value <= 0.05 for value in values) <= 3
 
 
-def test_a_chooser_that_sees_is_told_from_chance() -> None:
+def test_a_chooser_that_sees_differs_from_chance() -> None:
     found = chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
     assert found is not None and found.p_gain < 0.02
     assert found == chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)

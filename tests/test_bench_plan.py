@@ -249,8 +249,8 @@ def test_what_diverged_or_is_too_dear_is_left_out_with_a_word() -> None:
 
 
 def test_an_arm_that_is_too_dear_for_the_sweep_is_tuned_where_it_can_run() -> None:
-    dear = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
-    planned, _, _ = finished(suite(define=dear, tuning={"budgets": [0.5]}))
+    costly = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
+    planned, _, _ = finished(suite(define=costly, tuning={"budgets": [0.5]}))
     assert sorted(planned.sweeps) == [("full", 0.5), ("last", 0.5), ("linear", 1.0)]
     assert {budget for arm, budget, _ in planned.finals if arm == "linear"} == {1.0, EQUAL_STEPS}
 

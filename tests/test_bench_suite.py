@@ -1,4 +1,4 @@
-"""Suites of the benchmark: what is wrong is told at once, and the protocol is enforced."""
+"""Suites of the benchmark: everything wrong is reported at once, and the protocol is enforced."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def problems(**over: Any) -> list[str]:
     return error.value.problems
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_everything_wrong_is_reported_at_once() -> None:
     found = problems(
         seeds=[0, 0], bugets=[1.0], rates=[2.0, 1.0, 0.5], arms=["full", "linaer"], exam={"clip": 3},
         tuning={"pilot": 2.0}, caps=["lots"],
@@ -99,11 +99,11 @@ def test_shipped_suites_are_sound(name: str) -> None:
 
 
 def test_a_suite_like_another(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('like = "smoke"\narms = ["full"]\n[recipe.phases.pose]\nsteps = 3\n')
-    mine, smoke = read_suite(str(tmp_path / "mine.toml")), read_suite("smoke")
-    assert (mine.name, mine.settings.arms, mine.steps) == ("mine", ("full",), {**smoke.steps, "pose": 3})
-    assert mine.exam == smoke.exam and mine.recipe["data"] == smoke.recipe["data"]
-    (tmp_path / "long.toml").write_text(f'like = "{tmp_path / "mine.toml"}"\nlonger = {{ full = [4.0] }}\n')
+    (tmp_path / "own.toml").write_text('like = "smoke"\narms = ["full"]\n[recipe.phases.pose]\nsteps = 3\n')
+    own, smoke = read_suite(str(tmp_path / "own.toml")), read_suite("smoke")
+    assert (own.name, own.settings.arms, own.steps) == ("own", ("full",), {**smoke.steps, "pose": 3})
+    assert own.exam == smoke.exam and own.recipe["data"] == smoke.recipe["data"]
+    (tmp_path / "long.toml").write_text(f'like = "{tmp_path / "own.toml"}"\nlonger = {{ full = [4.0] }}\n')
     (tmp_path / "other.toml").write_text(f'like = "{tmp_path / "long.toml"}"\narms = ["lora-16"]\nlonger = {{}}\n'
                                          'reference = "lora-16"\n')  # fmt: skip
     assert read_suite(str(tmp_path / "long.toml")).budgets("full")[-1] == 4.0
@@ -114,7 +114,7 @@ def test_a_suite_like_another(tmp_path: Path) -> None:
             read_suite(name)
 
 
-def test_the_command_tells_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for argv, words in (
         (["smok"], "did you mean smoke?"),
         ([str(tmp_path / "none.toml")], "no such file"),
