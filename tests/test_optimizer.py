@@ -18,14 +18,16 @@ from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
-NAMES = ("adamw", "adamw8bit", "adafactor", "galore", "muon")
+GALORE = "benchmarks.rivals.galore:Galore"
+
+NAMES = ("adamw", "adamw8bit", "adafactor", GALORE, "muon")
 RATE = 1e-2
 
 
 def config(name: str, **options: Any) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    if name == "galore":
+    if name == GALORE:
         options = {"optimizer_options": {"rank": 8, "update_proj_gap": 2}, **options}
     return TrainConfig(optimizer=name, adam_weight_decay=0.1, **options)  # type: ignore[arg-type]
 

@@ -219,8 +219,8 @@ def test_a_timeline_keeps_what_is_there_all_the_time() -> None:
         ({"method": "full"}, 0, (1.0, 1.0)),
         ({"method": "full", "method_options.resolution": "[0.5, 0]"}, 2, (0.55, 0.7)),
         ({"method": "lora", "method_options.rank": "4"}, 1, (0.5, 1.1)),
-        ({"method": "lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
-        ({"method": "badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
+        ({"method": "benchmarks.rivals.lisa:Lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
+        ({"method": "benchmarks.rivals.badam:Badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
     ],
 )
 @pytest.mark.slow

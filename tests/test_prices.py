@@ -28,7 +28,9 @@ from entprog.train.ranking import rank_blocks
 from entprog.train.run import train
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
-OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore", "muon"]
+GALORE = "benchmarks.rivals.galore:Galore"
+
+OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", GALORE, "muon"]
 RANK = 24
 SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 
@@ -36,7 +38,7 @@ SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 def chosen(name: str) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    return TrainConfig(optimizer=name, optimizer_options={"rank": RANK} if name == "galore" else {})  # type: ignore[arg-type]
+    return TrainConfig(optimizer=name, optimizer_options={"rank": RANK} if name == GALORE else {})  # type: ignore[arg-type]
 
 
 def built(samples: int = 2) -> tuple[HumanVideoTask, Blocks, Draw, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""What a finished run is worth: its loss, and the quality of its clips, on held-out people whom nothing has seen."""
+"""The exam of a finished run: its loss, and the quality of its clips, on held-out people used by nothing else."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from entprog.config.schema import Config, DataConfig, EvaluateConfig
+from entprog.core.bands import band_means
 from entprog.core.types import Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
@@ -28,12 +29,13 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
 
     Args:
         config: the run's, whose [evaluate] and [sample] say how quality is measured.
-        data: whose held-out people.
+        data: the data set that the held-out people are from.
         repeats: draws of each clip.
 
     Returns:
-        loss, `per_draw` (one loss a sample), `clips` (the name of each sample's clip), `tau` (its time) and, with
-        `quality`, what `entprog evaluate` says.
+        loss, `bands` (its mean in five bands of tau; None where no draw falls), `per_draw` (one loss a sample),
+        `clips` (the name of each sample's clip), `tau` (its noise level) and, with `quality`, the metrics of
+        `entprog evaluate`.
     """
     _, task = open_run(run)
     assert isinstance(task, HumanVideoTask), "exams are of the human video task"
@@ -57,7 +59,10 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         shown += [held.sample(first + k, phase.frames).row.clip for k in range(clips)]
     if not all(map(math.isfinite, losses)):
         raise ValueError("the exam's loss is not finite")
-    found: dict[str, Any] = {"loss": sum(losses) / len(losses), "per_draw": losses, "clips": shown, "tau": taus}
+    bands = [None if math.isnan(loss) else loss for loss in band_means(losses, taus)]
+    found: dict[str, Any] = {
+        "loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses, "clips": shown, "tau": taus,
+    }  # fmt: skip
     if quality:
         task.leave()
         folder = run / "samples" / "exam"

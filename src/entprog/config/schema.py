@@ -297,7 +297,7 @@ class Config:
     Attributes:
         output_dir: the run folder; it must not exist yet.
         label: name of the run in tables; empty for the method's name.
-        method: a plugin of kind "method": "progressive", "mixed", "full", "lora", "lisa" or "badam" (or
+        method: a plugin of kind "method": "progressive", "mixed", "full", "lora" (or
             package.module:Class); "entprog" is short for the preset of that name.
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank, on every block in phases of

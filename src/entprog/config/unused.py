@@ -105,8 +105,9 @@ def _cached(phase: PhaseConfig, config: Config) -> bool:
 def _begins_frozen(phase: PhaseConfig, config: Config) -> bool:
     """Whether the start of the network stays frozen from step to step."""
     inputs = bool(config.freeze.inputs_every)
-    if not plugins.ranked(config.method):  # only BAdam leaves the start of the network alone for a while
-        inputs = config.method != "badam" or config.method_options.get("inputs") == "always"
+    if not plugins.ranked(config.method):
+        method = plugins.load("method", config.method, **config.method_options)
+        inputs = not getattr(method, "rests_inputs", False)
     if phase.outside and config.freeze.outside and inputs:
         return False
     return phase.blocks == "temporal" or config.method != "full"
