@@ -1,21 +1,30 @@
 """Reads a recipe into a checked `Config`, telling everything that is wrong with it at once."""
 
-import re
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
-from entprog.config import checks, reference, unused
-from entprog.config.schema import CLIPS, IMAGES, PRESETS, PUBLISHED, Config, PhaseConfig
-from entprog.config.trees import laid_over, leaves, value_at, without
-from entprog.config.values import Typed, converted, literal, outside, shown
+from entprog.config import checks, presets
+from entprog.config.presets import PRESETS, at, laid_over, leaves, plain, value_at, without, without_others_options
+from entprog.config.reference import (
+    Typed,
+    from_command_line,
+    is_table,
+    kind_of,
+    limit,
+    nearest,
+    outside,
+    refusal,
+    shown,
+)
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 RESUMABLE = (
     "output_dir",
@@ -32,10 +41,7 @@ RESUMABLE = (
 )
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
-OPTIONS_OF = {"method": "method_options", "ranking.score": "ranking.options", "schedule.name": "schedule.options"}
-"""Key that names a plugin -> the table of its options."""
-
-LARGEST = 1_000_000
+LARGEST_FILE = 1_000_000
 """Bytes of a recipe; something larger is another file, given by mistake."""
 
 
@@ -95,6 +101,7 @@ def config_of(
     Args:
         quiet: no warnings.
     """
+    tree = presets.modernised(tree) if resolved else tree
     reader = Reader(name)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(overrides)
     config = reader.config(reader.with_overrides(tree, pairs))
@@ -105,7 +112,7 @@ def config_of(
     if reader.problems:
         raise ConfigError(reader.problems)
     if not resolved and not quiet:
-        for finding in unused.without_effect(config, reader.given, reader.typed):
+        for finding in checks.without_effect(config, reader.given, reader.typed):
             warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
@@ -174,72 +181,94 @@ class Reader:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.problem(key, f": the recipe has no such phase, it runs {', '.join(self.phases)}{hint}")
                 continue
-            branch: Any = Typed(value)
-            for part in reversed(path):
-                branch = {part: branch}
             if blocked := _blocked(laid_over(tree, over), path):
                 self.problem(key, f": {blocked} is no table")
                 continue
-            over = laid_over(over, branch)
+            over = laid_over(over, at(path, Typed(value)))
         kept = without_others_options(tree, over)
         self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed
         tree = laid_over(kept, over)
-        method, preset = (literal(v) if isinstance(v, Typed) else v for v in map(tree.get, ("method", "preset")))
+        method, preset = (plain(tree.get(key)) for key in ("method", "preset"))
         if isinstance(method, str) and "method" in PRESETS.get(method, {}):  # short for the preset of that name
             replaced = "method" in self.typed and "preset" not in self.typed  # as other methods' options are
             if preset not in (None, "", method) and not replaced:
                 self.problem("method", f" = {shown(method)}: brings a preset of its own; leave out preset = {preset!r}")
             preset = method
             tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
-        under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        under = _without_strange_options(under, tree)
-        if "method_options" in under:
-            under = {**under, "phases": _under_phases(str(preset), tree.get("phases"))}
-        return laid_over(under, tree)
+        return laid_over(presets.under(preset, tree), tree) if isinstance(preset, str) else tree
 
     def config(self, tree: dict[str, Any]) -> Config:
         """The configuration, with the default for each value that was refused."""
-        phases = tree.get("phases", {})
-        values = self._values(Config, {key: value for key, value in tree.items() if key != "phases"}, "")
-        if not isinstance(phases, dict):
-            self.problem("phases", f" = {shown(phases)}: expected tables, such as [phases.pose]")
-            return Config(**values)
-        read = {}
-        for name, table in phases.items():
-            dotted = f"phases.{name}"
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                self.problem(dotted, ": a phase names a folder; use letters, digits, - and _")
-            elif not isinstance(table, dict):
-                self.problem(dotted, f" = {shown(table)}: expected a table, such as [phases.pose]")
-            else:
-                start = PUBLISHED.get(name, PhaseConfig())
-                read[name] = replace(start, **self._values(PhaseConfig, table, dotted))
-        return Config(**values, phases=read)
+        for old, new in presets.RENAMED.items():
+            if value_at(tree, old) is not None:
+                self.problem(old, f": is {new} now")
+                tree = without(tree, old)
+        values = _with_published(_read(tree))
+        while True:
+            try:
+                return _CONFIG.validate_python(values)
+            except ValidationError as error:
+                wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
+            written = list(_nodes(tree))
+            for path in sorted(wrong, key=lambda path: (path[0] == "phases", written.index(path))):
+                self.problem(".".join(path), self._refused(path, wrong[path], value_at(tree, path), value_at(values, path)))
+                values = without(values, path)
 
-    def _values(self, table: type[Any], tree: dict[str, Any], dotted: str) -> dict[str, Any]:
-        kinds = reference.hints(table)
-        values = {}
-        for key, value in tree.items():
-            name = f"{dotted}.{key}" if dotted else key
-            kind = kinds.get(key)
-            if kind is None:
-                near = reference.nearest(name, self.phases)
-                self.problem(name, f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key")
-            elif reference.is_table(kind):
-                if isinstance(value, dict):
-                    values[key] = kind(**self._values(kind, value, name))
-                else:
-                    self.problem(name, f" = {shown(value)}: expected a table, [{name}]")
-            else:
-                try:
-                    values[key] = converted(value, kind)
-                except TypeError as error:
-                    self.problem(name, f" = {shown(value)}: {error}")
-                    continue
-                if beyond := outside(values[key], reference.limit(name)):
-                    self.problem(name, f" = {shown(value)}: {beyond}")
-                    del values[key]
-        return values
+    def _refused(self, path: tuple[str, ...], error: str, written: Any, value: Any) -> str:
+        """What to say of a value that pydantic refused; `value` is what `written` was read as."""
+        dotted, kind = ".".join(path), kind_of(path)
+        if error == "unexpected_keyword_argument":
+            near = nearest(dotted, self.phases)
+            return f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key"
+        if error == "string_pattern_mismatch":
+            return ": a phase names a folder; use letters, digits, - and _"
+        said = f" = {shown(written)}: "
+        if path[0] == "phases" and len(path) < 3:
+            return f"{said}expected {'a table' if path[1:] else 'tables'}, such as [phases.pose]"
+        if is_table(kind):
+            return f"{said}expected a table, [{dotted}]"
+        beyond = outside(value, limit(dotted)) if error in _BEYOND else None
+        return said + (beyond or refusal(value, kind))
+
+
+_CONFIG = TypeAdapter(Config)
+
+_BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+"""pydantic's names for a number outside its range."""
+
+
+def _read(tree: Any, above: tuple[str, ...] = ()) -> Any:
+    """The tree, with what was typed read as the type of its key asks."""
+    if isinstance(tree, dict):
+        return {key: _read(value, (*above, key)) for key, value in tree.items()}
+    return from_command_line(tree, kind_of(above)) if isinstance(tree, Typed) else tree
+
+
+def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree, each phase on the values that it starts from."""
+    phases = tree.get("phases")
+    if not isinstance(phases, dict):
+        return tree
+    starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
+    return {**tree, "phases": {n: {**starts[n], **t} if isinstance(t, dict) else t for n, t in phases.items()}}
+
+
+def _key(place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The key of a recipe at which pydantic found something: its parts."""
+    path: tuple[str, ...] = ()
+    for part in place:
+        if path and not is_table(kind_of(path)) and path != ("phases",) or part == "[key]":
+            break
+        path = (*path, str(part))
+    return path
+
+
+def _nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of a tree in its parts, tables before what they hold."""
+    for key, value in tree.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from _nodes(value, (*above, key))
 
 
 def parsed(path: Path) -> dict[str, Any]:
@@ -250,7 +279,7 @@ def parsed(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(LARGEST_FILE + 1)
     except IsADirectoryError:
         inside = path / "config.toml"
         hint = f"; did you mean {inside}?" if inside.is_file() else ", not a recipe; give a TOML file"
@@ -262,8 +291,8 @@ def parsed(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: no such file{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-    if len(data) > LARGEST:
-        raise ConfigError([f"{path}: larger than {LARGEST} bytes, so hardly a recipe; give a TOML file"])
+    if len(data) > LARGEST_FILE:
+        raise ConfigError([f"{path}: larger than {LARGEST_FILE} bytes, so hardly a recipe; give a TOML file"])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -300,45 +329,6 @@ def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:
         if not isinstance(tree, dict):
             return ".".join(path[:depth])
     return None
-
-
-def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
-    for named, options in OPTIONS_OF.items():
-        now, before = value_at(over, named), value_at(tree, named)
-        now = literal(now) if isinstance(now, Typed) else now
-        if now not in (None, attrgetter(named)(Config()) if before is None else before):
-            tree = without(tree, options)
-    return tree
-
-
-def _under_phases(preset: str, phases: Any) -> dict[str, Any]:
-    """A preset's values to put under those of a recipe's phases, by whether these train on single frames; in order."""
-    under = {}
-    for name, table in phases.items() if isinstance(phases, dict) else ():
-        start = PUBLISHED.get(name, PhaseConfig())
-        frames = table.get("frames", start.frames) if isinstance(table, dict) else start.frames
-        single = (literal(frames) if isinstance(frames, Typed) else frames) == 1
-        under[name] = (IMAGES if single else CLIPS).get(preset, {})
-    return under
-
-
-def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """The preset, less the options of a plugin in whose place the recipe has named another."""
-    kept = {}
-    for name, table in preset.items():
-        if not isinstance(table, dict):
-            kept[name] = table
-        elif name == "method_options":
-            method = tree.get("method", preset["method"])
-            if (literal(method) if isinstance(method, Typed) else method) == preset["method"]:
-                kept[name] = table
-        else:
-            own = tree.get(name, {})
-            which = next(key for key in table if key != "options")
-            other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
-            kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
-    return kept
 
 
 def _written(leaves: dict[str, Any], key: str) -> str:

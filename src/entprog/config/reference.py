@@ -1,66 +1,24 @@
-"""What a recipe can say: each key's type, range, default and meaning, read from the classes of config.py."""
+"""What a recipe can say, in words: each key's type, range, default and meaning, read from the schema."""
 
 import dataclasses
 import inspect
 import re
 import textwrap
+import tomllib
 import typing
 from collections.abc import Iterable, Iterator
+from datetime import date, time
 from difflib import get_close_matches
+from functools import cache
+from math import isfinite
 from typing import Any, Literal
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from entprog.config.schema import PUBLISHED, Config, PhaseConfig
-
-LIMITS = {
-    "data.subjects": "[1, inf)",
-    "data.clips_per_subject": "[1, inf)",
-    "data.holdout": "[1, inf)",
-    "data.frames": "[1, inf)",
-    "data.sizes": "[16, 1024]",
-    "data.seed": "[0, 4294967295]",
-    "data.workers": "[0, inf)",
-    "model.condition_dropout": "[0, 1)",
-    "ranking.samples": "[1, inf)",
-    "freeze.inputs_every": "[0, inf)",
-    "phases.*.steps": "[0, inf)",
-    "phases.*.frames": "[1, inf)",
-    "phases.*.resolution": "[16, 1024]",
-    "phases.*.batch": "[1, inf)",
-    "phases.*.learning_rate": "(0, inf)",
-    "phases.*.echo": "[1, inf)",
-    "phases.*.echo_window": "[1, inf)",
-    "train.reference_cache_bytes": "[1, inf)",
-    "train.lr_warmup_steps": "[0, inf)",
-    "train.gradient_accumulation_steps": "[1, inf)",
-    "train.max_grad_norm": "[0, inf)",
-    "train.galore_rank": "[1, inf)",
-    "train.galore_update_proj_gap": "[1, inf)",
-    "train.galore_scale": "(0, inf)",
-    "train.muon_momentum": "[0, 1)",
-    "train.muon_rows": "[0, inf)",
-    "train.adam_beta1": "[0, 1)",
-    "train.adam_beta2": "[0, 1)",
-    "train.adam_epsilon": "(0, inf)",
-    "train.adam_weight_decay": "[0, inf)",
-    "train.ema_decay": "[0, 1)",
-    "train.checkpointing_steps": "[0, inf)",
-    "train.checkpoints_total_limit": "[0, inf)",
-    "train.validation_steps": "[0, inf)",
-    "train.validation_clips": "[0, inf)",
-    "train.holdout_clips": "[1, inf)",
-    "train.seed": "[0, 4294967295]",
-    "train.threads": "[0, inf)",
-    "sample.num_inference_steps": "[1, 1000]",
-    "sample.guidance_scale": "[0, inf)",
-    "sample.seed": "[0, 4294967295]",
-    "evaluate.clips": "[0, inf)",
-    "evaluate.frames": "[1, inf)",
-    "evaluate.resolution": "[16, 1024]",
-    "evaluate.videos": "[0, inf)",
-}
-"""The numbers that each key takes, as intervals; of a list, each item. All are finite."""
+from entprog import plugins
+from entprog.config.schema import LARGEST, PUBLISHED, Config, PhaseConfig
 
 ELSEWHERE = {
     "batch_size": "phases.*.batch",
@@ -76,9 +34,26 @@ ELSEWHERE = {
 """What other trainers call a key -> the key here."""
 
 
+class Typed(str):
+    """A value as typed on the command line; it is read once the type of its key is known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PluginKey:
+    """A key that names a plugin of `kind`, or a list of them; `options` is the dotted key of its options' table."""
+
+    key: str
+    kind: str
+    options: str
+
+
+# The keys
+
+
 def hints(table: type[Any]) -> dict[str, Any]:
     """The keys of a table with their types, in order."""
-    return {name: kind for name, kind in typing.get_type_hints(table).items() if name in _fields(table)}
+    own = {field.name for field in dataclasses.fields(table)}
+    return {name: kind for name, kind in typing.get_type_hints(table).items() if name in own}
 
 
 def is_table(kind: Any) -> bool:
@@ -86,22 +61,55 @@ def is_table(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
 
 
-def dotted_keys(phases: Iterable[str] = ("*",)) -> list[str]:
-    """Every dotted key, those of a phase once for each of `phases`."""
-    found = []
-    for name, kind in hints(Config).items():
-        if name == "phases":
-            found += [f"phases.{phase}.{key}" for phase in phases for key in hints(PhaseConfig)]
-        elif is_table(kind):
-            found += [f"{name}.{key}" for key in hints(kind)]
+def kind_of(path: Iterable[str]) -> Any:
+    """The type of a key, given as its parts; None where there is no such key. Options have the type `Any`."""
+    kind: Any = Config
+    for part in path:
+        if is_table(kind):
+            kind = hints(kind).get(part)
+        elif typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
         else:
-            found.append(name)
-    return found
+            return Any if kind is Any else None
+    return kind
+
+
+@cache
+def dotted_keys(phases: tuple[str, ...] = ("*",)) -> list[str]:
+    """Every dotted key, those of a phase once for each of `phases`."""
+    return [f"{table}.{key}" if table else key for table, kind in _tables(phases) for key in _own(kind)]
+
+
+@cache
+def plugin_keys() -> tuple[PluginKey, ...]:
+    """The keys that name plugins."""
+    found = []
+    for dotted in dotted_keys():
+        more = _more(_info(dotted))
+        if more.get("plugin"):
+            found.append(PluginKey(dotted, more["plugin"], more["options"]))
+    return tuple(found)
+
+
+@cache
+def needed_packages() -> dict[str, dict[str, dict[str, str]]]:
+    """Dotted key -> value -> packages that this value needs beyond entprog's own: module -> how to install it."""
+    found = {dotted: _more(_info(dotted)).get("packages") for dotted in dotted_keys()}
+    return {dotted: packages for dotted, packages in found.items() if packages}
 
 
 def limit(dotted: str) -> str | None:
-    """The interval of a key, or None where any value goes."""
-    return LIMITS.get(_starred(dotted))
+    """The interval of a key such as "[0, 1)", of a list that of each item; None where any value goes."""
+    try:
+        found = {type(bound).__name__: bound for bound in _bounds(_info(_starred(dotted)))}
+    except KeyError:
+        return None
+    if not found:
+        return None
+    low = f"[{found['Ge'].ge}" if "Ge" in found else f"({found['Gt'].gt}" if "Gt" in found else "(-inf"
+    high = f"{found['Le'].le}]" if "Le" in found else f"{found['Lt'].lt})" if "Lt" in found else "inf)"
+    high = "inf)" if high == f"{LARGEST}]" else high
+    return f"{low}, {high}"
 
 
 def inside(value: float, interval: str) -> bool:
@@ -136,7 +144,7 @@ def expected(kind: Any) -> str:
 
 def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
     """The keys that somebody who wrote `dotted` may have meant, best first; none where nothing is near."""
-    phases = list(phases)
+    phases = tuple(phases)
     known = dotted_keys(phases)
     table, _, last = dotted.rpartition(".")
     if last in ELSEWHERE:
@@ -148,58 +156,123 @@ def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
     if near := get_close_matches(last, endings, 1, 0.8):
         same = [key for key, ending in zip(known, endings, strict=True) if ending == near[0]]
         return sorted(same, key=lambda key: key.split(".")[0] != table)[:3]
-    whole = get_close_matches(dotted, [*known, *_tables(phases)], 1, 0.6)
+    whole = get_close_matches(dotted, [*known, *(name for name, _ in _tables(phases) if name)], 1, 0.6)
     return whole or [beside[near[0]] for near in [get_close_matches(last, beside, 1, 0.5)] if near]
 
 
-def meanings(table: type[Any]) -> dict[str, str]:
-    """What each key of a table means, from the Attributes section of its docstring."""
-    _, _, section = (inspect.getdoc(table) or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
-    for entry in re.split(r"\n(?= {4}\S)", "\n" + section):
-        names, separator, meaning = entry.strip().partition(": ")
-        if separator:
-            found |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
-    return found
+# Values
+
+
+def converted(value: Any, kind: Any) -> Any:
+    """The value as a key of this type has it.
+
+    Raises:
+        TypeError: it is of another type; the message says what is expected.
+    """
+    given = tuple(value) if typing.get_origin(kind) is tuple and isinstance(value, list) else value
+    try:
+        return TypeAdapter(kind).validate_python(given, strict=True)
+    except ValidationError:
+        raise TypeError(refusal(value, kind)) from None
+
+
+def refusal(value: Any, kind: Any) -> str:
+    """What to say of a value that is not of this type."""
+    if kind in (int, float) and isinstance(value, int) and abs(value) > LARGEST:
+        return "too large a number"
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    near = get_close_matches(value, choices, 1, 0.5) if isinstance(value, str) else []
+    return f"expected {expected(kind)}" + (f'; did you mean "{near[0]}"?' if near else "")
+
+
+def outside(value: Any, interval: str | None) -> str | None:
+    """What is wrong with a number, or with a number of a list; None where nothing is."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    numbers = [item for item in items if isinstance(item, int | float)]
+    if any(isinstance(number, int) and abs(number) > LARGEST for number in numbers):
+        return "too large a number"
+    if not all(isfinite(number) for number in numbers):
+        return "must be a finite number"
+    if interval is not None and not all(inside(number, interval) for number in numbers):
+        return f"must be {in_words(interval)}"
+    return None
+
+
+def from_command_line(text: Typed, kind: Any) -> Any:
+    """What was typed, as TOML where the key is not text: lists need no brackets, text no quotes."""
+    value = literal(text)
+    if kind is str or typing.get_origin(kind) is Literal:
+        return value if isinstance(value, str) else str(text)
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if typing.get_origin(kind) is tuple and not isinstance(value, list):
+        listed = literal(f"[{text}]")
+        return listed if isinstance(listed, list) else [part.strip() for part in text.split(",")]
+    return value
+
+
+def literal(text: str) -> Any:
+    """Text as a TOML value, or as it is where it is none."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return str(text)
+    return parsed["value"] if list(parsed) == ["value"] else str(text)
+
+
+def shown(value: Any) -> str:
+    """A value in an error, short and on one line."""
+    value = literal(value) if isinstance(value, Typed) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value) if isinstance(value, date | time) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# The printed recipe
+
+
+def meaning(dotted: str) -> str:
+    """What a key means, with the plugins that it may name."""
+    info = _info(dotted)
+    text, kind = info.description or "", _more(info).get("plugin")
+    if not kind:
+        return text
+    return f'{text}: {", ".join(plugins.names(kind))}, or package.module:Class (plugin kind "{kind}")'
 
 
 def recipe() -> str:
     """A recipe with each key at its default and a comment that explains it; it reads back as `Config()`."""
-    tables = ["\n".join(_explained("", Config, Config()))]
-    for name, kind in hints(Config).items():
-        if name == "phases":
-            first = next(iter(PUBLISHED))
-            for phase, values in PUBLISHED.items():
-                lines = _explained(f"phases.{phase}", PhaseConfig, values, comments=phase == first)
-                tables.append("\n".join(lines))
-        elif is_table(kind):
-            tables.append("\n".join(_explained(name, kind, kind())))
+    first, defaults = next(iter(PUBLISHED)), Config()
+    tables = []
+    for name, kind in _tables(tuple(PUBLISHED)):
+        _, _, phase = name.partition("phases.")
+        values = PUBLISHED[phase] if phase else getattr(defaults, name) if name else defaults
+        tables.append("\n".join(_explained(name, kind, values, comments=phase in ("", first))))
     return "\n\n".join(tables) + "\n"
 
 
-def _explained(name: str, table: type[Any], values: Any, *, comments: bool = True) -> Iterator[str]:
-    told = meanings(table)
+def _explained(name: str, table: type[Any], values: Any, *, comments: bool) -> Iterator[str]:
     if name and comments:
-        # The first line of the docstring begins with the table itself, in brackets.
+        # The docstring begins with the table itself, in brackets.
         summary = (inspect.getdoc(table) or "").split("\n")[0].partition("] ")[2]
         yield from _comment(f"{summary[:1].upper()}{summary[1:]}")
     if name:
         yield f"[{name}]"
-    for key, kind in hints(table).items():
-        if is_table(kind) or key == "phases":
-            continue
+    for key in _own(table):
         if comments:
-            yield from _comment(_sentence(told.get(key, ""), kind, limit(f"{name}.{key}" if name else key)))
+            yield from _comment(_sentence(_starred(f"{name}.{key}") if name else key, hints(table)[key]))
         yield f"{key} = {_toml(getattr(values, key))}"
 
 
-def _sentence(meaning: str, kind: Any, interval: str | None) -> str:
+def _sentence(dotted: str, kind: Any) -> str:
     """What a key means, and what may be set, unless the meaning names all choices already."""
+    said, interval = meaning(dotted), limit(dotted)
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-    if choices and all(f'"{choice}"' in meaning for choice in choices):
-        return meaning
+    if choices and all(f'"{choice}"' in said for choice in choices):
+        return f"{said}."
     takes = expected(kind).removeprefix("a ").removeprefix("an ") + (f", {in_words(interval)}" if interval else "")
-    return f"{meaning.rstrip('.')} ({takes})."
+    return f"{said} ({takes})."
 
 
 def _toml(value: Any) -> str:
@@ -213,13 +286,41 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
 
 
+# The schema
+
+
+def _tables(phases: Iterable[str]) -> list[tuple[str, type[Any]]]:
+    """Every table with its dotted name, the top level first, that of a phase once for each of `phases`."""
+    found: list[tuple[str, type[Any]]] = [("", Config)]
+    for name, kind in hints(Config).items():
+        if name == "phases":
+            found += [(f"phases.{phase}", PhaseConfig) for phase in phases]
+        elif is_table(kind):
+            found.append((name, kind))
+    return found
+
+
+def _own(table: type[Any]) -> list[str]:
+    """The keys of a table that are no tables of keys themselves."""
+    return [key for key, kind in hints(table).items() if not is_table(kind) and key != "phases"]
+
+
+def _info(dotted: str) -> FieldInfo:
+    """What pydantic knows of a key; those of a phase are "phases.*.steps"."""
+    table, _, key = dotted.rpartition(".")
+    return dict(_tables(("*",)))[table].__pydantic_fields__[key]  # type: ignore[no-any-return]
+
+
+def _bounds(info: FieldInfo) -> list[Any]:
+    """The limits of a number, or of each number of a list."""
+    items = typing.get_args(info.annotation)[:1] if typing.get_origin(info.annotation) is tuple else ()
+    inner = [more for item in items for field in getattr(item, "__metadata__", ()) for more in field.metadata]
+    return [bound for bound in (*info.metadata, *inner) if type(bound).__name__ in ("Ge", "Gt", "Le", "Lt")]
+
+
+def _more(info: FieldInfo) -> dict[str, Any]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+
+
 def _starred(dotted: str) -> str:
     return re.sub(r"^phases\.[^.]+\.", "phases.*.", dotted)
-
-
-def _tables(phases: Iterable[str]) -> list[str]:
-    return [name for name, kind in hints(Config).items() if is_table(kind)] + [f"phases.{name}" for name in phases]
-
-
-def _fields(table: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(table)}

@@ -1,0 +1,139 @@
+"""What lies under a recipe's own keys, and what its keys were once called."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from entprog.config.reference import Typed, literal, plugin_keys
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "": {},
+    "entprog": {
+        "method": "lora",
+        "method_options": {
+            "rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.34, "m_images": 0, "inputs": "never",
+            "full": ["blocks.*.pose"],
+        },
+        "model": {"pose": "blocks"},
+        "freeze": {"storage": "bf16"},
+        "train": {"reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "muon_rows": 32},
+    },
+    "paper": {
+        "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
+        "schedule": {"name": "adaptive", "options": {"estimator": "supernet"}},
+    },
+}  # fmt: skip
+"""Values that a preset puts under the recipe's own (the recipe's keys win)."""
+
+IMAGES: dict[str, dict[str, Any]] = {"entprog": {"gradient_checkpointing": True}}
+"""Likewise for each phase of single frames, as long as the method is the preset's."""
+
+CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
+"""And for each phase of clips."""
+
+RENAMED = {
+    "schedule.frozen_storage": "freeze.storage",
+    "schedule.states": "freeze.states",
+    "schedule.outside": "freeze.outside",
+    "schedule.outside_every": "freeze.inputs_every",
+    "schedule.select": "ranking.select",
+    "schedule.cost": "train.cost_unit",
+}
+"""What keys were once called -> what they are called now."""
+
+
+def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset puts under a recipe: no options for a plugin in whose place the recipe names another."""
+    values = PRESETS.get(preset, {})
+    for plugin in plugin_keys():
+        own = value_at(values, plugin.key)
+        if own is not None and plain(value_at(tree, plugin.key)) not in (None, own):
+            values = without(values, plugin.options)
+    if "method_options" in values:
+        phases = tree.get("phases")
+        single = {name: _frames(name, table) == 1 for name, table in phases.items()} if isinstance(phases, dict) else {}
+        values = {**values, "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()}}
+    return values
+
+
+def _frames(phase: str, table: Any) -> Any:
+    start = PUBLISHED.get(phase, PhaseConfig()).frames
+    return plain(table.get("frames", start)) if isinstance(table, dict) else start
+
+
+def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
+    for plugin in plugin_keys():
+        now, before = plain(value_at(over, plugin.key)), value_at(tree, plugin.key)
+        if plugin.options and now not in (None, default(plugin.key) if before is None else before):
+            tree = without(tree, plugin.options)
+    return tree
+
+
+def modernised(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of an older version's configuration, each key by its present name."""
+    for old, new in RENAMED.items():
+        if (value := value_at(tree, old)) is not None:
+            tree = laid_over(without(tree, old), at(new, value))
+    return tree
+
+
+def default(dotted: str) -> Any:
+    """The default of a key that belongs to no phase."""
+    value: Any = Config()
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# Trees of plain values, as TOML has them: tables in tables
+
+
+def plain(value: Any) -> Any:
+    """The value, read as TOML where it was typed."""
+    return literal(value) if isinstance(value, Typed) else value
+
+
+def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both have a value, that of `over`."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = laid_over(merged[key], value) if both else value
+    return merged
+
+
+def at(key: str | Sequence[str], value: Any) -> dict[str, Any]:
+    """A tree with one value."""
+    for part in reversed(parts(key)):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def parts(key: str | Sequence[str]) -> Sequence[str]:
+    return key.split(".") if isinstance(key, str) else key
+
+
+def value_at(tree: Any, key: str | Sequence[str]) -> Any:
+    """The value of a key, dotted or in parts; None where there is none."""
+    for part in parts(key):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def without(tree: Any, key: str | Sequence[str]) -> Any:
+    """The tree without a key."""
+    first, *rest = parts(key)
+    if not isinstance(tree, dict) or first not in tree:
+        return tree
+    kept = {name: value for name, value in tree.items() if name != first}
+    return {**kept, first: without(tree[first], rest)} if rest else kept
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no table, or an empty one, with its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
