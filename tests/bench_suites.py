@@ -7,7 +7,7 @@ from benchmarks.runner.cells import Cell
 from benchmarks.runner.read import suite_of
 from benchmarks.runner.record import Record
 from benchmarks.runner.suite import Suite
-from entprog.config.trees import laid_over
+from entprog.config.presets import laid_over
 
 TREE: dict[str, Any] = {
     "about": "small",

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from entprog.config.checks import problems
-from entprog.config.load import Reader, without_others_options
+from entprog.config.load import Reader
+from entprog.config.presets import without_others_options
 from entprog.config.schema import Config
 
 ASSETS = files("entprog") / "assets"

@@ -19,7 +19,7 @@ from benchmarks.runner.read import suite_of
 from benchmarks.runner.record import Record, read_records
 from benchmarks.runner.runner import run_suite
 from benchmarks.runner.suite import Suite
-from entprog.config.trees import laid_over
+from entprog.config.presets import laid_over
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.log import RunLog

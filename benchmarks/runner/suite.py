@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.runner.protocol import CLIPS
-from entprog.config.load import ConfigError, Reader, config_of, without_others_options
+from entprog.config.load import ConfigError, Reader, config_of
+from entprog.config.presets import laid_over, without_others_options
 from entprog.config.schema import Config, DataConfig
-from entprog.config.trees import laid_over
 
 
 @dataclass(frozen=True)

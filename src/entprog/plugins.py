@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Description", "Option", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
+__all__ = ["Description", "Option", "declared", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
 
 FOLDERS = {
     "score": "scores",
@@ -132,9 +132,23 @@ def describe(kind: str, name: str) -> Description:
     return Description(kind, name, (documented or "").split("\n")[0], options)
 
 
+def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
+    """What a plugin's class says of itself in an optional attribute, or `otherwise` where it says nothing.
+
+    Any plugin may have `packages` (module that it needs -> how to install it); a task the class methods
+    `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
+    a method `ranked = False` and `every_block = True` (no block ever rests); an optimizer `reads` (keys `train.adam_*`
+    that change something); a metric `at_least` ("clips" or "frames" -> how many it needs).
+
+    Raises:
+        ValueError: as for `find`.
+    """
+    return getattr(find(kind, name), attribute, otherwise)
+
+
 def ranked(method: str) -> bool:
     """Whether a method needs a ranking and a schedule; one that does not says `ranked = False` in its class."""
-    return bool(getattr(find("method", method), "ranked", True))
+    return bool(declared("method", method, "ranked", True))
 
 
 def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

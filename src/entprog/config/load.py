@@ -211,7 +211,9 @@ class Reader:
                 wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
             written = list(_nodes(tree))
             for path in sorted(wrong, key=lambda path: (path[0] == "phases", written.index(path))):
-                self.problem(".".join(path), self._refused(path, wrong[path], value_at(tree, path), value_at(values, path)))
+                self.problem(
+                    ".".join(path), self._refused(path, wrong[path], value_at(tree, path), value_at(values, path))
+                )
                 values = without(values, path)
 
     def _refused(self, path: tuple[str, ...], error: str, written: Any, value: Any) -> str:
@@ -257,7 +259,7 @@ def _key(place: tuple[int | str, ...]) -> tuple[str, ...]:
     """The key of a recipe at which pydantic found something: its parts."""
     path: tuple[str, ...] = ()
     for part in place:
-        if path and not is_table(kind_of(path)) and path != ("phases",) or part == "[key]":
+        if part == "[key]" or (path not in ((), ("phases",)) and not is_table(kind_of(path))):
             break
         path = (*path, str(part))
     return path

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from entprog import plugins
 from entprog.config.reference import Typed, literal, plugin_keys
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
@@ -16,7 +17,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "model": {"pose": "blocks"},
         "freeze": {"storage": "bf16"},
-        "train": {"reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "muon_rows": 32},
+        "train": {
+            "reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "optimizer_options": {"rows": 32},
+        },
     },
     "paper": {
         "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
@@ -38,6 +41,11 @@ RENAMED = {
     "schedule.outside_every": "freeze.inputs_every",
     "schedule.select": "ranking.select",
     "schedule.cost": "train.cost_unit",
+    "train.muon_momentum": "train.optimizer_options.momentum",
+    "train.muon_rows": "train.optimizer_options.rows",
+    "train.galore_rank": "train.optimizer_options.rank",
+    "train.galore_update_proj_gap": "train.optimizer_options.update_proj_gap",
+    "train.galore_scale": "train.optimizer_options.scale",
 }
 """What keys were once called -> what they are called now."""
 
@@ -52,7 +60,10 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     if "method_options" in values:
         phases = tree.get("phases")
         single = {name: _frames(name, table) == 1 for name, table in phases.items()} if isinstance(phases, dict) else {}
-        values = {**values, "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()}}
+        values = {
+            **values,
+            "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()},
+        }
     return values
 
 
@@ -65,22 +76,36 @@ def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[s
     """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
     for plugin in plugin_keys():
         now, before = plain(value_at(over, plugin.key)), value_at(tree, plugin.key)
-        if plugin.options and now not in (None, default(plugin.key) if before is None else before):
+        if plugin.options and now not in (None, value_of(Config(), plugin.key) if before is None else before):
             tree = without(tree, plugin.options)
     return tree
 
 
 def modernised(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree of an older version's configuration, each key by its present name."""
+    """The tree of an older version's configuration, each key by its present name.
+
+    What was set for another plugin than the one that is named had no effect, and goes.
+    """
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
-            tree = laid_over(without(tree, old), at(new, value))
+            tree = without(tree, old)
+            tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
     return tree
 
 
-def default(dotted: str) -> Any:
-    """The default of a key that belongs to no phase."""
-    value: Any = Config()
+def _taken(tree: dict[str, Any], dotted: str) -> bool:
+    """Whether a key is one of ours, or an option of the plugin that the tree names."""
+    table, _, option = dotted.rpartition(".")
+    for key in plugin_keys():
+        if key.options == table:
+            name = value_at(tree, key.key) or value_of(Config(), key.key)
+            return option in {known.name for known in plugins.describe(key.kind, name).options}
+    return True
+
+
+def value_of(config: Config, dotted: str) -> Any:
+    """The value of a key that belongs to no phase."""
+    value: Any = config
     for part in dotted.split("."):
         value = getattr(value, part)
     return value

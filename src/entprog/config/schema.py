@@ -103,8 +103,7 @@ class RankingConfig:
 
     score: str = key(
         "gradient",
-        '"cei" is the published one; "gradient" tells better what training needs (docs/benchmarks.md, question 1), but '
-        "takes the memory of a backward pass through everything, which the others don't",
+        "what blocks are ranked by; docs/benchmarks.md says which finds what training needs, and what each takes",
         plugin="score",
         options="ranking.options",
     )
@@ -232,27 +231,8 @@ class TrainConfig:
         'or on "disk" (in the run folder)',
     )
     compile: Literal["off", "blocks"] = key("off", '"off", or torch.compile for each of the "blocks"')
-    optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore", "muon"] = key(
-        "adamw",
-        '"adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a column for '
-        'each matrix, and wants learning rates near 1e-2 (it measures steps by the weights\' size); "galore" keeps '
-        "AdamW's states of the blocks' matrices in a subspace of their gradients; \"muon\" steps these matrices "
-        "(adapters too) along their momentum, orthogonalised, with one state each",
-    )
-    galore_rank: int = key(
-        128, "dimensions of that subspace; matrices of no more rows or columns are left to AdamW", ge=1
-    )
-    galore_update_proj_gap: int = key(
-        200, "steps after which it is computed anew, from the gradient of that step", ge=1
-    )
-    galore_scale: float = key(0.25, "what an update that comes back from it is multiplied by", gt=0)
-    muon_momentum: float = key(0.95, "decay of the running sum of a matrix's gradients", ge=0, lt=1)
-    muon_rows: int = key(
-        0,
-        "rows of a matrix that are orthogonalised by themselves, for less work, such as those of one head; matrices "
-        "that they do not divide, and narrower ones, are taken whole, as all are with 0",
-        ge=0,
-    )
+    optimizer: str = key("adamw", "what steps the parameters", plugin="optimizer", options="train.optimizer_options")
+    optimizer_options: dict[str, Any] = key(dict, "the optimizer's own options")
     optimizer_in_backward: bool = key(
         False,
         "step each parameter once its gradient is there and free that at once: saves memory together with "
@@ -342,6 +322,13 @@ class Config:
         'bf16; caches on disk. "paper": ranking and schedule as published. "" leaves every key to the recipe',
     )
     device: str = key("auto", '"auto", "cpu", "cuda" or "cuda:N"')
+    task: str = key(
+        "human_video",
+        "what the model is, what it is trained on and how it is judged",
+        plugin="task",
+        options="task_options",
+    )
+    task_options: dict[str, Any] = key(dict, "the task's own options")
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     ranking: RankingConfig = Field(default_factory=RankingConfig)

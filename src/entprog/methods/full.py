@@ -1,6 +1,7 @@
 """Full fine-tuning: every block trains at every step."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from entprog.core.types import Method, MethodContext
 from entprog.methods._unranked import BoundUnranked, Unranked
@@ -18,6 +19,8 @@ class Full(Unranked):
     Attributes:
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
+
+    every_block: ClassVar[bool] = True
 
     def bind(self, context: MethodContext) -> Method:
         """Needs neither ranking nor schedule."""

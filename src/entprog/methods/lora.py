@@ -1,6 +1,6 @@
 """LoRA: the blocks stay frozen, low-rank adapters on their linear layers train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from entprog.core.freeze import Freezer
 from entprog.core.sizes import block_count
 from entprog.core.types import Method, MethodContext
 from entprog.methods._low_rank import (
+    PEFT,
     AdapterFreezer,
     grouped,
     layers_to_adapt,
@@ -45,6 +46,8 @@ class Lora(Unranked):
             dotted part. Those that `model.fresh` names are among them by themselves.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
+
+    packages: ClassVar[Mapping[str, str]] = PEFT
 
     rank: int = 16
     alpha: int = 16

@@ -1,5 +1,6 @@
 """Mixed rank: the blocks that the schedule chooses train in full, all others through LoRA."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ from torch import nn
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Method, MethodContext
-from entprog.methods._low_rank import MixedFreezer, grouped, put_on, take_off
+from entprog.methods._low_rank import PEFT, MixedFreezer, grouped, put_on, take_off
 from entprog.methods.lora import check
 from entprog.methods.progressive import BoundProgressive
 
@@ -28,6 +29,8 @@ class Mixed:
         alpha: an adapter's output is scaled by alpha / rank.
         lr_factor: the adapters' learning rate over the phase's.
     """
+
+    packages: ClassVar[Mapping[str, str]] = PEFT
 
     rank: int = 16
     alpha: int = 16
