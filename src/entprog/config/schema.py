@@ -23,7 +23,7 @@ def key(
     plugin: str = "",
     options: str = "",
     packages: dict[str, dict[str, str]] | None = None,
-    **limits: float,
+    **limits: Any,
 ) -> Any:
     """A key of a recipe.
 
