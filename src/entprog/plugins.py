@@ -13,7 +13,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Description", "Option", "declared", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
+__all__ = [
+    "Description",
+    "Option",
+    "declared",
+    "describe",
+    "find",
+    "lacking",
+    "load",
+    "method_for",
+    "names",
+    "problems",
+    "ranked",
+]
 
 FOLDERS = {
     "score": "scores",
@@ -24,6 +36,15 @@ FOLDERS = {
     "codec": "codecs",
     "task": "tasks",
 }
+
+MEMBERS = {
+    "score": ("score",),
+    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
+    "method": ("bind",),
+    "optimizer": ("build",),
+    "metric": ("update", "compute"),
+}
+"""What a class must have to be of a kind (core/types.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +151,12 @@ def describe(kind: str, name: str) -> Description:
     options = tuple(Option(f.name, _written(f.type), _default(f), _required(f)) for f in _options(cls))
     documented = inspect.getdoc(cls) if "__doc__" in vars(cls) else None
     return Description(kind, name, (documented or "").split("\n")[0], options)
+
+
+def lacking(kind: str, found: type[Any]) -> list[str]:
+    """What a class has not got and must have to be of a kind."""
+    fields = {field.name for field in dataclasses.fields(found)}
+    return [member for member in MEMBERS.get(kind, ()) if member not in fields and not hasattr(found, member)]
 
 
 def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:

@@ -13,19 +13,9 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config.presets import PRESETS, value_of
-from entprog.config.reference import dotted_keys, hints, needed_packages, plugin_keys
+from entprog.config.reference import dotted_keys, needed_packages, plugin_keys
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
-
-MEMBERS = {
-    "method": ("bind",),
-    "score": ("score",),
-    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
-    "optimizer": ("build",),
-    "metric": ("update", "compute"),
-    "task": (),
-}
-"""What a class must have to be of a kind (core/types.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +55,7 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
         yield from packages(config)
 
 
-def packages(config: Config, kinds: Iterable[str] = MEMBERS) -> Iterator[Finding]:
+def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> Iterator[Finding]:
     """Packages that the chosen plugins, or values of keys, need and that are not installed."""
     for plugin in sound(config):
         if plugin.kind in kinds and (plugin.kind != "metric" or config.evaluate.clips):
@@ -150,9 +140,8 @@ def _plugin(plugin: Chosen) -> Iterator[Finding]:
         short = get_close_matches(name, PRESETS if kind == "method" else (), 1)  # of a preset, which is no plugin
         yield Finding((key,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
         return
-    missing = [member for member in MEMBERS[kind] if not (hasattr(found, member) or member in hints(found))]
-    if missing:
-        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(missing)}")
+    if lacking := plugins.lacking(kind, found):
+        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
         return
     for text in plugins.problems(kind, name, plugin.options):
         yield Finding((plugin.options_key or key, key), f": {text}")

@@ -2,9 +2,10 @@
 
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from entprog.config import checks, presets
-from entprog.config.presets import PRESETS, at, laid_over, leaves, plain, value_at, without, without_others_options
+from entprog.config.presets import PRESETS, at, laid_over, leaves, value_at, without, without_others_options
 from entprog.config.reference import (
-    Typed,
     from_command_line,
     is_table,
     kind_of,
     limit,
+    literal,
     nearest,
     outside,
     refusal,
@@ -27,18 +28,9 @@ from entprog.config.reference import (
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 RESUMABLE = (
-    "output_dir",
-    "label",
-    "data.workers",
-    "data.cache",
-    "train.checkpointing_steps",
-    "train.checkpoints_total_limit",
-    "train.validation_steps",
-    "train.validation_clips",
-    "train.report_to",
-    "sample",
-    "evaluate",
-)
+    "output_dir", "label", "data.workers", "data.cache", "train.checkpointing_steps", "train.checkpoints_total_limit",
+    "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
+)  # fmt: skip
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
 LARGEST_FILE = 1_000_000
@@ -112,7 +104,7 @@ def config_of(
     if reader.problems:
         raise ConfigError(reader.problems)
     if not resolved and not quiet:
-        for finding in checks.without_effect(config, reader.given, reader.typed):
+        for finding in checks.without_effect(config, reader.given, set(reader.typed)):
             warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
@@ -148,7 +140,7 @@ class Reader:
         self.problems: list[str] = []
         self.bad: set[str] = set()
         self.given: set[str] = set()
-        self.typed: set[str] = set()
+        self.typed: dict[str, str] = {}
         self.phases: list[str] = list(PUBLISHED)
 
     def told(self, dotted: str, text: str) -> str:
@@ -174,7 +166,7 @@ class Reader:
         for dotted, value in overrides:
             path = _path(dotted)
             key = ".".join(path)
-            self.typed.add(key)
+            self.typed[key] = value
             self.given.add(key)
             if path[0] == "phases" and len(path) > 1 and path[1] not in self.phases:
                 near = get_close_matches(path[1], self.phases, 1)
@@ -184,11 +176,11 @@ class Reader:
             if blocked := _blocked(laid_over(tree, over), path):
                 self.problem(key, f": {blocked} is no table")
                 continue
-            over = laid_over(over, at(path, Typed(value)))
+            over = laid_over(over, at(path, from_command_line(value, kind_of(path))))
         kept = without_others_options(tree, over)
-        self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed
+        self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed.keys()
         tree = laid_over(kept, over)
-        method, preset = (plain(tree.get(key)) for key in ("method", "preset"))
+        method, preset = tree.get("method"), tree.get("preset")
         if isinstance(method, str) and "method" in PRESETS.get(method, {}):  # short for the preset of that name
             replaced = "method" in self.typed and "preset" not in self.typed  # as other methods' options are
             if preset not in (None, "", method) and not replaced:
@@ -203,28 +195,26 @@ class Reader:
             if value_at(tree, old) is not None:
                 self.problem(old, f": is {new} now")
                 tree = without(tree, old)
-        values = _with_published(_read(tree))
+        values = _with_published(tree)
         while True:
             try:
                 return _CONFIG.validate_python(values)
             except ValidationError as error:
                 wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
-            written = list(_nodes(tree))
-            for path in sorted(wrong, key=lambda path: (path[0] == "phases", written.index(path))):
-                self.problem(
-                    ".".join(path), self._refused(path, wrong[path], value_at(tree, path), value_at(values, path))
-                )
+            written = [key for key, _ in leaves(tree)]
+            for path in sorted(wrong, key=lambda path: (path[0] == "phases", _place(path, written))):
+                self.problem(".".join(path), self._refused(path, wrong[path], value_at(values, path)))
                 values = without(values, path)
 
-    def _refused(self, path: tuple[str, ...], error: str, written: Any, value: Any) -> str:
-        """What to say of a value that pydantic refused; `value` is what `written` was read as."""
+    def _refused(self, path: tuple[str, ...], error: str, value: Any) -> str:
+        """What to say of a value that pydantic refused."""
         dotted, kind = ".".join(path), kind_of(path)
         if error == "unexpected_keyword_argument":
             near = nearest(dotted, self.phases)
             return f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key"
         if error == "string_pattern_mismatch":
             return ": a phase names a folder; use letters, digits, - and _"
-        said = f" = {shown(written)}: "
+        said = f" = {shown(literal(self.typed[dotted]) if dotted in self.typed else value)}: "
         if path[0] == "phases" and len(path) < 3:
             return f"{said}expected {'a table' if path[1:] else 'tables'}, such as [phases.pose]"
         if is_table(kind):
@@ -239,13 +229,6 @@ _BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal",
 """pydantic's names for a number outside its range."""
 
 
-def _read(tree: Any, above: tuple[str, ...] = ()) -> Any:
-    """The tree, with what was typed read as the type of its key asks."""
-    if isinstance(tree, dict):
-        return {key: _read(value, (*above, key)) for key, value in tree.items()}
-    return from_command_line(tree, kind_of(above)) if isinstance(tree, Typed) else tree
-
-
 def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree, each phase on the values that it starts from."""
     phases = tree.get("phases")
@@ -255,22 +238,14 @@ def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "phases": {n: {**starts[n], **t} if isinstance(t, dict) else t for n, t in phases.items()}}
 
 
-def _key(place: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The key of a recipe at which pydantic found something: its parts."""
-    path: tuple[str, ...] = ()
-    for part in place:
-        if part == "[key]" or (path not in ((), ("phases",)) and not is_table(kind_of(path))):
-            break
-        path = (*path, str(part))
-    return path
+def _key(place: Iterable[int | str]) -> tuple[str, ...]:
+    """The parts of the key at which pydantic found something, without the place in a list."""
+    return tuple(str(part) for part in takewhile(lambda part: isinstance(part, str) and part != "[key]", place))
 
 
-def _nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of a tree in its parts, tables before what they hold."""
-    for key, value in tree.items():
-        yield (*above, key)
-        if isinstance(value, dict):
-            yield from _nodes(value, (*above, key))
+def _place(path: tuple[str, ...], written: Sequence[str]) -> int:
+    """Where a key, or the first of a table, was written."""
+    return next(i for i, key in enumerate(written) if f"{key}.".startswith(f"{'.'.join(path)}."))
 
 
 def parsed(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from entprog import plugins
-from entprog.config.reference import Typed, literal, plugin_keys
+from entprog.config.reference import plugin_keys
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     values = PRESETS.get(preset, {})
     for plugin in plugin_keys():
         own = value_at(values, plugin.key)
-        if own is not None and plain(value_at(tree, plugin.key)) not in (None, own):
+        if own is not None and value_at(tree, plugin.key) not in (None, own):
             values = without(values, plugin.options)
     if "method_options" in values:
         phases = tree.get("phases")
@@ -69,13 +69,13 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _frames(phase: str, table: Any) -> Any:
     start = PUBLISHED.get(phase, PhaseConfig()).frames
-    return plain(table.get("frames", start)) if isinstance(table, dict) else start
+    return table.get("frames", start) if isinstance(table, dict) else start
 
 
 def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
     for plugin in plugin_keys():
-        now, before = plain(value_at(over, plugin.key)), value_at(tree, plugin.key)
+        now, before = value_at(over, plugin.key), value_at(tree, plugin.key)
         if plugin.options and now not in (None, value_of(Config(), plugin.key) if before is None else before):
             tree = without(tree, plugin.options)
     return tree
@@ -112,11 +112,6 @@ def value_of(config: Config, dotted: str) -> Any:
 
 
 # Trees of plain values, as TOML has them: tables in tables
-
-
-def plain(value: Any) -> Any:
-    """The value, read as TOML where it was typed."""
-    return literal(value) if isinstance(value, Typed) else value
 
 
 def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
 from entprog import plugins
 from entprog.config.schema import LARGEST, PUBLISHED, Config, PhaseConfig
@@ -32,10 +31,6 @@ ELSEWHERE = {
     "cfg": "sample.guidance_scale",
 }
 """What other trainers call a key -> the key here."""
-
-
-class Typed(str):
-    """A value as typed on the command line; it is read once the type of its key is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,33 +78,24 @@ def dotted_keys(phases: tuple[str, ...] = ("*",)) -> list[str]:
 @cache
 def plugin_keys() -> tuple[PluginKey, ...]:
     """The keys that name plugins."""
-    found = []
-    for dotted in dotted_keys():
-        more = _more(_info(dotted))
-        if more.get("plugin"):
-            found.append(PluginKey(dotted, more["plugin"], more["options"]))
-    return tuple(found)
+    about = {dotted: _about(dotted) for dotted in dotted_keys()}
+    return tuple(PluginKey(dotted, more["plugin"], more["options"]) for dotted, more in about.items() if more["plugin"])
 
 
 @cache
 def needed_packages() -> dict[str, dict[str, dict[str, str]]]:
     """Dotted key -> value -> packages that this value needs beyond entprog's own: module -> how to install it."""
-    found = {dotted: _more(_info(dotted)).get("packages") for dotted in dotted_keys()}
-    return {dotted: packages for dotted, packages in found.items() if packages}
+    return {dotted: packages for dotted in dotted_keys() if (packages := _about(dotted)["packages"])}
 
 
 def limit(dotted: str) -> str | None:
     """The interval of a key such as "[0, 1)", of a list that of each item; None where any value goes."""
-    try:
-        found = {type(bound).__name__: bound for bound in _bounds(_info(_starred(dotted)))}
-    except KeyError:
+    dotted = _starred(dotted)
+    ends = _about(dotted)["limits"] if dotted in dotted_keys() else {}
+    if not ends:
         return None
-    if not found:
-        return None
-    low = f"[{found['Ge'].ge}" if "Ge" in found else f"({found['Gt'].gt}" if "Gt" in found else "(-inf"
-    high = f"{found['Le'].le}]" if "Le" in found else f"{found['Lt'].lt})" if "Lt" in found else "inf)"
-    high = "inf)" if high == f"{LARGEST}]" else high
-    return f"{low}, {high}"
+    low = f"[{ends['ge']}" if "ge" in ends else f"({ends['gt']}" if "gt" in ends else "(-inf"
+    return f"{low}, " + (f"{ends['le']}]" if "le" in ends else f"{ends['lt']})" if "lt" in ends else "inf)")
 
 
 def inside(value: float, interval: str) -> bool:
@@ -198,7 +184,7 @@ def outside(value: Any, interval: str | None) -> str | None:
     return None
 
 
-def from_command_line(text: Typed, kind: Any) -> Any:
+def from_command_line(text: str, kind: Any) -> Any:
     """What was typed, as TOML where the key is not text: lists need no brackets, text no quotes."""
     value = literal(text)
     if kind is str or typing.get_origin(kind) is Literal:
@@ -222,7 +208,6 @@ def literal(text: str) -> Any:
 
 def shown(value: Any) -> str:
     """A value in an error, short and on one line."""
-    value = literal(value) if isinstance(value, Typed) else value
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value) if isinstance(value, date | time) else repr(value)
@@ -234,11 +219,10 @@ def shown(value: Any) -> str:
 
 def meaning(dotted: str) -> str:
     """What a key means, with the plugins that it may name."""
-    info = _info(dotted)
-    text, kind = info.description or "", _more(info).get("plugin")
-    if not kind:
-        return text
-    return f'{text}: {", ".join(plugins.names(kind))}, or package.module:Class (plugin kind "{kind}")'
+    about = _about(dotted)
+    text, kind = str(about["meaning"]), about["plugin"]
+    names = f'{", ".join(plugins.names(kind))}, or package.module:Class (plugin kind "{kind}")' if kind else ""
+    return f"{text}: {names}" if kind else text
 
 
 def recipe() -> str:
@@ -305,21 +289,11 @@ def _own(table: type[Any]) -> list[str]:
     return [key for key, kind in hints(table).items() if not is_table(kind) and key != "phases"]
 
 
-def _info(dotted: str) -> FieldInfo:
-    """What pydantic knows of a key; those of a phase are "phases.*.steps"."""
-    table, _, key = dotted.rpartition(".")
-    return dict(_tables(("*",)))[table].__pydantic_fields__[key]  # type: ignore[no-any-return]
-
-
-def _bounds(info: FieldInfo) -> list[Any]:
-    """The limits of a number, or of each number of a list."""
-    items = typing.get_args(info.annotation)[:1] if typing.get_origin(info.annotation) is tuple else ()
-    inner = [more for item in items for field in getattr(item, "__metadata__", ()) for more in field.metadata]
-    return [bound for bound in (*info.metadata, *inner) if type(bound).__name__ in ("Ge", "Gt", "Le", "Lt")]
-
-
-def _more(info: FieldInfo) -> dict[str, Any]:
-    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+def _about(dotted: str) -> dict[str, Any]:
+    """What the schema says of a key; those of a phase are "phases.*.steps"."""
+    table, _, name = dotted.rpartition(".")
+    info = dict(_tables(("*",)))[table].__pydantic_fields__[name]
+    return {"meaning": info.description, **info.json_schema_extra}
 
 
 def _starred(dotted: str) -> str:

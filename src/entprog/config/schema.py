@@ -11,9 +11,11 @@ from pydantic.dataclasses import dataclass
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-SEEDS = 2**32 - 1
-LARGEST = 2**63 - 1
-"""The bounds of a seed, and of any integer."""
+SEEDS, LARGEST = 2**32 - 1, 2**63 - 1
+"""The largest seed, and the largest integer."""
+
+SIDES: dict[str, Any] = {"ge": 16, "le": 1024}
+"""The range of a picture's side in pixels."""
 
 
 def key(
@@ -33,16 +35,16 @@ def key(
         plugin: the kind of plugin that the value names.
         options: dotted key of the table that holds this plugin's options.
         packages: value -> {module that it needs: how to install it}.
-        limits: the range of a number: ge, gt, le, lt.
+        limits: the range of a number, or of each number of a list, as pydantic names it: ge, gt, le, lt.
     """
-    more: dict[str, Any] = {"plugin": plugin, "options": options, "packages": packages or {}}
+    more: dict[str, Any] = {"plugin": plugin, "options": options, "packages": packages or {}, "limits": limits}
     if default is dict:
         return Field(default_factory=dict, description=meaning, json_schema_extra=more)
-    # True is an int in Python, and pydantic reads "1" as 1: neither is what somebody who asks for a number wants.
-    strict = True if isinstance(default, bool | int | float) else None
-    if type(default) is int:
-        limits = {"le": LARGEST, **limits}
-    return Field(default=default, description=meaning, strict=strict, json_schema_extra=more, **limits)
+    if not isinstance(default, bool | int | float):
+        return Field(default=default, description=meaning, json_schema_extra=more)
+    # Strict, as True is an int in Python, and pydantic reads "1" as 1: no number to somebody who asks for one.
+    ends = {"le": LARGEST, **limits} if type(default) is int else limits
+    return Field(default=default, description=meaning, strict=True, json_schema_extra=more, **ends)
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)
@@ -58,8 +60,8 @@ class DataConfig:
     clips_per_subject: int = key(2, "rendered people: clips of each subject, before the same scene", ge=1)
     holdout: int = key(16, "rendered people: held-out subjects", ge=1)
     frames: int = key(16, "rendered people: frames of a clip", ge=1)
-    sizes: tuple[Annotated[int, Field(strict=True, ge=16, le=1024)], ...] = key(
-        (32, 64), "sides in pixels that latents are stored for"
+    sizes: tuple[Annotated[int, Field(strict=True, **SIDES)], ...] = key(
+        (32, 64), "sides in pixels that latents are stored for", **SIDES
     )
     seed: int = key(0, "rendered people: offset of all seeds", ge=0, le=SEEDS)
     workers: int = key(0, "rendering processes (0: as many as cores)", ge=0)
@@ -174,7 +176,7 @@ class PhaseConfig:
     outside: bool = key(True, "whether parameters outside the blocks train in this phase")
     pose: bool = key(True, "whether the model sees poses")
     frames: int = key(1, "frames of a training clip", ge=1)
-    resolution: int = key(64, "side in pixels", ge=16, le=1024)
+    resolution: int = key(64, "side in pixels", **SIDES)
     batch: int = key(8, "samples of a micro-batch", ge=1)
     learning_rate: float = key(1e-5, "peak learning rate", gt=0)
     gradient_checkpointing: bool = key(
@@ -297,7 +299,7 @@ class EvaluateConfig:
     )
     clips: int = key(16, "held-out clips (0: training ends without an evaluation)", ge=0)
     frames: int = key(10, "frames of each, from its first frame on", ge=1)
-    resolution: int = key(64, "side in pixels at which generated and true frames are compared", ge=16, le=1024)
+    resolution: int = key(64, "side in pixels at which generated and true frames are compared", **SIDES)
     videos: int = key(4, "clips that are written as mp4 and GIF", ge=0)
 
 
