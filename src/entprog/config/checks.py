@@ -218,8 +218,7 @@ def _loop(config: Config) -> Iterator[Finding]:
         )
     if config.sample.weights == "ema" and train.ema_decay == 0:
         yield Finding(
-            ("sample.weights", "train.ema_decay"),
-            ' = "ema": no averaged weights are kept, as train.ema_decay = 0',
+            ("sample.weights", "train.ema_decay"), ' = "ema": no averaged weights are kept, as train.ema_decay = 0'
         )
 
 

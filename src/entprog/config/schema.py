@@ -53,8 +53,7 @@ class DataConfig:
 
     path: str = key("", "a folder made by `entprog prepare`; empty for rendered people")
     domain: Literal["source", "target", "all", "creatures"] = key(
-        "target",
-        'who is rendered: people of "target" (the demo\'s), "source" (the base\'s) or "all", or "creatures"',
+        "target", 'who is rendered: people of "target" (the demo\'s), "source" (the base\'s) or "all", or "creatures"'
     )
     subjects: int = key(32, "rendered people: training subjects", ge=1)
     clips_per_subject: int = key(2, "rendered people: clips of each subject, before the same scene", ge=1)

@@ -8,17 +8,7 @@ from entprog import plugins
 from entprog.config.checks import Finding, and_others, begins_frozen, inputs_rest, running, sizes_from
 from entprog.config.schema import Config, PhaseConfig
 
-RENDERED = (
-    "domain",
-    "subjects",
-    "clips_per_subject",
-    "holdout",
-    "frames",
-    "sizes",
-    "seed",
-    "workers",
-    "cache",
-)
+RENDERED = ("domain", "subjects", "clips_per_subject", "holdout", "frames", "sizes", "seed", "workers", "cache")
 """Keys of [data] that say what to render."""
 
 
@@ -38,8 +28,7 @@ def missing(config: Config) -> Iterator[Finding]:
     data, init, backbone = config.data, config.model.init, config.model.backbone
     if data.path and not Path(data.path).is_dir():
         yield Finding(
-            ("data.path",),
-            f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}",
+            ("data.path",), f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}"
         )
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
@@ -68,8 +57,7 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
         )
     if config.data.path and (idle := [f"data.{key}" for key in RENDERED if f"data.{key}" in given]):
         yield Finding(
-            (idle[0],),
-            f"{and_others(idle)}: no effect, as data.path = {config.data.path!r} replaces rendered people",
+            (idle[0],), f"{and_others(idle)}: no effect, as data.path = {config.data.path!r} replaces rendered people"
         )
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
