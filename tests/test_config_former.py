@@ -6,7 +6,7 @@ import pytest
 
 from entprog import plugins
 from entprog.config.load import read_config, write_config
-from entprog.config.presets import RENAMED, at, value_at
+from entprog.config.presets import RENAMED, at, modernised, value_at
 from entprog.config.reference import dotted_keys
 from recipes import problems
 
@@ -63,3 +63,16 @@ def test_former_keys_lead_to_keys_that_are_there():
         assert now in dotted_keys() or (table == "train.optimizer_options" and option in taken), now
         assert former not in dotted_keys()
         assert value_at(at(former, 1), former) == 1
+
+
+def test_plugins_that_left_the_package_are_named_by_their_new_place(old, monkeypatch):
+    names = plugins.names
+    monkeypatch.setattr(plugins, "names", lambda kind: [name for name in names(kind) if name not in ("lisa", "galore")])
+    old.write_text('method = "lisa"\n[train]\noptimizer = "galore"\n')
+    assert problems(old) == [
+        "recipe.toml: method = 'lisa': is 'benchmarks.rivals.lisa:Lisa' now, and comes with the repository only",
+        "recipe.toml: train.optimizer = 'galore': is 'benchmarks.rivals.galore:Galore' now, "
+        "and comes with the repository only",
+    ]
+    tree = modernised({"method": "lisa", "train": {"optimizer": "adamw", "muon_rows": 32}})
+    assert tree == {"method": "benchmarks.rivals.lisa:Lisa", "train": {"optimizer": "adamw"}}

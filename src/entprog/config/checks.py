@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from entprog import plugins
-from entprog.config.presets import PRESETS, value_of
+from entprog.config.presets import PRESETS, moved, value_of
 from entprog.config.reference import dotted_keys, needed_packages, plugin_keys
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
@@ -38,7 +38,11 @@ class Chosen:
 
 
 def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
-    """Everything that keeps this configuration from running; `files`: data and weights must exist, too."""
+    """Everything that keeps this configuration from running.
+
+    Args:
+        files: data, weights and packages must be there, too.
+    """
     yield from _run(config)
     wrong = {plugin.key: list(_plugin(plugin)) for plugin in chosen(config)}
     for findings in wrong.values():
@@ -89,7 +93,7 @@ def chosen(config: Config) -> list[Chosen]:
 
 
 def sound(config: Config) -> list[Chosen]:
-    """Those of them that are there and whose options are right."""
+    """The chosen plugins that exist and whose options are right."""
     return [plugin for plugin in chosen(config) if not any(_plugin(plugin))]
 
 
@@ -101,7 +105,7 @@ def sizes_from(config: Config) -> tuple[Any, str]:
 
 
 def inputs_rest(config: Config, *, always: bool = False) -> bool:
-    """Whether input-side parameters rest at some steps of a phase that trains them, or `always`."""
+    """Whether input-side parameters rest at some steps of a phase that trains them, or at all steps (`always`)."""
     if plugins.ranked(config.method):
         return config.freeze.inputs_every == 0
     method = plugins.load("method", config.method, **config.method_options)
@@ -133,6 +137,9 @@ def _plugin(plugin: Chosen) -> Iterator[Finding]:
     key, kind, name = plugin.key, plugin.kind, plugin.name
     if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         yield Finding((key,), f' = {name!r}: expected a name, or your own as "package.module:Class"')
+        return
+    if now := moved(kind, name):
+        yield Finding((key,), f" = {name!r}: is {now!r} now, and comes with the repository only")
         return
     try:
         found = plugins.find(kind, name)

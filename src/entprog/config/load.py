@@ -1,4 +1,4 @@
-"""Reads a recipe into a checked `Config`, telling everything that is wrong with it at once."""
+"""Reads a recipe into a checked `Config`, or says everything that is wrong with it at once."""
 
 import tomllib
 import warnings
@@ -105,7 +105,7 @@ def config_of(
         raise ConfigError(reader.problems)
     if not resolved and not quiet:
         for finding in checks.without_effect(config, reader.given, set(reader.typed)):
-            warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
+            warnings.warn(reader.line(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
 
@@ -143,14 +143,14 @@ class Reader:
         self.typed: dict[str, str] = {}
         self.phases: list[str] = list(PUBLISHED)
 
-    def told(self, dotted: str, text: str) -> str:
+    def line(self, dotted: str, text: str) -> str:
         """One line: where the key was written, the key, what about it."""
         if any(f"{key}.".startswith(f"{dotted}.") for key in self.typed):
             return f"--{dotted}{text}"
         return f"{self.name}: {dotted}{text}" if self.name else f"{dotted}{text}"
 
     def problem(self, dotted: str, text: str, *, bad: bool = True) -> None:
-        self.problems.append(self.told(dotted, text))
+        self.problems.append(self.line(dotted, text))
         if bad:
             self.bad.add(dotted)
 
@@ -283,8 +283,8 @@ def parsed(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: nested too deeply"]) from None
     except ValueError as error:
         message, _, place = str(error).rpartition(" (at ")
-        told = f"{place.rstrip(')')}: {message}" if message else str(error)
-        raise ConfigError([f"{path}: {told}"]) from None
+        where = f"{place.rstrip(')')}: {message}" if message else str(error)
+        raise ConfigError([f"{path}: {where}"]) from None
 
 
 def _path(dotted: str) -> list[str]:

@@ -49,6 +49,12 @@ RENAMED = {
 }
 """What keys were once called -> what they are called now."""
 
+MOVED = {
+    "method": {"lisa": "benchmarks.rivals.lisa:Lisa", "badam": "benchmarks.rivals.badam:Badam"},
+    "optimizer": {"galore": "benchmarks.rivals.galore:Galore"},
+}
+"""Plugins that came with the package once: kind -> name -> what they are called now."""
+
 
 def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     """What a preset puts under a recipe: no options for a plugin in whose place the recipe names another."""
@@ -86,11 +92,19 @@ def modernised(tree: dict[str, Any]) -> dict[str, Any]:
 
     What was set for another plugin than the one that is named had no effect, and goes.
     """
+    for key in plugin_keys():
+        if now := moved(key.kind, value_at(tree, key.key)):
+            tree = laid_over(tree, at(key.key, now))
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
             tree = without(tree, old)
             tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
     return tree
+
+
+def moved(kind: str, name: Any) -> str:
+    """What a plugin is called now that no longer comes with the package; empty for all others."""
+    return MOVED.get(kind, {}).get(name, "") if isinstance(name, str) and name not in plugins.names(kind) else ""
 
 
 def _taken(tree: dict[str, Any], dotted: str) -> bool:
