@@ -361,8 +361,10 @@ def test_recipes_that_come_with_entprog_are_right(path):
 
 
 def test_every_key_is_explained():
+    lines = reference.recipe().splitlines()
     for dotted in reference.dotted_keys():
-        assert reference.meaning(dotted), dotted
+        place = next(i for i, line in enumerate(lines) if line.startswith(f"{dotted.rpartition('.')[2]} = "))
+        assert lines[place - 1].startswith("#") and len(lines[place - 1]) > 3, dotted
 
 
 def test_differences_between_configurations():

@@ -217,14 +217,6 @@ def shown(value: Any) -> str:
 # The printed recipe
 
 
-def meaning(dotted: str) -> str:
-    """What a key means, with the plugins that it may name."""
-    about = _about(dotted)
-    text, kind = str(about["meaning"]), about["plugin"]
-    names = f'{", ".join(plugins.names(kind))}, or package.module:Class (plugin kind "{kind}")' if kind else ""
-    return f"{text}: {names}" if kind else text
-
-
 def recipe() -> str:
     """A recipe with each key at its default and a comment that explains it; it reads back as `Config()`."""
     first, defaults = next(iter(PUBLISHED)), Config()
@@ -251,7 +243,12 @@ def _explained(name: str, table: type[Any], values: Any, *, comments: bool) -> I
 
 def _sentence(dotted: str, kind: Any) -> str:
     """What a key means, and what may be set, unless the meaning names all choices already."""
-    said, interval = meaning(dotted), limit(dotted)
+    about, interval = _about(dotted), limit(dotted)
+    said = about["meaning"]
+    if about["plugin"]:
+        names = ", ".join(plugins.names(about["plugin"]))
+        start = "Any of" if typing.get_origin(kind) is tuple else "One of"
+        return f'{said}. {start} {names}, or package.module:Class (plugin kind "{about["plugin"]}").'
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if choices and all(f'"{choice}"' in said for choice in choices):
         return f"{said}."
