@@ -143,9 +143,9 @@ def test_ranges(dotted, good, bad):
 
 
 def test_every_number_has_a_range_that_holds_for_its_default():
-    for dotted in reference.dotted_keys():
-        kind, interval = reference.kind_of(dotted.split(".")), reference.limit(dotted)
-        assert interval is not None or kind not in (int, float), dotted
+    for dotted, key in reference.KEYS.items():
+        interval = reference.limit(dotted)
+        assert interval is not None or key.kind not in (int, float), dotted
         value = getattr(PhaseConfig(), dotted[9:]) if dotted.startswith("phases.*.") else value_of(Config(), dotted)
         if interval is not None:
             assert reference.outside(value, interval) is None, dotted

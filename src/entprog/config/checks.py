@@ -13,7 +13,7 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config.presets import PRESETS, moved, value_of
-from entprog.config.reference import dotted_keys, needed_packages, plugin_keys
+from entprog.config.reference import KEYS, PLUGINS
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
 
@@ -65,9 +65,9 @@ def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> I
         if plugin.kind in kinds and (plugin.kind != "metric" or config.evaluate.clips):
             needed = plugins.declared(plugin.kind, plugin.name, "packages", {})
             yield from _missing(plugin.key.partition("[")[0], plugin.name, needed)
-    for key, by_value in needed_packages().items():
-        value = value_of(config, key)
-        yield from _missing(key, value, by_value.get(value, {}))
+    for key in (key for key in KEYS.values() if key.packages):
+        value = value_of(config, key.name)
+        yield from _missing(key.name, value, key.packages.get(value, {}))
 
 
 def _missing(key: str, value: str, needed: dict[str, str]) -> Iterator[Finding]:
@@ -85,10 +85,10 @@ def running(config: Config) -> dict[str, PhaseConfig]:
 def chosen(config: Config) -> list[Chosen]:
     """Every plugin that the configuration names; a score and a schedule also where nothing is ranked."""
     found = []
-    for key in plugin_keys():
-        value, options = value_of(config, key.key), value_of(config, key.options) if key.options else {}
-        names = [(key.key, value)] if isinstance(value, str) else [(f"{key.key}[{i}]", v) for i, v in enumerate(value)]
-        found += [Chosen(place, key.kind, name, key.options, options) for place, name in names]
+    for key in PLUGINS:
+        value, options = value_of(config, key.name), value_of(config, key.options) if key.options else {}
+        places = {key.name: value} if isinstance(value, str) else {f"{key.name}[{i}]": v for i, v in enumerate(value)}
+        found += [Chosen(place, key.plugin, name, key.options, options) for place, name in places.items()]
     return found
 
 
@@ -262,7 +262,7 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
-    adam = [key for key in dotted_keys() if key.startswith("train.adam_")]
+    adam = [key for key in KEYS if key.startswith("train.adam_")]
     reads = plugins.declared("optimizer", train.optimizer, "reads", [key.partition(".")[2] for key in adam])
     if idle := [key for key in adam if key in given and key.partition(".")[2] not in reads]:
         yield Finding(

@@ -14,17 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from entprog.config import checks, presets
 from entprog.config.presets import PRESETS, at, laid_over, leaves, value_at, without, without_others_options
-from entprog.config.reference import (
-    from_command_line,
-    is_table,
-    kind_of,
-    limit,
-    literal,
-    nearest,
-    outside,
-    refusal,
-    shown,
-)
+from entprog.config.reference import TABLES, from_command_line, key_at, literal, nearest, outside, refusal, shown
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 RESUMABLE = (
@@ -176,7 +166,8 @@ class Reader:
             if blocked := _blocked(laid_over(tree, over), path):
                 self.problem(key, f": {blocked} is no table")
                 continue
-            over = laid_over(over, at(path, from_command_line(value, kind_of(path))))
+            known = key_at(key)
+            over = laid_over(over, at(path, from_command_line(value, known.kind if known else None)))
         kept = without_others_options(tree, over)
         self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed.keys()
         tree = laid_over(kept, over)
@@ -208,19 +199,18 @@ class Reader:
 
     def _refused(self, path: tuple[str, ...], error: str, value: Any) -> str:
         """What to say of a value that pydantic refused."""
-        dotted, kind = ".".join(path), kind_of(path)
+        dotted = ".".join(path)
         if error == "unexpected_keyword_argument":
             near = nearest(dotted, self.phases)
             return f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key"
         if error == "string_pattern_mismatch":
             return ": a phase names a folder; use letters, digits, - and _"
-        said = f" = {shown(literal(self.typed[dotted]) if dotted in self.typed else value)}: "
-        if path[0] == "phases" and len(path) < 3:
-            return f"{said}expected {'a table' if path[1:] else 'tables'}, such as [phases.pose]"
-        if is_table(kind):
-            return f"{said}expected a table, [{dotted}]"
-        beyond = outside(value, limit(dotted)) if error in _BEYOND else None
-        return said + (beyond or refusal(value, kind))
+        said, key = f" = {shown(literal(self.typed[dotted]) if dotted in self.typed else value)}: ", key_at(dotted)
+        if key is None:
+            wanted = "tables, such as [phases.pose]" if dotted == "phases" else "a table, such as [phases.pose]"
+            return f"{said}expected {f'a table, [{dotted}]' if dotted in TABLES else wanted}"
+        beyond = outside(value, key.interval) if error in _BEYOND else None
+        return said + (beyond or refusal(value, key.kind))
 
 
 _CONFIG = TypeAdapter(Config)

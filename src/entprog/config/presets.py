@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from entprog import plugins
-from entprog.config.reference import plugin_keys
+from entprog.config.reference import PLUGINS
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -59,9 +59,9 @@ MOVED = {
 def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     """What a preset puts under a recipe: no options for a plugin in whose place the recipe names another."""
     values = PRESETS.get(preset, {})
-    for plugin in plugin_keys():
-        own = value_at(values, plugin.key)
-        if own is not None and value_at(tree, plugin.key) not in (None, own):
+    for plugin in PLUGINS:
+        own = value_at(values, plugin.name)
+        if own is not None and value_at(tree, plugin.name) not in (None, own):
             values = without(values, plugin.options)
     if "method_options" in values:
         phases = tree.get("phases")
@@ -80,9 +80,9 @@ def _frames(phase: str, table: Any) -> Any:
 
 def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
-    for plugin in plugin_keys():
-        now, before = value_at(over, plugin.key), value_at(tree, plugin.key)
-        if plugin.options and now not in (None, value_of(Config(), plugin.key) if before is None else before):
+    for plugin in PLUGINS:
+        now, before = value_at(over, plugin.name), value_at(tree, plugin.name)
+        if plugin.options and now not in (None, value_of(Config(), plugin.name) if before is None else before):
             tree = without(tree, plugin.options)
     return tree
 
@@ -92,9 +92,9 @@ def modernised(tree: dict[str, Any]) -> dict[str, Any]:
 
     What was set for another plugin than the one that is named had no effect, and goes.
     """
-    for key in plugin_keys():
-        if now := moved(key.kind, value_at(tree, key.key)):
-            tree = laid_over(tree, at(key.key, now))
+    for key in PLUGINS:
+        if now := moved(key.plugin, value_at(tree, key.name)):
+            tree = laid_over(tree, at(key.name, now))
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
             tree = without(tree, old)
@@ -110,10 +110,10 @@ def moved(kind: str, name: Any) -> str:
 def _taken(tree: dict[str, Any], dotted: str) -> bool:
     """Whether a key is one of ours, or an option of the plugin that the tree names."""
     table, _, option = dotted.rpartition(".")
-    for key in plugin_keys():
+    for key in PLUGINS:
         if key.options == table:
-            name = value_at(tree, key.key) or value_of(Config(), key.key)
-            return option in {known.name for known in plugins.describe(key.kind, name).options}
+            name = value_at(tree, key.name) or value_of(Config(), key.name)
+            return option in {known.name for known in plugins.describe(key.plugin, name).options}
     return True
 
 

@@ -9,7 +9,6 @@ import typing
 from collections.abc import Iterable, Iterator
 from datetime import date, time
 from difflib import get_close_matches
-from functools import cache
 from math import isfinite
 from typing import Any, Literal
 
@@ -34,15 +33,23 @@ ELSEWHERE = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PluginKey:
-    """A key that names a plugin of `kind`, or a list of them; `options` is the dotted key of its options' table."""
+class Key:
+    """What the schema says of a key; the dotted names of those of a phase begin with "phases.*".
 
-    key: str
-    kind: str
+    Attributes:
+        interval: the numbers that it takes, such as "[0, 1)", of a list each item; None where any value goes.
+        plugin: the kind of plugin that it names, or names a list of.
+        options: dotted name of the table with this plugin's options.
+        packages: value -> packages that it needs beyond entprog's own: module -> how to install it.
+    """
+
+    name: str
+    kind: Any
+    meaning: str
+    interval: str | None
+    plugin: str
     options: str
-
-
-# The keys
+    packages: dict[str, dict[str, str]]
 
 
 def hints(table: type[Any]) -> dict[str, Any]:
@@ -51,51 +58,51 @@ def hints(table: type[Any]) -> dict[str, Any]:
     return {name: kind for name, kind in typing.get_type_hints(table).items() if name in own}
 
 
-def is_table(kind: Any) -> bool:
-    """Whether a key of this type is a table of keys of its own."""
-    return dataclasses.is_dataclass(kind)
+def _interval(limits: dict[str, Any]) -> str | None:
+    if not limits:
+        return None
+    low = f"[{limits['ge']}" if "ge" in limits else f"({limits['gt']}" if "gt" in limits else "(-inf"
+    return f"{low}, " + (f"{limits['le']}]" if "le" in limits else f"{limits['lt']})" if "lt" in limits else "inf)")
 
 
-def kind_of(path: Iterable[str]) -> Any:
-    """The type of a key, given as its parts; None where there is no such key. Options have the type `Any`."""
-    kind: Any = Config
-    for part in path:
-        if is_table(kind):
-            kind = hints(kind).get(part)
-        elif typing.get_origin(kind) is dict:
-            kind = typing.get_args(kind)[1]
-        else:
-            return Any if kind is Any else None
-    return kind
+def _keys() -> Iterator[Key]:
+    for table, owner in TABLES.items():
+        for name, info in owner.__pydantic_fields__.items():
+            if info.description is not None:  # a table has none
+                more = dict(info.json_schema_extra)
+                dotted, interval = f"{table}.{name}".lstrip("."), _interval(more.pop("limits"))
+                yield Key(dotted, hints(owner)[name], info.description, interval, **more)
 
 
-@cache
-def dotted_keys(phases: tuple[str, ...] = ("*",)) -> list[str]:
+TABLES: dict[str, Any] = {"": Config} | {
+    "phases.*" if name == "phases" else name: PhaseConfig if name == "phases" else kind
+    for name, kind in hints(Config).items()
+    if name == "phases" or dataclasses.is_dataclass(kind)
+}
+"""Every table by its dotted name."""
+
+KEYS = {key.name: key for key in _keys()}
+"""Every key by its dotted name."""
+
+PLUGINS = tuple(key for key in KEYS.values() if key.plugin)
+"""The keys that name plugins."""
+
+
+def key_at(dotted: str) -> Key | None:
+    """The key of a dotted name with the name of a phase in it; None where there is none."""
+    return KEYS.get(_starred(dotted))
+
+
+def dotted_keys(phases: Iterable[str] = ("*",)) -> list[str]:
     """Every dotted key, those of a phase once for each of `phases`."""
-    return [f"{table}.{key}" if table else key for table, kind in _tables(phases) for key in _own(kind)]
-
-
-@cache
-def plugin_keys() -> tuple[PluginKey, ...]:
-    """The keys that name plugins."""
-    about = {dotted: _about(dotted) for dotted in dotted_keys()}
-    return tuple(PluginKey(dotted, more["plugin"], more["options"]) for dotted, more in about.items() if more["plugin"])
-
-
-@cache
-def needed_packages() -> dict[str, dict[str, dict[str, str]]]:
-    """Dotted key -> value -> packages that this value needs beyond entprog's own: module -> how to install it."""
-    return {dotted: packages for dotted in dotted_keys() if (packages := _about(dotted)["packages"])}
+    phases = list(phases)
+    return [key.replace("*", phase) for key in KEYS for phase in (phases if "*" in key else [""])]
 
 
 def limit(dotted: str) -> str | None:
-    """The interval of a key such as "[0, 1)", of a list that of each item; None where any value goes."""
-    dotted = _starred(dotted)
-    ends = _about(dotted)["limits"] if dotted in dotted_keys() else {}
-    if not ends:
-        return None
-    low = f"[{ends['ge']}" if "ge" in ends else f"({ends['gt']}" if "gt" in ends else "(-inf"
-    return f"{low}, " + (f"{ends['le']}]" if "le" in ends else f"{ends['lt']})" if "lt" in ends else "inf)")
+    """The interval of a key; None where any value goes."""
+    key = key_at(dotted)
+    return key.interval if key else None
 
 
 def inside(value: float, interval: str) -> bool:
@@ -123,14 +130,14 @@ def expected(kind: Any) -> str:
         if typing.get_origin(inner) is Literal:
             return "a list with any of " + expected(inner).removeprefix("one of ")
         return "a list of " + {int: "integers", float: "numbers", str: "texts"}[inner]
-    if typing.get_origin(kind) is dict or is_table(kind):
+    if typing.get_origin(kind) is dict:
         return "a table"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
 def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
     """The keys that somebody who wrote `dotted` may have meant, best first; none where nothing is near."""
-    phases = tuple(phases)
+    phases = list(phases)
     known = dotted_keys(phases)
     table, _, last = dotted.rpartition(".")
     if last in ELSEWHERE:
@@ -142,7 +149,7 @@ def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
     if near := get_close_matches(last, endings, 1, 0.8):
         same = [key for key, ending in zip(known, endings, strict=True) if ending == near[0]]
         return sorted(same, key=lambda key: key.split(".")[0] != table)[:3]
-    whole = get_close_matches(dotted, [*known, *(name for name, _ in _tables(phases) if name)], 1, 0.6)
+    whole = get_close_matches(dotted, [*known, *filter(None, TABLES), *(f"phases.{phase}" for phase in phases)], 1, 0.6)
     return whole or [beside[near[0]] for near in [get_close_matches(last, beside, 1, 0.5)] if near]
 
 
@@ -219,41 +226,40 @@ def shown(value: Any) -> str:
 
 def recipe() -> str:
     """A recipe with each key at its default and a comment that explains it; it reads back as `Config()`."""
-    first, defaults = next(iter(PUBLISHED)), Config()
-    tables = []
-    for name, kind in _tables(tuple(PUBLISHED)):
-        _, _, phase = name.partition("phases.")
-        values = PUBLISHED[phase] if phase else getattr(defaults, name) if name else defaults
-        tables.append("\n".join(_explained(name, kind, values, comments=phase in ("", first))))
-    return "\n\n".join(tables) + "\n"
+    first, config, tables = next(iter(PUBLISHED)), Config(), []
+    for table in TABLES:
+        if table == "phases.*":
+            for phase, values in PUBLISHED.items():
+                tables.append(_explained(f"phases.{phase}", table, values, comments=phase == first))
+        else:
+            tables.append(_explained(table, table, getattr(config, table) if table else config))
+    return "\n\n".join("\n".join(lines) for lines in tables) + "\n"
 
 
-def _explained(name: str, table: type[Any], values: Any, *, comments: bool) -> Iterator[str]:
+def _explained(name: str, table: str, values: Any, *, comments: bool = True) -> Iterator[str]:
     if name and comments:
         # The docstring begins with the table itself, in brackets.
-        summary = (inspect.getdoc(table) or "").split("\n")[0].partition("] ")[2]
+        summary = (inspect.getdoc(TABLES[table]) or "").split("\n")[0].partition("] ")[2]
         yield from _comment(f"{summary[:1].upper()}{summary[1:]}")
     if name:
         yield f"[{name}]"
-    for key in _own(table):
-        if comments:
-            yield from _comment(_sentence(_starred(f"{name}.{key}") if name else key, hints(table)[key]))
-        yield f"{key} = {_toml(getattr(values, key))}"
+    for key in KEYS.values():
+        above, _, last = key.name.rpartition(".")
+        if above == table:
+            yield from _comment(_sentence(key)) if comments else ()
+            yield f"{last} = {_toml(getattr(values, last))}"
 
 
-def _sentence(dotted: str, kind: Any) -> str:
+def _sentence(key: Key) -> str:
     """What a key means, and what may be set, unless the meaning names all choices already."""
-    about, interval = _about(dotted), limit(dotted)
-    said = about["meaning"]
-    if about["plugin"]:
-        names = ", ".join(plugins.names(about["plugin"]))
-        start = "Any of" if typing.get_origin(kind) is tuple else "One of"
-        return f'{said}. {start} {names}, or package.module:Class (plugin kind "{about["plugin"]}").'
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-    if choices and all(f'"{choice}"' in said for choice in choices):
+    origin, said = typing.get_origin(key.kind), key.meaning
+    if key.plugin:
+        names = f'{", ".join(plugins.names(key.plugin))}, or package.module:Class (plugin kind "{key.plugin}")'
+        return f"{said}. {'Any' if origin is tuple else 'One'} of {names}."
+    if origin is Literal and all(f'"{choice}"' in said for choice in typing.get_args(key.kind)):
         return f"{said}."
-    takes = expected(kind).removeprefix("a ").removeprefix("an ") + (f", {in_words(interval)}" if interval else "")
-    return f"{said} ({takes})."
+    takes = expected(key.kind).removeprefix("a ").removeprefix("an ")
+    return f"{said} ({takes}{f', {in_words(key.interval)}' if key.interval else ''})."
 
 
 def _toml(value: Any) -> str:
@@ -265,32 +271,6 @@ def _toml(value: Any) -> str:
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
-
-
-# The schema
-
-
-def _tables(phases: Iterable[str]) -> list[tuple[str, type[Any]]]:
-    """Every table with its dotted name, the top level first, that of a phase once for each of `phases`."""
-    found: list[tuple[str, type[Any]]] = [("", Config)]
-    for name, kind in hints(Config).items():
-        if name == "phases":
-            found += [(f"phases.{phase}", PhaseConfig) for phase in phases]
-        elif is_table(kind):
-            found.append((name, kind))
-    return found
-
-
-def _own(table: type[Any]) -> list[str]:
-    """The keys of a table that are no tables of keys themselves."""
-    return [key for key, kind in hints(table).items() if not is_table(kind) and key != "phases"]
-
-
-def _about(dotted: str) -> dict[str, Any]:
-    """What the schema says of a key; those of a phase are "phases.*.steps"."""
-    table, _, name = dotted.rpartition(".")
-    info = dict(_tables(("*",)))[table].__pydantic_fields__[name]
-    return {"meaning": info.description, **info.json_schema_extra}
 
 
 def _starred(dotted: str) -> str:
