@@ -5,7 +5,7 @@ Shape legend: F frames, C latent channels, h w latent height and width, H W heig
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def sample(
         "seed": seed,
         "scheduler": scheduler,
     }
-    settings = replace(config.sample, **{name: value for name, value in given.items() if value is not None})
+    settings = {name: getattr(config.sample, name) if value is None else value for name, value in given.items()}
     size = resolution or list(config.phases.values())[-1].resolution
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
@@ -103,13 +103,10 @@ def sample(
         task,
         picture[None],
         maps[None],
-        scheduler=settings.scheduler,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed,
         keys=[0],
         codec=codec,
         progress=True,
+        **settings,
     )
     shown = codec.decode(latents[0].cpu())
     target = out / f"{name}-{driving.name}"
