@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from entprog.config.load import config_of, parsed, read_config
+from entprog.config.load import ConfigWarning, config_of, parsed, read_config
 from entprog.config.presets import PRESETS, laid_over
 from entprog.config.schema import Config
 from entprog.nets.dit import SIZES, build_dit
@@ -75,6 +75,9 @@ def test_a_new_pose_adapter_that_would_never_train_is_refused(tmp_path, monkeypa
     assert said == [f'{never} freeze.inputs_every = 0; set model.pose = "blocks"']
     assert "freeze.outside = false" in problems(None, {"model.fresh": "pose", "freeze.outside": "false"})[0]
     assert read_config(None, {"model.fresh": "pose"}).model.pose == "input"
+    recipe.write_text('method = "entprog"\n[model]\npose = "input"\n')
+    with pytest.warns(ConfigWarning, match='model.pose = "input": its adapter stays as model.init has it'):
+        read_config(recipe)
 
 
 def test_presets_are_those_of_the_schema():

@@ -48,6 +48,11 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             ("train.validation_clips",),
             f" = {train.validation_clips}: no effect, as no phase has pose = true: nothing can be animated",
         )
+    if "model.pose" in given and (why := _pose_rests(config)):
+        yield Finding(
+            ("model.pose",),
+            f' = "input": its adapter stays as model.init has it, as {why}; set model.pose = "blocks" to train poses',
+        )
     cached = config.model.reference != "none" and any(begins_frozen(phase, config) for phase in phases)
     if train.reference_cache != "off" and not cached:
         yield Finding(
@@ -89,18 +94,23 @@ def _model(config: Config) -> Iterator[Finding]:
 
 def _new_pose(config: Config) -> Iterator[Finding]:
     """A new pose adapter at the input must train at some step."""
-    if config.model.pose != "input" or "pose" not in config.model.fresh:
-        return
-    posed = [phase for phase in running(config).values() if phase.pose]
-    reached = any(phase.outside for phase in posed) and config.freeze.outside and not inputs_rest(config, always=True)
-    if posed and not reached:
-        why = "freeze.outside = false" if not config.freeze.outside else "no phase with poses has outside = true"
-        if inputs_rest(config, always=True):
-            why = "freeze.inputs_every = 0" if plugins.ranked(config.method) else 'method_options.inputs = "never"'
+    if "pose" in config.model.fresh and (why := _pose_rests(config)):
         yield Finding(
             ("model.pose", "model.fresh", "freeze", "method_options"),
             f' = "input": the new adapter (model.fresh) never trains, as {why}; set model.pose = "blocks"',
         )
+
+
+def _pose_rests(config: Config) -> str:
+    """Why a pose adapter at the input trains at no step; empty where it does, or is not there or not used."""
+    posed = [phase for phase in running(config).values() if phase.pose]
+    if config.model.pose != "input" or not posed:
+        return ""
+    if inputs_rest(config, always=True):
+        return "freeze.inputs_every = 0" if plugins.ranked(config.method) else 'method_options.inputs = "never"'
+    if not config.freeze.outside:
+        return "freeze.outside = false"
+    return "" if any(phase.outside for phase in posed) else "no phase with poses has outside = true"
 
 
 def _data(config: Config) -> Iterator[Finding]:
