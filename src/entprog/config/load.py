@@ -3,11 +3,11 @@
 import tomllib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +22,8 @@ RESUMABLE = (
     "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
 )  # fmt: skip
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
+
+Table = TypeVar("Table", bound=Any)
 
 LARGEST_FILE = 1_000_000
 """Bytes of a recipe; something larger is another file, given by mistake."""
@@ -120,6 +122,20 @@ def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
         if repr(before.get(key)) != repr(after.get(key)) and not ignored:
             lines.append(f"{key}: {_written(before, key)} -> {_written(after, key)}")
     return lines
+
+
+def updated(table: Table, name: str, values: Mapping[str, Any]) -> Table:
+    """A table of a configuration, called `name` in recipes, with other values; None leaves a value as it is.
+
+    Raises:
+        ConfigError: a value is wrong, in the words of `read_config`.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    reader = Reader("")
+    reader.config({name: given})
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return replace(table, **given)
 
 
 class Reader:

@@ -11,9 +11,6 @@ from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.savings.adapters import ADAPTER, adapted_layers
 
-PEFT = {"peft": 'pip install "peft>=0.17"'}
-"""What low-rank methods need, and how to install it."""
-
 
 def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Iterable[str] = (), seed: int) -> None:
     """Give every linear layer of the blocks a LoRA adapter of peft's; it adds nothing until its B is trained.

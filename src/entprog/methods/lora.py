@@ -11,7 +11,6 @@ from entprog.core.freeze import Freezer
 from entprog.core.sizes import block_count
 from entprog.core.types import Method, MethodContext
 from entprog.methods._low_rank import (
-    PEFT,
     AdapterFreezer,
     grouped,
     layers_to_adapt,
@@ -47,8 +46,6 @@ class Lora(Unranked):
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
-    packages: ClassVar[Mapping[str, str]] = PEFT
-
     rank: int = 16
     alpha: int = 16
     lr_factor: float = 10.0
@@ -56,6 +53,8 @@ class Lora(Unranked):
     m_images: float | None = None
     inputs: Literal["always", "never"] = "always"
     full: tuple[str, ...] = ()
+
+    packages: ClassVar[Mapping[str, str]] = {"peft": 'pip install "peft>=0.17"'}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from torch import nn
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Method, MethodContext
-from entprog.methods._low_rank import PEFT, MixedFreezer, grouped, put_on, take_off
+from entprog.methods._low_rank import MixedFreezer, grouped, put_on, take_off
 from entprog.methods.lora import check
 from entprog.methods.progressive import BoundProgressive
 
@@ -30,7 +30,7 @@ class Mixed:
         lr_factor: the adapters' learning rate over the phase's.
     """
 
-    packages: ClassVar[Mapping[str, str]] = PEFT
+    packages: ClassVar[Mapping[str, str]] = {"peft": 'pip install "peft>=0.17"'}
 
     rank: int = 16
     alpha: int = 16

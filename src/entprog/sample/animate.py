@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from entprog.codecs.pca import PatchCodec, to_uint8
+from entprog.config.load import updated
 from entprog.config.schema import Config
 from entprog.data.posemap import draw_pose
 from entprog.data.shards import ClipRow, Shards
@@ -88,7 +89,7 @@ def sample(
         "seed": seed,
         "scheduler": scheduler,
     }
-    settings = {name: getattr(config.sample, name) if value is None else value for name, value in given.items()}
+    settings = updated(config.sample, "sample", given)
     size = resolution or list(config.phases.values())[-1].resolution
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
@@ -103,10 +104,13 @@ def sample(
         task,
         picture[None],
         maps[None],
+        scheduler=settings.scheduler,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        seed=settings.seed,
         keys=[0],
         codec=codec,
         progress=True,
-        **settings,
     )
     shown = codec.decode(latents[0].cpu())
     target = out / f"{name}-{driving.name}"
