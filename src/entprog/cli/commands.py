@@ -6,9 +6,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from entprog.cli.overrides import Overrides, integers, pairs, within_limits, without_none
+from entprog import plugins
+from entprog.cli.overrides import Overrides, either, integers, pairs, within_limits, without_none
 from entprog.config import reference
 from entprog.config.load import ConfigError, read_config
+from entprog.config.presets import PRESETS
+
+SHORT = [name for name, values in PRESETS.items() if "method" in values]
+Method = Annotated[str | None, Parameter(help=f"{either([*plugins.names('method'), *SHORT])}.")]
+Preset = Annotated[str | None, Parameter(help=f"{either(filter(None, PRESETS))}; entprog train --keys explains each.")]
 
 
 def demo(*, out: Path = Path("runs/demo")) -> None:
@@ -78,7 +84,7 @@ def rank(
     /,
     *,
     phase: str | None = None,
-    preset: str | None = None,
+    preset: Preset = None,
     device: str | None = None,
     overrides: Overrides = (),
 ) -> None:
@@ -92,7 +98,6 @@ def rank(
     Args:
         recipe: the run's configuration, a TOML file.
         phase: only this phase of the recipe.
-        preset: "paper" for the published ranking.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
     config = read_config(recipe, pairs(overrides, preset=preset, device=device))
@@ -110,8 +115,8 @@ def plan(
     order: str | None = None,
     json: Path | None = None,
     picture: Path | None = None,
-    method: str | None = None,
-    preset: str | None = None,
+    method: Method = None,
+    preset: Preset = None,
     overrides: Overrides = (),
 ) -> None:
     """Say what a run would take: memory, time and what trains, stage by stage, without running it.
@@ -130,8 +135,6 @@ def plan(
         order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
         json: write all figures to this file.
         picture: draw memory by stage into this file, an SVG.
-        method: "full" or "progressive".
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
     """
     from entprog.plan.planning import demo_recipe
     from entprog.plan.planning import plan as verb
@@ -148,8 +151,8 @@ def train(
     resume_from_checkpoint: str | None = None,
     keys: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     output_dir: str | None = None,
-    method: str | None = None,
-    preset: str | None = None,
+    method: Method = None,
+    preset: Preset = None,
     label: str | None = None,
     device: str | None = None,
     overrides: Overrides = (),
@@ -175,8 +178,6 @@ def train(
         resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
         keys: print all keys of a recipe and stop.
         output_dir: the run folder; it must not exist yet.
-        method: "progressive", "mixed", "full", "lora", or package.module:Class.
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
         label: name of the run in tables.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
