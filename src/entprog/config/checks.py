@@ -102,7 +102,7 @@ def _model(config: Config) -> Iterator[Finding]:
 
 def _data(config: Config) -> Iterator[Finding]:
     data = config.data
-    if data.path:
+    if not data.rendered:
         return
     if not data.sizes:
         yield Finding(("data.sizes",), " = []: give at least one size")
@@ -129,18 +129,18 @@ def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
     dotted, data = f"phases.{name}", config.data
     if phase.resolution % 8:
         yield Finding((f"{dotted}.resolution",), f" = {phase.resolution}: no multiple of 8")
-    elif not data.path and phase.resolution not in data.sizes:
+    elif data.rendered and phase.resolution not in data.sizes:
         yield Finding(
             (f"{dotted}.resolution", "data.sizes"),
             f" = {phase.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
         )
-    if not data.path and phase.frames > data.frames:
+    if data.rendered and phase.frames > data.frames:
         yield Finding(
             (f"{dotted}.frames", "data.frames"),
             f" = {phase.frames}: rendered clips have only data.frames = {data.frames}",
         )
     clips = data.subjects * data.clips_per_subject
-    if not data.path and phase.batch > clips:
+    if data.rendered and phase.batch > clips:
         yield Finding(
             (f"{dotted}.batch", "data.subjects", "data.clips_per_subject"),
             f" = {phase.batch}: larger than the data set, data.subjects * data.clips_per_subject = {clips} clips; "
@@ -230,14 +230,14 @@ def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: C
     for resolution in dict.fromkeys(shape.resolution for shape in _shapes(source, phase)):
         if resolution != phase.resolution and resolution % 8:
             yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
-        elif resolution != phase.resolution and not data.path and resolution not in data.sizes:
+        elif resolution != phase.resolution and data.rendered and resolution not in data.sizes:
             yield Finding(
                 (*said, "data.sizes"),
                 f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
                 "the sizes that are rendered",
             )
     for batch in dict.fromkeys(shape.batch for shape in _shapes(source, phase)):
-        if batch != phase.batch and not data.path and batch > clips:
+        if batch != phase.batch and data.rendered and batch > clips:
             yield Finding(
                 (*said, "data.subjects", "data.clips_per_subject"),
                 f": batch {batch} of phase {name} is larger than the data set, "

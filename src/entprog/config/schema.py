@@ -14,7 +14,8 @@ class DataConfig:
 
     Attributes:
         path: a folder made by `entprog prepare`; empty for rendered people.
-        domain: who is rendered: people of "target" (the demo's), "source" (the base's) or "all", or "creatures".
+        domain: rendered people: those of "target", "source" (the base's) or "all", or "creatures"; or "clips": the
+            real videos that the package ships, 14 for training and 6 held out, at 64 px.
         subjects: rendered people: training subjects.
         clips_per_subject: rendered people: clips of each subject, before the same scene.
         holdout: rendered people: held-out subjects.
@@ -26,7 +27,7 @@ class DataConfig:
     """
 
     path: str = ""
-    domain: Literal["source", "target", "all", "creatures"] = "target"
+    domain: Literal["source", "target", "all", "creatures", "clips"] = "target"
     subjects: int = 32
     clips_per_subject: int = 2
     holdout: int = 16
@@ -35,6 +36,11 @@ class DataConfig:
     seed: int = 0
     workers: int = 0
     cache: str = ""
+
+    @property
+    def rendered(self) -> bool:
+        """Whether people are rendered: neither a prepared folder nor the shipped clips."""
+        return not self.path and self.domain != "clips"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,17 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("freeze.inputs_every", "freeze.outside"),
             f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
         )
-    if config.data.path and (idle := [key for key in RENDERED if f"data.{key}" in given]):
+    idle = [key for key in RENDERED if f"data.{key}" in given]
+    if config.data.path and idle:
         yield Finding(
             (f"data.{idle[0]}",),
             f"{_and_others(idle)}: no effect, as data.path = {config.data.path!r} replaces rendered people",
+        )
+    idle = [key for key in idle if key != "domain"]
+    if not config.data.path and not config.data.rendered and idle:
+        yield Finding(
+            (f"data.{idle[0]}", "data.domain"),
+            f'{_and_others(idle)}: no effect, as data.domain = "clips" opens the shipped videos',
         )
     for name in config.phases:
         if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
