@@ -25,11 +25,11 @@ from entprog.report.summary import rows
 from fake_run import make_run
 
 SECTIONS = (
-    "result",
     "samples",
+    "map",
+    "result",
     "loss",
     "importance",
-    "map",
     "memory",
     "trials",
     "warnings",

@@ -61,7 +61,7 @@ def show(plan: Demo, out: Path, *, progress: bool = True) -> list[Path]:
     picture = out / "schedule.svg"
     write_atomically(picture, schedule_picture([collect(run) for run in runs]))
     print(f"\nOn {plan.about}\n")
-    print(summary_table(runs))
+    print(summary_table(runs, width=112))
     print(f"\npage      {page}\nschedule  {picture}\nvideos    {', '.join(str(run / 'samples') for run in runs)}")
     return runs
 
