@@ -33,7 +33,10 @@ def main() -> None:
         for row in Shards(prepared).rows:
             about = titles[Path(row.source).name]
             source = f"{about['source']}/{about['path'].removeprefix('master:')}"
-            rows.append(replace(row, source=source, subject=_signer(about["shows"])))
+            name = Path(source).stem
+            rows.append(
+                replace(row, clip=name, motion=name, scene=name, source=source, subject=_signer(about["shows"]))
+            )
         text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
         write_atomically(prepared / "index.jsonl", text)
         size = sum((prepared / name).stat().st_size for name in SHIPPED)
@@ -45,8 +48,7 @@ def main() -> None:
     held = sum(row.split == "holdout" for row in rows)
     print(f"{OUT}: {len(rows)} clips, {held} held out, {size / 1e6:.2f} MB. For NOTICE:")
     for row in rows:
-        name = Path(row.source).name
-        print(f'  "{Path(name).stem}" ({row.source.split("/", 2)[2]}), {titles[row.clip + ".mkv"]["licence"]}')
+        print(f"  {row.clip} ({row.source})")
 
 
 def _signer(shows: str) -> str:

@@ -17,11 +17,12 @@ class Work:
 
     def __init__(self, total: float, *, shown: bool = True) -> None:
         self.total = total
-        self._bar = tqdm(total=total, desc="demo", bar_format=FORMAT, disable=not shown, smoothing=0.05)
+        self._bar = tqdm(total=total, bar_format=FORMAT, disable=not shown, smoothing=0.05)
+        self._bar.set_description_str("demo")
 
     def begin(self, what: str) -> None:
         """Name what is under way."""
-        self._bar.set_description(what)
+        self._bar.set_description_str(what)
 
     def did(self, seconds: float) -> None:
         """Some of the work is done."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from entprog.config.checks import running
 from entprog.config.load import write_config
 from entprog.config.schema import Config
 from entprog.core.types import Shape
@@ -71,7 +72,7 @@ def _claim(out: Path, name: str) -> None:
     mark = out / "demo.json"
     try:
         if mark.is_file():
-            before = json.loads(mark.read_text(encoding="utf-8"))["demo"]
+            before = _named(mark)
             if before != name:
                 raise ValueError(
                     f"out = {str(out)!r}: holds the demo {before!r}, not {name!r}; give another folder, or delete it"
@@ -83,6 +84,14 @@ def _claim(out: Path, name: str) -> None:
         write_atomically(mark, json.dumps({"demo": name}) + "\n")
     except OSError as error:
         raise ValueError(f"out = {str(out)!r}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _named(mark: Path) -> str:
+    """Which demo a folder holds."""
+    try:
+        return str(json.loads(mark.read_text(encoding="utf-8"))["demo"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"out = {str(mark.parent)!r}: {mark.name} cannot be read; give another folder") from error
 
 
 def _left(plan: Demo, configs: list[tuple[Arm, Config]], out: Path) -> Iterator[tuple[str, float]]:
@@ -101,7 +110,7 @@ def _left(plan: Demo, configs: list[tuple[Arm, Config]], out: Path) -> Iterator[
 def _costs(arm: Arm, config: Config) -> list[float]:
     """Seconds of each step of an arm; the first of a phase brings its ranking."""
     found = []
-    for name, phase in config.phases.items():
+    for name, phase in running(config).items():
         found += [arm.seconds.get(name, 1.0)] * phase.steps
         found[-phase.steps] += arm.ranking
     return found
@@ -150,7 +159,7 @@ def _before(plan: Demo, config: Config, out: Path, work: Work) -> Path:
 
 def _holdout(task: HumanVideo, shards: Shards, config: Config) -> list[float]:
     """The losses that a run of this configuration reads at its end, here of the task as it is."""
-    number, phase = list(enumerate(config.phases.values()))[-1]
+    number, phase = list(enumerate(running(config).values()))[-1]
     held = Clips(shards, "holdout", seed=config.train.seed, frames=phase.frames)
     shape = Shape(phase.resolution, phase.frames, phase.batch)
     draws = fixed_draws(task, held, shape, config.train.holdout_clips, config.train.seed * 1000 + number + 700)

@@ -91,7 +91,7 @@ def _figure(run: Run, index: int, samples: Samples, name: str, where: str) -> st
     tiles = "".join(f"<span>{tile}</span>" for tile in TILES)
     return (
         f'<figure><figcaption><i class="run-dot" style="--c:{colour(index)}"></i><b>{escape(run.label)}</b> '
-        f'<small>{escape(where)}</small></figcaption>{_moving(run, samples, name, where)}'
+        f"<small>{escape(where)}</small></figcaption>{_moving(run, samples, name, where)}"
         f'<div class="tiles">{tiles}</div></figure>'
     )
 

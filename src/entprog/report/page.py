@@ -152,7 +152,9 @@ def _time(value: Any) -> str:
 def _samples(runs: Sequence[Run]) -> str:
     lead = "Held-out clips. In each picture from left to right: reference, pose, generated, truth."
     if len(runs) > 1:
-        lead = "Held-out clips, not trained on: the reference image, the driving pose, what each run generated, the truth."
+        lead = (
+            "Held-out clips, not trained on: the reference image, the driving pose, what each run generated, the truth."
+        )
     body = media.clips(runs)
     return _section("samples", "Samples", lead if body else "", body or _line("No sample clips in these runs."))
 
