@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from entprog.cli.app import main
 from entprog.config.load import read_config
 from entprog.demo import show as demo_show
 from entprog.demo.arms import CLIPS, QUICK, RENDERED, Demo
-from entprog.demo.progress import Work
+from entprog.demo.progress import Steps, Work
 from entprog.train.run import train
 
 NAMES = ["before", "full", "published", "entprog"]
@@ -94,6 +95,22 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(
     told = capsys.readouterr().out
     assert "entprog: finished before, kept" in told
     assert all(name in told for name in (*NAMES, "reference copied", "peak memory", "FLOPs", "time"))
+
+
+def test_an_interrupted_demo_saves_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = replace(TINY, arms=TINY.arms[:1], before="", keys={**TINY.keys, "train.checkpointing_steps": "0"})
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "__call__", lambda self: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(SystemExit) as stopped:
+            demo_show.show(alone, tmp_path / "out", progress=False)
+    assert stopped.value.code == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+    assert (tmp_path / "out" / "full" / "checkpoint-1").is_dir()
+    demo_show.show(alone, tmp_path / "out", progress=False)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "full" / "log.jsonl").read_text().splitlines()]
+    assert steps == [0, 1]
 
 
 @pytest.mark.parametrize("demo", [CLIPS, QUICK, RENDERED], ids=lambda demo: demo.name)

@@ -5,6 +5,7 @@ The folder of a demo holds a run folder for each arm, demo.json (which demo it i
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,9 @@ def show(plan: Demo, out: Path, *, progress: bool = True) -> list[Path]:
     try:
         runs = [_before(plan, configs[0][1], out, work)] if plan.before else []
         runs += [_arm(plan, arm, config, work) for arm, config in configs]
+    except (KeyboardInterrupt, SystemExit):
+        print("entprog: the demo was stopped; the same command goes on where it stopped", file=sys.stderr)
+        raise
     finally:
         work.close()
     page = write_report(runs, out / "report.html")
