@@ -52,8 +52,10 @@ class DataConfig:
     """[data] where clips come from."""
 
     path: str = key("", "a folder made by `entprog prepare`; empty for rendered people")
-    domain: Literal["source", "target", "all", "creatures"] = key(
-        "target", 'who is rendered: people of "target" (the demo\'s), "source" (the base\'s) or "all", or "creatures"'
+    domain: Literal["source", "target", "all", "creatures", "clips"] = key(
+        "target",
+        'rendered people: those of "target", "source" (the base\'s) or "all", or "creatures"; or "clips": the real '
+        "videos that the package ships, 14 for training and 6 held out, at 64 px",
     )
     subjects: int = key(32, "rendered people: training subjects", ge=1)
     clips_per_subject: int = key(2, "rendered people: clips of each subject, before the same scene", ge=1)
@@ -65,6 +67,11 @@ class DataConfig:
     seed: int = key(0, "rendered people: offset of all seeds", ge=0, le=SEEDS)
     workers: int = key(0, "rendering processes (0: as many as cores)", ge=0)
     cache: str = key("", "folder that keeps rendered data between runs; empty for the user's cache folder")
+
+    @property
+    def rendered(self) -> bool:
+        """Whether people are rendered: neither a prepared folder nor the shipped clips."""
+        return not self.path and self.domain != "clips"
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)

@@ -60,9 +60,16 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             f' = "{train.reference_cache}": next to no effect: no phase leaves the start of the reference pass '
             "frozen; set freeze.inputs_every = 0, or train temporal blocks only",
         )
-    if config.data.path and (idle := [f"data.{key}" for key in RENDERED if f"data.{key}" in given]):
+    idle = [f"data.{key}" for key in RENDERED if f"data.{key}" in given]
+    if config.data.path and idle:
         yield Finding(
             (idle[0],), f"{and_others(idle)}: no effect, as data.path = {config.data.path!r} replaces rendered people"
+        )
+    idle = [key for key in idle if key != "data.domain"]
+    if not config.data.path and not config.data.rendered and idle:
+        yield Finding(
+            (idle[0], "data.domain"),
+            f'{and_others(idle)}: no effect, as data.domain = "clips" opens the shipped videos',
         )
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
@@ -115,7 +122,7 @@ def _pose_rests(config: Config) -> str:
 
 def _data(config: Config) -> Iterator[Finding]:
     data = config.data
-    if data.path:
+    if not data.rendered:
         return
     if not data.sizes:
         yield Finding(("data.sizes",), " = []: give at least one size")
@@ -142,18 +149,18 @@ def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
     dotted, data = f"phases.{name}", config.data
     if phase.resolution % 8:
         yield Finding((f"{dotted}.resolution",), f" = {phase.resolution}: no multiple of 8")
-    elif not data.path and phase.resolution not in data.sizes:
+    elif data.rendered and phase.resolution not in data.sizes:
         yield Finding(
             (f"{dotted}.resolution", "data.sizes"),
             f" = {phase.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
         )
-    if not data.path and phase.frames > data.frames:
+    if data.rendered and phase.frames > data.frames:
         yield Finding(
             (f"{dotted}.frames", "data.frames"),
             f" = {phase.frames}: rendered clips have only data.frames = {data.frames}",
         )
     clips = data.subjects * data.clips_per_subject
-    if not data.path and phase.batch > clips:
+    if data.rendered and phase.batch > clips:
         yield Finding(
             (f"{dotted}.batch", "data.subjects", "data.clips_per_subject"),
             f" = {phase.batch}: larger than the data set, data.subjects * data.clips_per_subject = {clips} clips; "
@@ -173,14 +180,14 @@ def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: C
     for resolution in dict.fromkeys(shape.resolution for shape in _shapes(source, phase)):
         if resolution != phase.resolution and resolution % 8:
             yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
-        elif resolution != phase.resolution and not data.path and resolution not in data.sizes:
+        elif resolution != phase.resolution and data.rendered and resolution not in data.sizes:
             yield Finding(
                 (*said, "data.sizes"),
                 f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
                 "the sizes that are rendered",
             )
     for batch in dict.fromkeys(shape.batch for shape in _shapes(source, phase)):
-        if batch != phase.batch and not data.path and batch > clips:
+        if batch != phase.batch and data.rendered and batch > clips:
             yield Finding(
                 (*said, "data.subjects", "data.clips_per_subject"),
                 f": batch {batch} of phase {name} is larger than the data set, "
