@@ -92,7 +92,7 @@ def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
         {"method": "mixed", "method_options__rank": 4, "schedule__options__stages": 2, "phases__pose__steps": 4},
         {"method": "lisa", "method_options__every": 2, "method_options__frames": [2, 0], "phases__pose__steps": 4},
         {"method": "badam", "method_options__every": 1, "method_options__order": "ascending"},
-        {"method": "full", "train__optimizer": "galore", "train__galore_rank": 4},
+        {"method": "full", "train__optimizer": "galore", "train__optimizer_options__rank": 4},
     ],
     ids=["lora", "mixed", "lisa", "badam", "galore"],
 )

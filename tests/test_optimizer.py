@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from entprog.optimizers._orthogonal import MuonAdamW, in_rows, orthogonalised
 from torch import Tensor, nn
 
 from entprog.config.schema import TrainConfig
@@ -12,7 +13,6 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
-from entprog.optimizers._muon import MuonAdamW, in_rows, orthogonalised
 from entprog.savings.in_backward import InBackward, build_optimizer, release
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
@@ -26,7 +26,7 @@ def config(name: str, **options: Any) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
     if name == "galore":
-        options = {"galore_rank": 8, "galore_update_proj_gap": 2, **options}
+        options = {"optimizer_options": {"rank": 8, "update_proj_gap": 2}, **options}
     return TrainConfig(optimizer=name, adam_weight_decay=0.1, **options)  # type: ignore[arg-type]
 
 
@@ -120,7 +120,7 @@ def test_muon_steps_matrices_of_one_shape_together_to_the_bit(monkeypatch: pytes
         return [matrix.detach() for matrix in matrices]
 
     together = stepped()
-    monkeypatch.setattr("entprog.optimizers._muon.TOGETHER", 0)  # one by one
+    monkeypatch.setattr("entprog.optimizers._orthogonal.TOGETHER", 0)  # one by one
     assert all(torch.equal(a, b) for a, b in zip(together, stepped(), strict=True))
 
 
@@ -159,9 +159,8 @@ def test_eight_bits_equal_torchao() -> None:
 def test_codes_from_tables_are_those_of_torchao(signed: bool) -> None:
     """For values of every size, those where one code ends and the next begins, and their neighbours."""
     pytest.importorskip("torchao")
+    from entprog.optimizers._quantized import _Codes
     from torchao.optim.quant_utils import create_dynamic_map, quantize_8bit_with_qmap
-
-    from entprog.optimizers._lowbit import _Codes
 
     qmap = torch.tensor(list(create_dynamic_map(signed=signed)), dtype=torch.float32)
     least = -1.0 if signed else 0.0

@@ -44,9 +44,11 @@ KINDS: dict[str, dict[str, Any]] = {
     # Inputs in the first block's turn only, and states that are dropped at each switch.
     "badam": {"method": "badam", "method_options__every": 2, "method_options__order": "ascending"},
     "galore": {
-        "method": "full", "train__optimizer": "galore", "train__galore_rank": 4, "train__galore_update_proj_gap": 3,
+        "method": "full", "train__optimizer": "galore",
+        "train__optimizer_options__rank": 4, "train__optimizer_options__update_proj_gap": 3,
     },
-    "muon": {"method": "lora", "method_options__rank": 4, "train__optimizer": "muon", "train__muon_rows": 8},
+    "muon": {"method": "lora", "method_options__rank": 4,
+        "train__optimizer": "muon", "train__optimizer_options__rows": 8},
     # States of 8 bits, stepped in the backward pass.
     "backward": {
         "schedule__options__stages": 2, "ranking__score": "gradient", "freeze__states": "drop",

@@ -220,7 +220,7 @@ def test_galore_is_its_authors_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_galore_projects_the_blocks_matrices_only() -> None:
     task = toy_task(width=64)
-    settings = TrainConfig(optimizer="galore", galore_rank=8)
+    settings = TrainConfig(optimizer="galore", optimizer_options={"rank": 8})
     built = build_optimizer(settings, param_groups(task.model, discover_blocks(task.model), lr=1e-2))
     assert isinstance(built, GaLoreAdamW)
     for p in task.model.parameters():

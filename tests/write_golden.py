@@ -28,7 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "lisa": {"method": "lisa", "method_options__every": 3},
     "badam": {"method": "badam", "method_options__every": 3},
     "galore": {
-        "method": "full", "train__optimizer": "galore", "train__galore_rank": 32, "train__galore_update_proj_gap": 4,
+        "method": "full", "train__optimizer": "galore",
+        "train__optimizer_options__rank": 32, "train__optimizer_options__update_proj_gap": 4,
     },
 }  # fmt: skip
 

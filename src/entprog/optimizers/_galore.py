@@ -1,15 +1,16 @@
 """AdamW whose states of matrices live in a low-rank subspace of their gradients (GaLore, arXiv 2403.03507)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from entprog.optimizers._stepping import Stepping
-from entprog.profiling.states import galore_states
+from entprog.profiling.states import COUNTER
 
-__all__ = ["GaLoreAdamW"]
+__all__ = ["GaLoreAdamW", "galore_states"]
 
 
 class GaLoreAdamW(Stepping):
@@ -78,6 +79,14 @@ class GaLoreAdamW(Stepping):
         p.add_(change, alpha=-group["lr"] * math.sqrt(1.0 - beta2**count) / (1.0 - beta1**count))
         if group["weight_decay"] > 0.0:
             p.add_(p, alpha=-group["lr"] * group["weight_decay"])
+
+
+def galore_states(shape: Sequence[int], size: int, *, counted: bool, projected: int) -> list[int]:
+    """Bytes of each state of a parameter: a matrix longer than `projected` on both sides keeps so much (0: none)."""
+    moments = [math.prod(shape) * size] * 2
+    if projected and len(shape) == 2 and min(shape) > projected:
+        moments = [projected * min(shape) * size] + [projected * max(shape) * size] * 2
+    return moments + [COUNTER] * counted
 
 
 def _subspace(gradient: Tensor, rank: int, *, right: bool) -> Tensor:

@@ -1,15 +1,16 @@
 """Muon for the matrices of blocks, AdamW for everything else."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from entprog.optimizers._stepping import Stepping
-from entprog.profiling.states import muon_states
+from entprog.profiling.states import adamw_states
 
-__all__ = ["MuonAdamW", "orthogonalised"]
+__all__ = ["MuonAdamW", "muon_states", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the odd quintic whose iteration takes singular values towards 1, as Muon's author chose them."""
@@ -72,7 +73,7 @@ class MuonAdamW(Stepping):
     def state_bytes(self, parameter: Tensor) -> list[int]:
         """Bytes of each state that a parameter's first step makes."""
         counted, matrix = parameter.device.type == "cpu", id(parameter) in self._matrices
-        return muon_states(tuple(parameter.shape), parameter.element_size(), counted=counted, projected=int(matrix))
+        return muon_states(tuple(parameter.shape), parameter.element_size(), counted=counted, matrix=matrix)
 
     def _muon(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         state, momentum = self.state[p], group["momentum"]
@@ -99,6 +100,13 @@ class MuonAdamW(Stepping):
         second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
         size = second.sqrt().div_(math.sqrt(1.0 - beta2**count)).add_(group["eps"])
         p.addcdiv_(first, size, value=-group["lr"] / (1.0 - beta1**count))
+
+
+def muon_states(shape: Sequence[int], size: int, *, counted: bool, matrix: bool) -> list[int]:
+    """Bytes of each state of a parameter; `matrix`: whether it is stepped by Muon if it has two dimensions."""
+    if matrix and len(shape) == 2:
+        return [math.prod(shape) * size]
+    return adamw_states(shape, size, counted=counted)
 
 
 def _along(waiting: list[tuple[Tensor, Tensor, float]]) -> None:
