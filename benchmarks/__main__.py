@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from benchmarks.runner.verb import bench as run_suite
+from benchmarks.command import bench as run_suite
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import integers, listed
 
@@ -40,8 +40,8 @@ def bench(
         arms: only these arms of the suite; repeat it, or list them with commas.
         seeds: only these seeds.
         minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
-        results: records, tables and pictures go to a folder of the suite's name in it.
-        runs: run folders, sample clips and the page, likewise.
+        results: folder of the records, one file a suite.
+        runs: run folders, sample clips, tables, pictures and the page go to a folder of the suite's name in it.
         calibrate: no runs; time the steps of all arms in turns, for seconds that mean something.
         only_report: no runs; tables and page from the records that are there.
     """

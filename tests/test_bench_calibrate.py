@@ -5,8 +5,8 @@ import math
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from benchmarks.runner.calibrate import Turns, latest, run_seconds, step_seconds
-from benchmarks.runner.cells import plan
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.timed_steps import Turns, latest, run_seconds, step_seconds
 
 
 def test_jobs_work_one_at_a_time_in_turns() -> None:
@@ -59,9 +59,9 @@ def test_seconds_of_a_step() -> None:
 
 
 def test_seconds_of_a_run_hold_scoring_and_search() -> None:
-    cell = plan(suite(), {}).missing[1]
-    assert cell.arm == "linear"
-    record = record_of(cell)
+    run = plan(suite(), {}).missing[1]
+    assert run.arm == "linear"
+    record = record_of(run)
     record["rankings"] = [{"phase": "pose", "flops": 50.0}, {"phase": "pose", "flops": 25.0}]
     record["phases"]["pose"]["stages"][0]["searching"] = 3
     pose, video = FLOPS["linear"]
@@ -72,7 +72,7 @@ def test_seconds_of_a_run_hold_scoring_and_search() -> None:
     }  # fmt: skip
     calibration = {"kind": "calibration", "made": "2026-01-02", "arms": {"linear": timed}}
     video_step = step_seconds({"flops": video}, timed["video"]["workloads"])
-    wanted = cell.steps["pose"] * 0.30 + 3 * 0.1 + 3.0 + cell.steps["video"] * video_step
+    wanted = run.steps["pose"] * 0.30 + 3 * 0.1 + 3.0 + run.steps["video"] * video_step
     assert run_seconds(record, calibration) == pytest.approx(wanted)
     timed["video"]["cache"] = 0.5  # seconds of a FLOP of the reference cache
     record["totals"]["flops_cache"] = 8.0

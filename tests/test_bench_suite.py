@@ -7,8 +7,8 @@ import pytest
 
 from bench_suites import suite, tree
 from benchmarks.__main__ import main
-from benchmarks.runner import protocol
-from benchmarks.runner.read import read_suite, suite_of, suites
+from benchmarks.runner.suite_file import read_suite, suite_of, suites
+from benchmarks.tables import protocol
 from entprog.config.load import ConfigError
 
 
@@ -74,7 +74,7 @@ def test_the_protocol_is_enforced(over: dict[str, Any], words: str) -> None:
 
 def test_a_smoke_test_may_do_without() -> None:
     small = suite(smoke=True, seeds=[0], rates=[1.0], exam={"clips": 4}, recipe={"evaluate": {"clips": 4}})
-    assert "no number here means anything" in protocol.told(small)[0]
+    assert "no number here means anything" in protocol.protocol_lines(small)[0]
 
 
 def test_an_arm_is_laid_over_the_recipe() -> None:
@@ -94,7 +94,7 @@ def test_an_arm_is_laid_over_the_recipe() -> None:
 def test_shipped_suites_are_sound(name: str) -> None:
     found = read_suite(name)
     assert found.settings.about and found.settings.reference in found.settings.arms
-    assert protocol.told(found)
+    assert protocol.protocol_lines(found)
 
 
 def test_a_suite_like_another(tmp_path: Path) -> None:

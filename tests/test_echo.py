@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.runner.costs import PhaseCost
-from benchmarks.runner.record import of_run
+from benchmarks.runner.phase_cost import PhaseCost
+from benchmarks.runner.run_record import of_run
 from entprog.config.load import ConfigError, ConfigWarning
 from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.position import Position

@@ -13,6 +13,9 @@ from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 from loops import ORDER, Rig, Sizes, adaptive, weights
 
+LISA = "benchmarks.rivals.lisa:Lisa"
+BADAM = "benchmarks.rivals.badam:Badam"
+
 INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
 """What stands before the blocks of the toy."""
 
@@ -31,11 +34,11 @@ UNRANKED: dict[str, dict[str, Any]] = {
         "method": "full", "schedule": None, "options": {"frames": [1, 2, 0], "batch": [0.5, 0, 0]},
         "shape": Shape(16, 4, 2),
     },
-    "lisa": {"method": "lisa", "schedule": None, "options": {"gamma": 2, "every": 4}},
-    "lisa, states kept": {"method": "lisa", "schedule": None, "options": {"gamma": 1, "every": 4, "states": "keep"}},
-    "badam": {"method": "badam", "schedule": None, "options": {"every": 4}, "inputs": INPUTS},
+    "lisa": {"method": LISA, "schedule": None, "options": {"gamma": 2, "every": 4}},
+    "lisa, states kept": {"method": LISA, "schedule": None, "options": {"gamma": 1, "every": 4, "states": "keep"}},
+    "badam": {"method": BADAM, "schedule": None, "options": {"every": 4}, "inputs": INPUTS},
     "badam, inputs never": {
-        "method": "badam", "schedule": None, "options": {"every": 4, "inputs": "never", "order": "descending"},
+        "method": BADAM, "schedule": None, "options": {"every": 4, "inputs": "never", "order": "descending"},
         "inputs": INPUTS,
     },
 }  # fmt: skip

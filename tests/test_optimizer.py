@@ -12,21 +12,23 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
-from entprog.optimizers._muon import MuonAdamW, in_rows, orthogonalised
+from entprog.optimizers._orthogonal import MuonAdamW, in_rows, orthogonalised
 from entprog.savings.in_backward import InBackward, build_optimizer, release
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
-NAMES = ("adamw", "adamw8bit", "adafactor", "galore", "muon")
+GALORE = "benchmarks.rivals.galore:Galore"
+
+NAMES = ("adamw", "adamw8bit", "adafactor", GALORE, "muon")
 RATE = 1e-2
 
 
 def config(name: str, **options: Any) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    if name == "galore":
-        options = {"galore_rank": 8, "galore_update_proj_gap": 2, **options}
+    if name == GALORE:
+        options = {"optimizer_options": {"rank": 8, "update_proj_gap": 2}, **options}
     return TrainConfig(optimizer=name, adam_weight_decay=0.1, **options)  # type: ignore[arg-type]
 
 
@@ -120,7 +122,7 @@ def test_muon_steps_matrices_of_one_shape_together_to_the_bit(monkeypatch: pytes
         return [matrix.detach() for matrix in matrices]
 
     together = stepped()
-    monkeypatch.setattr("entprog.optimizers._muon.TOGETHER", 0)  # one by one
+    monkeypatch.setattr("entprog.optimizers._orthogonal.TOGETHER", 0)  # one by one
     assert all(torch.equal(a, b) for a, b in zip(together, stepped(), strict=True))
 
 
@@ -161,7 +163,7 @@ def test_codes_from_tables_are_those_of_torchao(signed: bool) -> None:
     pytest.importorskip("torchao")
     from torchao.optim.quant_utils import create_dynamic_map, quantize_8bit_with_qmap
 
-    from entprog.optimizers._lowbit import _Codes
+    from entprog.optimizers._quantized import _Codes
 
     qmap = torch.tensor(list(create_dynamic_map(signed=signed)), dtype=torch.float32)
     least = -1.0 if signed else 0.0

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from entprog.plan.simulator import Simulator
 from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.profiling.hardware import DEVICES, find_device
 from entprog.profiling.meter import Meter
-from entprog.profiling.states import state_bytes
+from entprog.profiling.step_costs import adamw
 from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.task import HumanVideo
 
@@ -59,9 +58,7 @@ def test_bytes_and_flops_of_a_step_that_runs(active: tuple[str, ...]) -> None:
     assert step.trained == sum(parameter.numel() for parameter in blocks)
     assert step.flops == meter.cost().flops
     assert step.peak == pytest.approx(meter.peak, rel=0.01)
-    assert (
-        step.by_category["optimizer"] == meter.at_peak["optimizer"] == sum(map(partial(state_bytes, "adamw"), blocks))
-    )
+    assert step.by_category["optimizer"] == meter.at_peak["optimizer"] == sum(map(adamw, blocks))
 
 
 def test_windows_of_a_long_network_need_few_units() -> None:
@@ -222,8 +219,8 @@ def test_a_timeline_keeps_what_is_there_all_the_time() -> None:
         ({"method": "full"}, 0, (1.0, 1.0)),
         ({"method": "full", "method_options.resolution": "[0.5, 0]"}, 2, (0.55, 0.7)),
         ({"method": "lora", "method_options.rank": "4"}, 1, (0.5, 1.1)),
-        ({"method": "lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
-        ({"method": "badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
+        ({"method": "benchmarks.rivals.lisa:Lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
+        ({"method": "benchmarks.rivals.badam:Badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
     ],
 )
 @pytest.mark.slow

@@ -21,13 +21,16 @@ from entprog.plan.orders import suffix
 from entprog.plan.screen import text
 from entprog.plan.simulator import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject
+from entprog.plugins import load
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
-from entprog.profiling.states import state_bytes
+from entprog.profiling.step_costs import adamw
 from entprog.savings.frozen_storage import FrozenStorage
 from entprog.savings.reference_cache import ReferenceCache
 from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.task import HumanVideo
+
+GALORE = "benchmarks.rivals.galore:Galore"
 
 PLAIN = Case(Shape(16, 2, 2), outside=False)
 SUFFIX = ("blocks.8", "temporal.4", "blocks.11")
@@ -122,7 +125,7 @@ def test_savings_are_those_of_a_step_that_runs(name: str) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     assert step.trained == sum(p.numel() for p in trained)
     assert step.flops == meter.flops
-    assert step.by_category["optimizer"] == sum(state_bytes("adamw", p) for p in trained)
+    assert step.by_category["optimizer"] == sum(adamw(p) for p in trained)
     if name == "offload":  # a CPU has nowhere else to keep the originals, and the meter sees them read
         weights = sum(p.numel() for p in build_model(ModelConfig()).parameters()) * 4
         assert step.by_category["weights"] < 0.5 * weights
@@ -162,14 +165,16 @@ def recipe(**more: Any) -> Config:
     return read_config(None, [(key, str(value)) for key, value in given.items()], planned=True)
 
 
-@pytest.mark.parametrize("name", ["adamw8bit", "adafactor", "galore", "muon"])
+@pytest.mark.parametrize("name", ["adamw8bit", "adafactor", GALORE, "muon"])
 def test_states_of_every_optimizer_are_exact(name: str) -> None:
     planner = Planner(recipe(train__optimizer=name), find_device("cpu"))
     step = planner.step(replace(PLAIN, outside=True), SUFFIX)
     model = build_model(ModelConfig())
     inside = {id(p): block.name for block in discover_blocks(model) for p in block.parameters()}
     trained = [p for p in model.parameters() if inside.get(id(p), SUFFIX[0]) in SUFFIX]
-    assert step.by_category["optimizer"] == sum(state_bytes(name, p, 128 * (id(p) in inside)) for p in trained)
+    assert step.by_category["optimizer"] == sum(
+        load("optimizer", name).state_bytes(p, "block" if id(p) in inside else "outside") for p in trained
+    )
     (said,) = notes(planner)
     assert f'train.optimizer = "{name}": its states are exact' in said
 

@@ -18,9 +18,9 @@ from entprog.plan.estimate import Planner
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
 from entprog.profiling.profiled import profiled_peak
-from entprog.profiling.states import expected_state_bytes, state_bytes
-from entprog.profiling.step_costs import measure_costs
-from entprog.savings.in_backward import build_optimizer
+from entprog.profiling.states import expected_state_bytes
+from entprog.profiling.step_costs import adamw, measure_costs
+from entprog.savings.in_backward import build_optimizer, optimizer_plugin
 from entprog.savings.options import Option
 from entprog.savings.simulated_step import simulate_step
 from entprog.tasks.human_video.task import HumanVideo
@@ -28,7 +28,9 @@ from entprog.train.ranking import rank_blocks
 from entprog.train.run import train
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
-OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore", "muon"]
+GALORE = "benchmarks.rivals.galore:Galore"
+
+OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", GALORE, "muon"]
 RANK = 24
 SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 
@@ -36,7 +38,7 @@ SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 def chosen(name: str) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    return TrainConfig(optimizer=name, galore_rank=RANK)  # type: ignore[arg-type]
+    return TrainConfig(optimizer=name, optimizer_options={"rank": RANK} if name == GALORE else {})  # type: ignore[arg-type]
 
 
 def built(samples: int = 2) -> tuple[HumanVideo, Blocks, Draw, tuple[str, ...]]:
@@ -68,7 +70,7 @@ def test_states_are_known_beforehand(name: str, kind: torch.dtype) -> None:
     for parameter, expected in zip(parameters, told, strict=True):
         real = [state.untyped_storage().nbytes() for state in optimizer.state[parameter].values()]
         assert sorted(expected) == sorted(real), parameter.shape
-        assert state_bytes(name, parameter, RANK) == sum(real)
+        assert optimizer_plugin(chosen(name)).state_bytes(parameter, "block") == sum(real)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -101,7 +103,7 @@ def test_measured_costs_end_where_the_backward_ends() -> None:
     task.loss(draw).backward()
     optimizer.step()
     optimizer.zero_grad()
-    states = {id(p): state_bytes("adamw", p) for p in model.parameters()}
+    states = {id(p): adamw(p) for p in model.parameters()}
     never, always, rarely = (
         measure_costs(task, blocks, order, draw, 1, outside=True, exact=True, inputs=inputs, every=every)
         for every in (0, 1, 4)

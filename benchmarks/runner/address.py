@@ -30,8 +30,20 @@ FORMER_KEYS = {
     "freeze.inputs_every": "schedule.outside_every",
     "ranking.select": "schedule.select",
     "train.cost_unit": "schedule.cost",
+    "train.optimizer_options.rows": "train.muon_rows",
+    "train.optimizer_options.momentum": "train.muon_momentum",
+    "train.optimizer_options.rank": "train.galore_rank",
+    "train.optimizer_options.update_proj_gap": "train.galore_update_proj_gap",
+    "train.optimizer_options.scale": "train.galore_scale",
 }
 """What a key was called when NUMERICS was last raised; addresses go by the former names."""
+
+FORMER_VALUES = {
+    "benchmarks.rivals.lisa:Lisa": "lisa",
+    "benchmarks.rivals.badam:Badam": "badam",
+    "benchmarks.rivals.galore:Galore": "galore",
+}
+"""What a plugin was called then; likewise."""
 
 NOT_NUMBERS = (
     "output_dir",
@@ -66,10 +78,12 @@ def address(config: Config, exam: Mapping[str, Any], base: str = "") -> str:
 def said(config: Config) -> dict[str, Any]:
     """Dotted keys that differ from their defaults, those of phases and those that no number depends on left out."""
     own, usual = dict(leaves(asdict(config))), {**dict(leaves(asdict(Config()))), **FORMER}
+    optimizer = plugins.describe("optimizer", config.train.optimizer)
+    usual |= {f"train.optimizer_options.{option.name}": option.default for option in optimizer.options}
     if not plugins.ranked(config.method):  # no number depends on the score then
         own["ranking.score"] = FORMER["ranking.score"]
     return {
-        FORMER_KEYS.get(key, key): value
+        FORMER_KEYS.get(key, key): FORMER_VALUES.get(value, value) if isinstance(value, str) else value
         for key, value in own.items()
         if not key.startswith("phases.") and key not in NOT_NUMBERS and (key not in usual or usual[key] != value)
     }

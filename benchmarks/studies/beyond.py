@@ -1,8 +1,8 @@
 """Does it carry beyond this DiT? A foreign loop with `entprog.attach`, on a U-Net and an MMDiT of diffusers.
 
-    python benchmarks/studies/beyond.py                                    # all that is missing, both networks
-    python benchmarks/studies/beyond.py --networks unet --minutes 30       # what is missing of one, for half an hour
-    python benchmarks/studies/beyond.py --only-report                      # the tables, from the records that are there
+    python -m benchmarks.studies.beyond                                    # all that is missing, both networks
+    python -m benchmarks.studies.beyond --networks unet --minutes 30       # what is missing of one, for half an hour
+    python -m benchmarks.studies.beyond --only-report                      # the tables, from the records that are there
 
 A small network learns rendered people of one domain at 32 px (noise prediction on latents; beside them a reference
 image of somebody else, so that it learns to look past it), and is then fine-tuned on people of another domain, two
@@ -37,11 +37,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from foreign_loop import ARMS, BATCH, NETWORKS, PROBE, STAGES, People, examined, made, probe, take_step, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, optim
 
-from benchmarks.runner.rates import sweep
+from benchmarks.runner.rate_sweep import sweep
+from benchmarks.studies.foreign_loop import (
+    ARMS,
+    BATCH,
+    NETWORKS,
+    PROBE,
+    STAGES,
+    People,
+    examined,
+    made,
+    probe,
+    take_step,
+    train,
+)
 from entprog import plugins
 from entprog.config.schema import Config
 from entprog.core.statistics import mean_and_error, spearman

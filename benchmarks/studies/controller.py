@@ -1,4 +1,4 @@
-"""What the method itself adds to a step that is not searching: python benchmarks/studies/controller.py.
+"""What the method itself adds to a step that is not searching: python -m benchmarks.studies.controller.
 
 Times `workload`, `replays` and an empty `with method.step(i)` of the bound progressive method on the nano model, and a
 whole training step beside it (batch 8 at 64 px), interleaved. Writes benchmarks/results/controller.json.
@@ -59,7 +59,7 @@ def main() -> None:
     step()
     pairs = [(controller(50 * n), step()) for n in range(REPEATS)]
     ratios = sorted(own / whole for own, whole in pairs)
-    about = describe_run(config, task.device, "python benchmarks/studies/controller.py")
+    about = describe_run(config, task.device, "python -m benchmarks.studies.controller")
     record = {
         "controller_seconds": statistics.median(own for own, _ in pairs),
         "step_seconds": statistics.median(whole for _, whole in pairs),

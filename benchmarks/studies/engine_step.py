@@ -1,5 +1,5 @@
 """One optimizer step of 28 blocks in full and in part:
-python benchmarks/studies/engine_step.py [--width 192 --pixels 256 ...].
+python -m benchmarks.studies.engine_step [--width 192 --pixels 256 ...].
 
 Arms, each with and without checkpointing, interleaved in one run:
     full        everything trains, gradient through the Siamese reference, one pose adapter at the input

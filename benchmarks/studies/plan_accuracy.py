@@ -1,8 +1,8 @@
 """What `entprog plan` says against steps that run: bytes by the meter, seconds by the clock, on this machine.
 
-    python benchmarks/studies/plan_accuracy.py                       # the demo's three phases: full, a suffix, a spread
-    python benchmarks/studies/plan_accuracy.py --smallest            # one case, few steps
-    python benchmarks/studies/plan_accuracy.py --out benchmarks/results/plan-accuracy.json
+    python -m benchmarks.studies.plan_accuracy                       # the demo's three phases: full, a suffix, a spread
+    python -m benchmarks.studies.plan_accuracy --smallest            # one case, few steps
+    python -m benchmarks.studies.plan_accuracy --out benchmarks/results/plan-accuracy.json
 
 A measured step is what the loop repeats once its batch is drawn: loss, backward, clipping and the update. It is
 timed after two steps of warm-up; the median counts. Run it on an otherwise idle machine.

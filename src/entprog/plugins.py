@@ -19,7 +19,9 @@ FOLDERS = {
     "score": "scores",
     "schedule": "schedules",
     "method": "methods",
+    "optimizer": "optimizers",
     "metric": "metrics",
+    "codec": "codecs",
     "task": "tasks",
 }
 

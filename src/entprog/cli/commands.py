@@ -175,7 +175,7 @@ def train(
         resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
         keys: print all keys of a recipe and stop.
         output_dir: the run folder; it must not exist yet.
-        method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
+        method: "progressive", "mixed", "full", "lora", or package.module:Class.
         preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
         label: name of the run in tables.
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -17,6 +17,7 @@ MEMBERS = {
     "method": ("bind",),
     "score": ("score",),
     "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
+    "optimizer": ("build",),
     "metric": ("update", "compute"),
 }
 """What a class must have to be of a kind (core/types.py)."""
@@ -158,6 +159,7 @@ def _plugins(config: Config) -> Iterator[Finding]:
         ("method", "method", config.method, config.method_options),
         ("score", "ranking.score", config.ranking.score, config.ranking.options),
         ("schedule", "schedule.name", config.schedule.name, config.schedule.options),
+        ("optimizer", "train.optimizer", config.train.optimizer, config.train.optimizer_options),
         *(("metric", f"evaluate.metrics[{i}]", name, {}) for i, name in enumerate(config.evaluate.metrics)),
     ]
     wrong = {key: list(_plugin(kind, key, name, options)) for kind, key, name, options in chosen}
@@ -195,7 +197,8 @@ def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator
         yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(missing)}")
         return
     for text in plugins.problems(kind, name, options):
-        yield Finding(("method_options" if kind == "method" else f"{key.rpartition('.')[0]}.options", key), f": {text}")
+        table = {"method": "method_options", "optimizer": "train.optimizer_options"}.get(kind)
+        yield Finding((table or f"{key.rpartition('.')[0]}.options", key), f": {text}")
 
 
 def _stages(config: Config) -> Iterator[Finding]:
@@ -334,11 +337,9 @@ def _files(config: Config) -> Iterator[Finding]:
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
     if config.method in ("lora", "mixed") and find_spec("peft") is None:
         yield Finding(("method",), f' = "{config.method}": peft is not installed; pip install "peft>=0.17"')
-    if config.train.optimizer == "adamw8bit" and find_spec("torchao") is None:
-        yield Finding(
-            ("train.optimizer",),
-            ' = "adamw8bit": it is not installed; pip install "entprog[lowbit]"',
-        )
+    for module, install in plugins.find("optimizer", config.train.optimizer).packages.items():
+        if find_spec(module) is None:
+            yield Finding(("train.optimizer",), f' = "{config.train.optimizer}": {module} is not installed; {install}')
     if config.train.report_to == "tensorboard" and find_spec("tensorboard") is None:
         yield Finding(
             ("train.report_to",),

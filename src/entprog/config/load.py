@@ -32,7 +32,10 @@ RESUMABLE = (
 )
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
-OPTIONS_OF = {"method": "method_options", "ranking.score": "ranking.options", "schedule.name": "schedule.options"}
+OPTIONS_OF = {
+    "method": "method_options", "ranking.score": "ranking.options", "schedule.name": "schedule.options",
+    "train.optimizer": "train.optimizer_options", "task": "task_options",
+}  # fmt: skip
 """Key that names a plugin -> the table of its options."""
 
 LARGEST = 1_000_000
@@ -338,6 +341,8 @@ def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> di
             which = next(key for key in table if key != "options")
             other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
             kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
+            if isinstance(own, dict) and str(own.get("optimizer", table.get("optimizer"))) != table.get("optimizer"):
+                kept[name].pop("optimizer_options", None)
     return kept
 
 

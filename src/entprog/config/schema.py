@@ -194,16 +194,8 @@ class TrainConfig:
         echo_cache: where phases with an `echo` keep what their frozen blocks made of a sample: in the memory of the
             "host", or on "disk" (in the run folder).
         compile: "off", or torch.compile for each of the "blocks".
-        optimizer: "adamw"; "adamw8bit" keeps its states in 8 bits (extra lowbit); "adafactor" keeps a row and a
-            column for each matrix, and wants learning rates near 1e-2 (it measures steps by the weights' size);
-            "galore" keeps AdamW's states of the blocks' matrices in a subspace of their gradients; "muon" steps these
-            matrices (adapters too) along their momentum, orthogonalised, with one state each.
-        galore_rank: dimensions of that subspace; matrices of no more rows or columns are left to AdamW.
-        galore_update_proj_gap: steps after which it is computed anew, from the gradient of that step.
-        galore_scale: what an update that comes back from it is multiplied by.
-        muon_momentum: decay of the running sum of a matrix's gradients.
-        muon_rows: rows of a matrix that are orthogonalised by themselves, for less work, such as those of one head;
-            matrices that they do not divide, and narrower ones, are taken whole, as all are with 0.
+        optimizer: a plugin of kind "optimizer" (adamw, adamw8bit, adafactor, muon, or package.module:Class).
+        optimizer_options: the optimizer's own options, such as `{rows = 32}` of "muon".
         optimizer_in_backward: step each parameter once its gradient is there and free that at once: saves memory
             together with gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16.
         memory_budget: the most bytes that a step may take, such as "24GiB" or "80GB"; "" for no limit. Each workload
@@ -239,12 +231,8 @@ class TrainConfig:
     reference_cache_bytes: int = 2**30
     echo_cache: Literal["host", "disk"] = "host"
     compile: Literal["off", "blocks"] = "off"
-    optimizer: Literal["adamw", "adamw8bit", "adafactor", "galore", "muon"] = "adamw"
-    galore_rank: int = 128
-    galore_update_proj_gap: int = 200
-    galore_scale: float = 0.25
-    muon_momentum: float = 0.95
-    muon_rows: int = 0
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
     optimizer_in_backward: bool = False
     memory_budget: str = ""
     resolution_shift: bool = False
@@ -309,7 +297,7 @@ class Config:
     Attributes:
         output_dir: the run folder; it must not exist yet.
         label: name of the run in tables; empty for the method's name.
-        method: a plugin of kind "method": "progressive", "mixed", "full", "lora", "lisa" or "badam" (or
+        method: a plugin of kind "method": "progressive", "mixed", "full", "lora" (or
             package.module:Class); "entprog" is short for the preset of that name.
         method_options: the method's own options.
         preset: "entprog" is what the benchmark found best (docs/benchmarks.md): low rank, on every block in phases of
@@ -319,6 +307,8 @@ class Config:
             then, model.pose = "blocks").
             "paper" sets ranking and schedule as published. "" leaves every key to the recipe.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        task: a plugin of kind "task": what the model is, what it is trained on and how it is judged.
+        task_options: the task's own options.
     """
 
     output_dir: str = "runs/run"
@@ -327,6 +317,8 @@ class Config:
     method_options: dict[str, Any] = field(default_factory=dict)
     preset: Literal["", "entprog", "paper"] = ""
     device: str = "auto"
+    task: str = "human_video"
+    task_options: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
@@ -344,7 +336,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method": "lora",
         "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.34, "m_images": 0, "inputs": "never"},
         "freeze": {"storage": "bf16"},
-        "train": {"reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "muon_rows": 32},
+        "train": {
+            "reference_cache": "disk",
+            "echo_cache": "disk",
+            "optimizer": "muon",
+            "optimizer_options": {"rows": 32},
+        },
     },
     "paper": {
         "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},

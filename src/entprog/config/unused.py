@@ -21,11 +21,8 @@ RENDERED = (
 """Keys of [data] that say what to render."""
 
 
-OPTIMIZERS = {
-    "galore": ("galore_rank", "galore_update_proj_gap", "galore_scale"),
-    "muon": ("muon_momentum", "muon_rows"),
-}
-"""`train.optimizer` -> its own keys."""
+ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
+"""Keys of [train] that not every optimizer reads."""
 
 
 def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
@@ -41,18 +38,13 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
-    betas = [key for key in ("adam_beta1", "adam_beta2", "adam_epsilon") if f"train.{key}" in given]
-    if train.optimizer == "adafactor" and betas:
+    reads = plugins.find("optimizer", train.optimizer).reads
+    idle = [key for key in ADAM if f"train.{key}" in given and key not in reads]
+    if idle:
         yield Finding(
-            (f"train.{betas[0]}", "train.optimizer"), f'{_and_others(betas)}: no effect with optimizer = "adafactor"'
+            (f"train.{idle[0]}", "train.optimizer"),
+            f'{_and_others(idle)}: no effect with optimizer = "{train.optimizer}"',
         )
-    for name, keys in OPTIMIZERS.items():
-        own = [key for key in keys if f"train.{key}" in given]
-        if train.optimizer != name and own:
-            yield Finding(
-                (f"train.{own[0]}", "train.optimizer"),
-                f'{_and_others(own)}: no effect with optimizer = "{train.optimizer}"',
-            )
     if train.optimizer_in_backward and not train.gradient_checkpointing:
         yield Finding(
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
@@ -113,8 +105,9 @@ def _cached(phase: PhaseConfig, config: Config) -> bool:
 def _begins_frozen(phase: PhaseConfig, config: Config) -> bool:
     """Whether the start of the network stays frozen from step to step."""
     inputs = bool(config.freeze.inputs_every)
-    if not plugins.ranked(config.method):  # only BAdam leaves the start of the network alone for a while
-        inputs = config.method != "badam" or config.method_options.get("inputs") == "always"
+    if not plugins.ranked(config.method):
+        method = plugins.load("method", config.method, **config.method_options)
+        inputs = not getattr(method, "rests_inputs", False)
     if phase.outside and config.freeze.outside and inputs:
         return False
     return phase.blocks == "temporal" or config.method != "full"

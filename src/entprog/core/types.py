@@ -158,6 +158,25 @@ class Trial:
         return self.flops, len(self.workload.active)
 
 
+Role = Literal["block", "adapter", "outside"]
+"""Where a parameter belongs: to a block, to a low-rank adapter of a block, or to neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdamOptions:
+    """What Adam and its relatives have in common; `weight_decay` goes for every optimizer."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def arguments(self) -> dict[str, Any]:
+        """As torch's optimizers name them."""
+        betas = (self.beta1, self.beta2)
+        return {"betas": betas, "eps": self.epsilon, "weight_decay": self.weight_decay}
+
+
 class WeightStorage(Protocol):
     """Holds the weights of frozen layers in fewer bytes; a Freezer tells it what froze (savings/frozen_storage.py)."""
 

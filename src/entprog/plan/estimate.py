@@ -16,6 +16,7 @@ from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.simulator import Simulator, Step
 from entprog.plan.subjects import Case, HumanVideoSubject, Subject
 from entprog.profiling.hardware import Hardware
+from entprog.savings.in_backward import optimizer_plugin
 from entprog.tasks.human_video.build import new_temporal
 
 RANK = 16
@@ -270,7 +271,7 @@ class Planner:
         self, plan: PhasePlan, kind: str, case: Case, active: Sequence[str], steps: int,
         stages: tuple[int, ...] = (), order: str = "", with_states: set[str] | None = None,
     ) -> Row:  # fmt: skip
-        optimizer = "adamw8bit" if kind == "full-saving" else self.config.train.optimizer
+        optimizer = "adamw8bit" if kind == "full-saving" else ""
         every = self.config.freeze.inputs_every if kind == "stage" and self.ranked and case.outside else 1
         active, adapted = self.parts(case, plan.blocks, active, kind)
         step = self.step(case, active, with_states, optimizer, adapted)
@@ -315,7 +316,7 @@ class Planner:
         train = self.config.train
         step = self.simulator.step(
             case, active, adapted=adapted, with_states=with_states,
-            optimizer=optimizer or train.optimizer, projected=train.galore_rank,
+            optimizer=plugins.load("optimizer", optimizer) if optimizer else optimizer_plugin(train),
         )  # fmt: skip
         if not case.references or train.reference_cache != "device":
             return step

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from entprog import plugins
 from entprog.core.blocks import Block
+from entprog.core.types import Role
 from entprog.nets import layers
 from entprog.plan.compose import Label, Recording, Timeline, compose, in_passes, shortened_to, windows
 from entprog.plan.inventory import Inventory, Parts, counted, packed_bytes, total, weighed
 from entprog.plan.recording import Operation, Recorder
 from entprog.plan.subjects import Case, Subject, low_rank_added
-from entprog.profiling.states import STATES
 from entprog.savings.frozen_storage import FrozenStorage, fresh_tables
 
 
@@ -58,15 +59,14 @@ class Simulator:
         *,
         adapted: Collection[str] = (),
         with_states: Collection[str] | None = None,
-        optimizer: str = "adamw",
-        projected: int = 0,
+        optimizer: Any = None,
     ) -> Step:
         """One step that trains the blocks `active` (and what lies outside, if the case says so).
 
         Args:
             adapted: blocks whose adapters train in place of their own weights.
             with_states: blocks that have optimizer states; those that train, if None.
-            optimizer: as `train.optimizer` names it; `projected` is `train.galore_rank`.
+            optimizer: a plugin of that kind; AdamW where none is given.
 
         Raises:
             ValueError: the shape is none that the network takes.
@@ -76,14 +76,16 @@ class Simulator:
         trained = inside + adapters + outside
         idle = set(with_states or ()) - set(active)
 
-        def states(parts: Parts, rank: int) -> int:
-            about = {"counted": not case.fused, "projected": rank}
-            return sum(sum(STATES[optimizer](kind.shape, kind.size, **about)) * n for kind, n in parts.items())
+        plugin = optimizer or plugins.load("optimizer", "adamw")
 
-        own = states(total([inside, *map(self.inventory.whole, idle)]), projected)
+        def states(parts: Parts, role: Role) -> int:
+            about = {"counted": not case.fused, "role": role}
+            return sum(sum(plugin.states(kind.shape, kind.size, **about)) * n for kind, n in parts.items())
+
+        own = states(total([inside, *map(self.inventory.whole, idle)]), "block")
         static = {
             "weights": self._weights(case, active, adapted),
-            "optimizer": own + states(adapters, projected * (optimizer == "muon")) + states(outside, 0),
+            "optimizer": own + states(adapters, "adapter") + states(outside, "outside"),
             "gradients": weighed(trained) if case.accumulation > 1 else 0,
         }
         line = self.timeline(case, active, adapted)

@@ -1,6 +1,6 @@
 """Bytes of an optimizer's states: what its first step will make for a parameter, known before it does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ CODED, SCALED = 4096, 256
 """8-bit states: parameters of fewer values, or of no multiple of so many (which share a scale), stay whole."""
 
 
-def adamw_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+def adamw_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """Bytes of fused AdamW's states of a parameter with values of `size` bytes: both moments and the step count.
 
     `counted`: whether the step count lies beside the parameter; it does on every device.
@@ -23,8 +23,8 @@ def adamw_states(shape: Sequence[int], size: int, *, counted: bool, projected: i
     return [prod(shape) * size] * 2 + [COUNTER]
 
 
-def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
-    """The same for `train.lowbit.AdamW8bit`: codes and scales of both moments; the step count is on the CPU."""
+def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
+    """The same for `optimizers/_quantized.py`: codes and scales of both moments; the step count is on the CPU."""
     values = prod(shape)
     moment = [values * size]
     if values >= CODED and values % SCALED == 0:
@@ -32,50 +32,11 @@ def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool, projecte
     return moment * 2 + [COUNTER] * counted
 
 
-def adafactor_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
+def adafactor_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """The same for torch's Adafactor: a row and a column for each matrix; the step count is on the CPU."""
     values = prod(shape)
     moments = [values // shape[-1] * size, values // shape[-2] * size] if len(shape) > 1 else [values * size]
     return moments + [COUNTER] * counted
-
-
-def galore_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
-    """The same for `train.galore.GaLoreAdamW`: a matrix longer than `projected` on both sides keeps so much."""
-    moments = [prod(shape) * size] * 2
-    if projected and len(shape) == 2 and min(shape) > projected:
-        moments = [projected * min(shape) * size] + [projected * max(shape) * size] * 2
-    return moments + [COUNTER] * counted
-
-
-def muon_states(shape: Sequence[int], size: int, *, counted: bool, projected: int = 0) -> list[int]:
-    """The same for `train.muon.MuonAdamW`: one for a matrix of a block, where `projected` is above 0."""
-    if projected and len(shape) == 2:
-        return [prod(shape) * size]
-    return adamw_states(shape, size, counted=counted)
-
-
-STATES: dict[str, Callable[..., list[int]]] = {
-    "adamw": adamw_states,
-    "adamw8bit": adamw8bit_states,
-    "adafactor": adafactor_states,
-    "galore": galore_states,
-    "muon": muon_states,
-}
-"""`train.optimizer` -> bytes of each state of a parameter.
-
-By shape and bytes of a value; `counted`: on a CPU; `projected`: `train.galore_rank` where it is in a block, else 0.
-"""
-
-
-def state_bytes(optimizer: str, parameter: Tensor, projected: int = 0) -> int:
-    """Bytes of all states that `train.optimizer = optimizer` keeps for a parameter on its device.
-
-    `projected`: `train.galore_rank` for a parameter of a block, else 0.
-    """
-    counted = parameter.device.type == "cpu"
-    return sum(
-        STATES[optimizer](tuple(parameter.shape), parameter.element_size(), counted=counted, projected=projected)
-    )
 
 
 def expected_state_bytes(optimizer: optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> list[int]:

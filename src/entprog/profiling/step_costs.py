@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -14,11 +13,15 @@ from entprog.core.blocks import Blocks, outside_parameters
 from entprog.core.select import PassCosts
 from entprog.core.types import Draw, Task
 from entprog.profiling.meter import Meter
-from entprog.profiling.states import state_bytes
+from entprog.profiling.states import adamw_states
 
 States = Callable[[Tensor], int]
 
-ADAMW: States = partial(state_bytes, "adamw")
+
+def adamw(parameter: Tensor) -> int:
+    """Bytes of AdamW's states of a parameter."""
+    return sum(adamw_states(tuple(parameter.shape), parameter.element_size(), counted=True))
+
 
 DEPTHS = 3
 """Lowest active blocks that are tried: the first, the last and one between; others lie on the lines between."""
@@ -127,7 +130,7 @@ class _Passes:
 
 def measure_costs(
     task: Task, blocks: Blocks, order: Sequence[str], draw: Draw, batch: int, *, outside: bool, exact: bool = False,
-    inputs: Collection[str] = (), every: int = 1, states: States = ADAMW,
+    inputs: Collection[str] = (), every: int = 1, states: States = adamw,
 ) -> Measured:  # fmt: skip
     """Run forward and backward on `draw` with the lowest active block at several depths.
 

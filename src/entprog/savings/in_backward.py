@@ -1,15 +1,26 @@
 """The optimizer of a phase as the recipe names it, and the one that steps inside the backward pass."""
 
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
+from entprog import plugins
 from entprog.config.schema import TrainConfig
+from entprog.core.types import AdamOptions
 
-__all__ = ["InBackward", "build_optimizer", "release"]
+__all__ = ["InBackward", "adam_options", "build_optimizer", "optimizer_plugin", "release"]
+
+
+def optimizer_plugin(config: TrainConfig) -> Any:
+    """The plugin of kind "optimizer" that `train.optimizer` names, with `train.optimizer_options`."""
+    return plugins.load("optimizer", config.optimizer, **config.optimizer_options)
+
+
+def adam_options(config: TrainConfig) -> AdamOptions:
+    """The `train.adam_*` keys."""
+    return AdamOptions(config.adam_beta1, config.adam_beta2, config.adam_epsilon, config.adam_weight_decay)
 
 
 def build_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
@@ -22,7 +33,7 @@ def build_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.
         ValueError: an optimizer that is not installed, or one in the backward pass together with what needs
             all gradients at once.
     """
-    plain = MAKERS[config.optimizer](config, groups)
+    plain: optim.Optimizer = optimizer_plugin(config).build(groups, adam_options(config))
     if not config.optimizer_in_backward:
         return plain
     if config.gradient_accumulation_steps > 1:
@@ -109,64 +120,3 @@ class InBackward(optim.Optimizer):
             self.inside.param_groups = [{**self.param_groups[self._group[id(parameter)]], "params": [parameter]}]
             self.inside.step()
         parameter.grad = None
-
-
-def _adam(config: TrainConfig, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """What AdamW and its relatives have in common."""
-    betas = (config.adam_beta1, config.adam_beta2)
-    return {"lr": groups[0]["lr"], "betas": betas, "eps": config.adam_epsilon, "weight_decay": config.adam_weight_decay}
-
-
-def _adamw(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    return optim.AdamW(groups, **_adam(config, groups), fused=True)
-
-
-def _adamw8bit(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    if find_spec("torchao") is None:
-        raise ValueError("train.optimizer = 'adamw8bit': it is not installed; pip install \"entprog[lowbit]\"")
-    from entprog.optimizers._lowbit import AdamW8bit
-
-    return AdamW8bit(groups, **_adam(config, groups))
-
-
-def _adafactor(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    # torch's default guard is far above the squared gradients of a diffusion model and would level rows and columns;
-    # its square is what guards a squared gradient, and this is the paper's 1e-30.
-    return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=config.adam_weight_decay)
-
-
-def _galore(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    from entprog.optimizers._galore import GaLoreAdamW
-
-    def in_block(group: dict[str, Any]) -> bool:
-        name = group.get("name", "outside")
-        return name != "outside" and not name.endswith(" lora")
-
-    return GaLoreAdamW(
-        [{**group, "project": in_block(group)} for group in groups],
-        **_adam(config, groups),
-        rank=config.galore_rank,
-        update_proj_gap=config.galore_update_proj_gap,
-        scale=config.galore_scale,
-    )
-
-
-def _muon(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    from entprog.optimizers._muon import MuonAdamW
-
-    return MuonAdamW(
-        [{**group, "orthogonal": group.get("name", "outside") != "outside"} for group in groups],
-        **_adam(config, groups),
-        momentum=config.muon_momentum,
-        rows=config.muon_rows,
-    )
-
-
-MAKERS: dict[str, Callable[[TrainConfig, list[dict[str, Any]]], optim.Optimizer]] = {
-    "adamw": _adamw,
-    "adamw8bit": _adamw8bit,
-    "adafactor": _adafactor,
-    "galore": _galore,
-    "muon": _muon,
-}
-"""`train.optimizer` -> what builds it."""

@@ -11,8 +11,8 @@ from entprog.core.blocks import Blocks
 from entprog.core.freeze import States
 from entprog.core.select import deepest_sets
 from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
-from entprog.profiling.states import state_bytes
 from entprog.profiling.units import parse_bytes, written_bytes
+from entprog.savings.in_backward import optimizer_plugin
 from entprog.savings.options import Fit, Option, fit, ways
 from entprog.savings.simulated_step import simulate_step
 from entprog.tasks.human_video.task import HumanVideo, hidden_bytes
@@ -201,9 +201,10 @@ class Fitted:
         if self.estimator != "probe" or candidates < 2:
             return 0
         memory_plan, train = self.memory_plan, self.memory_plan.config.train
-        inside = {id(p): train.galore_rank for block in memory_plan.blocks for p in block.parameters()}
+        plugin = optimizer_plugin(train)
+        inside = {id(p) for block in memory_plan.blocks for p in block.parameters()}
         return (candidates + 1) * sum(
-            _bytes(p) + state_bytes(train.optimizer, p, inside.get(id(p), 0))
+            _bytes(p) + plugin.state_bytes(p, "block" if id(p) in inside else "outside")
             for p in memory_plan.task.model.parameters()
             if id(p) in memory_plan.trainable
         )

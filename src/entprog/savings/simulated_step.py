@@ -13,9 +13,8 @@ from entprog.core.blocks import Block, Blocks
 from entprog.core.freeze import param_groups
 from entprog.core.types import Draw
 from entprog.profiling.meter import Meter, StepCost
-from entprog.profiling.states import state_bytes
 from entprog.savings.adapters import adapted_layers
-from entprog.savings.in_backward import build_optimizer
+from entprog.savings.in_backward import build_optimizer, optimizer_plugin
 from entprog.savings.options import Option
 from entprog.tasks.human_video.task import HumanVideo
 
@@ -68,7 +67,7 @@ def simulate_step(
                 fake_task.loss(_of_size(draw, samples)).backward()
     cost = replace(meter.cost(), flops=meter.flops // run * count)
     resting = (p for name in kept for p in blocks[name].parameters())
-    states = sum(state_bytes(config.optimizer, p, config.galore_rank) for p in resting)
+    states = sum(optimizer_plugin(config).state_bytes(p, "block") for p in resting)
     if not states:
         return cost
     parts = dict(cost.by_category)

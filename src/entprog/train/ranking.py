@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Ranking, Scores, Task
 from entprog.data.shards import write_atomically
 from entprog.profiling.meter import Meter
-from entprog.profiling.states import state_bytes
 from entprog.profiling.step_costs import Measured, measure_costs
 from entprog.profiling.units import written_bytes
+from entprog.savings.in_backward import optimizer_plugin
 from entprog.tasks.human_video.task import HumanVideo
 from entprog.train.diagnostics import Watch
 from entprog.train.state import Session
@@ -84,15 +83,16 @@ def add_costs(
     inside = {id(p) for block in blocks for p in block.parameters()}
     measured = measure_costs(
         task, blocks, order, draw, batch, outside=outside, exact=exact, inputs=inputs,
-        every=config.freeze.inputs_every, states=partial(_states, config.train, inside),
+        every=config.freeze.inputs_every, states=_states(config.train, inside),
     )  # fmt: skip
     for name in order:
         cost[name].update(measured.of(name))
     return measured
 
 
-def _states(config: TrainConfig, inside: Collection[int], parameter: Tensor) -> int:
-    return state_bytes(config.optimizer, parameter, config.galore_rank if id(parameter) in inside else 0)
+def _states(config: TrainConfig, inside: Collection[int]) -> Callable[[Tensor], int]:
+    plugin = optimizer_plugin(config)
+    return lambda parameter: int(plugin.state_bytes(parameter, "block" if id(parameter) in inside else "outside"))
 
 
 def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: torch.device) -> Ranking:

@@ -1,0 +1,46 @@
+"""What every optimizer of a recipe declares: how it is built, and what its states take."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, optim
+
+from entprog.core.types import AdamOptions, Role
+from entprog.profiling.states import adamw_states
+
+__all__ = ["OptimizerPlugin"]
+
+
+class OptimizerPlugin(ABC):
+    """Plugin kind "optimizer": options, and `build`, which makes the torch optimizer of a phase.
+
+    Attributes:
+        packages: module -> what to install for it, of packages that are not dependencies of entprog.
+        reads: names of the `train.adam_*` keys that change something.
+    """
+
+    packages: ClassVar[Mapping[str, str]] = {}
+    reads: ClassVar[tuple[str, ...]] = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
+        """The optimizer over `groups` (see `param_groups`: each has its "name" and "lr").
+
+        All states must be plain tensors that appear at a parameter's first step: they are copied, offloaded and saved.
+        """
+
+    def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
+        """Bytes of each state that the first step makes for a parameter; AdamW's where a plugin says nothing else.
+
+        Args:
+            shape: of the parameter, whose values take `size` bytes each.
+            counted: whether a step count that is kept on the CPU lies beside the parameter.
+            role: where the parameter belongs.
+        """
+        return adamw_states(shape, size, counted=counted)
+
+    def state_bytes(self, parameter: Tensor, role: Role) -> int:
+        """Bytes of all states of a parameter on its device."""
+        counted = parameter.device.type == "cpu"
+        return sum(self.states(tuple(parameter.shape), parameter.element_size(), counted=counted, role=role))

@@ -1,0 +1,33 @@
+"""Adafactor by torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import optim
+
+from entprog.core.types import AdamOptions, Role
+from entprog.optimizers._base import OptimizerPlugin
+from entprog.profiling.states import adafactor_states
+
+__all__ = ["Adafactor"]
+
+
+@dataclass(frozen=True)
+class Adafactor(OptimizerPlugin):
+    """Adafactor (arXiv 1804.04235): a row and a column for each matrix in the place of two states.
+
+    It measures steps by the size of the weights and wants learning rates near 1e-2.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("adam_weight_decay",)
+
+    def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
+        """See `OptimizerPlugin`."""
+        # torch's default guard is far above the squared gradients of a diffusion model and would level rows and
+        # columns; its square is what guards a squared gradient, and this is the paper's 1e-30.
+        return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=adam.weight_decay)
+
+    def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
+        """A row and a column for each matrix; the step count is on the CPU."""
+        return adafactor_states(shape, size, counted=counted)

@@ -1,0 +1,42 @@
+"""Muon for the matrices of blocks, AdamW for everything else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import optim
+
+from entprog.core.types import AdamOptions, Role
+from entprog.optimizers._base import OptimizerPlugin
+from entprog.optimizers._orthogonal import MuonAdamW, muon_states
+
+__all__ = ["Muon"]
+
+
+@dataclass(frozen=True)
+class Muon(OptimizerPlugin):
+    """Steps the matrices of blocks, adapters too, along their orthogonalised momentum: one state a matrix.
+
+    Attributes:
+        momentum: decay of the running sum of a matrix's gradients, at least 0 and below 1.
+        rows: rows of a matrix that are orthogonalised by themselves, for less work, such as those of one head;
+            matrices that they do not divide, and narrower ones, are taken whole, as all are with 0.
+    """
+
+    momentum: float = 0.95
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"train.optimizer_options.momentum = {self.momentum}: must be at least 0 and below 1")
+        if self.rows < 0:
+            raise ValueError(f"train.optimizer_options.rows = {self.rows}: must be at least 0")
+
+    def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
+        """See `OptimizerPlugin`."""
+        named = [{**group, "orthogonal": group.get("name", "outside") != "outside"} for group in groups]
+        return MuonAdamW(named, lr=groups[0]["lr"], **adam.arguments(), momentum=self.momentum, rows=self.rows)
+
+    def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
+        """One state of a matrix of a block or adapter, AdamW's of all else."""
+        return muon_states(shape, size, counted=counted, matrix=role != "outside")
