@@ -20,8 +20,8 @@ LOG = ROOT / "docs" / "lab.md"
 LIVING = [page for page in PAGES if page != LOG]
 
 BANNED = (
-    r"stands? before the blocks", r"what stands", r"learn(t|ed) by heart", r"\bbeneath\b", r"\bin the place of\b", r"\bRoom\b",
-    r"\bAverages\b", r"\bSetting\b", r"\btold\b", r"\bmine\b", r"an arm whose point",
+    r"stands? before the blocks", r"what stands", r"learn(t|ed) by heart", r"\bbeneath\b", r"\bin the place of\b",
+    r"\bRoom\b", r"\bAverages\b", r"\bSetting\b", r"\btold\b", r"\bmine\b", r"an arm whose point",
 )  # fmt: skip
 """Wordings that the project replaced by terms of the field (docs/index.md has the terms)."""
 
@@ -120,7 +120,7 @@ def test_commands_are_those_of_the_program(page: Path, command: list[str]) -> No
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path) -> None:
-    """Blocks of a page run in order in one folder; one that begins with `# name.py` is also that module for later ones."""
+    """Blocks of a page run in order in one folder; one that begins with `# name.py` is that module for later ones."""
     for code in fenced(page, "python"):
         if module := re.match(r"# (\w+\.py)\n", code):
             (tmp_path / module[1]).write_text(code, encoding="utf-8")
@@ -131,7 +131,7 @@ def test_python_runs(page: Path, tmp_path: Path) -> None:
 
 
 def test_the_results_of_the_front_page_are_those_of_the_benchmark() -> None:
-    """Each row of the README's results is in the benchmark's table by noise band, which a test compares with the records."""
+    """The README's results are in the benchmark's table by noise band, which another test compares with the records."""
     bands = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     bands = bands.split("<!-- table nano-muon: Loss by noise band -->")[1].split("<!-- end -->")[0]
     table = {}
