@@ -118,16 +118,26 @@ def test_commands_are_those_of_the_program(page: Path, command: list[str]) -> No
         assert command[0] != "python" or (ROOT / command[1]).is_file()
 
 
+def runs(arguments: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=ONE_THREAD
+    )
+    assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path) -> None:
-    """Blocks of a page run in order in one folder; one that begins with `# name.py` is that module for later ones."""
+    """Blocks run in order in one folder; what begins with `# name` is that file there, and commands that name it run."""
+    files = set()
+    for code in fenced(page, "python", "toml"):
+        if name := re.match(r"# (\w+\.(?:py|toml))\n", code):
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
+            files.add(name[1])
     for code in fenced(page, "python"):
-        if module := re.match(r"# (\w+\.py)\n", code):
-            (tmp_path / module[1]).write_text(code, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=ONE_THREAD
-        )
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        runs(["-c", code], tmp_path)
+    for words in commands(page):
+        if files & set(words):
+            runs(["-m", *words], tmp_path)
 
 
 def test_the_results_of_the_front_page_are_those_of_the_benchmark() -> None:
