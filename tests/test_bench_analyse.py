@@ -213,7 +213,7 @@ def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
     assert (
         "data:video/mp4;base64,dmlkZW8=" in page
         and page.count("<svg") == 10
-        and "small, 1x: all arms beside full" in page
+        and "small, 1x: all arms compared with full" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     )
     text = (tmp_path / "runs" / "tables.md").read_text()
@@ -228,7 +228,7 @@ def test_at_a_glance(analysis: Analysis) -> None:
     losses = [float(row[table.columns.index("loss, 2x")].split()[0]) for row in table.rows]
     assert losses == sorted(losses) and {row[0] for row in table.rows} == {"full", "linear", "last"}
     full = next(row for row in table.rows if row[0] == "full")
-    assert full[table.columns.index("less full")] == "-" and full[table.columns.index("seeds")] == "3"
+    assert full[table.columns.index("minus full")] == "-" and full[table.columns.index("seeds")] == "3"
     assert "nan" not in markdown(table)
     picture = glance(analysis, 1.0)
     assert picture.count("<circle") == 9 and "nan" not in picture and "left of the line is better; 3 seeds" in picture
@@ -295,7 +295,7 @@ def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
     assert sum(value <= 0.05 for value in values) <= 3
 
 
-def test_a_chooser_that_sees_is_told_from_chance() -> None:
+def test_a_chooser_that_sees_differs_from_chance() -> None:
     found = chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
     assert found is not None and found.p_gain < 0.02
     assert found == chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)

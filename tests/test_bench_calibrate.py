@@ -10,23 +10,23 @@ from benchmarks.runner.timed_steps import Turns, latest, run_seconds, step_secon
 
 
 def test_jobs_work_one_at_a_time_in_turns() -> None:
-    turns, told = Turns(), []
+    turns, order = Turns(), []
 
     def job(name: str, steps: int):
         def work() -> None:
             for i in range(steps):
-                told.append(f"{name}{i}")
+                order.append(f"{name}{i}")
                 turns.next()
 
         return work
 
     turns.run({"a": job("a", 3), "b": job("b", 1), "c": job("c", 2)})
-    assert told == ["a0", "b0", "c0", "a1", "c1", "a2"]
+    assert order == ["a0", "b0", "c0", "a1", "c1", "a2"]
     turns.run({})
 
 
 def test_a_job_that_fails_stops_the_others() -> None:
-    turns, told = Turns(), []
+    turns, order = Turns(), []
 
     def fails() -> None:
         turns.next()
@@ -34,12 +34,12 @@ def test_a_job_that_fails_stops_the_others() -> None:
 
     def works() -> None:
         for i in range(5):
-            told.append(i)
+            order.append(i)
             turns.next()
 
     with pytest.raises(ValueError, match="no"):
         turns.run({"a": works, "b": fails, "c": works})
-    assert told == [0, 0, 1]
+    assert order == [0, 0, 1]
 
 
 LOADS = [

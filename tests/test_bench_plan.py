@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from benchmarks.runner.address import FORMER, NUMERICS, address, said
+from benchmarks.runner.address import FORMER, NUMERICS, address, differing
 from benchmarks.runner.phase_cost import PhaseCost
 from benchmarks.runner.rate_sweep import sweep
 from benchmarks.runner.run_plan import EQUAL_STEPS, Plan, PlannedRun, plan
@@ -46,9 +46,9 @@ def test_addresses_do_not_move() -> None:
 
 
 def test_a_new_key_at_its_default_moves_no_address() -> None:
-    assert said(Config()) == {"ranking.score": "gradient"}  # the default was another when records were begun
-    assert said(replace(Config(), ranking=RankingConfig(score="cei"))) == {}
-    assert said(replace(Config(), method="full")) == {"method": "full"}  # which ranks nothing
+    assert differing(Config()) == {"ranking.score": "gradient"}  # the default was another when records were begun
+    assert differing(replace(Config(), ranking=RankingConfig(score="cei"))) == {}
+    assert differing(replace(Config(), method="full")) == {"method": "full"}  # which ranks nothing
 
 
 def test_defaults_are_those_that_addresses_were_made_with() -> None:
@@ -243,14 +243,14 @@ def test_what_diverged_or_is_too_dear_is_left_out_with_a_word() -> None:
         run = planned.missing[0]
         records[run.address] = record_of(run, loss_of(run))
         planned = plan(small, records)
-    assert any("linear: 0.5 x the reference's cost buys too few steps in video" in note for note in planned.notes)
+    assert any("linear: 0.5 x the reference's cost allows too few steps in video" in note for note in planned.notes)
     assert ("linear", 0.5, 0) not in planned.finals and ("linear", 1.0, 0) in planned.finals
     assert not any(arm == "last" for arm, _, _ in planned.finals)
 
 
 def test_an_arm_that_is_too_dear_for_the_sweep_is_tuned_where_it_can_run() -> None:
-    dear = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
-    planned, _, _ = finished(suite(define=dear, tuning={"budgets": [0.5]}))
+    costly = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
+    planned, _, _ = finished(suite(define=costly, tuning={"budgets": [0.5]}))
     assert sorted(planned.sweeps) == [("full", 0.5), ("last", 0.5), ("linear", 1.0)]
     assert {budget for arm, budget, _ in planned.finals if arm == "linear"} == {1.0, EQUAL_STEPS}
 

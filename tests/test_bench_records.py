@@ -166,7 +166,7 @@ def test_a_record_keeps_costs_by_stage_and_the_curve(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     spent = 0.0
     written = []
-    for event in events:  # what a run of today also tells at a reading
+    for event in events:  # what a reading of the holdout also holds
         if event["event"] == "holdout":
             spent = sum(row["flops"] for row in rows[: event["step"]]) + 1000.0 * len(written)
             event |= {"flops": spent, "seconds": 1.0}
@@ -181,11 +181,11 @@ def test_a_record_keeps_costs_by_stage_and_the_curve(tmp_path: Path) -> None:
     assert list(record["phases"]) == ["subject", "pose", "video"]
     assert sum(phase["flops"] for phase in record["phases"].values()) == pytest.approx(spent)
     for name, phase in record["phases"].items():
-        mine = [row for row in rows if row["phase"].endswith(name)]
-        assert phase["steps"] == len(mine) == sum(load["steps"] for load in phase["workloads"])
-        assert phase["flops_steps"] == pytest.approx(sum(row["flops"] for row in mine))
+        own = [row for row in rows if row["phase"].endswith(name)]
+        assert phase["steps"] == len(own) == sum(load["steps"] for load in phase["workloads"])
+        assert phase["flops_steps"] == pytest.approx(sum(row["flops"] for row in own))
         stages = phase["stages"]
-        assert [stage["steps"] for stage in stages] == [len([r for r in mine if r["stage"] == k]) for k in range(3)]
+        assert [stage["steps"] for stage in stages] == [len([r for r in own if r["stage"] == k]) for k in range(3)]
         for stage in stages:
             plain = stage["steps"] - stage["searching"]
             assert stage["searching"] > 0 and plain > 0

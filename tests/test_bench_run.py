@@ -1,6 +1,7 @@
 """A tiny suite run for real: records, resuming, what diverges or fails, and what arms share."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,9 +21,10 @@ from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from benchmarks.runner.suite_file import suite_of
 from benchmarks.runner.suite_loop import run_suite
-from entprog.config.trees import laid_over
+from entprog.config.presets import laid_over
+from entprog.core.bands import band_means
 from entprog.nets.dit import SIZES
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import synthetic_data
@@ -68,6 +70,10 @@ def tree(data: Path, **over: Any) -> dict[str, Any]:
         },
     }  # fmt: skip
     return laid_over(usual, over)
+
+
+SHORT: dict[str, Any] = {"recipe": {"phases": {"pose": {"steps": 8}, "video": {"steps": 8}}}}
+"""For tests in which nothing but the runs' records counts."""
 
 
 def suite(data: Path, **over: Any) -> Suite:
@@ -116,6 +122,7 @@ def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
     for record in (full, probe):
         exam = record["exam"]
         assert len(exam["per_draw"]) == len(exam["clips"]) == 4 and len(set(exam["clips"])) == 2
+        assert exam["bands"] == [None if math.isnan(x) else x for x in band_means(exam["per_draw"], exam["tau"])]
         assert exam["loss"] == pytest.approx(sum(exam["per_draw"]) / 4) and "l1" in exam["quality"]["metrics"]
         assert record["run"]["command"].startswith("python -m benchmarks") and record["run"]["versions"]["torch"]
         assert record["curve"][-1]["phase"] == "video" and len(record["curve"]) >= 3
@@ -178,7 +185,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
 
 def test_time_that_is_up(data: Path, tmp_path: Path) -> None:
     """A call of any length leaves the folder so that the next one goes on."""
-    only = suite(data, arms=["full"])
+    only = suite(data, arms=["full"], **SHORT)
     assert not run_suite(only, tmp_path / "results", tmp_path / "runs", minutes=1e-6)
     assert run_suite(only, tmp_path / "results", tmp_path / "runs", minutes=60)
     assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 2
@@ -193,7 +200,7 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
         },
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"pilot tight, seed 1000: .*larger than the data set"):
-        run_suite(suite(data, **over), tmp_path / "results", tmp_path / "runs")
+        run_suite(suite(data, **over, **SHORT), tmp_path / "results", tmp_path / "runs")
     records = list(read_records(tmp_path / "results" / "tiny.jsonl").values())
     assert sorted((record["arm"], record["kind"], record["status"]) for record in records) == [
         ("full", "final", "finished"), ("full", "pilot", "finished"), ("wild", "pilot", "diverged"),
@@ -203,18 +210,18 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
 def test_arms_share_data_times_and_noise_at_each_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = HumanVideo.draw
+    draw = HumanVideoTask.draw
     seen: list[tuple[torch.Tensor, ...]] = []
 
-    def noting(self: HumanVideo, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
+    def noting(self: HumanVideoTask, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
         made = draw(self, batch, shape, seed, dropout=dropout)
         if dropout is None:  # a training step's
-            seen.append((made.x, made.tau, made.eps, *(made.condition[name] for name in sorted(made.condition))))
+            seen.append((made.x, made.tau, made.target, *(made.condition[name] for name in sorted(made.condition))))
         return made
 
-    monkeypatch.setattr(HumanVideo, "draw", noting)
+    monkeypatch.setattr(HumanVideoTask, "draw", noting)
     define = {
-        "linear": {"method": "progressive", "ranking": {"score": "gradient"}, "lr_factor": 3.0,
+        "linear": {"method": "progressive", "ranking": {"score": "gradient", "samples": 2}, "lr_factor": 3.0,
                    "schedule": {"name": "linear", "options": {"stages": 2}}},
     }  # fmt: skip
     made = suite(data, arms=["full", "linear"], define=define)
@@ -230,7 +237,7 @@ def test_arms_share_data_times_and_noise_at_each_step(
 
 def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     base = {"phases": {"large": {"steps": 2, "batch": 2, "resolution": 16}}, "train": {"ema_decay": 0.5}}
-    own = suite(data, arms=["full"], base=base)
+    own = suite(data, arms=["full"], base=base, **SHORT)
     assert [run.kind for run in plan(own, {}).missing] == ["base"]
     results, runs = tmp_path / "results", tmp_path / "runs"
     assert run_suite(own, results, runs / "own")
@@ -242,7 +249,7 @@ def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     assert not plan(own, records).missing
     other = {**records, made["address"]: {**made, "weights": "0" * 64}}  # as another machine may have made them
     assert [run.kind for run in plan(own, other).missing] == ["pilot"]
-    like = suite_of({**tree(data, base=base), "arms": ["full"], "seeds": [1]}, "like")
+    like = suite_of({**tree(data, base=base, **SHORT), "arms": ["full"], "seeds": [1]}, "like")
     run_suite(like, results, runs / "like")  # from the same weights, where they lie
     assert len(read_records(results / "like.jsonl")) == 3
     assert not (runs / "like" / made["address"]).exists()

@@ -1,4 +1,4 @@
-"""What an arm's steps cost, from a run that was made, and how many of them a budget buys."""
+"""What an arm's steps cost, from the record of a run, and how many of them a budget allows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class PhaseCost:
         fixed: scoring, and readings of the holdout.
         searching: steps that search in each stage, and what they cost together.
         each: FLOPs of one of the other steps, by stage.
-        again: of one that trains on a sample that came before, likewise.
-        echo: steps that train on each sample, and those that take new ones in a row.
+        again: FLOPs of a step that trains once more on an earlier sample, by stage.
+        echo: how often each sample is trained on, and how many steps in a row take new samples.
     """
 
     fixed: float

@@ -1,4 +1,4 @@
-"""The sweep of an arm's learning rate: three values at first, then on beyond an end until the best lies inside."""
+"""The sweep of an arm's learning rate: three values, then further ones until the best has a worse one on each side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Sweep:
 
 
 def sweep(rates: Sequence[float], losses: Mapping[float, float], widen: int) -> Sweep:
-    """Where a sweep stands that began with `rates`, by the losses that are known.
+    """The state of a sweep that began with `rates`, from the losses that are known.
 
     It goes on by the same ratio beyond the end that is best, at most `widen` times a side. Of equal losses the
     smaller rate wins; a run that diverged has an infinite one.

@@ -1,9 +1,9 @@
-"""Which runs a suite needs, as far as the records that are there can tell: a pure function of both.
+"""Which runs a suite needs next, from the records that exist: a pure function of suite and records.
 
 base    the weights that all arms start from, where the suite makes its own
 pilot   one short run an arm: what its steps cost
-tune    the sweep of its learning rate, at the steps that a budget buys by the pilot
-final   every seed at every budget, at the rate and by the costs of the sweep's best run
+tune    the sweep of its learning rate, with the steps that a budget allows by the pilot's costs
+final   every seed at every budget, with the rate and the costs of the sweep's best run
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,9 +36,9 @@ class PlannedRun:
 
     Attributes:
         factor: of the recipe's learning rates.
-        exam: whose held-out people its weights are examined on; None for none.
+        exam: the data set whose held-out people its weights are examined on; None for no exam.
         quality: whether that exam samples videos, too.
-        weight: about what it takes, in runs of the reference.
+        weight: its approximate cost, in runs of the reference.
         base: SHA-256 of the weights that it starts from; "" where the configuration names them.
     """
 
@@ -57,14 +57,14 @@ class PlannedRun:
 
 @dataclass
 class Plan:
-    """What there is and what comes next.
+    """The runs of a suite: made, to make now, and expected.
 
     Attributes:
         finals: the run of each (arm, budget, seed), as far as known; several may be one.
         sweeps: the state of each (arm, tuning budget).
         missing: runs to make now, in order; those that depend on their results come with the next plan.
         notes: what can't be run, and why.
-        done, ahead: runs by weight, those ahead estimated.
+        done, ahead: sums of weights; `ahead` is an estimate.
     """
 
     runs: dict[str, PlannedRun] = field(default_factory=dict)
@@ -123,14 +123,14 @@ class _Planner:
 
         Finals at equal steps come after all that are at equal cost.
         """
-        bought = {run.address for (_, budget, _), run in self.found.finals.items() if budget != EQUAL_STEPS}
+        by_cost = {run.address for (_, budget, _), run in self.found.finals.items() if budget != EQUAL_STEPS}
         counts: dict[tuple[str, int, str], int] = {}
         keyed = []
         for run in runs:
             group = (run.kind, run.seed, run.arm)
             counts[group] = counts.get(group, -1) + 1
             place = self.suite.settings.arms.index(run.arm)
-            last = run.kind == "final" and run.address not in bought
+            last = run.kind == "final" and run.address not in by_cost
             keyed.append(((KINDS.index(run.kind), last, run.seed, counts[group], place), run))
         return [run for _, run in sorted(keyed, key=lambda pair: pair[0])]
 
@@ -143,7 +143,7 @@ class _Planner:
 
     @property
     def whole(self) -> float:
-        """What an arm takes of which nothing is known: its sweeps and its finals."""
+        """The cost of an arm without a pilot: its sweeps and its finals."""
         settings, tuning = self.suite.settings, self.suite.tuning
         sweeps = sum(tuning.budgets) * len(settings.rates) * len(tuning.seeds) if len(settings.rates) > 1 else 0.0
         return sweeps + (sum(settings.budgets) + settings.equal_steps) * len(self.seeds)
@@ -160,7 +160,7 @@ class _Planner:
         return self.run("pilot", arm, suite.tuning.seeds[0], factor, steps, suite.tuning.pilot)
 
     def arm(self, arm: str, pilot: PlannedRun) -> float:
-        """The sweeps of an arm and, once they are over, its finals; what lies ahead that is not known yet."""
+        """Add the sweeps of an arm and, once they are over, its finals; returns the expected cost of later runs."""
         settings, tuning = self.suite.settings, self.suite.tuning
         known = self.costs_of(pilot)
         if known is None:
@@ -207,12 +207,12 @@ class _Planner:
         """
         swept, longer = self.suite.tuning.budgets, self.suite.settings.longer.get(arm, [])
         tried = dict.fromkeys((*swept, *sorted(self.suite.budgets(arm))))
-        able = {budget: steps for budget in tried if (steps := self.bought(arm, known, budget)) is not None}
+        able = {budget: steps for budget in tried if (steps := self.steps_for(arm, known, budget)) is not None}
         least = () if any(budget in able for budget in swept) else tuple(able)[:1]
         return [(budget, steps) for budget, steps in able.items() if budget in (*swept, *least, *longer)]
 
     def finals(self, arm: str, best: Mapping[float, tuple[float, Mapping[str, PhaseCost]] | None]) -> float:
-        """Adds the finals whose sweep is over; what those take that wait for theirs."""
+        """Add the finals whose sweep is over; returns the expected cost of the others."""
         settings, ahead = self.suite.settings, 0.0
         most = max(settings.budgets, default=1.0)
         for seed in self.seeds:
@@ -225,11 +225,11 @@ class _Planner:
                 factor, known = nearest
                 steps: Mapping[str, int] | None = self.equal_steps
                 if not isinstance(budget, str):
-                    steps = self.bought(arm, known, budget)
+                    steps = self.steps_for(arm, known, budget)
                 elif self.suite.arms[arm].shares:  # its steps are what it chooses
                     continue
                 if steps is not None:
-                    quality = not settings.budgets or steps == self.bought(arm, known, most)
+                    quality = not settings.budgets or steps == self.steps_for(arm, known, most)
                     self.found.finals[arm, budget, seed] = self.run(
                         "final", arm, seed, factor, steps, size, quality=quality
                     )
@@ -248,7 +248,7 @@ class _Planner:
             raise ValueError(f"{self.suite.name}: the reference's pilot diverged; lower the recipe's learning rates")
         return known
 
-    def bought(self, arm: str, known: Mapping[str, PhaseCost], budget: float) -> dict[str, int] | None:
+    def steps_for(self, arm: str, known: Mapping[str, PhaseCost], budget: float) -> dict[str, int] | None:
         """Steps by phase that cost what the reference's cost, `budget` times the recipe's; None where too few do.
 
         Phase by phase, or in all where the arm has shares.
@@ -264,7 +264,7 @@ class _Planner:
                 found[name] = known[name].steps(spent)
         config = self.suite.config(arm)
         if short := [name for name, steps in found.items() if steps < least_steps(config, name)]:
-            note = f"{arm}: {budget:g} x the reference's cost buys too few steps in {', '.join(short)}; left out there"
+            note = f"{arm}: {budget:g} x the reference's cost allows too few steps in {', '.join(short)}; left out"
             if note not in self.found.notes:
                 self.found.notes.append(note)
             return None
@@ -293,20 +293,20 @@ class _Planner:
         suite, tuning = self.suite, kind != "final"
         config = suite.config(arm, steps=steps, factor=factor, seed=seed, tuning=tuning)
         exam = None if kind == "pilot" else suite.exam_data(tuning=tuning)
-        about = {} if exam is None else exam_said(suite, exam, quality=quality)
+        about = {} if exam is None else exam_settings(suite, exam, quality=quality)
         named = address(config, about, base)
         return PlannedRun(kind, arm, seed, factor, dict(steps), config, exam, named, weight, base, quality)
 
 
-def exam_said(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:
-    """All that an exam's numbers follow from."""
-    told: dict[str, Any] = {"data": asdict(data), "clips": suite.exam.clips, "repeats": suite.exam.repeats}
+def exam_settings(suite: Suite, data: DataConfig, *, quality: bool) -> dict[str, Any]:
+    """Everything that an exam's numbers depend on."""
+    found: dict[str, Any] = {"data": asdict(data), "clips": suite.exam.clips, "repeats": suite.exam.repeats}
     for key in ("workers", "cache"):
-        del told["data"][key]
+        del found["data"][key]
     evaluate = suite.recipe.get("evaluate", {})
     if quality and evaluate.get("clips", 1):
-        told |= {"evaluate": dict(evaluate), "sample": dict(suite.recipe.get("sample", {}))}
-    return told
+        found |= {"evaluate": dict(evaluate), "sample": dict(suite.recipe.get("sample", {}))}
+    return found
 
 
 def exam_loss(record: Record) -> float:

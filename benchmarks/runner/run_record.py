@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-"""Plain values, as the results file has them; `of_run` says what is in it."""
+"""Plain values, as the results file has them; `of_run` lists its fields."""
 
 
 def of_run(run: Path, head: Mapping[str, Any], exam: Mapping[str, Any] | None) -> Record:
     """The record of a finished or diverged run.
 
     Args:
-        head: what the benchmark says of the run: address, suite, kind, arm, seed, factor, steps, config, ...
+        head: what was run: address, suite, kind, arm, seed, factor, steps, config, ...
         exam: what its final weights are worth; None where it has none.
 
     Returns:
@@ -60,18 +60,18 @@ def _phases(rows: list[Record], readings: list[Record], configs: Mapping[str, An
     found: dict[str, Any] = {}
     before = 0.0
     for name in dict.fromkeys(_phase(row) for row in rows):
-        mine = [row for row in rows if _phase(row) == name]
+        own = [row for row in rows if _phase(row) == name]
         spent = [event["flops"] for event in readings if _phase(event) == name]
-        steps = sum(row["flops"] for row in mine)
+        steps = sum(row["flops"] for row in own)
         total = spent[-1] - before if spent else steps
         before += total
         found[name] = {
-            "steps": len(mine),
+            "steps": len(own),
             "flops": total,
             "flops_steps": steps,
-            "seconds_steps": sum(row["seconds"] for row in mine),
-            "stages": [_stage([row for row in mine if row["stage"] == stage]) for stage in _stages(mine)],
-            "workloads": _workloads(mine),
+            "seconds_steps": sum(row["seconds"] for row in own),
+            "stages": [_stage([row for row in own if row["stage"] == stage]) for stage in _stages(own)],
+            "workloads": _workloads(own),
         }
         config = configs.get(name, {})
         if config.get("echo", 1) > 1:

@@ -37,15 +37,15 @@ def final_weights(run: Path) -> Path:
 
 
 def base_weights(suite: Suite, runs: Path, *, recorded: str = "", command: str = "") -> Path | None:
-    """Where the weights lie that all arms start from; None where the configuration names them.
+    """The path of the weights that all arms start from; None where the configuration names them.
 
-    Made by this suite or by another beside it. Where only their record is there, as in a fresh clone, they are trained
-    anew: the same to the bit on the same kind of processor, else rounded otherwise. A run's record says which it
+    Made by this suite or by another. Where there is only their record, as in a fresh clone, they are trained again: the
+    same bits on the same kind of processor, other rounding elsewhere. A run's record says which it
     started from, and runs from different ones are never paired (`analyse.difference`).
 
     Args:
         runs: the suite's folder for run folders.
-        recorded: SHA-256 of the weights that the record tells of.
+        recorded: SHA-256 of the weights by their record.
     """
     if not suite.base:
         return None
@@ -56,12 +56,12 @@ def base_weights(suite: Suite, runs: Path, *, recorded: str = "", command: str =
     if found is not None:
         return found
     runs.mkdir(parents=True, exist_ok=True)
-    tqdm.write(f"{suite.name}: of the weights that all arms start from only the record is here; training them again")
+    tqdm.write(f"{suite.name}: only the record of the weights to start from is here; training them again")
     with FileLock(runs / f"{name}.lock"):  # another call may be at it
         finish(replace(config, output_dir=str(runs / name)), command)
     path = final_weights(runs / name)
     if recorded and weights("", str(path)) != recorded:
-        tqdm.write(f"{suite.name}: they are not those of the record to the bit: this processor rounds otherwise")
+        tqdm.write(f"{suite.name}: they differ from the recorded ones by the rounding of another processor")
     return path
 
 

@@ -34,7 +34,7 @@ def problems_between_keys(suite: Suite) -> Iterator[str]:
     for key in ("arms", "seeds", "budgets", "rates", "chain"):
         values = getattr(settings, key)
         if len(set(values)) < len(values):
-            yield f"{key} = {list(values)}: something is there twice"
+            yield f"{key} = {list(values)}: has a value twice"
     if not tuning.seeds or len(set(tuning.seeds)) < len(tuning.seeds):
         yield f"tuning.seeds = {list(tuning.seeds)}: give at least one, none of them twice"
     if list(settings.rates) != sorted(settings.rates) or not settings.rates:
@@ -78,7 +78,7 @@ def problems_between_keys(suite: Suite) -> Iterator[str]:
         if len(set(sets)) < len(sets):
             listed = ", ".join(f"{key}.seed = {value}" for key, value in seen.items())
             listed += " (people_by_seed: 100 more for each further seed)" if settings.people_by_seed else ""
-            yield f"{listed}: four sets of people that must differ, so that no number comes from people seen before"
+            yield f"{listed}: four sets of people that must differ, so that every number comes from unseen people"
 
 
 def _are_longer(given: Any, budgets: Sequence[float]) -> bool:

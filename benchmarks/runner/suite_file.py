@@ -1,4 +1,4 @@
-"""A suite of the benchmark from TOML, everything that is wrong with it told at once."""
+"""Reads a suite from TOML and reports everything that is wrong with it at once."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -9,8 +9,8 @@ from benchmarks.runner.suite import LIMITS, Arm, Exam, Settings, Suite, Tuning
 from benchmarks.runner.suite_checks import problems_between_keys, problems_of_arms
 from entprog.config import reference
 from entprog.config.load import ConfigError, parsed
-from entprog.config.trees import laid_over
-from entprog.config.values import converted, outside, shown
+from entprog.config.presets import laid_over
+from entprog.config.reference import converted, outside, shown
 
 SUITES = Path(__file__).parent.parent / "suites"
 
@@ -28,7 +28,7 @@ def read_suite(name: str) -> Suite:
 def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """A suite as TOML has it, laid over the one that it is like."""
     if name in above:
-        raise ConfigError([f"{above[-1]}: like = {name!r}: goes round in a circle"])
+        raise ConfigError([f"{above[-1]}: like = {name!r}: leads back to itself"])
     if "/" in name or "\\" in name or name.endswith(".toml"):
         tree = parsed(Path(name))
     elif name in suites():
@@ -43,30 +43,30 @@ def _tree(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if not like:
         return tree
     below = _tree(like, (*above, name))
-    if "longer" in tree:  # as a whole: arms of the other suite may not be in this one
+    if "longer" in tree:  # replaced as a whole: this suite may lack arms of the other
         below.pop("longer", None)
     return laid_over(below, tree)
 
 
 def suites() -> list[str]:
-    """The suites that come with the package."""
+    """The suites in benchmarks/suites."""
     found = [entry.name.removesuffix(".toml") for entry in SUITES.iterdir() if entry.name.endswith(".toml")]
     return sorted(name for name in found if name != "arms")
 
 
 def library() -> dict[str, Any]:
-    """The arms that come with the package, as TOML has them."""
+    """The arms of benchmarks/suites/arms.toml, as TOML has them."""
     path = SUITES / "arms.toml"
     return parsed(path) if path.is_file() else {}
 
 
-def suite_of(tree: dict[str, Any], name: str, told: str = "") -> Suite:
-    """The suite in a tree of plain values; `told` is what messages call it.
+def suite_of(tree: dict[str, Any], name: str, shown_as: str = "") -> Suite:
+    """The suite in a tree of plain values; messages begin with `shown_as`.
 
     Raises:
         ConfigError: a line for each thing that is wrong.
     """
-    reader = _Reader(told or name)
+    reader = _Reader(shown_as or name)
     settings = reader.table(Settings, {k: v for k, v in tree.items() if k not in _TABLES}, "")
     tuning, exam = (reader.table(kind, tree.get(key, {}), key) for key, kind in (("tuning", Tuning), ("exam", Exam)))
     recipe = tree.get("recipe", {})
@@ -137,19 +137,19 @@ def _arms(reader: _Reader, trees: Mapping[str, Any], recipe: Any) -> dict[str, A
                 phase: values for phase, values in every.items() if phase not in phases
             }
         if strange := [phase for phase in every if phase not in phases]:
-            # What the library says of a phase that this recipe has not got means nothing here.
+            # The library's settings of a phase that this recipe lacks have no effect.
             over["phases"] = {phase: values for phase, values in over["phases"].items() if phase not in strange}
         factor, about = tree.get("lr_factor", 1.0), tree.get("about", "")
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
-            said = f"{reader.name}: define.{name}.lr_factor = {shown(factor)}"
-            reader.problems.append(f"{said}: expected a number above 0")
+            place = f"{reader.name}: define.{name}.lr_factor = {shown(factor)}"
+            reader.problems.append(f"{place}: expected a number above 0")
             factor = 1.0
         shares = tree.get("shares", {})
         if shares and not _are_shares(shares):
-            said = f"{reader.name}: define.{name}.shares = {shown(shares)}"
-            reader.problems.append(f"{said}: expected a part of the budget for each phase, above 0 and 1 in all")
+            place = f"{reader.name}: define.{name}.shares = {shown(shares)}"
+            reader.problems.append(f"{place}: expected a part of the budget for each phase, above 0 and 1 in all")
             shares = {}
-        known = shares.keys() >= phases.keys()  # of a recipe with other phases the library's shares mean nothing
+        known = shares.keys() >= phases.keys()  # shares for other phases than the recipe's have no effect
         found[name] = Arm(name, over, float(factor), str(about), shares if known else {})
     return found
 

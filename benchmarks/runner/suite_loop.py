@@ -1,4 +1,4 @@
-"""The visible loop over a suite's runs: the next one, its record, and so on until none is missing or time is up."""
+"""The loop over a suite's runs: make the next one, add its record, until none is missing or the time is over."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ def run_suite(
     except SystemExit:
         if not up.is_set():
             raise
-        tqdm.write(f"{suite.name}: {minutes:g} minutes are up; the same command goes on")
+        tqdm.write(f"{suite.name}: {minutes:g} minutes are over; the same command continues")
         return False
     if failed:
         raise ValueError("\n".join(failed))

@@ -34,7 +34,7 @@ LEAST = 5
 that changes its blocks often would look slow. Where no workload has as many (BAdam's, one block each), 2 will do."""
 
 KEY = ("resolution", "frames", "batch", "tokens", "inputs", "flops")
-"""What tells workloads apart beside the blocks that they train."""
+"""Fields by which workloads differ, beside the blocks that they train."""
 
 
 def calibrate(suite: Suite, arms: Sequence[str], runs: Path, command: str = "") -> Record:
@@ -146,32 +146,32 @@ class Turns:
 
 
 class Stopped(Exception):
-    """Ends a job whose companion has failed."""
+    """Ends a job when another one has failed."""
 
 
 def _timed(run: Path, record: Record) -> dict[str, Any]:
     """Seconds of the steps of a short run, phase by phase, and of a FLOP of what its reference cache computes.
 
-    A short run's references are mostly new, a long one's mostly known: they are told apart.
+    A short run's references are mostly new, a long one's mostly known: they are counted apart.
     """
     rows, events = ([json.loads(line) for line in (run / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
                     for name in ("log", "events"))  # fmt: skip
     found = {}
     for name in record["phases"]:
-        mine = [row for row in rows if row["phase"].partition("-")[2] == name]
+        own = [row for row in rows if row["phase"].partition("-")[2] == name]
         times: dict[tuple[Any, ...], list[float]] = {}
-        settled = _settled(mine)
+        settled = _settled(own)
         for row in settled:
             if not row["searching"]:
                 times.setdefault(tuple(row[key] for key in KEY), []).append(row["seconds"])
-        filled = [row["seconds_cache"] / row["flops_cache"] for row in mine if row["flops_cache"]]
+        filled = [row["seconds_cache"] / row["flops_cache"] for row in own if row["flops_cache"]]
         enough = LEAST if any(len(seconds) >= LEAST for seconds in times.values()) else 2
         measured = [_measured(key, seconds) for key, seconds in times.items() if len(seconds) >= enough]
         ranked = [event for event in events if event["event"] == "rank" and "seconds" in event]
         ranked = [event for event in ranked if event["phase"].partition("-")[2] == name]
         found[name] = {
             "workloads": measured,
-            "search_step": _search_step([row for row in mine if row["searching"]], measured),
+            "search_step": _search_step([row for row in own if row["searching"]], measured),
             "cache": median(filled) if filled else 0.0,
             "scoring": {"seconds": ranked[0]["seconds"], "flops": ranked[0]["flops"]} if ranked else None,
         }
@@ -248,7 +248,7 @@ def _cache_seconds(record: Record, timed: Mapping[str, Any]) -> float:
     for name, phase in record["phases"].items():
         ranked = sum(ranking["flops"] for ranking in record["rankings"] if ranking["phase"] == name)
         filled[name] = max(0.0, phase["flops"] - phase.get("flops_steps", phase["flops"]) - ranked)
-    if not sum(filled.values()):  # a record that does not tell a phase's steps from the rest
+    if not sum(filled.values()):  # a record that does not count a phase's steps apart
         return float(whole * max(rates.values()))
     return float(whole * sum(filled[name] * rates[name] for name in rates) / sum(filled.values()))
 

@@ -264,9 +264,11 @@ def about(there: Sequence[dict[str, Any]], steps: int) -> str:
     if "scores" in by_part:
         part = by_part["scores"]
         values = {label: list(each["values"].values()) for label, each in part["scores"].items()}
-        told = ", ".join(f"{label} {spearman(values['cei'], values[label]):+.2f}" for label in values if label != "cei")
+        listed = ", ".join(
+            f"{label} {spearman(values['cei'], values[label]):+.2f}" for label in values if label != "cei"
+        )
         half = spearman(values["cei"], list(part["cei_of_half"].values()))
-        lines.append(f"Rank correlation of CEI with: {told}; itself from half of the samples {half:+.2f}.")
+        lines.append(f"Rank correlation of CEI with: {listed}; itself from half of the samples {half:+.2f}.")
     return "\n".join(lines)
 
 
@@ -356,9 +358,11 @@ def main() -> None:
         record = {**head, **found, "seconds": time.perf_counter() - started, **environment()}
         with settings.out.open("a") as stream:
             stream.write(json.dumps(record, allow_nan=False) + "\n")
-        told = {key: value for key, value in head.items() if key in ("network", "part", "arm", "kind", "rate", "seed")}
+        listed = {
+            key: value for key, value in head.items() if key in ("network", "part", "arm", "kind", "rate", "seed")
+        }
         loss = f" loss {record['loss']}" if "loss" in record else ""
-        print(" ".join(map(str, told.values())) + f":{loss} {record['seconds']:.1f} s", flush=True)
+        print(" ".join(map(str, listed.values())) + f":{loss} {record['seconds']:.1f} s", flush=True)
     show(settings)
 
 

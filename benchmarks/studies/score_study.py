@@ -36,8 +36,8 @@ from entprog.core.types import Draw, Scores, Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.profiling.meter import Meter
-from entprog.tasks.human_video.build import build_task
-from entprog.train.draws import fixed_draws, phase_blocks
+from entprog.tasks.base import fixed_draws, phase_blocks
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "score-study.jsonl"
@@ -262,12 +262,12 @@ def show(phase: str, records: Path) -> None:
         print(table(known))
     if "forms" in known:
         values = known["forms"]["values"]
-        told = (f"{name} {ordered(values[name], values['gaussian']):.2f}" for name in values)
-        print("rank correlation with the published form:", ", ".join(told))
+        listed = (f"{name} {ordered(values[name], values['gaussian']):.2f}" for name in values)
+        print("rank correlation with the published form:", ", ".join(listed))
     if "times" in known:
         parts = {low: part["values"] for low, part in known["times"]["by_tau"].items()}
-        told = (f"{low} {ordered(values, known['samples']['values']):.2f}" for low, values in parts.items())
-        print("rank correlation with all tau, from:", ", ".join(told))
+        listed = (f"{low} {ordered(values, known['samples']['values']):.2f}" for low, values in parts.items())
+        print("rank correlation with all tau, from:", ", ".join(listed))
     for name, picture in pictures(known, phase).items():
         (IMAGES / f"scores-{phase}-{name}.svg").write_text(picture)
 

@@ -1,4 +1,4 @@
-"""A suite with its records, sorted by what they are of; and a table of what they say."""
+"""A suite with its records by arm and budget, and the tables that are made of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """Text in cells; `best` marks (row, column) pairs, `notes` stand below."""
+    """Text in cells; `best` marks (row, column) pairs, `notes` follow below."""
 
     title: str
     columns: tuple[str, ...]
@@ -44,13 +44,13 @@ class Analysis:
     @property
     def budgets(self) -> list[Budget]:
         """Budgets of which any run is there, equal steps last."""
-        bought = {budget for arm in self.suite.settings.arms for budget in self.suite.budgets(arm)}
-        wanted: list[Budget] = [*sorted(bought), EQUAL_STEPS]
+        costs = {budget for arm in self.suite.settings.arms for budget in self.suite.budgets(arm)}
+        wanted: list[Budget] = [*sorted(costs), EQUAL_STEPS]
         return [budget for budget in wanted if any(key[1] == budget for key in self.groups)]
 
     @property
     def at_a_glance(self) -> list[Budget]:
-        """Those of the budgets that stand side by side: equal steps only where the suite has no budget for all arms."""
+        """The budgets of the first tables: equal steps only where the suite has no budget for all arms."""
         costs: list[Budget] = [budget for budget in self.budgets if budget != EQUAL_STEPS]
         return self.budgets if not self.suite.settings.budgets else costs
 

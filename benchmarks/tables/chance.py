@@ -1,4 +1,4 @@
-"""Whether a chooser's m could be told from chance: its trials against the same trials with m permuted."""
+"""Whether a search's choices differ from choices at random: its trials against the same trials with m permuted."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ class Check:
             mean over searches. The best of several always lies above.
         chance: the same with permuted readings, mean over permutations.
         p_ratio: share of permutations (the truth among them) whose ratio is at least as large.
-        p_gain: likewise, whether gains alone differ between cheap and dear candidates, all searches together. Where it
-            is large the choices follow from what candidates cost.
+        p_gain: the same for the difference of gains between cheap and expensive candidates, all searches together.
+            Where it is large, the choices follow from costs.
     """
 
     searches: int
@@ -44,7 +44,7 @@ def check(found: Sequence[Sequence[Mapping[str, Any]]], *, draws: int = 2000, se
     """Permute which candidate each reading belongs to; what each candidate costs stays.
 
     Under the null hypothesis a reading of the holdout says nothing about which candidate was trained before it, so
-    that only costs tell candidates apart. None where no search had two candidates with a gain.
+    that candidates differ by their costs only. None where no search had two candidates with a gain.
     """
     usable = [Search(trials) for trials in found]
     usable = [search for search in usable if len(search.gains(search.labels)) > 1]
@@ -62,7 +62,7 @@ def check(found: Sequence[Sequence[Mapping[str, Any]]], *, draws: int = 2000, se
 
 
 class Search:
-    """The trials of one search; its candidates are told by their place from the cheapest to the dearest."""
+    """The trials of one search; its candidates are numbered from the cheapest to the most expensive."""
 
     def __init__(self, trials: Sequence[Mapping[str, Any]]) -> None:
         costs: dict[str, list[float]] = {}

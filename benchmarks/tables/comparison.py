@@ -1,4 +1,4 @@
-"""What records say: means and spreads, paired differences, and at what cost an arm gets where another ends."""
+"""Statistics of records: means and spreads, paired differences, and the cost at which an arm reaches a loss."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

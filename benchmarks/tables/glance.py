@@ -21,7 +21,7 @@ def summary(analysis: Analysis) -> Table | None:
     base = analysis.reference(main)
     arms = [arm for arm in analysis.suite.settings.arms if any(_group(analysis, arm, budget) for budget in budgets)]
     time = "calibrated s" if analysis.seconds else "s as measured"
-    less = f"less {analysis.suite.settings.reference}"
+    less = f"minus {analysis.suite.settings.reference}"
     columns = ("arm", "seeds", *(f"loss, {named(budget)}" for budget in budgets), less, "FLOPs", time, "peak", "steps")
     rows = []
     for arm in sorted(arms, key=lambda arm: _loss(_group(analysis, arm, main))):
@@ -38,9 +38,8 @@ def summary(analysis: Analysis) -> Table | None:
             formats.size(max(map(comparison.peak_of, group.records))), steps(group),
         ))  # fmt: skip
     notes = (
-        f"{less}, FLOPs, seconds, peak and steps at {named(main)}; differences are over "
-        "the seeds that both have, with the larger of the standard errors over clips and over seeds, in brackets where "
-        "they are not twice as large",
+        f"{less}, FLOPs, seconds, peak and steps at {named(main)}; differences are over the seeds that both arms have, "
+        "± the larger of the standard errors over clips and over seeds; in brackets: less than twice that error",
         *unmatched(analysis.at(main), base, main),
         *protocol_lines(analysis.suite),
     )
@@ -48,7 +47,7 @@ def summary(analysis: Analysis) -> Table | None:
 
 
 def glance(analysis: Analysis, budget: Budget) -> str:
-    """Every arm's loss, time and memory beside the reference's, best first, as a picture."""
+    """A picture of every arm's loss, time and memory compared with the reference's, best loss first."""
     base = analysis.reference(budget)
     if base is None:
         return ""
@@ -64,12 +63,12 @@ def glance(analysis: Analysis, budget: Budget) -> str:
         found = comparison.difference(group, base)
         losses.append((found.mean, 2 * _error(found)))
     seconds = analysis.seconds
-    dear = seconds or comparison.flops_of
+    cost = seconds or comparison.flops_of
     panels = [
-        Panel(f"loss less that of {base.arm}, twice the standard error", losses, _signed, 0.0, 2.0),
+        Panel(f"loss minus that of {base.arm}, ± two standard errors", losses, _signed, 0.0, 2.0),
         Panel(
             f"{'seconds' if seconds else 'FLOPs'}, {base.arm} = 1",
-            [_of(group.mean(dear) / base.mean(dear)) for group in groups], _times, 1.0,
+            [_of(group.mean(cost) / base.mean(cost)) for group in groups], _times, 1.0,
         ),
         Panel(
             f"peak memory, {base.arm} = 1",
@@ -78,7 +77,7 @@ def glance(analysis: Analysis, budget: Budget) -> str:
     ]  # fmt: skip
     few = [group.arm for group in groups if len(group.records) < len(base.records)]
     note = f"left of the line is better; {len(base.records)} seeds" + (f", fewer of {len(few)} arms" if few else "")
-    title = f"{analysis.suite.name}, {named(budget)}: all arms beside {base.arm}"
+    title = f"{analysis.suite.name}, {named(budget)}: all arms compared with {base.arm}"
     return dotplot(title, note, [group.arm for group in groups], panels, strong=base.arm)
 
 

@@ -1,4 +1,4 @@
-"""The tables of a suite: each with what it says, its rows, and the protocol that it was made by."""
+"""Tables by budget and by question: results, levers, memory caps, learning rates, and what searches chose."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def results(analysis: Analysis, budget: Budget) -> Table:
     shown = measured(groups)
     time = "calibrated s" if analysis.seconds else "s as measured"
     names = (METRICS.get(name, name.replace("_", " ")) for name in shown)
-    columns = ("arm", "seeds", "loss", "less reference", "FLOPs", time, "peak", "mean memory", *names, "steps", "rate")
+    columns = ("arm", "seeds", "loss", "minus reference", "FLOPs", time, "peak", "mean memory", *names, "steps", "rate")
     rows = []
     for group in groups:
         cells = [group.arm, f"{len(group.records)}" + (f" ({group.diverged} diverged)" if group.diverged else "")]
@@ -51,7 +51,7 @@ def results(analysis: Analysis, budget: Budget) -> Table:
 
 
 def measured(groups: Sequence[Group]) -> list[str]:
-    """The metrics that all of these runs have, the usual ones first."""
+    """The metrics that all of these runs have, those of METRICS first."""
     names = [
         set((record["exam"] or {}).get("quality", {}).get("metrics", {}))
         for group in groups
@@ -62,7 +62,7 @@ def measured(groups: Sequence[Group]) -> list[str]:
 
 
 def chained(analysis: Analysis, budget: Budget) -> Table | None:
-    """What each lever brings, one arm after the other, each compared with the one before."""
+    """What each change brings: arms that differ by one thing each, every one compared with the one above it."""
     groups = {group.arm: group for group in analysis.at(budget)}
     known = [groups[arm] for arm in analysis.suite.settings.chain if arm in groups]
     if len(known) < 2:
@@ -74,8 +74,9 @@ def chained(analysis: Analysis, budget: Budget) -> Table | None:
             compared(group, before, comparison.peak_of, formats.size), compared(group, before, per_step, formats.flops),
             compared(group, base, comparison.peak_of, formats.size), compared(group, base, per_step, formats.flops),
         ))  # fmt: skip
-    columns = ("arm", "", "loss", "less the one before", "peak (of the one before)", "FLOPs a step (likewise)",
-               "peak (of the first)", "FLOPs a step (likewise)")  # fmt: skip
+    columns = ("arm", "what it changes", "loss", "minus the arm above", "peak (ratio to the arm above)",
+               "FLOPs a step (ratio to the arm above)", "peak (ratio to the first)",
+               "FLOPs a step (ratio to the first)")  # fmt: skip
     title = f"One lever at a time, {named(budget)}"
     return Table(title, columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
@@ -97,7 +98,7 @@ def capped(analysis: Analysis, cap: str) -> Table | None:
             flops = compared(group, base, comparison.flops_of, formats.flops)
             loss = spread(group, comparison.loss_of)
             rows.append((named(budget), group.arm, loss, apart(group, base), memory, flops))
-    columns = ("budget", "arm", "loss", "less reference", "peak", "FLOPs")
+    columns = ("budget", "arm", "loss", "minus reference", "peak", "FLOPs")
     return Table(f"Arms that take at most {cap}", columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
 
@@ -114,12 +115,12 @@ def sweeps(analysis: Analysis) -> Table:
         end = "under way" if state.best is None else "inside" if state.interior else "AT AN END"
         chosen = MISSING if state.best is None else f"x{centre * state.best:.3g}"
         rows.append((arm, named(budget), "; ".join(tried), chosen, end))
-    columns = ("arm", "budget", "rate (multiple of the recipe's) and loss", "chosen", "best lies")
+    columns = ("arm", "budget", "rate (multiple of the recipe's) and loss", "chosen", "best rate")
     return Table("Learning rates", columns, tuple(rows), tuple(protocol_lines(analysis.suite)))
 
 
 def choosers(analysis: Analysis) -> Table:
-    """Whether what each searching arm chose could be told from chance."""
+    """Whether the choices of each arm that searches differ from choices at random."""
     rows = []
     for budget in analysis.budgets:
         for group in analysis.at(budget):
@@ -129,12 +130,12 @@ def choosers(analysis: Analysis) -> Table:
                     group.arm, named(budget), str(found.searches), f"{found.ratio:.3f}", f"{found.chance:.3f}",
                     f"{found.p_ratio:.3f}", f"{found.p_gain:.3f}",
                 ))  # fmt: skip
-    columns = ("arm", "budget", "searches", "best over mean", "by chance", "p of it", "p of gains")
+    columns = ("arm", "budget", "searches", "best over mean", "permuted", "p (ratio)", "p (gains)")
     notes = (
-        "how far the best candidate's efficiency lies above the mean of all, in units of their mean size; by chance: "
-        "with each reading of the holdout given to a random candidate, costs kept, 2000 permutations; p of it: how "
-        "often chance looks as good; p of gains: how often gains differ as much between cheap and dear candidates by "
-        "chance; where that is large, choices follow from what candidates cost and nothing else",
+        "best over mean: the best candidate's efficiency minus the mean over candidates, in units of their mean size; "
+        "permuted: the same when each holdout reading is given to a random candidate and costs are kept (mean of 2000 "
+        "permutations); p (ratio): share of permutations with at least that value; p (gains): share in which gains "
+        "differ as much between cheap and expensive candidates; where it is large, choices follow from costs alone",
     )
     return Table(
         "Does the chooser see more than chance?", columns, tuple(rows), (*notes, *protocol_lines(analysis.suite))
@@ -142,7 +143,7 @@ def choosers(analysis: Analysis) -> Table:
 
 
 def unmatched(groups: Sequence[Group], base: Group | None, budget: Budget) -> list[str]:
-    """What is not alike although it should be: the weights that runs started from, arms' costs."""
+    """Notes on what differs although it should not: the weights that runs started from, the cost of arms."""
     if base is None:
         return []
     started = sorted({str(record.get("base", ""))[:8] for group in groups for record in group.records})
@@ -153,13 +154,13 @@ def unmatched(groups: Sequence[Group], base: Group | None, budget: Budget) -> li
         ratio = group.mean(comparison.flops_of) / base.mean(comparison.flops_of)
         if abs(ratio - 1) > 0.02:
             found.append(
-                f"{group.arm} took {ratio:.3f} x the reference's FLOPs: its search chose otherwise than tuning's"
+                f"{group.arm} took {ratio:.3f} x the reference's FLOPs: its search chose otherwise than in tuning"
             )
     return found
 
 
 def measured_seconds(record: Record) -> float:
-    """Wall seconds of the run, which a shared machine makes noise."""
+    """Wall seconds of the run; noisy on a shared machine."""
     return float(record["totals"]["seconds"])
 
 

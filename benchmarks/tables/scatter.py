@@ -80,17 +80,17 @@ def chart(
         if len(placed) > 1:
             path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
             width = 3.5 if each.strong else 2
-            # In the style, as a page around the picture may say what colour a line has.
+            # In the style attribute, as the style sheet of a page around the picture would override the other.
             body.append(f'<path d="{path}" class="line" style="stroke:{colour};stroke-width:{width}"/>')
         for (x, y, e), (_, value, _) in zip(placed, each.points, strict=True):
             if dots and e:
                 ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{y - e:.1f}" y2="{y + e:.1f}"'
                 body.append(f'<line {ends} class="error" style="stroke:{colour}"/>')
             if dots:
-                told = escape(f"{each.name}: {value:.5g}")
+                label = escape(f"{each.name}: {value:.5g}")
                 radius = 6 if each.strong else 4
                 body.append(
-                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{told}</title></circle>'
+                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{label}</title></circle>'
                 )
         x, y, _ = max(placed)
         if not each.quiet:

@@ -1,4 +1,4 @@
-"""How many times less an arm takes to get where the reference gets: at equal mean loss, and in the worst noise band."""
+"""How many times less an arm takes to reach the reference's loss: at equal mean loss, and in the worst noise band."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ NOT_REACHED = "not reached"
 Loss = Callable[[Record], float]
 
 WORST_BAND = (
-    "in the worst band: the same with the loss in each fifth of the noise levels tau in the place of the mean, and the "
-    "least of the five; not reached: in these bands, or in all, no run of any length comes down to the other's loss"
+    "worst band: the same for the loss in each fifth of the noise levels tau instead of the mean, and the smallest of "
+    "the five; not reached: in the bands named, or in all, no run of any length reaches the other's loss"
 )
 
 
 def speedup(analysis: Analysis) -> Table | None:
-    """A line an arm that gets to the reference's mean loss, be it only that of its second shortest run.
+    """A row for each arm that reaches the mean loss of at least the reference's second shortest run.
 
     For each length that the reference was run for, FLOPs and calibrated seconds (the latter only where the suite is
     calibrated), each at equal mean loss and in the worst band. Of several lengths the shortest is left out: an arm
-    that has no shorter runs can't show what it takes to get there. None where no arm gets anywhere.
+    that has no shorter runs can't show at what cost it reaches that loss. None where no arm reaches any.
     """
     reference = analysis.suite.settings.reference
     ends = [
@@ -53,18 +53,18 @@ def speedup(analysis: Analysis) -> Table | None:
         for what in ("mean loss", "worst band")
     ]
     notes = (
-        f"mean loss: how many times less it costs the arm to get where {reference} ends at each length, by straight "
-        "lines over log cost through the final losses of runs of each length, each with its own decay; in brackets the "
-        "least and the most of the seeds, each seed's runs against the reference's of the same seed",
+        f"mean loss: how many times less the arm spends to reach the final mean loss of {reference} at each length, "
+        "interpolated over log cost between the final losses of its runs of each length, each with its own decay; in "
+        "brackets the lowest and the highest over seeds, each compared with the reference's run of the same seed",
         WORST_BAND,
-        "not reached: not by the longest run; or more: the shortest run is beyond it already",
+        "not reached: not even by the longest run; or more: already the shortest run is below that loss",
         f"peak memory: the arm's largest, and how many times less than {reference}'s",
     )
     return Table(TITLE, ("arm", *heads, "peak memory"), tuple(rows), (*notes, *protocol_lines(analysis.suite)))
 
 
 def both_ways(analysis: Analysis) -> Table:
-    """At what cost each arm gets where the reference ends, and the reference where the arm ends."""
+    """At what cost each arm reaches the reference's final loss, and the reference the arm's."""
     settings = analysis.suite.settings
     cost = analysis.seconds or comparison.flops_of
     rows = []
@@ -83,15 +83,15 @@ def both_ways(analysis: Analysis) -> Table:
                 faster(base.mean(cost), comparison.reached(_points(own, cost, comparison.loss_of), _mean_loss(base))),
                 _in_worst(own, base, cost), slower(back, group.mean(cost)), _worst_back(others, group, cost),
             ))  # fmt: skip
-    columns = ("arm", "budget", "reference's mean loss", "reference's loss, worst band", "arm's mean loss",
-               "arm's loss, worst band")  # fmt: skip
+    columns = ("arm", "budget", "to the reference's mean loss", "likewise, worst band", "to the arm's mean loss",
+               "likewise, in the worst band")  # fmt: skip
     notes = (
-        "how many times less it costs the arm to get where the reference ends, and how many times more it costs the "
-        "reference to get where the arm ends; above 1x the arm is faster",
-        "straight lines over log cost through the final losses of runs of each length, each with its own decay, in "
+        "how many times less the arm spends to reach the reference's final loss, and how many times more the reference "
+        "spends to reach the arm's; above 1x the arm is faster",
+        "interpolated over log cost between the final losses of runs of each length, each with its own decay, in "
         f"{'calibrated seconds' if analysis.seconds else 'FLOPs'}",
         WORST_BAND,
-        "not reached: not by the longest run; or more, or less: the shortest run is beyond it already",
+        "not reached: not even by the longest run; or more, or less: already the shortest run is below that loss",
     )
     title = "Time to the same loss"
     return Table(title, columns, tuple(rows), (*notes, *protocol_lines(analysis.suite)))
@@ -116,7 +116,7 @@ def _column(budget: Budget, end: Group, name: str) -> str:
 
 
 def _between(groups: Sequence[Group], end: Group) -> bool:
-    """Whether an arm gets to this mean loss, and not by its shortest run already."""
+    """Whether an arm reaches this mean loss, and not already by its shortest run."""
     found = comparison.reached(_points(groups, comparison.flops_of, comparison.loss_of), _mean_loss(end))
     return found is not None and not found.at_most
 
@@ -195,7 +195,7 @@ def _mean_loss(group: Group) -> float:
 
 
 def _ratio(target: float, found: Crossing | None) -> float:
-    """0 where a seed does not get there."""
+    """The speed-up of one seed; 0 where it does not reach the loss."""
     return 0.0 if found is None or math.isnan(found.cost) else target / found.cost
 
 

@@ -1,4 +1,4 @@
-"""What a suite found as Markdown, as pictures, and as one HTML page that needs no other file."""
+"""A suite's tables and pictures as files, and as one HTML page that needs no other file."""
 
 import base64
 import math
@@ -12,7 +12,7 @@ from benchmarks.tables.all_tables import all_tables
 from benchmarks.tables.analysis import Analysis, Table, markdown
 from benchmarks.tables.glance import glance
 from benchmarks.tables.scatter import Series, chart
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
 from entprog.report import formats
 from entprog.report.page import HERE, POLICY
 
@@ -20,7 +20,7 @@ CLIPS = 3
 """Clips whose samples the page shows."""
 
 MANY = 12
-"""With more arms than this, only those of the chain have a colour and a name where losses stand by cost."""
+"""With more arms than this, the chart of loss by cost gives a colour and a name to those of the chain only."""
 
 TILES = "reference | pose | generated | truth"
 
@@ -44,7 +44,7 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
 
 
 def pictures(analysis: Analysis) -> dict[str, str]:
-    """The suite's charts by name, those that have something to show."""
+    """The suite's charts by name; those without data are left out."""
     settings = analysis.suite.settings
     base = settings.reference
     many = bool(settings.chain) and len({arm for arm, _ in analysis.groups}) > MANY
@@ -93,7 +93,7 @@ def render(analysis: Analysis, found: Sequence[Table], drawn: dict[str, str], ru
     suite, planned = analysis.suite, analysis.plan
     finals = {cell.address for cell in planned.finals.values()}
     made = sum(address in analysis.records for address in finals)
-    about = f"{made} of {len(finals)} final runs known so far are there; {len(analysis.records)} records in all."
+    about = f"{made} of {len(finals)} final runs known so far have a record; {len(analysis.records)} records in all."
     notes = "".join(f"<li>{escape(note)}</li>" for note in planned.notes)
     body = [
         f'<header><p class="eyebrow">entprog benchmarks</p><h1>{escape(suite.name)}</h1>'
@@ -155,7 +155,7 @@ def _samples(analysis: Analysis, runs: Path) -> str:
 
 
 def _machines(analysis: Analysis) -> str:
-    """What the records were made with and on."""
+    """Devices, commits and versions of the records."""
     about = sorted({
         f"{run['device']}, {run['threads']} threads, commit {run['commit']}, "
         + ", ".join(f"{name} {version}" for name, version in (run["versions"] or {}).items())
@@ -164,7 +164,7 @@ def _machines(analysis: Analysis) -> str:
         if run
     })  # fmt: skip
     items = "".join(f"<li>{escape(line)}</li>" for line in about)
-    return f"<section><h2>Made with</h2><ul>{items}</ul></section>" if items else ""
+    return f"<section><h2>Machines and versions</h2><ul>{items}</ul></section>" if items else ""
 
 
 def _known(value: float) -> float:
