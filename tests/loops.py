@@ -41,6 +41,9 @@ class Sizes:
         small = replace(shape, resolution=shape.resolution // 2)
         return Workload(half, small), Workload(half, shape), Workload(ranking.names, shape)
 
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return replace(shape, resolution=shape.resolution // 2), shape
+
     def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         chosen: tuple[Workload, dict[Workload, float]] = adaptive(self.estimator).choose(trials, cost)
         return chosen

@@ -127,7 +127,7 @@ def runs(arguments: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path) -> None:
-    """Blocks run in order in one folder; what begins with `# name` is that file there, and commands that name it run."""
+    """Blocks run in order in one folder; one that begins with `# name` is that file, and commands that name it run."""
     files = set()
     for code in fenced(page, "python", "toml"):
         if name := re.match(r"# (\w+\.(?:py|toml))\n", code):

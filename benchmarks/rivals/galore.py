@@ -8,7 +8,7 @@ from torch import optim
 
 from benchmarks.rivals.galore_adamw import GaLoreAdamW, galore_states
 from entprog.core.types import AdamOptions, Role
-from entprog.optimizers._base import OptimizerPlugin
+from entprog.optimizers.base import OptimizerPlugin
 
 __all__ = ["Galore"]
 

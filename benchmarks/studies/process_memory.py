@@ -1,4 +1,6 @@
-"""What a training process takes on this CPU beside its metered device bytes: python -m benchmarks.studies.process_memory.
+"""What a training process takes on this CPU beside its metered device bytes.
+
+    python -m benchmarks.studies.process_memory
 
 Trains a few steps of each phase of nano-muon's arms, from untrained weights (bytes do not depend on them), each in a
 process of its own, and writes the process's largest resident set beside the metered peak to
@@ -50,7 +52,9 @@ def measured(arm: str) -> dict[str, object]:
             )
             (Path(name) / "recipe.toml").write_text(write_config(config), encoding="utf-8")
             arguments = [str(Path(name) / "recipe.toml")]
-        done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, env=environment
+        )
         if done.returncode:
             sys.exit(done.stderr[-2000:])
         if arm:
@@ -71,7 +75,9 @@ def main() -> None:
     for line in RECORD.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         mib = {key: row[key] / 2**20 for key in ("metered", "resident", "imports")}
-        print(f"{row['arm'] or 'imports only':16} " + "  ".join(f"{key} {value:7.1f} MiB" for key, value in mib.items()))
+        print(
+            f"{row['arm'] or 'imports only':16} " + "  ".join(f"{key} {value:7.1f} MiB" for key, value in mib.items())
+        )
 
 
 if __name__ == "__main__":

@@ -41,10 +41,12 @@ FOLDERS = {
 
 MEMBERS = {
     "score": ("score",),
-    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
-    "method": ("bind",),
-    "optimizer": ("build",),
+    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose", "shapes"),
+    "method": ("bind", "for_phase", "groups", "workloads", "shapes"),  # MethodPlugin has all but the first
+    "optimizer": ("build", "states"),
     "metric": ("update", "compute"),
+    "codec": ("open",),
+    "task": ("build",),
 }
 """What a class must have to be of a kind (core/types.py)."""
 

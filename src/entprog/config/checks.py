@@ -109,8 +109,7 @@ def inputs_rest(config: Config, *, always: bool = False) -> bool:
     if plugins.ranked(config.method):
         return config.freeze.inputs_every == 0
     method = plugins.load("method", config.method, **config.method_options)
-    trained = getattr(method, "inputs", "always")
-    return bool(trained == "never" if always else trained != "always")
+    return bool(method.inputs == "never" if always else method.inputs != "always")
 
 
 def begins_frozen(phase: PhaseConfig, config: Config) -> bool:
@@ -158,7 +157,7 @@ def _stages(config: Config) -> Iterator[Finding]:
     source, options = sizes_from(config)
     for name, phase in running(config).items():
         steps = (f"phases.{name}.steps", "schedule" if options == "schedule.options" else options)
-        stages = getattr(source, "stages", 1)
+        stages = source.stages
         if stages > phase.steps:
             what, remedy = f"{options}", "give shorter lists"
             if options == "schedule.options":

@@ -282,6 +282,10 @@ class Schedule(Protocol):
         """
         ...
 
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Every shape that a phase of this full shape may train at."""
+        ...
+
     def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         """The chosen workload of those in `trials`, and their efficiency; `cost` is "flops" or "seconds"."""
         ...

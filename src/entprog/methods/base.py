@@ -58,6 +58,11 @@ class MethodPlugin(ABC):
         """What a phase trains, in order, each with for how many steps; nothing where a schedule decides."""
         return ()
 
+    @property
+    def stages(self) -> int:
+        """Stages of the method's own; 1 where it has none, or where a schedule has them."""
+        return 1
+
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Every shape that a phase of this full shape may train at, by the method's own options."""
         return (shape,)

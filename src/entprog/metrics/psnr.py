@@ -1,12 +1,16 @@
-"""Peak signal-to-noise ratio of frames."""
+"""Peak signal-to-noise ratio of frames, by torchmetrics."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 __all__ = ["PSNR"]
+
+HIGHEST = 100.0
+"""dB of equal frames, whose ratio is endless."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,9 @@ class PSNR:
 
     def update(self, fake: Tensor, real: Tensor) -> None:
         """Take clips, both [B, F, 3, H, W] in 0..1."""
-        error = (fake.double() - real.double()).pow(2).flatten(2).mean(2)
-        self._frames.append(-10 * error.clamp_min(1e-10).log10().flatten().cpu())
+        a, b = fake.flatten(0, 1).double(), real.flatten(0, 1).double()
+        found = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
+        self._frames.append(found.clamp_max(HIGHEST).cpu())
 
     def compute(self) -> dict[str, float]:
         """{"psnr": ...} over everything taken so far."""

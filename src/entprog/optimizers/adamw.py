@@ -6,7 +6,7 @@ from typing import Any
 from torch import optim
 
 from entprog.core.types import AdamOptions
-from entprog.optimizers._base import OptimizerPlugin
+from entprog.optimizers.base import OptimizerPlugin
 
 __all__ = ["AdamW"]
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import optim
 
 from entprog.core.types import AdamOptions, Role
-from entprog.optimizers._base import OptimizerPlugin
+from entprog.optimizers.base import OptimizerPlugin
 from entprog.profiling.states import adamw8bit_states
 
 __all__ = ["Adamw8bit"]

@@ -7,8 +7,8 @@ from typing import Any
 from torch import optim
 
 from entprog.core.types import AdamOptions, Role
-from entprog.optimizers._base import OptimizerPlugin
 from entprog.optimizers._orthogonal import MuonAdamW, muon_states
+from entprog.optimizers.base import OptimizerPlugin
 
 __all__ = ["Muon"]
 

@@ -187,6 +187,9 @@ class Fitted:
         self.memory_plan.options.update(options)  # of this stage: an earlier one may have had more bytes left
         return found
 
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return self.inside.shapes(shape)
+
     def choose(self, trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
         return self.inside.choose(trials, cost)
 

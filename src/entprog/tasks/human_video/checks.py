@@ -198,8 +198,7 @@ def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: C
 
 
 def _shapes(source: Any, phase: PhaseConfig) -> tuple[Any, ...]:
-    """Every shape that a phase may train at; a schedule or method that does not say trains at the phase's own."""
+    """Every shape that a phase may train at."""
     from entprog.core.types import Shape  # torch comes with it, and the help must not wait for that
 
-    own = Shape(phase.resolution, phase.frames, phase.batch)
-    return tuple(source.shapes(own)) if hasattr(source, "shapes") else (own,)
+    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))

@@ -46,8 +46,6 @@ def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
         source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
     else:
         source = plugins.load("method", config.method, **config.method_options)
-    if not hasattr(source, "shapes"):
-        return ()
     return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
 
 

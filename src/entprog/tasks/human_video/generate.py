@@ -4,24 +4,34 @@ Shape legend: B clips, F frames, C latent channels, h w latent height and width,
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from entprog.diffusion.objective import step_to_tau
+from entprog.codecs.base import Codec
+from entprog.diffusion.objective import Objective, step_to_tau
 from entprog.diffusion.schedulers import make_scheduler
+from entprog.nets.dit import VideoDiT
 
-if TYPE_CHECKING:
-    from entprog.codecs.base import Codec
-    from entprog.tasks.human_video.task import HumanVideoTask
+
+class Denoiser(Protocol):
+    """As much of the task as sampling needs."""
+
+    model: VideoDiT
+    objective: Objective
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def precision(self) -> Any: ...
 
 
 @torch.no_grad()
 def sample_clips(
-    task: "HumanVideoTask",
+    task: Denoiser,
     reference: Tensor,
     pose: Tensor | None,
     *,
@@ -31,7 +41,7 @@ def sample_clips(
     guidance_scale: float = 2.0,
     seed: int = 0,
     keys: Sequence[int],
-    codec: "Codec | None" = None,
+    codec: Codec | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Generate clips of the reference's person in the given poses.
