@@ -6,7 +6,7 @@ import pytest
 
 from entprog import plugins
 from entprog.config.load import read_config, write_config
-from entprog.config.presets import RENAMED, at, modernised, value_at
+from entprog.config.presets import MOVED, RENAMED, at, modernised, value_at
 from entprog.config.reference import dotted_keys
 from recipes import problems
 
@@ -55,9 +55,8 @@ def test_a_finished_run_of_an_older_version_is_read(old):
 
 
 def test_former_keys_lead_to_keys_that_are_there():
-    taken = {
-        option.name for name in plugins.names("optimizer") for option in plugins.describe("optimizer", name).options
-    }
+    optimizers = {*plugins.names("optimizer"), *MOVED["optimizer"].values()}
+    taken = {option.name for name in optimizers for option in plugins.describe("optimizer", name).options}
     for former, now in RENAMED.items():
         table, _, option = now.rpartition(".")
         assert now in dotted_keys() or (table == "train.optimizer_options" and option in taken), now
