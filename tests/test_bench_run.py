@@ -24,7 +24,7 @@ from benchmarks.runner.suite_loop import run_suite
 from entprog.config.trees import laid_over
 from entprog.core.bands import band_means
 from entprog.nets.dit import SIZES
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import synthetic_data
@@ -210,16 +210,16 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
 def test_arms_share_data_times_and_noise_at_each_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = HumanVideo.draw
+    draw = HumanVideoTask.draw
     seen: list[tuple[torch.Tensor, ...]] = []
 
-    def noting(self: HumanVideo, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
+    def noting(self: HumanVideoTask, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
         made = draw(self, batch, shape, seed, dropout=dropout)
         if dropout is None:  # a training step's
-            seen.append((made.x, made.tau, made.eps, *(made.condition[name] for name in sorted(made.condition))))
+            seen.append((made.x, made.tau, made.target, *(made.condition[name] for name in sorted(made.condition))))
         return made
 
-    monkeypatch.setattr(HumanVideo, "draw", noting)
+    monkeypatch.setattr(HumanVideoTask, "draw", noting)
     define = {
         "linear": {"method": "progressive", "ranking": {"score": "gradient", "samples": 2}, "lr_factor": 3.0,
                    "schedule": {"name": "linear", "options": {"stages": 2}}},

@@ -174,7 +174,7 @@ def test_one_clip_or_one_frame_is_too_little(truth: Tensor) -> None:
 
 def test_the_protocol_names_the_features_of_each_value() -> None:
     said = evaluate.protocol(
-        config_of({"evaluate": {"metrics": ["l1", "frechet"]}}, planned=True), clips=4, weights="ema"
+        config_of({"evaluate": {"metrics": ["l1", "frechet"]}}, planned=True), None, clips=4, weights="ema"
     )
     assert {"l1", "frechet_frames", "frechet_clips"} <= said.keys() and "frechet" not in said
     assert "EfficientNet-Lite0" in said["frechet_clips"]["pooling"] and "pixels" in said["l1"]["pooling"]

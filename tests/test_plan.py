@@ -11,7 +11,7 @@ from entprog.cli.app import main
 from entprog.config.load import read_config
 from entprog.config.schema import Config, ModelConfig
 from entprog.core.types import Draw, Shape
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.plan.backbones import BACKBONES, Backbone, BackboneSubject, find_backbone
 from entprog.plan.compose import compose, shortened_to, windows
 from entprog.plan.estimate import Planner
@@ -24,7 +24,7 @@ from entprog.profiling.hardware import DEVICES, find_device
 from entprog.profiling.meter import Meter
 from entprog.profiling.step_costs import adamw
 from entprog.tasks.human_video.build import build_model
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
@@ -45,7 +45,7 @@ def test_units_that_repeat_are_composed_exactly(m: int) -> None:
 @pytest.mark.parametrize("active", [("blocks.10", "blocks.11"), ("blocks.0", "temporal.3")])
 def test_bytes_and_flops_of_a_step_that_runs(active: tuple[str, ...]) -> None:
     step = Simulator(HumanVideoSubject(Config())).step(Case(TINY, outside=False), active)
-    task = HumanVideo(build_model(ModelConfig()), Noising())
+    task = HumanVideoTask(build_model(ModelConfig()), Objective())
     for name, parameter in task.model.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(f"{block}." for block in active)))
     blocks = [parameter for parameter in task.model.parameters() if parameter.requires_grad]

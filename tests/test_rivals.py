@@ -77,7 +77,7 @@ def test_sizes_that_cannot_be(options: dict[str, Any], words: str) -> None:
 def test_a_foreign_loop_has_no_sizes_and_a_phase_enough_steps() -> None:
     rig = Rig(method="full", schedule=None, total=4, options={"frames": [1, 0]})
     with pytest.raises(ValueError, match=r"method_options\.frames: sizes can only change"):
-        rig.method.workload(0)
+        rig.method.plan(0)
     with pytest.raises(ValueError, match="method_options: 2 stages, but the phase has 1 steps"):
         Rig(method="full", schedule=None, total=1, options={"frames": [1, 0]}, shape=Shape(16, 2, 2))
 

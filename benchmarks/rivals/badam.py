@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.rivals.block_turns import Turns
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._unranked import BoundUnranked
+from entprog.methods.base import Method
 
 __all__ = ["Badam"]
 
@@ -38,11 +39,6 @@ class Badam(Turns):
 
     order: Literal["random", "ascending", "descending"] = "random"
     inputs: Literal["first", "always", "never"] = "first"
-
-    @property
-    def rests_inputs(self) -> bool:
-        """As `inputs` says."""
-        return self.inputs != "always"
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """`every`, or what the docstring says of 0."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.rivals.block_turns import Turns
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._unranked import BoundUnranked
+from entprog.methods.base import Method
 
 __all__ = ["Lisa"]
 

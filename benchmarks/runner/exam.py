@@ -14,9 +14,9 @@ from entprog.core.types import Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import open_run
-from entprog.tasks.human_video.task import HumanVideo
-from entprog.train.draws import fixed_draws
+from entprog.tasks.base import fixed_draws
+from entprog.tasks.finished_run import open_run
+from entprog.tasks.human_video.task import HumanVideoTask
 
 SEED = 90_000
 """Of the exam's draws: the same for every run, so that clips pair."""
@@ -37,15 +37,16 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         `clips` (the name of each sample's clip), `tau` (its noise level) and, with `quality`, the metrics of
         `entprog evaluate`.
     """
-    _, task, _ = open_run(run)
+    _, task = open_run(run)
+    assert isinstance(task, HumanVideoTask), "exams are of the human video task"
     shards = open_data(data)
+    task.on(shards)
     phase = [phase for phase in config.phases.values() if phase.steps][-1]
     shape = Shape(phase.resolution, phase.frames, phase.batch)
     held = Clips(shards, "holdout", seed=SEED, frames=phase.frames)
     if len(held) < clips:
         raise ValueError(f"exam.clips = {clips}: only {len(held)} held-out clips have {phase.frames} frames")
-    task.pose = phase.pose
-    task.model.temporal_off = phase.blocks == "spatial"
+    task.enter(phase)
     losses: list[float] = []
     taus: list[float] = []
     shown: list[str] = []
@@ -63,10 +64,10 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         "loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses, "clips": shown, "tau": taus,
     }  # fmt: skip
     if quality:
-        task.pose, task.model.temporal_off = True, False
+        task.leave()
         folder = run / "samples" / "exam"
         folder.mkdir(parents=True, exist_ok=True)
-        found["quality"] = evaluate_task(task, shards, config, folder, samples=folder)
+        found["quality"] = evaluate_task(task, config, folder, samples=folder)
     return found
 
 
@@ -81,7 +82,7 @@ class _From:
 
 
 @torch.no_grad()
-def _losses(task: HumanVideo, draws: list[Any]) -> tuple[list[float], list[float]]:
+def _losses(task: HumanVideoTask, draws: list[Any]) -> tuple[list[float], list[float]]:
     losses = [loss for draw in draws for loss in task.losses(draw).tolist()]
     return losses, [time for draw in draws for time in draw.tau.tolist()]
 

@@ -17,7 +17,7 @@ import torch
 from entprog.config.schema import Config, DataConfig, EvaluateConfig, ModelConfig
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import build_task
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "base-figures.json"

@@ -18,7 +18,7 @@ from entprog.core.freeze import param_groups
 from entprog.core.types import Draw, MethodContext, Ranking
 from entprog.methods.progressive import Progressive
 from entprog.schedules.linear import Linear
-from entprog.tasks.human_video.build import build_task
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "controller.json"
@@ -43,8 +43,7 @@ def main() -> None:
     def controller(i: int) -> float:
         start = time.process_time()
         for k in range(50):
-            method.workload(i + k)
-            method.replays(i + k)
+            method.plan(i + k)
             with method.step(i + k):
                 pass
         return (time.process_time() - start) / 50

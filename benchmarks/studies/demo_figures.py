@@ -19,8 +19,8 @@ import torch
 from entprog.config.schema import Config
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import build_task, open_run
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.finished_run import build_task, open_run
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "demo-figures.json"
@@ -51,7 +51,7 @@ def main() -> None:
         print(name, json.dumps({key: each[key] for key in ("metrics", "baselines")}, indent=2))
 
 
-def _figures(config: Config, task: HumanVideo) -> dict[str, Any]:
+def _figures(config: Config, task: HumanVideoTask) -> dict[str, Any]:
     data = replace(config.data, holdout=CLIPS // 2)
     evaluation = replace(
         config.evaluate, metrics=("l1", "psnr", "ssim", "pose_error"), clips=CLIPS, frames=FRAMES, videos=4

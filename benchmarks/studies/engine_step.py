@@ -31,11 +31,11 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.dit import VideoDiT, build_dit
 from entprog.profiling.meter import Meter
 from entprog.savings.reference_cache import ReferenceCache
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 ARMS = ("full", "suffix", "detached", "scattered")
@@ -54,7 +54,7 @@ class Arm:
         self.name, self.draw = name, draw
         self.model: VideoDiT = model.to(settings.device)
         self.model.reference_gradient = name != "detached"
-        self.task = HumanVideo(self.model, Noising(), autocast=settings.precision)
+        self.task = HumanVideoTask(self.model, Objective(), autocast=settings.precision)
         blocks = discover_blocks(self.model, "blocks.*")
         self.model.temporal.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(param_groups(self.model, blocks, lr=1e-5), fused=True)

@@ -33,7 +33,7 @@ from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
 from entprog.tasks.human_video.build import build_model
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 
@@ -49,7 +49,7 @@ def measured(planner: Planner, case: Case, active: tuple[str, ...], steps: int) 
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen or (case.outside and id(parameter) not in owned))
     optimizer = torch.optim.AdamW(param_groups(model, discover_blocks(model)), lr=1e-5, fused=True)
-    task = HumanVideo(model, subject.noising, autocast=case.precision)
+    task = HumanVideoTask(model, subject.objective, autocast=case.precision)
     shape = case.shape
     side = shape.resolution // 4
     clip = (shape.batch, shape.frames, 16, side, side)

@@ -36,8 +36,8 @@ from entprog.core.types import Draw, Scores, Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.profiling.meter import Meter
-from entprog.tasks.human_video.build import build_task
-from entprog.train.draws import fixed_draws, phase_blocks
+from entprog.tasks.base import fixed_draws, phase_blocks
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "score-study.jsonl"

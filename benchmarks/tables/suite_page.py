@@ -12,7 +12,7 @@ from benchmarks.tables.all_tables import all_tables
 from benchmarks.tables.analysis import Analysis, Table, markdown
 from benchmarks.tables.glance import glance
 from benchmarks.tables.scatter import Series, chart
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
 from entprog.report import formats
 from entprog.report.page import HERE, POLICY
 

@@ -15,6 +15,9 @@ from typing import Any
 
 __all__ = ["Description", "Option", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
 
+CONTRACTS = ("base", "finished_run")
+"""Modules of a kind's folder that are no plugins: its contract, and what opens it."""
+
 FOLDERS = {
     "score": "scores",
     "schedule": "schedules",
@@ -54,7 +57,7 @@ def names(kind: str) -> list[str]:
     if spec is None or spec.submodule_search_locations is None:
         return []
     modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
-    return sorted(module.name for module in modules if not module.name.startswith("_"))
+    return sorted(module.name for module in modules if not module.name.startswith("_") and module.name not in CONTRACTS)
 
 
 def find(kind: str, name: str) -> type[Any]:

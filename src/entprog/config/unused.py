@@ -106,8 +106,7 @@ def _begins_frozen(phase: PhaseConfig, config: Config) -> bool:
     """Whether the start of the network stays frozen from step to step."""
     inputs = bool(config.freeze.inputs_every)
     if not plugins.ranked(config.method):
-        method = plugins.load("method", config.method, **config.method_options)
-        inputs = not getattr(method, "rests_inputs", False)
+        inputs = plugins.load("method", config.method, **config.method_options).inputs == "always"
     if phase.outside and config.freeze.outside and inputs:
         return False
     return phase.blocks == "temporal" or config.method != "full"

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from entprog.codecs.base import Codec
 from entprog.codecs.pca import PatchCodec
 from entprog.config.schema import DataConfig
 from entprog.data.rendered import RenderedPeople, render_data_set
@@ -28,13 +29,13 @@ def rendered_people(config: DataConfig) -> RenderedPeople:
     )
 
 
-def open_data(config: DataConfig, *, progress: bool = True) -> Shards:
+def open_data(config: DataConfig, codec: Codec | None = None, *, progress: bool = True) -> Shards:
     """The data set of a run; people are rendered at first use.
 
     Raises:
         ValueError: the folder is no prepared data set, is empty, or holds latents of another codec.
     """
-    codec = PatchCodec.default()
+    codec = codec or PatchCodec.default()
     if config.path:
         shards = Shards(config.path)
     else:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.methods.base import Method
 
 __all__ = ["Full"]
 

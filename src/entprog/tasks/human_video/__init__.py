@@ -1,0 +1,23 @@
+"""The human video task: a reference image and poses in, a clip of that person out."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from entprog.config.schema import Config
+from entprog.tasks.base import TaskPlugin
+
+if TYPE_CHECKING:
+    from entprog.tasks.base import Task
+
+__all__ = ["HumanVideo"]
+
+
+@dataclass(frozen=True)
+class HumanVideo(TaskPlugin):
+    """This package's own video transformer on latent clips of people; its keys are [model] and [data]."""
+
+    def build(self, config: Config, weights: str = "") -> "Task":
+        """See `TaskPlugin.build`; opens the data set when it is first needed."""
+        from entprog.tasks.human_video.task import build_task
+
+        return build_task(config, weights)

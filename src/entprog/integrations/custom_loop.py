@@ -10,11 +10,12 @@ from entprog import plugins
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.outside import used_outside
 from entprog.core.truncation import input_parameters
-from entprog.core.types import Draw, Method, MethodContext, Ranking
+from entprog.core.types import Draw, MethodContext, Ranking
+from entprog.methods.base import Method
 from entprog.savings.recompute import recompute
 
 
-class _ForeignTask:
+class _UsersTask:
     """A model and two functions of the user's, as a task."""
 
     def __init__(
@@ -22,12 +23,17 @@ class _ForeignTask:
     ) -> None:
         self.model = model
         self.predict = predict
+        self._own = loss is not None
         self.loss = loss or (lambda draw: self._squared(draw).mean())
-        if loss is None:
-            self.losses = lambda draw: self._squared(draw).reshape(draw.size, -1).mean(1)
+
+    def losses(self, draw: Draw) -> Tensor:
+        """One a sample; with a loss of the user's own, which tells none, that of the whole draw."""
+        if self._own:
+            return self.loss(draw).reshape(1)
+        return self._squared(draw).reshape(draw.size, -1).mean(1)
 
     def _squared(self, draw: Draw) -> Tensor:
-        return (self.predict(draw).float() - draw.eps.float()).pow(2)
+        return (self.predict(draw).float() - draw.target.float()).pow(2)
 
 
 def _warn(event: str, values: dict[str, Any]) -> None:
@@ -62,15 +68,14 @@ def attach(
         optimizer: the loop's own optimizer over all parameters, made before; its states of frozen blocks are
             kept, dropped or offloaded as `states` says.
         steps: optimizer steps that the loop will take.
-        predict: eps_hat of a draw, the shape of `draw.eps` (for flow matching: the predicted velocity, with the
-            target in `draw.eps`).
+        predict: what the model predicts for a draw (noise, v or velocity), the shape of `draw.target`.
         probe: fixed draws that the score, and a schedule that searches, read the model on.
         loss: training loss of a draw; mean squared error of `predict` by default.
         blocks: exact names in which `*` is one dotted part ("transformer_blocks.*"), or ready Blocks.
         score, schedule: plugin names with their options.
         ranking: a known ranking; nothing is scored then.
-        inputs_every: parameters that stand before the blocks (embeddings) train at every n-th step only, 0 for
-            never; the backward then ends at the lowest active block. Found by one forward of the first probe draw.
+        inputs_every: input-side parameters (embeddings and all else before the blocks) train at every n-th step only,
+            0 for never; the backward then ends at the lowest active block. Found by a forward of the first probe draw.
         gradient_checkpointing: recompute activations of blocks that leave a graph; stays with the model. Leave the
             model's own switch off then.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
@@ -78,7 +83,7 @@ def attach(
     Raises:
         ValueError: no block matches, more stages than steps, a search longer than its stage, an unknown option.
     """
-    task = _ForeignTask(model, predict, loss)
+    task = _UsersTask(model, predict, loss)
     found = blocks if isinstance(blocks, Blocks) else discover_blocks(model, blocks)
     if ranking is None:
         training = model.training
@@ -116,7 +121,7 @@ def _inputs(
     model: nn.Module, blocks: Blocks, predict: Callable[[Draw], Tensor], probe: Sequence[Draw]
 ) -> tuple[str, ...]:
     if not probe:
-        raise ValueError("outside_every: needs a draw to see what stands before the blocks; give probe")
+        raise ValueError("outside_every: needs a draw to see which parameters are on the input side; give probe")
     return input_parameters(model, blocks, lambda: predict(probe[0]))
 
 

@@ -1,56 +1,27 @@
-"""From noise to latent clips, thin over diffusers' schedulers.
+"""From noise to latent clips.
 
 Shape legend: B clips, F frames, C latent channels, h w latent height and width, S pixels of a side.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from entprog.diffusion.objective import STEPS, step_to_tau
+from entprog.diffusion.objective import step_to_tau
+from entprog.diffusion.schedulers import make_scheduler
 
 if TYPE_CHECKING:
-    from entprog.codecs.pca import PatchCodec
-    from entprog.tasks.human_video.task import HumanVideo
-
-SCHEDULERS = ("ddim", "ddpm", "dpm++")
-
-
-def make_scheduler(name: str, beta_schedule: str, num_inference_steps: int) -> Any:
-    """A diffusers scheduler that takes the implied clean clip, with its timesteps set.
-
-    "ddim" is deterministic (Song et al. 2021), "ddpm" is
-    ancestral with the spacing of IDDPM (Nichol & Dhariwal 2021: from the first to the last step, both included)
-    and "dpm++" the second-order multistep solver of Lu et al. 2022.
-    """
-    if name not in SCHEDULERS:
-        raise ValueError(f"sample.scheduler = {name!r}: choose one of {', '.join(SCHEDULERS)}")
-    if not 1 <= num_inference_steps <= STEPS:
-        raise ValueError(f"sample.num_inference_steps = {num_inference_steps}: choose from 1 to {STEPS}")
-    common = {"num_train_timesteps": STEPS, "beta_schedule": beta_schedule, "prediction_type": "sample"}
-    scheduler: Any
-    if name == "ddim":
-        scheduler = DDIMScheduler(**common, clip_sample=False, timestep_spacing="leading")
-    elif name == "ddpm":
-        scheduler = DDPMScheduler(**common, clip_sample=False, timestep_spacing="linspace")
-    else:
-        # schedules end in almost pure noise, where a solver in log-SNR would take one endless step on a clean
-        # clip that is a mere guess
-        scheduler = DPMSolverMultistepScheduler(
-            **common, algorithm_type="dpmsolver++", solver_order=2, lambda_min_clipped=-3.0
-        )
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
+    from entprog.codecs.base import Codec
+    from entprog.tasks.human_video.task import HumanVideoTask
 
 
 @torch.no_grad()
 def sample_clips(
-    task: "HumanVideo",
+    task: "HumanVideoTask",
     reference: Tensor,
     pose: Tensor | None,
     *,
@@ -60,7 +31,7 @@ def sample_clips(
     guidance_scale: float = 2.0,
     seed: int = 0,
     keys: Sequence[int],
-    codec: "PatchCodec | None" = None,
+    codec: "Codec | None" = None,
     progress: bool = False,
 ) -> Tensor:
     """Generate clips of the reference's person in the given poses.
@@ -89,7 +60,7 @@ def sample_clips(
         raise ValueError(f"keys = {list(keys)}: give one for each of the {len(reference)} clips")
     if guidance_scale < 0:
         raise ValueError(f"sample.guidance_scale = {guidance_scale}: choose 1 (no guidance) or more")
-    steps = make_scheduler(scheduler, task.noising.beta_schedule, num_inference_steps)
+    steps = make_scheduler(scheduler, task.objective.beta_schedule, num_inference_steps)
     device = task.device
     guided = guidance_scale != 1
     reference = reference.to(device)
