@@ -263,7 +263,7 @@ def test_bad_references_and_drives_say_what_to_give(run: Path, data: Shards, tmp
         ({"resolution": 64}, "stores"),
         ({"frames": -1}, "frames = -1"),
         ({"out": tmp_path / "file"}, "give a folder"),
-        ({"scheduler": "euler"}, "choose one of ddim"),
+        ({"scheduler": "euler"}, "sample.scheduler = 'euler': expected one of \"ddim\""),
         ({"device": "gpu"}, "device = 'gpu': choose auto, cpu, cuda or cuda:N"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -18,11 +18,11 @@ from entprog.config.load import ConfigError, config_of
 from entprog.config.schema import Config
 from entprog.evaluate import evaluation as evaluate
 from entprog.metrics import _lite0
-from entprog.metrics.frechet import distance
+from entprog.metrics.frechet import Frechet, distance
 from entprog.synthetic import render_clip
 
 installed = pytest.mark.skipif(
-    any(find_spec(module) is None for module in checks.FRECHET), reason="needs the extra metrics"
+    any(find_spec(module) is None for module in Frechet.packages), reason="needs the extra metrics"
 )
 
 
@@ -58,9 +58,9 @@ def truth() -> Tensor:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The extra is not installed."""
-    for module in checks.FRECHET:
+    for module in Frechet.packages:
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in checks.FRECHET else True)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in Frechet.packages else True)
     _lite0.network.cache_clear()
     yield
     _lite0.network.cache_clear()

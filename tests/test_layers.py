@@ -50,7 +50,7 @@ OUTSIDE: dict[str, set[str]] = {
     "methods": {"torch", "peft"},
     "synthetic": {"numpy"},
     "plugins": set(),
-    "config": {"tomli_w"},
+    "config": {"pydantic", "tomli_w"},
     "report": set(),
 }
 """Packages of others that a part may import beside the standard library."""

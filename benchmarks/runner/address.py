@@ -11,8 +11,8 @@ from typing import Any
 
 from entprog import plugins
 from entprog.codecs.pca import PatchCodec
+from entprog.config.presets import leaves
 from entprog.config.schema import Config, DataConfig, PhaseConfig
-from entprog.config.trees import leaves
 from entprog.data.source import rendered_people
 
 NUMERICS = 1

@@ -83,7 +83,7 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: s
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
     config = read_config(run / "config.toml", given, resolved=True)
-    for finding in checks.metric_packages(config):
+    for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
     _, task = open_run(run, config.sample.weights, device)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()

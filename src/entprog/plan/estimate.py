@@ -199,7 +199,9 @@ class Planner:
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
         seed = self.config.train.seed
-        method = plugins.method_for(plan.settings.frames, self.config.method, self.config.method_options)
+        method = plugins.load("method", self.config.method, **self.config.method_options).for_phase(
+            plan.settings.frames
+        )
         for workload, steps in method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)

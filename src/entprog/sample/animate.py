@@ -5,7 +5,7 @@ Shape legend: F frames, C latent channels, h w latent height and width, H W heig
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from entprog.codecs.base import Codec
 from entprog.codecs.pca import to_uint8
+from entprog.config.load import updated
 from entprog.config.schema import Config
 from entprog.data.posemap import draw_pose
 from entprog.data.shards import ClipRow, Shards
@@ -91,7 +92,7 @@ def sample(
         "seed": seed,
         "scheduler": scheduler,
     }
-    settings = replace(config.sample, **{name: value for name, value in given.items() if value is not None})
+    settings = updated(config.sample, "sample", given)
     size = resolution or list(config.phases.values())[-1].resolution
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")

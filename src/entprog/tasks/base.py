@@ -113,6 +113,11 @@ class TaskPlugin(ABC):
         return ()
 
     @classmethod
+    def missing(cls, config: Config) -> Iterable[Finding]:
+        """Files that a run needs, but a plan does not, and that are not there."""
+        return ()
+
+    @classmethod
     def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
         """Keys of the task's own tables that change nothing; `given` holds the dotted keys that the user wrote."""
         return ()

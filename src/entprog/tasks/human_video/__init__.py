@@ -1,5 +1,6 @@
 """The human video task: a reference image and poses in, a clip of that person out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from entprog.config.schema import Config
 from entprog.tasks.base import TaskPlugin
 
 if TYPE_CHECKING:
+    from entprog.config.checks import Finding
     from entprog.tasks.base import Task
 
 __all__ = ["HumanVideo"]
@@ -21,3 +23,24 @@ class HumanVideo(TaskPlugin):
         from entprog.tasks.human_video.task import build_task
 
         return build_task(config, weights)
+
+    @classmethod
+    def problems(cls, config: Config) -> "Iterable[Finding]":
+        """What about model and data keeps a configuration from running."""
+        from entprog.tasks.human_video import checks
+
+        return checks.problems(config)
+
+    @classmethod
+    def missing(cls, config: Config) -> "Iterable[Finding]":
+        """Files that a run needs and that are not there."""
+        from entprog.tasks.human_video import checks
+
+        return checks.missing(config)
+
+    @classmethod
+    def without_effect(cls, config: Config, given: set[str]) -> "Iterable[Finding]":
+        """See `TaskPlugin.without_effect`."""
+        from entprog.tasks.human_video import checks
+
+        return checks.without_effect(config, given)

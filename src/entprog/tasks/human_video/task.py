@@ -45,7 +45,7 @@ def build_task(config: Config, weights: str = "") -> "HumanVideoTask":
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, weights)
     model.gradient_checkpointing = config.train.gradient_checkpointing
-    full = max(config.data.sizes) if not config.data.path else max(p.resolution for p in config.phases.values())
+    full = max(config.data.sizes) if config.data.rendered else max(p.resolution for p in config.phases.values())
     return HumanVideoTask(
         model.to(device),
         Objective(beta_schedule=config.model.beta_schedule),
