@@ -40,11 +40,6 @@ class Badam(Turns):
     order: Literal["random", "ascending", "descending"] = "random"
     inputs: Literal["first", "always", "never"] = "first"
 
-    @property
-    def rests_inputs(self) -> bool:
-        """As `inputs` says."""
-        return self.inputs != "always"
-
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
         """`every`, or what the docstring says of 0."""
         return self.every or max(1, min(LONGEST, steps // (ROUNDS * max(1, len(self.rest(names))))))

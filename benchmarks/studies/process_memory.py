@@ -1,6 +1,4 @@
-"""What a training process takes on this CPU beside its metered device bytes.
-
-    python -m benchmarks.studies.process_memory
+"""What a training process takes on this CPU beside its metered bytes: python -m benchmarks.studies.process_memory.
 
 Trains a few steps of each phase of nano-muon's arms, from untrained weights (bytes do not depend on them), each in a
 process of its own, and writes the process's largest resident set beside the metered peak to

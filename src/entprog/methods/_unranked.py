@@ -23,11 +23,6 @@ class Unranked(SizesByStage, MethodPlugin):
         check_lengths(self.table, self.sizes(), self.stages)
 
     @property
-    def rests_inputs(self) -> bool:
-        """Whether parameters on the input side rest in some turns."""
-        return False
-
-    @property
     def stages(self) -> int:
         """As many as the lists of sizes have values; 1 without any."""
         return max((len(values) for values in self.sizes().values()), default=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from entprog.methods.base import MethodPlugin
 from entprog.plan.estimate import Planner
 
 METHODS = ("full", "progressive", "lora", "mixed")
@@ -12,7 +13,7 @@ def notes(planner: Planner) -> Iterator[str]:
     """One line for each setting that changes a real run by more than the figures say."""
     config, on_cpu = planner.config, planner.hardware.name == "cpu"
     train, backbone = config.train, config.model.backbone
-    if config.method not in METHODS and not hasattr(planner.method, "workloads"):
+    if config.method not in METHODS and type(planner.method).workloads is MethodPlugin.workloads:
         known = "progressive" if planner.ranked else "full"
         yield f'method = "{config.method}": is planned as "{known}"; what it does otherwise is not known here'
     if train.optimizer != "adamw":
