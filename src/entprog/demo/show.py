@@ -32,7 +32,7 @@ from entprog.train.draws import fixed_draws
 from entprog.train.log import describe_run, now
 from entprog.train.run import train
 
-START = 4.0
+START = 5.0
 """Seconds that the bar allows for opening data and weights of an arm."""
 
 
