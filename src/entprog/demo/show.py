@@ -154,7 +154,9 @@ def _before(plan: Demo, config: Config, out: Path, work: Work) -> Path:
     about |= {"method": "", "started": now(), "finished": now(), "status": "finished"}
     write_atomically(run / "run.json", json.dumps(about, indent=2) + "\n")
     losses = _holdout(task, shards, config)
-    event = {"event": "holdout", "step": 0, "phase": "", "loss": sum(losses) / len(losses), "per_draw": losses}
+    loss = sum(losses) / len(losses)
+    write_atomically(run / "totals.json", json.dumps({"steps": 0, "holdout_loss": loss}) + "\n")
+    event = {"event": "holdout", "step": 0, "phase": "", "loss": loss, "per_draw": losses}
     write_atomically(run / "events.jsonl", json.dumps(event) + "\n")
     work.did(START)
     _judge(plan, config, task, shards, run, work)
