@@ -17,7 +17,7 @@ class Work:
 
     def __init__(self, total: float, *, shown: bool = True) -> None:
         self.total = total
-        self._bar = tqdm(total=total, bar_format=FORMAT, disable=not shown, smoothing=0.05)
+        self._bar = tqdm(total=total, bar_format=FORMAT, disable=not (shown and total), smoothing=0.05)
         self._bar.set_description_str("demo")
 
     def begin(self, what: str) -> None:

@@ -29,7 +29,7 @@ from entprog.train.phase import PhaseSetup
 from entprog.train.run import train
 from entprog.train.validation import holdout_loss
 
-START = 4.0
+START = 5.0
 """Seconds that the bar allows for opening data and weights of an arm."""
 
 
@@ -150,7 +150,10 @@ def _before(plan: Demo, config: Config, out: Path, work: Work) -> Path:
     about = describe_run(config, task.device, "entprog demo")
     about |= {"method": "", "started": now(), "finished": now(), "status": "finished"}
     write_atomically(run / "run.json", json.dumps(about, indent=2) + "\n")
-    event = {"event": "holdout", "step": 0, "phase": "", **_holdout(task, config)}
+    found = _holdout(task, config)
+    totals = {"steps": 0, "holdout_loss": found["loss"], "holdout_bands": found["bands"]}
+    write_atomically(run / "totals.json", json.dumps(totals) + "\n")
+    event = {"event": "holdout", "step": 0, "phase": "", **found}
     write_atomically(run / "events.jsonl", json.dumps(event) + "\n")
     work.did(START)
     _judge(plan, config, task, run, work)

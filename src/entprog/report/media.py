@@ -21,7 +21,7 @@ def clips(runs: Sequence[Run]) -> str:
     Several runs share one row a clip: reference and pose once, what each run generated, and the truth once.
     """
     last = [run.samples[-1] if run.samples else None for run in runs]
-    names = _names(last)
+    names = _names(last, VIDEOS_A_RUN - EARLIER * any(len(run.samples) > 1 for run in runs))
     if not names:
         return ""
     body = []
@@ -53,13 +53,13 @@ def clips(runs: Sequence[Run]) -> str:
     return "".join(body) + left
 
 
-def _names(last: Sequence[Samples | None]) -> list[str]:
-    """Up to five clips, those that all runs have first."""
+def _names(last: Sequence[Samples | None], most: int) -> list[str]:
+    """At most so many clips, those that all runs have first."""
     counts: dict[str, int] = {}
     for samples in last:
         for name in samples.clips if samples else ():
             counts[name] = counts.get(name, 0) + 1
-    return sorted(counts, key=lambda name: (-counts[name], name))[: VIDEOS_A_RUN - EARLIER]
+    return sorted(counts, key=lambda name: (-counts[name], name))[:most]
 
 
 def _spread(samples: Sequence[Samples]) -> list[Samples]:

@@ -118,7 +118,7 @@ def _copies(runs: Sequence[Run]) -> dict[str, float]:
     """The metrics of the reference copied; nothing where runs differ in them, as they saw other clips then."""
     found = [(run.metrics.get("baselines") or {}).get("copy_reference") for run in runs if _scored(run)]
     first = found[0] if found else None
-    if not isinstance(first, Mapping) or not all(values == first for values in found):
+    if not isinstance(first, Mapping) or any(values != first for values in found):
         return {}
     return {name: number(value) for name, value in first.items()}
 
@@ -193,7 +193,7 @@ def _collected(runs: Sequence[Run | Path]) -> list[Run]:
 def summary_table(runs: Sequence[Run | Path], width: int = 100) -> str:
     """The headline as plain text for a terminal: a line a quantity, a column a run, protocols below.
 
-    More runs than fit into `width` characters go into further tables below, each with the base run first.
+    Where they do not fit into `width` characters, further tables follow, each with the base run first.
     """
     taken = _collected(runs)
     found = rows(taken)
@@ -210,16 +210,17 @@ def summary_table(runs: Sequence[Run | Path], width: int = 100) -> str:
     if has_copy(found):
         copy = _right([COPY, *(row.copy for row in found)])
         columns.append((copy, [""] * len(copy)))
+    whole = head
+    for column in columns:
+        whole = _beside(whole, column)
     tables, current = [], _beside(head, columns[base])
-    for i, column in enumerate(columns):
-        if i == base:
-            continue
+    for column in columns[:base] + columns[base + 1 :] if len(whole[0]) > width else ():
         wider = _beside(current, column)
         if len(wider[0]) > width and len(current[0]) > len(_beside(head, columns[base])[0]):
             tables.append(current)
             wider = _beside(_beside(head, columns[base]), column)
         current = wider
-    tables.append(current)
+    tables.append(current if len(whole[0]) > width else whole)
     blocks = ["\n".join([lines[0].rstrip(), "-" * len(lines[0]), *map(str.rstrip, lines[1:])]) for lines in tables]
     notes = _protocols(found)
     if len(taken) > 1:
