@@ -7,7 +7,7 @@ JOBS ?= 2
 
 .PHONY: demo test lint check clean
 
-demo: $(STAMP)  ## train full and published method on rendered people, compare them (6 to 16 minutes on 2 cores)
+demo: $(STAMP)  ## fine-tune on real clips in three ways, compare them with the base (6 minutes on 2 cores)
 	$(BIN)/entprog demo --out runs/demo
 
 test: $(VENV)/.installed-dev  ## the fast tests (5 minutes on 2 cores, 7 without AVX-512)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from benchmarks.runner.verb import bench as run_suite
+from benchmarks.command import bench as run_suite
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import integers, listed
 
@@ -24,26 +24,28 @@ def bench(
     calibrate: Annotated[bool, Parameter(negative=())] = False,
     only_report: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Compare ways of training under one protocol: a record a run, tables and a page from the records.
+    """Compare ways of training under one protocol.
 
-    Makes the runs of a suite that have no record yet: for each arm what its
-    steps cost, the sweep of its learning rate, then every seed at every budget.
-    Stop it at any time; the same command goes on where it stopped, bit for bit.
+    Makes the runs of a suite that have no record yet (for each arm a pilot that
+    measures its steps, the sweep of its learning rate, then every seed at every
+    budget), then tables, pictures and a page from all records.
+    Stop it at any time; the same command continues where it stopped, bit for bit.
 
         python -m benchmarks smoke
         python -m benchmarks nano --minutes 50
         python -m benchmarks nano --arms lora-16 --seeds 0
         python -m benchmarks nano --calibrate
+        python -m benchmarks nano --only-report
 
     Args:
         suite: the name of a shipped suite, or a TOML file.
         arms: only these arms of the suite; repeat it, or list them with commas.
         seeds: only these seeds.
-        minutes: stop after so long, in the middle of a run if need be; 0 for no limit.
-        results: records, tables and pictures go to a folder of the suite's name in it.
-        runs: run folders, sample clips and the page, likewise.
-        calibrate: no runs; time the steps of all arms in turns, for seconds that mean something.
-        only_report: no runs; tables and page from the records that are there.
+        minutes: stop after that time, in the middle of a run if need be; 0 for no limit.
+        results: folder of the records, one file a suite.
+        runs: run folders, sample clips, tables, pictures and the page go to a folder of the suite's name in it.
+        calibrate: no runs; time the steps of all arms in turns, for times that can be compared.
+        only_report: no runs; tables, pictures and page from the records.
     """
     command = ["python", "-m", "benchmarks", suite, *(f"--{key}={value}" for key, value in (
         ("arms", ",".join(arms)), ("seeds", ",".join(seeds)),

@@ -29,7 +29,7 @@ method = entprog.attach(model, optimizer, steps=12, predict=predict, probe=[draw
 for i in range(12):
     batch = draw(4)
     with method.step(i) as info:  # <- the one line
-        loss = (predict(batch) - batch.eps).pow(2).mean()
+        loss = (predict(batch) - batch.target).pow(2).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

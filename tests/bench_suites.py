@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.runner.cells import Cell
-from benchmarks.runner.read import suite_of
-from benchmarks.runner.record import Record
+from benchmarks.runner.run_plan import PlannedRun
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
-from entprog.config.trees import laid_over
+from benchmarks.runner.suite_file import suite_of
+from entprog.config.presets import laid_over
 
 TREE: dict[str, Any] = {
     "about": "small",
@@ -57,19 +57,19 @@ FLOPS = {"full": (100.0, 300.0), "linear": (80.0, 300.0), "last": (50.0, 200.0)}
 
 
 def record_of(
-    cell: Cell, loss: float | Callable[[int], float] = 1.0, *, scoring: float = 0.0, peak: int = 1000,
+    run: PlannedRun, loss: float | Callable[[int], float] = 1.0, *, scoring: float = 0.0, peak: int = 1000,
     status: str = "finished", clips: int = 4,
 ) -> Record:  # fmt: skip
-    """A literal record of a cell; `loss` may depend on the clip."""
+    """A literal record of a run; `loss` may depend on the clip."""
     phases, total, curve = {}, 0.0, []
-    for name, each in zip(cell.steps, FLOPS[cell.arm], strict=True):
-        spent = scoring + each * cell.steps[name]
+    for name, each in zip(run.steps, FLOPS[run.arm], strict=True):
+        spent = scoring + each * run.steps[name]
         total += spent
         phases[name] = {
-            "steps": cell.steps[name], "flops": spent, "flops_steps": spent - scoring, "seconds_steps": 1.0,
-            "stages": [{"steps": cell.steps[name], "searching": 0, "flops_searching": 0.0, "flops_step": each}],
+            "steps": run.steps[name], "flops": spent, "flops_steps": spent - scoring, "seconds_steps": 1.0,
+            "stages": [{"steps": run.steps[name], "searching": 0, "flops_searching": 0.0, "flops_step": each}],
             "workloads": [{
-                "flops": each, "bytes_peak": peak, "steps": cell.steps[name], "active": [0], "resolution": 16,
+                "flops": each, "bytes_peak": peak, "steps": run.steps[name], "active": [0], "resolution": 16,
                 "frames": 1, "batch": 2, "tokens": 1.0, "inputs": True,
             }],
         }  # fmt: skip
@@ -77,12 +77,12 @@ def record_of(
     per_draw = [loss(k) if callable(loss) else loss for k in range(clips)]
     exam = {
         "loss": sum(per_draw) / clips, "per_draw": per_draw, "clips": [f"clip-{k}" for k in range(clips)],
-        "tau": [0.1] * clips,
+        "tau": [(k + 0.5) / clips for k in range(clips)],
     }  # fmt: skip
     return {
-        "format": 1, "address": cell.address, "suite": "small", "kind": cell.kind, "arm": cell.arm, "seed": cell.seed,
-        "factor": cell.factor, "steps": dict(cell.steps), "status": status, "phases": phases, "trials": [],
+        "format": 1, "address": run.address, "suite": "small", "kind": run.kind, "arm": run.arm, "seed": run.seed,
+        "factor": run.factor, "steps": dict(run.steps), "status": status, "phases": phases, "trials": [],
         "rankings": [],
         "totals": {"flops": total, "bytes_peak": peak, "seconds": 1.0} if status == "finished" else None,
-        "curve": curve, "exam": exam if cell.exam is not None and status == "finished" else None,
+        "curve": curve, "exam": exam if run.exam is not None and status == "finished" else None,
     }  # fmt: skip

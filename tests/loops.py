@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from entprog.core.blocks import discover_blocks
-from entprog.core.freeze import param_groups
-from entprog.core.types import MethodContext, Ranking, Shape, StepInfo, Trial, Workload
+from entprog.core.types import MethodContext, Ranking, Shape, StepPlan, Trial, Workload
 from entprog.plugins import load
 from toy import ToyTask, toy_draws, toy_task
 
@@ -63,13 +62,10 @@ class Rig:
         self.task = toy_task()
         self.blocks = discover_blocks(self.task.model, "blocks.*")
         self.name, plugin = method, load("method", method, **(options or {}))
-        if hasattr(plugin, "groups"):
-            groups = plugin.groups(self.task.model, self.blocks, lr=1e-2, seed=5)
-        else:
-            groups = param_groups(self.task.model, self.blocks, lr=1e-2)
+        groups = plugin.groups(self.task.model, self.blocks, lr=1e-2, seed=5)
         self.optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.infos: list[StepInfo] = []
+        self.infos: list[StepPlan] = []
         self.losses: list[float] = []
         self.ranking = ranking
         values = {
@@ -83,10 +79,10 @@ class Rig:
     def run(self, start: int = 0, stop: int | None = None, *, checked: bool = True) -> None:
         """Steps `start`.. with the method around each; `checked` looks at every weight."""
         for i in range(start, self.total if stop is None else stop):
-            draw = DRAWS[self.method.replays(i) % len(DRAWS)]
-            workload = self.method.workload(i)
+            draw = DRAWS[self.method.plan(i).replays % len(DRAWS)]
+            workload = self.method.plan(i).workload
             with self.method.step(i) as info:
-                assert info.active == workload.active == self.method.workload(i).active
+                assert info.active == workload.active == self.method.plan(i).workload.active
                 before = weights(self.task) if checked else {}
                 self._step(draw)
                 if checked:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from entprog.config.checks import problems
-from entprog.config.load import Reader, without_others_options
+from entprog.config.load import Reader
+from entprog.config.presets import without_others_options
 from entprog.config.schema import Config
 
 ASSETS = files("entprog") / "assets"
@@ -58,6 +59,6 @@ def test_the_library_holds_what_the_protocol_promises() -> None:
 def test_the_preset_is_the_arm_that_won() -> None:
     arm = resolved(ARMS["entprog-echo"])
     halved = {name: {"batch": 2} for name in ("subject", "pose")}  # batches are a recipe's, no preset's
-    preset = resolved({"method": "entprog", "model": {"pose": "blocks"}, "phases": halved})
-    options = {key: value for key, value in arm.method_options.items() if key != "full"}  # what is new in nano's base
+    preset = resolved({"method": "entprog", "phases": halved})
+    options = {**arm.method_options, "full": ["blocks.*.pose"]}  # the arm's base has new temporal blocks beside
     assert preset == replace(arm, preset="entprog", method_options=options)

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from bench_suites import record_of, suite
-from benchmarks.runner import analyse, permuted
-from benchmarks.runner.analyse import Crossing, Group
-from benchmarks.runner.cells import Cell, plan
-from benchmarks.runner.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
-from benchmarks.runner.page import pictures, write_all
-from benchmarks.runner.picture import Series, chart
-from benchmarks.runner.record import Record
-from benchmarks.runner.speedup import speedup
-from benchmarks.runner.summary import all_tables, glance, summary
-from benchmarks.runner.tables import Analysis, faster, markdown, slower, tables
+from benchmarks.runner.run_plan import PlannedRun, plan
+from benchmarks.runner.run_record import Record
+from benchmarks.tables import chance, comparison
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, markdown
+from benchmarks.tables.comparison import Crossing, Group
+from benchmarks.tables.dotplot import AHEAD, BEHIND, LEVEL, Panel, dotplot
+from benchmarks.tables.glance import glance, summary
+from benchmarks.tables.noise_bands import noise_bands
+from benchmarks.tables.scatter import Series, chart
+from benchmarks.tables.speedup import both_ways, faster, slower, speedup
+from benchmarks.tables.suite_page import pictures, write_all
 
 
 def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) -> Group:
@@ -34,52 +36,52 @@ def group(arm: str, *losses: list[float], seeds: tuple[int, ...] | None = None) 
 def test_paired_differences() -> None:
     base = group("full", [1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0])
     other = group("a", [0.9, 2.7, 4.9, 6.7], [2.0, 3.8, 6.0, 7.8])
-    found = analyse.difference(other, base)
+    found = comparison.difference(other, base)
     # By clip (means over seeds): -.05, -.25, -.05, -.25; by seed: -.2, -.1.
     assert found.mean == pytest.approx(-0.15)
     assert found.by_clip == pytest.approx(math.sqrt(0.04 / 3) / 2)
     assert found.by_seed == pytest.approx(0.05)
     assert (found.clips, found.seeds, found.clear) == (4, 2, True)
     # The spread of the losses themselves is twenty times that of the difference: pairing is what shows it.
-    assert base.spread(analyse.loss_of) == pytest.approx(math.sqrt(0.5))
+    assert base.spread(comparison.loss_of) == pytest.approx(math.sqrt(0.5))
     worse = group("b", [1.3, 2.8, 5.2, 6.8], [2.1, 4.0, 5.8, 8.1])
-    assert not analyse.difference(worse, base).clear
+    assert not comparison.difference(worse, base).clear
     with pytest.raises(ValueError, match="no seed"):
-        analyse.difference(group("c", [1.0], seeds=(9,)), base)
+        comparison.difference(group("c", [1.0], seeds=(9,)), base)
     elsewhere = replace(base, records=({**base.records[0], "base": "other"}, *base.records[1:]))
-    assert analyse.paired(elsewhere, base) == [1] and analyse.difference(elsewhere, base).seeds == 1
+    assert comparison.paired(elsewhere, base) == [1] and comparison.difference(elsewhere, base).seeds == 1
     with pytest.raises(ValueError, match="other clips"):
-        analyse.difference(group("c", [1.0, 2.0]), base)
+        comparison.difference(group("c", [1.0, 2.0]), base)
 
 
 def test_repeated_draws_of_a_clip_count_once() -> None:
     base, other = group("full", [1.0, 2.0, 1.0, 2.0]), group("a", [0.0, 2.0, 1.0, 1.0])
     for each in (base, other):
         each.records[0]["exam"]["clips"] = ["x", "y", "x", "y"]
-    found = analyse.difference(other, base)
+    found = comparison.difference(other, base)
     assert found.clips == 2 and found.by_clip == 0.0 and found.mean == -0.5
     assert math.isnan(found.by_seed)
 
 
 def test_cost_of_a_loss() -> None:
     points = [(1.0, 4.0), (10.0, 2.0), (100.0, 1.0)]
-    assert analyse.reached(points, 2.0) == Crossing(10.0)
-    halfway = analyse.reached(points, 3.0)
+    assert comparison.reached(points, 2.0) == Crossing(10.0)
+    halfway = comparison.reached(points, 3.0)
     assert halfway is not None and halfway.cost == pytest.approx(math.sqrt(10)) and not halfway.at_most
-    assert analyse.reached(points, 5.0) == Crossing(1.0, at_most=True)
-    assert analyse.reached(points, 0.5) is None
-    assert analyse.reached([], 1.0) is None
+    assert comparison.reached(points, 5.0) == Crossing(1.0, at_most=True)
+    assert comparison.reached(points, 0.5) is None
+    assert comparison.reached([], 1.0) is None
     # The first time counts, also where the curve rises again.
-    assert analyse.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
+    assert comparison.reached([(1.0, 3.0), (2.0, 1.0), (4.0, 3.0)], 1.0) == Crossing(2.0)
     assert (faster(20.0, Crossing(10.0)), slower(Crossing(10.0), 20.0)) == ("2.00x", "0.50x")
     assert faster(20.0, Crossing(10.0, True)) == "2.00x or more" and faster(20.0, None) == "not reached"
     assert faster(math.nan, Crossing(10.0)) == slower(Crossing(math.nan), 1.0) == "-"  # an arm that was not timed
 
 
-def losses(cell: Cell) -> float:
+def losses(run: PlannedRun) -> float:
     """`last` costs half of `full` a step and gets as far for a step: it is twice as fast; `linear` is hopeless."""
-    gained = {"full": 1.0, "last": 1.0, "linear": 0.0}[cell.arm]
-    return 2.0 - gained * math.log10(sum(cell.steps.values())) + abs(math.log(cell.factor)) + 0.001 * cell.seed
+    gained = {"full": 1.0, "last": 1.0, "linear": 0.0}[run.arm]
+    return 2.0 - gained * math.log10(sum(run.steps.values())) + abs(math.log(run.factor)) + 0.001 * run.seed
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +89,33 @@ def analysis() -> Analysis:
     small = suite(caps=["1500B"], budgets=[0.5, 1.0, 2.0], chain=["full", "last"])
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
-        cell = planned.missing[0]
-        mean = losses(cell)
-        peak = {"full": 2000, "linear": 2000, "last": 1000}[cell.arm]
-        record = record_of(cell, lambda k, mean=mean: mean + 0.1 * (k - 1.5), peak=peak)
+        run = planned.missing[0]
+        mean = losses(run)
+        peak = {"full": 2000, "linear": 2000, "last": 1000}[run.arm]
+        record = record_of(run, lambda k, mean=mean: mean + 0.1 * (k - 1.5), peak=peak)
         if record["exam"]:
             record["exam"]["quality"] = {"metrics": {"l1": mean / 10, "psnr": 20.0, "strange": 1.0}}
-        records[cell.address] = record
+        records[run.address] = record
     return Analysis(small, planned, records)
 
 
 def test_groups_and_budgets(analysis: Analysis) -> None:
     assert analysis.budgets == [0.5, 1.0, 2.0, "steps"]
     full, last = analysis.groups["full", 1.0], analysis.groups["last", 1.0]
-    assert full.seeds == (0, 1, 2) and full.spread(analyse.loss_of) == pytest.approx(0.001)
-    assert full.mean(analyse.quality_of("l1")) == pytest.approx(full.mean(analyse.loss_of) / 10)
-    assert math.isnan(full.mean(analyse.quality_of("nothing")))
-    assert full.mean(analyse.mean_bytes_of) == 2000
+    assert full.seeds == (0, 1, 2) and full.spread(comparison.loss_of) == pytest.approx(0.001)
+    assert full.mean(comparison.quality_of("l1")) == pytest.approx(full.mean(comparison.loss_of) / 10)
+    assert math.isnan(full.mean(comparison.quality_of("nothing")))
+    assert full.mean(comparison.mean_bytes_of) == 2000
     # 40 x 100 + 20 x 300 FLOPs buy `last` 80 and 30 steps.
     assert last.records[0]["steps"] == {"pose": 80, "video": 30}
-    assert last.mean(analyse.flops_of) == full.mean(analyse.flops_of)
+    assert last.mean(comparison.flops_of) == full.mean(comparison.flops_of)
 
 
 def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
-    table = next(table for table in tables(analysis) if table.title == "Time to the same loss")
-    rows = {(row[0], row[1]): row[2:4] for row in table.rows}
+    rows = {(row[0], row[1]): (row[2], row[4]) for row in both_ways(analysis).rows}
     # Where full ends after 60 steps, `last` is after 60 of its own, which cost 6000 of 10000 FLOPs.
-    points = analyse.by_budget("last", analysis.groups, analyse.flops_of)
-    there = analyse.reached(points, analysis.groups["full", 1.0].mean(analyse.loss_of))
+    points = comparison.by_budget("last", analysis.groups, comparison.flops_of)
+    there = comparison.reached(points, analysis.groups["full", 1.0].mean(comparison.loss_of))
     assert there is not None
     assert rows["last", "1x"][0] == f"{10000 / there.cost:.2f}x" and there.cost == 6000
     assert rows["linear", "1x"] == ("not reached", "0.50x or less")
@@ -124,12 +125,16 @@ def test_who_is_how_many_times_faster(analysis: Analysis) -> None:
 def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
     table = speedup(analysis)
     assert table is not None
-    assert table.columns == ("arm", "1x (0.2228): FLOPs", "2x (-0.0782): FLOPs", "peak memory")
+    assert table.columns == (
+        "arm", "1x (0.2228): FLOPs, mean loss", "1x (0.2228): FLOPs, worst band", "2x (-0.0782): FLOPs, mean loss",
+        "2x (-0.0782): FLOPs, worst band", "peak memory",
+    )  # fmt: skip
     (row,) = table.rows  # `linear` gets nowhere
-    assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[3] == "1000 B (2.00x less)"
-    timed = speedup(replace(analysis, seconds=lambda record: 2 * analyse.flops_of(record)))
-    assert timed is not None and timed.rows[0][1] == timed.rows[0][2] == row[1]
-    assert timed.columns[2] == "1x (0.2228): time"
+    assert row[:2] == ("last", "1.67x (1.67x to 1.67x)") and row[5] == "1000 B (2.00x less)"
+    assert row[2].startswith("1.67x (tau ")  # every clip is off the mean by as much, and so is every band
+    timed = speedup(replace(analysis, seconds=lambda record: 2 * comparison.flops_of(record)))
+    assert timed is not None and timed.rows[0][1] == timed.rows[0][3] == row[1]
+    assert timed.columns[3] == "1x (0.2228): time, mean loss"
     lame = {
         address: {**record, "exam": record["exam"] and {**record["exam"], "loss": record["exam"]["loss"] + 0.6}}
         if (record["arm"], record["seed"]) == ("last", 2)
@@ -139,13 +144,43 @@ def test_speed_up_at_the_same_loss(analysis: Analysis) -> None:
     found = speedup(replace(analysis, records=lame))
     assert found is not None and "(not reached to 1.67x)" in found.rows[0][1]
     untimed = speedup(replace(analysis, seconds=lambda record: math.nan))
-    assert untimed is not None and untimed.rows[0][2] == "-"
+    assert untimed is not None and untimed.rows[0][3:5] == ("-", "-")
+
+
+def test_the_worst_band_tells_what_the_mean_hides(analysis: Analysis) -> None:
+    def changed(record: Record) -> Record:
+        """`last` is better where noise is low and worse where it is high: the mean is as before."""
+        if record["arm"] != "last" or not record["exam"]:
+            return record
+        exam = record["exam"]
+        moved = [loss + (3.0 if tau > 0.8 else -1.0) for loss, tau in zip(exam["per_draw"], exam["tau"], strict=True)]
+        return {**record, "exam": {**exam, "per_draw": moved}}
+
+    records = {address: changed(record) for address, record in analysis.records.items()}
+    table, before = speedup(replace(analysis, records=records)), speedup(analysis)
+    assert table is not None and before is not None
+    assert table.rows[0][1] == before.rows[0][1] and table.rows[0][2] == "not reached (tau .8-1)"
+
+
+def test_losses_by_noise_band(analysis: Analysis) -> None:
+    table = noise_bands(analysis)
+    assert table is not None
+    assert table.columns[3:] == ("mean loss", "tau 0-.2", "tau .2-.4", "tau .4-.6", "tau .6-.8", "tau .8-1")
+    losses = [float(row[3]) for row in table.rows if row[1] == "1x"]
+    assert len(losses) == 3 and losses == sorted(losses)
+    for row in table.rows:
+        mean, *bands = row[3:]
+        assert bands[2] == "-"  # four draws leave one of five bands empty
+        offsets = [float(band) - float(mean) for band in (bands[0], bands[1], bands[3], bands[4])]
+        assert offsets == pytest.approx([-0.15, -0.05, 0.05, 0.15], abs=2e-4)
 
 
 def test_tables_print_their_protocol_and_mark_what_is_not_clear(analysis: Analysis) -> None:
-    found = tables(analysis)
+    found = all_tables(analysis)
     titles = [table.title for table in found]
-    assert titles == [
+    assert titles[:3] == ["small at a glance", "Loss by noise band", "Speed-up at the same loss"]
+    found = found[3:]
+    assert titles[3:] == [
         "At 0.5 x the cost of small's recipe", "At 1 x the cost of small's recipe", "At 2 x the cost of small's recipe",
         "At equal steps", "One lever at a time, 0.5x", "One lever at a time, 1x", "One lever at a time, 2x",
         "One lever at a time, equal steps", "Arms that take at most 1500B", "Time to the same loss", "Learning rates",
@@ -172,16 +207,16 @@ def test_page_and_pictures(analysis: Analysis, tmp_path: Path) -> None:
     clip = tmp_path / "runs" / analysis.groups["last", 2.0].records[0]["address"] / "samples" / "exam" / "walk.mp4"
     clip.parent.mkdir(parents=True)
     clip.write_bytes(b"video")
-    written = write_all(analysis, tmp_path / "results", tmp_path / "runs", tmp_path / "runs" / "report.html")
+    written = write_all(analysis, tmp_path / "runs")
     assert all(path.is_file() for path in written)
     page = written[-1].read_text()
     assert (
         "data:video/mp4;base64,dmlkZW8=" in page
         and page.count("<svg") == 10
-        and "small, 1x: all arms beside full" in page
+        and "small, 1x: all arms compared with full" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     )
-    text = (tmp_path / "results" / "tables.md").read_text()
+    text = (tmp_path / "runs" / "tables.md").read_text()
     assert "![loss by cost](loss-by-cost.svg)" in text and "### At equal steps" in text
     assert "![arms 1](arms-1.svg)" in text and "### small at a glance" in text
 
@@ -193,7 +228,7 @@ def test_at_a_glance(analysis: Analysis) -> None:
     losses = [float(row[table.columns.index("loss, 2x")].split()[0]) for row in table.rows]
     assert losses == sorted(losses) and {row[0] for row in table.rows} == {"full", "linear", "last"}
     full = next(row for row in table.rows if row[0] == "full")
-    assert full[table.columns.index("less full")] == "-" and full[table.columns.index("seeds")] == "3"
+    assert full[table.columns.index("minus full")] == "-" and full[table.columns.index("seeds")] == "3"
     assert "nan" not in markdown(table)
     picture = glance(analysis, 1.0)
     assert picture.count("<circle") == 9 and "nan" not in picture and "left of the line is better; 3 seeds" in picture
@@ -204,8 +239,8 @@ def test_at_a_glance_without_budgets(longer: dict[str, list[float]]) -> None:
     small = suite(budgets=[], equal_steps=0.5, longer=longer)
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
-        cell = planned.missing[0]
-        records[cell.address] = record_of(cell, losses(cell))
+        run = planned.missing[0]
+        records[run.address] = record_of(run, losses(run))
     analysis = Analysis(small, planned, records)
     found = all_tables(analysis)
     assert {"small at a glance", "At equal steps, 0.5 x the recipe's"} <= {table.title for table in found}
@@ -252,7 +287,7 @@ def trials(kind: str, information: float, seed: int) -> list[dict[str, Any]]:
 def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
     values = []
     for seed in range(12):
-        found = permuted.check([trials("supernet", 0.0, 100 * seed + k) for k in range(6)], draws=200, seed=seed)
+        found = chance.check([trials("supernet", 0.0, 100 * seed + k) for k in range(6)], draws=200, seed=seed)
         assert found is not None and found.searches == 6
         assert found.ratio > 0 and found.chance > 0  # the best of several always looks better than their mean
         values.append(found.p_gain)
@@ -260,12 +295,12 @@ def test_a_chooser_that_sees_nothing_looks_no_better_than_chance() -> None:
     assert sum(value <= 0.05 for value in values) <= 3
 
 
-def test_a_chooser_that_sees_is_told_from_chance() -> None:
-    found = permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+def test_a_chooser_that_sees_differs_from_chance() -> None:
+    found = chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
     assert found is not None and found.p_gain < 0.02
-    assert found == permuted.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
-    assert permuted.check([]) is None
-    assert permuted.check([[{"candidate": "3", "flops": 1.0, "gain": 1.0, "loss_after": 0.0}]]) is None
+    assert found == chance.check([trials("probe", 0.4, seed) for seed in range(8)], draws=500)
+    assert chance.check([]) is None
+    assert chance.check([[{"candidate": "3", "flops": 1.0, "gain": 1.0, "loss_after": 0.0}]]) is None
 
 
 def test_trials_are_grouped_by_search() -> None:
@@ -273,4 +308,4 @@ def test_trials_are_grouped_by_search() -> None:
         {"phase": phase, "stage": stage, "step": step, "candidate": "3"}
         for phase in ("pose", "video") for stage in (0, 1) for step in (0, 1)
     ]}  # fmt: skip
-    assert [len(each) for each in permuted.searches([json.loads(json.dumps(record))] * 2)] == [2] * 8
+    assert [len(each) for each in chance.searches([json.loads(json.dumps(record))] * 2)] == [2] * 8

@@ -5,28 +5,28 @@ import math
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from benchmarks.runner.calibrate import Turns, latest, run_seconds, step_seconds
-from benchmarks.runner.cells import plan
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.timed_steps import Turns, latest, run_seconds, step_seconds
 
 
 def test_jobs_work_one_at_a_time_in_turns() -> None:
-    turns, told = Turns(), []
+    turns, order = Turns(), []
 
     def job(name: str, steps: int):
         def work() -> None:
             for i in range(steps):
-                told.append(f"{name}{i}")
+                order.append(f"{name}{i}")
                 turns.next()
 
         return work
 
     turns.run({"a": job("a", 3), "b": job("b", 1), "c": job("c", 2)})
-    assert told == ["a0", "b0", "c0", "a1", "c1", "a2"]
+    assert order == ["a0", "b0", "c0", "a1", "c1", "a2"]
     turns.run({})
 
 
 def test_a_job_that_fails_stops_the_others() -> None:
-    turns, told = Turns(), []
+    turns, order = Turns(), []
 
     def fails() -> None:
         turns.next()
@@ -34,12 +34,12 @@ def test_a_job_that_fails_stops_the_others() -> None:
 
     def works() -> None:
         for i in range(5):
-            told.append(i)
+            order.append(i)
             turns.next()
 
     with pytest.raises(ValueError, match="no"):
         turns.run({"a": works, "b": fails, "c": works})
-    assert told == [0, 0, 1]
+    assert order == [0, 0, 1]
 
 
 LOADS = [
@@ -59,9 +59,9 @@ def test_seconds_of_a_step() -> None:
 
 
 def test_seconds_of_a_run_hold_scoring_and_search() -> None:
-    cell = plan(suite(), {}).missing[1]
-    assert cell.arm == "linear"
-    record = record_of(cell)
+    run = plan(suite(), {}).missing[1]
+    assert run.arm == "linear"
+    record = record_of(run)
     record["rankings"] = [{"phase": "pose", "flops": 50.0}, {"phase": "pose", "flops": 25.0}]
     record["phases"]["pose"]["stages"][0]["searching"] = 3
     pose, video = FLOPS["linear"]
@@ -72,7 +72,7 @@ def test_seconds_of_a_run_hold_scoring_and_search() -> None:
     }  # fmt: skip
     calibration = {"kind": "calibration", "made": "2026-01-02", "arms": {"linear": timed}}
     video_step = step_seconds({"flops": video}, timed["video"]["workloads"])
-    wanted = cell.steps["pose"] * 0.30 + 3 * 0.1 + 3.0 + cell.steps["video"] * video_step
+    wanted = run.steps["pose"] * 0.30 + 3 * 0.1 + 3.0 + run.steps["video"] * video_step
     assert run_seconds(record, calibration) == pytest.approx(wanted)
     timed["video"]["cache"] = 0.5  # seconds of a FLOP of the reference cache
     record["totals"]["flops_cache"] = 8.0

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from bench_suites import FLOPS, record_of, suite
-from benchmarks.runner.address import FORMER, NUMERICS, address, said
-from benchmarks.runner.cells import EQUAL_STEPS, Cell, Plan, plan
-from benchmarks.runner.costs import PhaseCost
-from benchmarks.runner.rates import sweep
-from benchmarks.runner.record import Record
+from benchmarks.runner.address import FORMER, NUMERICS, address, differing
+from benchmarks.runner.phase_cost import PhaseCost
+from benchmarks.runner.rate_sweep import sweep
+from benchmarks.runner.run_plan import EQUAL_STEPS, Plan, PlannedRun, plan
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from entprog.config.schema import Config, RankingConfig
 
@@ -46,9 +46,9 @@ def test_addresses_do_not_move() -> None:
 
 
 def test_a_new_key_at_its_default_moves_no_address() -> None:
-    assert said(Config()) == {"ranking.score": "gradient"}  # the default was another when records were begun
-    assert said(replace(Config(), ranking=RankingConfig(score="cei"))) == {}
-    assert said(replace(Config(), method="full")) == {"method": "full"}  # which ranks nothing
+    assert differing(Config()) == {"ranking.score": "gradient"}  # the default was another when records were begun
+    assert differing(replace(Config(), ranking=RankingConfig(score="cei"))) == {}
+    assert differing(replace(Config(), method="full")) == {"method": "full"}  # which ranks nothing
 
 
 def test_defaults_are_those_that_addresses_were_made_with() -> None:
@@ -96,64 +96,64 @@ LOSSES = {"full": {1.0: 0.5}, "linear": {8.0: 0.4}, "last": {0.25: 0.3}}
 """The loss of each arm's best rate; of any other it is higher the farther it is from that."""
 
 
-def loss_of(cell: Cell) -> float:
-    ((best, loss),) = LOSSES[cell.arm].items()
-    ratio = cell.factor / best
+def loss_of(run: PlannedRun) -> float:
+    ((best, loss),) = LOSSES[run.arm].items()
+    ratio = run.factor / best
     return loss + max(ratio, 1 / ratio) - 1
 
 
-def finished(small: Suite, **options: Any) -> tuple[Plan, dict[str, Record], list[Cell]]:
+def finished(small: Suite, **options: Any) -> tuple[Plan, dict[str, Record], list[PlannedRun]]:
     """Makes literal records until none is missing; the order in which they were made, too."""
     records: dict[str, Record] = {}
     made = []
     while (planned := plan(small, records, **options)).missing:
-        cell = planned.missing[0]
-        records[cell.address] = record_of(cell, loss_of(cell))
-        made.append(cell)
+        run = planned.missing[0]
+        records[run.address] = record_of(run, loss_of(run))
+        made.append(run)
         assert len(made) < 100
     return planned, records, made
 
 
 def test_runs_come_in_turns() -> None:
     planned, _, made = finished(suite())
-    kinds = [cell.kind for cell in made]
+    kinds = [run.kind for run in made]
     assert kinds == sorted(kinds, key=("pilot", "tune", "final").index)
-    assert [cell.arm for cell in made[:3]] == ["full", "linear", "last"]
-    tunes = [cell for cell in made if cell.kind == "tune"]
-    assert [cell.arm for cell in tunes[:6]] == ["full", "linear", "last"] * 2
+    assert [run.arm for run in made[:3]] == ["full", "linear", "last"]
+    tunes = [run for run in made if run.kind == "tune"]
+    assert [run.arm for run in tunes[:6]] == ["full", "linear", "last"] * 2
     # The best of `linear` is 8 times the recipe's rates, 4 its centre; that of `last` lies two below its first.
-    factors = {arm: sorted(cell.factor for cell in tunes if cell.arm == arm) for arm in FLOPS}
+    factors = {arm: sorted(run.factor for run in tunes if run.arm == arm) for arm in FLOPS}
     assert factors == {"full": [0.5, 1, 2], "linear": [1, 2, 4, 8, 16], "last": [0.125, 0.25, 0.5, 1, 2]}
     assert all(planned.sweeps[arm, 1.0].interior for arm in FLOPS)
-    finals = [cell for cell in made if cell.kind == "final"]
-    bought = {cell.address for (_, budget, _), cell in planned.finals.items() if budget != EQUAL_STEPS}
-    last = [cell.address not in bought for cell in finals]
+    finals = [run for run in made if run.kind == "final"]
+    bought = {run.address for (_, budget, _), run in planned.finals.items() if budget != EQUAL_STEPS}
+    last = [run.address not in bought for run in finals]
     assert last == sorted(last) and sum(last) == 6  # equal steps come after equal cost
     for some in (finals[: -sum(last)], finals[-sum(last) :]):
-        assert [cell.seed for cell in some] == sorted(cell.seed for cell in some)
-    assert [cell.arm for cell in finals[:3]] == ["full", "linear", "last"]
-    assert {cell.factor for cell in finals if cell.arm == "linear"} == {8.0}
-    assert planned.ahead == 0 and planned.done == pytest.approx(sum(cell.weight for cell in made))
+        assert [run.seed for run in some] == sorted(run.seed for run in some)
+    assert [run.arm for run in finals[:3]] == ["full", "linear", "last"]
+    assert {run.factor for run in finals if run.arm == "linear"} == {8.0}
+    assert planned.ahead == 0 and planned.done == pytest.approx(sum(run.weight for run in made))
 
 
 def test_people_are_never_mixed() -> None:
     _, _, made = finished(suite())
-    for cell in made:
-        assert cell.config.data.seed == (0 if cell.kind == "final" else 1)
-        assert (cell.exam.seed if cell.exam else None) == {"pilot": None, "tune": 2, "final": 3}[cell.kind]
+    for run in made:
+        assert run.config.data.seed == (0 if run.kind == "final" else 1)
+        assert (run.exam.seed if run.exam else None) == {"pilot": None, "tune": 2, "final": 3}[run.kind]
 
 
 def test_each_seed_may_have_people_of_its_own() -> None:
     small = suite(people_by_seed=True, tuning={"seeds": [1000, 1001]})
     planned, _, made = finished(small)
-    people = {(cell.kind, cell.seed): cell.config.data.seed for cell in made}
+    people = {(run.kind, run.seed): run.config.data.seed for run in made}
     assert people == {
         ("pilot", 1000): 1, ("tune", 1000): 1, ("tune", 1001): 101,
         ("final", 0): 0, ("final", 1): 100, ("final", 2): 200,
     }  # fmt: skip
-    assert {cell.exam.seed for cell in planned.finals.values() if cell.exam} == {3}  # all are examined on the same
+    assert {run.exam.seed for run in planned.finals.values() if run.exam} == {3}  # all are examined on the same
     alone = suite()
-    assert {cell.address for cell in made if cell.seed in (0, 1000)} <= {cell.address for cell in finished(alone)[2]}
+    assert {run.address for run in made if run.seed in (0, 1000)} <= {run.address for run in finished(alone)[2]}
 
 
 def test_a_rate_is_judged_by_its_mean_over_the_sweeps_seeds() -> None:
@@ -162,26 +162,26 @@ def test_a_rate_is_judged_by_its_mean_over_the_sweeps_seeds() -> None:
     records: dict[str, Record] = {}
     while (planned := plan(small, records)).missing:
         assert planned.ahead > 0
-        for cell in planned.missing:
-            records[cell.address] = record_of(cell, losses.get((cell.seed, cell.factor), 1.0 + cell.factor))
+        for run in planned.missing:
+            records[run.address] = record_of(run, losses.get((run.seed, run.factor), 1.0 + run.factor))
     state = planned.sweeps["full", small.tuning.budgets[0]]
     assert state.best == 1.0 and state.losses[0.5] == pytest.approx(6.0)
-    assert {cell.factor for cell in planned.finals.values()} == {1.0}
+    assert {run.factor for run in planned.finals.values()} == {1.0}
 
 
 def test_budgets_are_met_in_exact_cost() -> None:
     small = suite()
     planned, _, _ = finished(small)
-    for (arm, budget, _), cell in planned.finals.items():
+    for (arm, budget, _), run in planned.finals.items():
         if budget == EQUAL_STEPS:
-            assert cell.steps == small.steps
+            assert run.steps == small.steps
             continue
         for name, own, reference in zip(small.steps, FLOPS[arm], FLOPS["full"], strict=True):
             wanted = budget * small.steps[name] * reference
-            assert wanted - own < cell.steps[name] * own <= wanted
+            assert wanted - own < run.steps[name] * own <= wanted
     # At equal steps the reference's run is that of its full budget, so it is made once.
     assert planned.finals["full", 1.0, 0].address == planned.finals["full", EQUAL_STEPS, 0].address
-    assert len({cell.address for cell in planned.finals.values()}) == 3 * (2 + 3 + 3)
+    assert len({run.address for run in planned.finals.values()}) == 3 * (2 + 3 + 3)
 
 
 def test_an_arm_with_shares_splits_the_whole_budget() -> None:
@@ -216,41 +216,41 @@ def test_single_arms_run_longer() -> None:
 def test_finals_wait_for_no_sweep_but_their_own() -> None:
     _, records, _ = finished(suite())
     longer = plan(suite(longer={"full": [2.0]}), records)
-    assert {cell.kind for cell in longer.missing} == {"tune"} and longer.ahead == pytest.approx(3 * 2.0 + 1.0 + 3 * 2.0)
+    assert {run.kind for run in longer.missing} == {"tune"} and longer.ahead == pytest.approx(3 * 2.0 + 1.0 + 3 * 2.0)
     assert {budget for arm, budget, _ in longer.finals if arm == "full"} == {0.5, 1.0, EQUAL_STEPS}
 
 
 def test_one_arm_and_one_seed() -> None:
     small = suite()
     _, records, made = finished(small, arms=["last"], seeds=[1])
-    assert {cell.arm for cell in made if cell.kind != "pilot"} == {"last"}
-    assert {cell.arm for cell in made if cell.kind == "pilot"} == {"full", "last"}  # the reference is the unit
-    assert {cell.seed for cell in made if cell.kind == "final"} == {1}
+    assert {run.arm for run in made if run.kind != "pilot"} == {"last"}
+    assert {run.arm for run in made if run.kind == "pilot"} == {"full", "last"}  # the reference is the unit
+    assert {run.seed for run in made if run.kind == "final"} == {1}
     rest = plan(small, records)
-    done = {cell.address for cell in made}
-    assert done.isdisjoint(cell.address for cell in rest.missing)
+    done = {run.address for run in made}
+    assert done.isdisjoint(run.address for run in rest.missing)
 
 
 def test_what_diverged_or_is_too_dear_is_left_out_with_a_word() -> None:
     small = suite(define={"linear": {"schedule": {"options": {"stages": 10}}}})  # needs 20 steps a phase
     first = plan(small, {})
-    records = {cell.address: record_of(cell) for cell in first.missing}
-    pilot = next(cell for cell in first.missing if cell.arm == "last")
+    records = {run.address: record_of(run) for run in first.missing}
+    pilot = next(run for run in first.missing if run.arm == "last")
     records[pilot.address] = record_of(pilot, status="diverged")
     planned = plan(small, records)
     assert any("last: its pilot diverged" in note for note in planned.notes)
     while planned.missing:
-        cell = planned.missing[0]
-        records[cell.address] = record_of(cell, loss_of(cell))
+        run = planned.missing[0]
+        records[run.address] = record_of(run, loss_of(run))
         planned = plan(small, records)
-    assert any("linear: 0.5 x the reference's cost buys too few steps in video" in note for note in planned.notes)
+    assert any("linear: 0.5 x the reference's cost allows too few steps in video" in note for note in planned.notes)
     assert ("linear", 0.5, 0) not in planned.finals and ("linear", 1.0, 0) in planned.finals
     assert not any(arm == "last" for arm, _, _ in planned.finals)
 
 
 def test_an_arm_that_is_too_dear_for_the_sweep_is_tuned_where_it_can_run() -> None:
-    dear = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
-    planned, _, _ = finished(suite(define=dear, tuning={"budgets": [0.5]}))
+    costly = {"linear": {"schedule": {"options": {"stages": 10}}}}  # needs 20 steps a phase
+    planned, _, _ = finished(suite(define=costly, tuning={"budgets": [0.5]}))
     assert sorted(planned.sweeps) == [("full", 0.5), ("last", 0.5), ("linear", 1.0)]
     assert {budget for arm, budget, _ in planned.finals if arm == "linear"} == {1.0, EQUAL_STEPS}
 
@@ -261,4 +261,4 @@ def test_a_plan_is_a_pure_function() -> None:
     some = dict(list(records.items())[:8])
     again = json.loads(json.dumps(dict(reversed(some.items()))))
     one, other = plan(small, some), plan(small, again)
-    assert [cell.address for cell in one.missing] == [cell.address for cell in other.missing]
+    assert [run.address for run in one.missing] == [run.address for run in other.missing]

@@ -1,6 +1,7 @@
 """A tiny suite run for real: records, resuming, what diverges or fails, and what arms share."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,14 +15,16 @@ import tomli_w
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.runner.cells import plan
-from benchmarks.runner.read import suite_of
-from benchmarks.runner.record import Record, read_records
-from benchmarks.runner.runner import run_suite
+from benchmarks.runner.results_file import read_records
+from benchmarks.runner.run_plan import plan
+from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
-from entprog.config.trees import laid_over
+from benchmarks.runner.suite_file import suite_of
+from benchmarks.runner.suite_loop import run_suite
+from entprog.config.presets import laid_over
+from entprog.core.bands import band_means
 from entprog.nets.dit import SIZES
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import synthetic_data
@@ -69,6 +72,10 @@ def tree(data: Path, **over: Any) -> dict[str, Any]:
     return laid_over(usual, over)
 
 
+SHORT: dict[str, Any] = {"recipe": {"phases": {"pose": {"steps": 8}, "video": {"steps": 8}}}}
+"""For tests in which nothing but the runs' records counts."""
+
+
 def suite(data: Path, **over: Any) -> Suite:
     return suite_of(tree(data, **over), "tiny")
 
@@ -103,7 +110,7 @@ def without_times(record: Record) -> Record:
 
 
 def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
-    records = read_records(whole / "results" / "tiny")
+    records = read_records(whole / "results" / "tiny.jsonl")
     kinds = sorted((record["kind"], record["arm"]) for record in records.values())
     assert kinds == [("final", "full"), ("final", "probe"), ("pilot", "full"), ("pilot", "probe")]
     planned = plan(suite(data), records)
@@ -115,6 +122,7 @@ def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
     for record in (full, probe):
         exam = record["exam"]
         assert len(exam["per_draw"]) == len(exam["clips"]) == 4 and len(set(exam["clips"])) == 2
+        assert exam["bands"] == [None if math.isnan(x) else x for x in band_means(exam["per_draw"], exam["tau"])]
         assert exam["loss"] == pytest.approx(sum(exam["per_draw"]) / 4) and "l1" in exam["quality"]["metrics"]
         assert record["run"]["command"].startswith("python -m benchmarks") and record["run"]["versions"]["torch"]
         assert record["curve"][-1]["phase"] == "video" and len(record["curve"]) >= 3
@@ -127,10 +135,11 @@ def test_a_suite_from_its_command_to_its_page(whole: Path, data: Path) -> None:
 
 
 def test_nothing_is_run_twice_and_little_is_kept(whole: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = whole / "results" / "tiny"
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    files = sorted((whole / "results").glob("tiny*"))
+    before = {path: path.stat().st_mtime_ns for path in files}
     command(whole)
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.json")} == before
+    assert [path.name for path in files] == ["tiny-details.jsonl.gz", "tiny.jsonl"]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
     assert "### At 1 x the cost" in capsys.readouterr().out
     assert not list((whole / "runs").rglob("*.safetensors")) and not list((whole / "runs").rglob("checkpoint-*"))
     assert len(list((whole / "runs").rglob("*.mp4"))) == 2
@@ -141,8 +150,9 @@ def test_what_another_suite_has_run_is_not_run_again(whole: Path, data: Path) ->
     (whole / "other.toml").write_text(tomli_w.dumps({**tree(data), "arms": ["full"]}))
     folders = [str(whole / name) for name in ("results", "runs")]
     main([str(whole / "other.toml"), "--results", folders[0], "--runs", folders[1]])
-    own, others = (read_records(whole / "results" / name) for name in ("other", "tiny"))
-    assert len(own) == 2 and own.items() <= others.items()
+    own, others = (read_records(whole / "results" / f"{name}.jsonl") for name in ("other", "tiny"))
+    assert len(own) == 2 and all(others[address] == record for address, record in own.items())
+    assert (whole / "results" / "other.jsonl").read_text().count('"stored_in":"tiny"') == 2
     assert not list((whole / "runs" / "other").glob("*/log.jsonl"))
 
 
@@ -167,7 +177,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
         except SystemExit as stopped:
             assert stopped.code == 143
     assert count > 190
-    found, known = read_records(tmp_path / "results"), read_records(whole / "results" / "tiny")
+    found, known = read_records(tmp_path / "results" / "tiny.jsonl"), read_records(whole / "results" / "tiny.jsonl")
     assert found.keys() == known.keys()
     for name, record in known.items():
         assert without_times(found[name]) == without_times(record)
@@ -175,10 +185,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
 
 def test_time_that_is_up(data: Path, tmp_path: Path) -> None:
     """A call of any length leaves the folder so that the next one goes on."""
-    only = suite(data, arms=["full"])
+    only = suite(data, arms=["full"], **SHORT)
     assert not run_suite(only, tmp_path / "results", tmp_path / "runs", minutes=1e-6)
     assert run_suite(only, tmp_path / "results", tmp_path / "runs", minutes=60)
-    assert len(read_records(tmp_path / "results")) == 2
+    assert len(read_records(tmp_path / "results" / "tiny.jsonl")) == 2
 
 
 def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path: Path) -> None:
@@ -190,8 +200,8 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
         },
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"pilot tight, seed 1000: .*larger than the data set"):
-        run_suite(suite(data, **over), tmp_path / "results", tmp_path / "runs")
-    records = list(read_records(tmp_path / "results").values())
+        run_suite(suite(data, **over, **SHORT), tmp_path / "results", tmp_path / "runs")
+    records = list(read_records(tmp_path / "results" / "tiny.jsonl").values())
     assert sorted((record["arm"], record["kind"], record["status"]) for record in records) == [
         ("full", "final", "finished"), ("full", "pilot", "finished"), ("wild", "pilot", "diverged"),
     ]  # fmt: skip
@@ -200,18 +210,18 @@ def test_what_diverges_has_a_record_and_what_fails_has_none(data: Path, tmp_path
 def test_arms_share_data_times_and_noise_at_each_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = HumanVideo.draw
+    draw = HumanVideoTask.draw
     seen: list[tuple[torch.Tensor, ...]] = []
 
-    def noting(self: HumanVideo, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
+    def noting(self: HumanVideoTask, batch: Any, shape: Any, seed: int, *, dropout: float | None = None) -> Any:
         made = draw(self, batch, shape, seed, dropout=dropout)
         if dropout is None:  # a training step's
-            seen.append((made.x, made.tau, made.eps, *(made.condition[name] for name in sorted(made.condition))))
+            seen.append((made.x, made.tau, made.target, *(made.condition[name] for name in sorted(made.condition))))
         return made
 
-    monkeypatch.setattr(HumanVideo, "draw", noting)
+    monkeypatch.setattr(HumanVideoTask, "draw", noting)
     define = {
-        "linear": {"method": "progressive", "ranking": {"score": "gradient"}, "lr_factor": 3.0,
+        "linear": {"method": "progressive", "ranking": {"score": "gradient", "samples": 2}, "lr_factor": 3.0,
                    "schedule": {"name": "linear", "options": {"stages": 2}}},
     }  # fmt: skip
     made = suite(data, arms=["full", "linear"], define=define)
@@ -227,38 +237,40 @@ def test_arms_share_data_times_and_noise_at_each_step(
 
 def test_a_suite_that_makes_its_own_weights(data: Path, tmp_path: Path) -> None:
     base = {"phases": {"large": {"steps": 2, "batch": 2, "resolution": 16}}, "train": {"ema_decay": 0.5}}
-    own = suite(data, arms=["full"], base=base)
-    assert [cell.kind for cell in plan(own, {}).missing] == ["base"]
-    assert run_suite(own, tmp_path / "results" / "own", tmp_path / "runs" / "own")
-    records = read_records(tmp_path / "results" / "own")
+    own = suite(data, arms=["full"], base=base, **SHORT)
+    assert [run.kind for run in plan(own, {}).missing] == ["base"]
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    assert run_suite(own, results, runs / "own")
+    records = read_records(results / "tiny.jsonl")
     made = next(record for record in records.values() if record["kind"] == "base")
     final = next(record for record in records.values() if record["kind"] == "final")
     assert final["base"] == made["weights"] and len(records) == 3
-    assert (tmp_path / "runs" / "own" / made["address"] / "final" / "ema.safetensors").is_file()
+    assert (runs / "own" / made["address"] / "final" / "ema.safetensors").is_file()
     assert not plan(own, records).missing
     other = {**records, made["address"]: {**made, "weights": "0" * 64}}  # as another machine may have made them
-    assert [cell.kind for cell in plan(own, other).missing] == ["pilot"]
-    like = suite_of({**tree(data, base=base), "arms": ["full"], "seeds": [1]}, "like")
-    run_suite(like, tmp_path / "results" / "like", tmp_path / "runs" / "like")  # from the same weights, where they lie
-    assert len(read_records(tmp_path / "results" / "like")) == 3
-    assert not (tmp_path / "runs" / "like" / made["address"]).exists()
-    shutil.rmtree(tmp_path / "runs")  # a fresh clone has records only
-    (tmp_path / "results" / "own" / f"{final['address']}.json").unlink()
-    assert run_suite(own, tmp_path / "results" / "own", tmp_path / "runs" / "own")
-    assert read_records(tmp_path / "results" / "own")[final["address"]]["base"] == made["weights"]
+    assert [run.kind for run in plan(own, other).missing] == ["pilot"]
+    like = suite_of({**tree(data, base=base, **SHORT), "arms": ["full"], "seeds": [1]}, "like")
+    run_suite(like, results, runs / "like")  # from the same weights, where they lie
+    assert len(read_records(results / "like.jsonl")) == 3
+    assert not (runs / "like" / made["address"]).exists()
+    shutil.rmtree(runs)  # a fresh clone has records only
+    lines = (results / "tiny.jsonl").read_text().splitlines(keepends=True)
+    (results / "tiny.jsonl").write_text("".join(line for line in lines if final["address"] not in line))
+    assert run_suite(own, results, runs / "own")
+    assert read_records(results / "tiny.jsonl")[final["address"]]["base"] == made["weights"]
 
 
 @pytest.mark.slow
 def test_arms_are_timed_in_turns(whole: Path, data: Path) -> None:
     command(whole, "--calibrate")
-    records = read_records(whole / "results" / "tiny")
+    records = read_records(whole / "results" / "tiny.jsonl")
     (calibration,) = (record for record in records.values() if record["kind"] == "calibration")
     assert list(calibration["arms"]) == ["full", "probe"]
     for phases in calibration["arms"].values():
         for timed in phases.values():
             assert all(load["n"] >= 5 and load["seconds"] > 0 for load in timed["workloads"])
     assert calibration["arms"]["probe"]["pose"]["scoring"]["seconds"] > 0
-    assert "calibrated s" in (whole / "results" / "tiny" / "tables.md").read_text()
+    assert "calibrated s" in (whole / "runs" / "tiny" / "tables.md").read_text()
     assert not list((whole / "runs").rglob("calibration"))
 
 
@@ -268,6 +280,6 @@ def test_the_smoke_suite(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "nano", SHIPPED)
         main(["smoke", "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")])
-    records = list(read_records(tmp_path / "results" / "smoke").values())
+    records = list(read_records(tmp_path / "results" / "smoke.jsonl").values())
     assert {record["arm"] for record in records if record["kind"] == "final"} == {"full", "probe"}
     assert all(record["status"] == "finished" for record in records)

@@ -1,4 +1,4 @@
-"""Suites of the benchmark: what is wrong is told at once, and the protocol is enforced."""
+"""Suites of the benchmark: everything wrong is reported at once, and the protocol is enforced."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 
 from bench_suites import suite, tree
 from benchmarks.__main__ import main
-from benchmarks.runner import protocol
-from benchmarks.runner.read import read_suite, suite_of, suites
+from benchmarks.runner.results_file import only_runner
+from benchmarks.runner.suite_file import read_suite, suite_of, suites
+from benchmarks.tables import protocol
 from entprog.config.load import ConfigError
 
 
@@ -18,20 +19,20 @@ def problems(**over: Any) -> list[str]:
     return error.value.problems
 
 
-def test_everything_wrong_is_told_at_once() -> None:
-    told = problems(
+def test_everything_wrong_is_reported_at_once() -> None:
+    found = problems(
         seeds=[0, 0], bugets=[1.0], rates=[2.0, 1.0, 0.5], arms=["full", "linaer"], exam={"clip": 3},
         tuning={"pilot": 2.0}, caps=["lots"],
     )  # fmt: skip
-    text = "\n".join(told)
+    text = "\n".join(found)
     for words in (
-        "seeds = [0, 0]: something is there twice", "bugets: unknown key; did you mean budgets?",
+        "seeds = [0, 0]: has a value twice", "bugets: unknown key; did you mean budgets?",
         "rates = [2.0, 1.0, 0.5]: give factors in ascending order", "no arm 'linaer'; did you mean 'linear'?",
         "exam.clip: unknown key; did you mean clips?", "tuning.pilot = 2.0: must be above 0 and at most 1",
         "caps: 'lots'",
     ):  # fmt: skip
         assert words in text
-    assert all("\n" not in line for line in told)
+    assert all("\n" not in line for line in found)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_protocol_is_enforced(over: dict[str, Any], words: str) -> None:
 
 def test_a_smoke_test_may_do_without() -> None:
     small = suite(smoke=True, seeds=[0], rates=[1.0], exam={"clips": 4}, recipe={"evaluate": {"clips": 4}})
-    assert "no number here means anything" in protocol.told(small)[0]
+    assert "no number here means anything" in protocol.protocol_lines(small)[0]
 
 
 def test_an_arm_is_laid_over_the_recipe() -> None:
@@ -94,33 +95,51 @@ def test_an_arm_is_laid_over_the_recipe() -> None:
 def test_shipped_suites_are_sound(name: str) -> None:
     found = read_suite(name)
     assert found.settings.about and found.settings.reference in found.settings.arms
-    assert protocol.told(found)
+    assert protocol.protocol_lines(found)
 
 
 def test_a_suite_like_another(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('like = "smoke"\narms = ["full"]\n[recipe.phases.pose]\nsteps = 3\n')
-    mine, smoke = read_suite(str(tmp_path / "mine.toml")), read_suite("smoke")
-    assert (mine.name, mine.settings.arms, mine.steps) == ("mine", ("full",), {**smoke.steps, "pose": 3})
-    assert mine.exam == smoke.exam and mine.recipe["data"] == smoke.recipe["data"]
-    (tmp_path / "long.toml").write_text(f'like = "{tmp_path / "mine.toml"}"\nlonger = {{ full = [4.0] }}\n')
+    (tmp_path / "own.toml").write_text('like = "smoke"\narms = ["full"]\n[recipe.phases.pose]\nsteps = 3\n')
+    own, smoke = read_suite(str(tmp_path / "own.toml")), read_suite("smoke")
+    assert (own.name, own.settings.arms, own.steps) == ("own", ("full",), {**smoke.steps, "pose": 3})
+    assert own.exam == smoke.exam and own.recipe["data"] == smoke.recipe["data"]
+    (tmp_path / "long.toml").write_text(f'like = "{tmp_path / "own.toml"}"\nlonger = {{ full = [4.0] }}\n')
     (tmp_path / "other.toml").write_text(f'like = "{tmp_path / "long.toml"}"\narms = ["lora-16"]\nlonger = {{}}\n'
                                          'reference = "lora-16"\n')  # fmt: skip
     assert read_suite(str(tmp_path / "long.toml")).budgets("full")[-1] == 4.0
     assert read_suite(str(tmp_path / "other.toml")).settings.longer == {}
     (tmp_path / "round.toml").write_text(f'like = "{tmp_path / "round.toml"}"\n')
-    for name, words in ((str(tmp_path / "round.toml"), "goes round in a circle"), ("smoke ", "did you mean smoke?")):
+    for name, words in ((str(tmp_path / "round.toml"), "leads back to itself"), ("smoke ", "did you mean smoke?")):
         with pytest.raises(ConfigError, match=words):
             read_suite(name)
 
 
-def test_the_command_tells_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for argv, words in (
         (["smok"], "did you mean smoke?"),
         ([str(tmp_path / "none.toml")], "no such file"),
         (["smoke", "--arms", "ful"], "did you mean full?"),
         (["smoke", "--seeds", "7"], "the suite's are 0"),
         (["smoke", "--minutes", "-1"], "at least 0"),
+        (["smoke", "--minutes", "soon"], "Invalid value for --minutes"),
+        (["smoke", "--only-report", "--results", str(tmp_path)], "smoke: no records in"),
+        ([], "SUITE"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(argv)
-        assert stopped.value.code == 2 and words in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and words in said and said.count("\n") == 1
+
+
+def test_help_shows_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    assert "python -m benchmarks nano --minutes 50" in text and "--only-report" in text
+
+
+def test_a_suite_that_another_process_runs_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    with only_runner("smoke", results, runs / "smoke"), pytest.raises(SystemExit) as stopped:
+        main(["smoke", "--results", str(results), "--runs", str(runs)])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "smoke: another process runs this suite" in said and said.count("\n") == 1

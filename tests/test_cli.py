@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from entprog import plugins
 from entprog.cli.app import app, main
 from entprog.cli.errors import plain_errors
 from entprog.config import reference
@@ -69,6 +70,20 @@ def test_help_of_train_explains_recipes_and_overrides(capsys):
         assert words in told
 
 
+def test_help_names_every_method_and_preset(capsys):
+    told = " ".join(helped(capsys, "train").replace("│", " ").split())
+    for name in (*plugins.names("method"), "entprog", "paper"):
+        assert f'"{name}"' in told, name
+
+
+def test_keys_name_every_plugin(capsys):
+    main(["train", "--keys"])
+    told = capsys.readouterr().out
+    for kind in ("method", "score", "schedule", "optimizer", "metric", "task"):
+        wanted = f'{", ".join(plugins.names(kind))}, or package.module:Class (plugin kind "{kind}")'
+        assert wanted in " ".join(told.replace("\n#", " ").split()), kind
+
+
 def test_keys_are_a_recipe(capsys, tmp_path):
     main(["train", "--keys"])
     told = capsys.readouterr().out
@@ -84,7 +99,8 @@ def test_version(capsys):
 
 def test_help_needs_neither_torch_nor_diffusers():
     code = (
-        "import sys\nfrom entprog.cli.app import main\nmain(['--help'])\nmain(['train', '--keys'])\n"
+        "import sys\nfrom entprog.cli.app import main\nmain(['--help'])\n"
+        "main(['train', '--help'])\nmain(['train', '--keys'])\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'av', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from entprog.config.load import ConfigWarning, read_config
-from entprog.config.schema import PUBLISHED
+from entprog.config.load import ConfigError, ConfigWarning, read_config, updated
+from entprog.config.schema import PUBLISHED, SampleConfig
 from recipes import problems
 
 BACKWARD = {"train.optimizer_in_backward": "true", "train.max_grad_norm": "0"}
@@ -142,3 +142,13 @@ def test_a_finished_run_reads_where_its_data_is_gone(recipe):
     path = recipe("[data]\npath = 'gone'\n[model]\ninit = 'gone.safetensors'")
     assert len(problems(path)) == 2
     assert read_config(path, resolved=True).data.path == "gone"
+
+
+def test_values_that_code_lays_over_a_table_are_refused_in_the_same_words():
+    assert updated(SampleConfig(), "sample", {"seed": 3, "scheduler": None}) == SampleConfig(seed=3)
+    with pytest.raises(ConfigError) as error:
+        updated(SampleConfig(), "sample", {"seed": -1, "scheduler": "euler"})
+    assert error.value.problems == [
+        "sample.seed = -1: must be at least 0 and at most 4294967295",
+        'sample.scheduler = \'euler\': expected one of "ddim", "ddpm", "dpm++"',
+    ]

@@ -18,8 +18,9 @@ from entprog.data.clips import Clips
 from entprog.data.posemap import draw_pose
 from entprog.data.rendered import RenderedPeople, render_data_set, resized
 from entprog.data.sampler import generator, locate, sample_noise, shuffled, stratified_tau
-from entprog.data.shards import Shards, ShardWriter, write_atomically
+from entprog.data.shards import Shards, ShardWriter
 from entprog.data.source import cache_folder, open_data
+from entprog.files import write_atomically
 from entprog.synthetic import render_clip
 from tiny import PEOPLE, lines, render_tiny, synthetic_data
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.runner.costs import PhaseCost
-from benchmarks.runner.record import of_run
+from benchmarks.runner.phase_cost import PhaseCost
+from benchmarks.runner.run_record import of_run
 from entprog.config.load import ConfigError, ConfigWarning
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.position import Position
 from entprog.train.run import train
 from tiny import lines, tiny_config
@@ -46,8 +46,8 @@ def test_each_window_comes_again() -> None:
     position = Position(echo=3, window=2)
     firsts = []
     for i in range(10):
-        firsts.append(position.of(i, i, lambda step: 4))
-        position.took(i, firsts[-1], 4)
+        firsts.append(position.of(i, i))
+        position.took(i, i, firsts[-1], 4)
     assert firsts == [0, 4, 0, 4, 0, 4, 8, 12, 8, 12]
     assert [i for i in range(10) if position.echoes(i)] == [2, 3, 4, 5, 8, 9]
 
@@ -55,7 +55,7 @@ def test_each_window_comes_again() -> None:
 def test_what_is_kept_changes_no_number(
     kept: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HumanVideo, "beneath", lambda task, draw: draw)
+    monkeypatch.setattr(HumanVideoTask, "prefix", lambda task, draw: draw)
     anew = train(tiny_config(tmp_path / "anew", tiny_data, **LAST))
     assert losses(kept) == losses(anew)
     assert (kept / "final" / "model.safetensors").read_bytes() == (anew / "final" / "model.safetensors").read_bytes()
@@ -74,7 +74,7 @@ def test_the_preset_echoes_exactly(tiny_data: Path, tmp_path: Path, monkeypatch:
         "phases__video__echo_window": 2,
     }  # fmt: skip
     usual = train(tiny_config(tmp_path / "usual", tiny_data, **preset))
-    monkeypatch.setattr(HumanVideo, "beneath", lambda task, draw: draw)
+    monkeypatch.setattr(HumanVideoTask, "prefix", lambda task, draw: draw)
     anew = train(tiny_config(tmp_path / "anew", tiny_data, **preset))
     assert [row["echo"] for row in rows(usual)] == [False, False, True, True, True, True]
     assert losses(usual) == losses(anew)
@@ -99,7 +99,7 @@ def test_a_full_disk_costs_time_only(
     monkeypatch.setattr("entprog.savings.prefix_cache.save_tensors", full)
     run = train(tiny_config(tmp_path / "full", tiny_data, **LAST, train__echo_cache="disk"))
     assert losses(run) == losses(kept)
-    assert (run / "events.jsonl").read_text(encoding="utf-8").count("no longer kept") == 1
+    assert (run / "events.jsonl").read_text(encoding="utf-8").count("keeps nothing from here on") == 1
 
 
 def test_files_taken_away_are_computed_and_charged(kept: Path, tiny_data: Path, tmp_path: Path) -> None:

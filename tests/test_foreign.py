@@ -44,13 +44,13 @@ def test_a_unet_whose_resnets_change_their_channels():
     assert len(adapters) == 5  # the one that widens, and all that take a skip connection in
     blocks = entprog.discover_blocks(model, patterns, adapters=adapters)
     schedule = {"schedule": "fixed", "schedule_options": {"m": (3,)}}
-    assert set(attached(blocks, score="cei", **schedule).workload(0).active) <= set(blocks.names)
+    assert set(attached(blocks, score="cei", **schedule).plan(0).workload.active) <= set(blocks.names)
 
     method = attached(blocks, score="order", score_options={"order": "last"}, inputs_every=0, **schedule)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for i in range(2):
         with method.step(i) as info:
-            (predict(draw) - draw.eps).pow(2).mean().backward()
+            (predict(draw) - draw.target).pow(2).mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     assert info.active == blocks.names[-3:]

@@ -18,11 +18,11 @@ from entprog.config.load import ConfigError, config_of
 from entprog.config.schema import Config
 from entprog.evaluate import evaluation as evaluate
 from entprog.metrics import _lite0
-from entprog.metrics.frechet import distance
+from entprog.metrics.frechet import Frechet, distance
 from entprog.synthetic import render_clip
 
 installed = pytest.mark.skipif(
-    any(find_spec(module) is None for module in checks.FRECHET), reason="needs the extra metrics"
+    any(find_spec(module) is None for module in Frechet.packages), reason="needs the extra metrics"
 )
 
 
@@ -58,9 +58,9 @@ def truth() -> Tensor:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The extra is not installed."""
-    for module in checks.FRECHET:
+    for module in Frechet.packages:
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in checks.FRECHET else True)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in Frechet.packages else True)
     _lite0.network.cache_clear()
     yield
     _lite0.network.cache_clear()
@@ -174,7 +174,7 @@ def test_one_clip_or_one_frame_is_too_little(truth: Tensor) -> None:
 
 def test_the_protocol_names_the_features_of_each_value() -> None:
     said = evaluate.protocol(
-        config_of({"evaluate": {"metrics": ["l1", "frechet"]}}, planned=True), clips=4, weights="ema"
+        config_of({"evaluate": {"metrics": ["l1", "frechet"]}}, planned=True), None, clips=4, weights="ema"
     )
     assert {"l1", "frechet_frames", "frechet_clips"} <= said.keys() and "frechet" not in said
     assert "EfficientNet-Lite0" in said["frechet_clips"]["pooling"] and "pixels" in said["l1"]["pooling"]

@@ -12,6 +12,10 @@ from entprog.train.run import train
 from recipes import problems
 from tiny import lines, synthetic_data, tiny_config
 
+LISA = "benchmarks.rivals.lisa:Lisa"
+BADAM = "benchmarks.rivals.badam:Badam"
+GALORE = "benchmarks.rivals.galore:Galore"
+
 
 def test_sizes_are_read_and_written() -> None:
     assert parse_bytes("24GiB") == 24 * 2**30 and parse_bytes(" 1.5 gb") == 15 * 10**8 and parse_bytes("") is None
@@ -90,9 +94,14 @@ def test_what_fits_in_no_way_is_refused(data: Path, tmp_path: Path) -> None:
     [
         {"method": "lora", "method_options__rank": 4},
         {"method": "mixed", "method_options__rank": 4, "schedule__options__stages": 2, "phases__pose__steps": 4},
-        {"method": "lisa", "method_options__every": 2, "method_options__frames": [2, 0], "phases__pose__steps": 4},
-        {"method": "badam", "method_options__every": 1, "method_options__order": "ascending"},
-        {"method": "full", "train__optimizer": "galore", "train__optimizer_options__rank": 4},
+        {
+            "method": LISA,
+            "method_options__every": 2,
+            "method_options__frames": [2, 0],
+            "phases__pose__steps": 4,
+        },
+        {"method": BADAM, "method_options__every": 1, "method_options__order": "ascending"},
+        {"method": "full", "train__optimizer": GALORE, "train__optimizer_options__rank": 4},
     ],
     ids=["lora", "mixed", "lisa", "badam", "galore"],
 )

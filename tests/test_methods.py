@@ -13,6 +13,9 @@ from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 from loops import ORDER, Rig, Sizes, adaptive, weights
 
+LISA = "benchmarks.rivals.lisa:Lisa"
+BADAM = "benchmarks.rivals.badam:Badam"
+
 INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
 """What stands before the blocks of the toy."""
 
@@ -31,11 +34,11 @@ UNRANKED: dict[str, dict[str, Any]] = {
         "method": "full", "schedule": None, "options": {"frames": [1, 2, 0], "batch": [0.5, 0, 0]},
         "shape": Shape(16, 4, 2),
     },
-    "lisa": {"method": "lisa", "schedule": None, "options": {"gamma": 2, "every": 4}},
-    "lisa, states kept": {"method": "lisa", "schedule": None, "options": {"gamma": 1, "every": 4, "states": "keep"}},
-    "badam": {"method": "badam", "schedule": None, "options": {"every": 4}, "inputs": INPUTS},
+    "lisa": {"method": LISA, "schedule": None, "options": {"gamma": 2, "every": 4}},
+    "lisa, states kept": {"method": LISA, "schedule": None, "options": {"gamma": 1, "every": 4, "states": "keep"}},
+    "badam": {"method": BADAM, "schedule": None, "options": {"every": 4}, "inputs": INPUTS},
     "badam, inputs never": {
-        "method": "badam", "schedule": None, "options": {"every": 4, "inputs": "never", "order": "descending"},
+        "method": BADAM, "schedule": None, "options": {"every": 4, "inputs": "never", "order": "descending"},
         "inputs": INPUTS,
     },
 }  # fmt: skip
@@ -60,10 +63,10 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     shape = Shape(16, 2, 2)
     rig = Rig(method=name, schedule=linear(2), total=6, shape=shape)
     for i in range(6):
-        workload = rig.method.workload(i)
-        assert workload == rig.method.workload(i) and workload.shape == shape
+        workload = rig.method.plan(i).workload
+        assert workload == rig.method.plan(i).workload and workload.shape == shape
         assert 1 <= len(workload.active) <= 4 and set(workload.active) <= set(rig.blocks.names)
-        assert rig.method.replays(i) == i
+        assert rig.method.plan(i).replays == i
         rig.run(i, i + 1)
     assert next(values["stage"] for event, values in rig.events if event == "stage") == 0
     assert all(values["m"] == len(values["active"]) for event, values in rig.events if event == "stage")
@@ -166,7 +169,7 @@ def test_rankings_are_part_of_the_state() -> None:
     first, second = rig(), rig()
     first.run(0, 3)
     second.method.load_state_dict(first.method.state_dict())
-    assert second.method.workload(4).active == first.method.workload(4).active == ("blocks.1", "blocks.3")
+    assert second.method.plan(4).workload.active == first.method.plan(4).workload.active == ("blocks.1", "blocks.3")
 
 
 @pytest.mark.parametrize(

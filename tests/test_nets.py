@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from entprog.config.schema import ModelConfig
+from entprog.files import save_weights
 from entprog.nets.conditioning import PoseEmbedding, pose_features
 from entprog.nets.dit import DiTConfig, VideoDiT, build_dit
 from entprog.nets.layers import SpatialBlock, TemporalBlock, attend, grid_codes, sinusoids
-from entprog.tasks.human_video.build import build_model, save_weights
+from entprog.tasks.human_video.build import build_model
 from tiny import opened, small_dit
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from entprog.optimizers._orthogonal import MuonAdamW, in_rows, orthogonalised
 from torch import Tensor, nn
 
 from entprog.config.schema import TrainConfig
@@ -13,19 +12,22 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.probe import Snapshot
 from entprog.core.types import Draw
+from entprog.optimizers._orthogonal import MuonAdamW, in_rows, orthogonalised
 from entprog.savings.in_backward import InBackward, build_optimizer, release
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 from toy import ToyTask, toy_draws, toy_task
 
-NAMES = ("adamw", "adamw8bit", "adafactor", "galore", "muon")
+GALORE = "benchmarks.rivals.galore:Galore"
+
+NAMES = ("adamw", "adamw8bit", "adafactor", GALORE, "muon")
 RATE = 1e-2
 
 
 def config(name: str, **options: Any) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    if name == "galore":
+    if name == GALORE:
         options = {"optimizer_options": {"rank": 8, "update_proj_gap": 2}, **options}
     return TrainConfig(optimizer=name, adam_weight_decay=0.1, **options)  # type: ignore[arg-type]
 
@@ -159,8 +161,9 @@ def test_eight_bits_equal_torchao() -> None:
 def test_codes_from_tables_are_those_of_torchao(signed: bool) -> None:
     """For values of every size, those where one code ends and the next begins, and their neighbours."""
     pytest.importorskip("torchao")
-    from entprog.optimizers._quantized import _Codes
     from torchao.optim.quant_utils import create_dynamic_map, quantize_8bit_with_qmap
+
+    from entprog.optimizers._quantized import _Codes
 
     qmap = torch.tensor(list(create_dynamic_map(signed=signed)), dtype=torch.float32)
     least = -1.0 if signed else 0.0

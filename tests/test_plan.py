@@ -11,7 +11,7 @@ from entprog.cli.app import main
 from entprog.config.load import read_config
 from entprog.config.schema import Config, ModelConfig
 from entprog.core.types import Draw, Shape
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.plan.backbones import BACKBONES, Backbone, BackboneSubject, find_backbone
 from entprog.plan.compose import compose, shortened_to, windows
 from entprog.plan.estimate import Planner
@@ -25,7 +25,7 @@ from entprog.profiling.step_costs import adamw
 from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.plan_subject import HumanVideoSubject
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
@@ -46,7 +46,7 @@ def test_units_that_repeat_are_composed_exactly(m: int) -> None:
 @pytest.mark.parametrize("active", [("blocks.10", "blocks.11"), ("blocks.0", "temporal.3")])
 def test_bytes_and_flops_of_a_step_that_runs(active: tuple[str, ...]) -> None:
     step = Simulator(HumanVideoSubject(Config())).step(Case(TINY, outside=False), active)
-    task = HumanVideo(build_model(ModelConfig()), Noising())
+    task = HumanVideoTask(build_model(ModelConfig()), Objective())
     for name, parameter in task.model.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(f"{block}." for block in active)))
     blocks = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -220,8 +220,8 @@ def test_a_timeline_keeps_what_is_there_all_the_time() -> None:
         ({"method": "full"}, 0, (1.0, 1.0)),
         ({"method": "full", "method_options.resolution": "[0.5, 0]"}, 2, (0.55, 0.7)),
         ({"method": "lora", "method_options.rank": "4"}, 1, (0.5, 1.1)),
-        ({"method": "lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
-        ({"method": "badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
+        ({"method": "benchmarks.rivals.lisa:Lisa", "method_options.every": "6"}, 2, (0.6, 0.9)),
+        ({"method": "benchmarks.rivals.badam:Badam", "method_options.inputs": "never"}, 2, (0.4, 0.75)),
     ],
 )
 @pytest.mark.slow

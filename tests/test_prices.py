@@ -12,7 +12,7 @@ from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.dit import SIZES
 from entprog.plan.estimate import Planner
 from entprog.profiling.hardware import find_device
@@ -23,12 +23,14 @@ from entprog.profiling.step_costs import adamw, measure_costs
 from entprog.savings.in_backward import build_optimizer, optimizer_plugin
 from entprog.savings.options import Option
 from entprog.savings.simulated_step import simulate_step
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.ranking import rank_blocks
 from entprog.train.run import train
 from tiny import lines, small_dit, synthetic_data, tiny_config
 
-OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", "galore", "muon"]
+GALORE = "benchmarks.rivals.galore:Galore"
+
+OPTIMIZERS = ["adamw", "adamw8bit", "adafactor", GALORE, "muon"]
 RANK = 24
 SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 
@@ -36,12 +38,12 @@ SUFFIX = ("blocks.2", "temporal.1", "blocks.3")
 def chosen(name: str) -> TrainConfig:
     if name == "adamw8bit":
         pytest.importorskip("torchao")
-    return TrainConfig(optimizer=name, optimizer_options={"rank": RANK} if name == "galore" else {})  # type: ignore[arg-type]
+    return TrainConfig(optimizer=name, optimizer_options={"rank": RANK} if name == GALORE else {})  # type: ignore[arg-type]
 
 
-def built(samples: int = 2) -> tuple[HumanVideo, Blocks, Draw, tuple[str, ...]]:
+def built(samples: int = 2) -> tuple[HumanVideoTask, Blocks, Draw, tuple[str, ...]]:
     """A task with a pose adapter in every block, a draw, and the names of what stands before the blocks."""
-    task = HumanVideo(small_dit(width=64, pose="blocks"), Noising(), full_size=16)
+    task = HumanVideoTask(small_dit(width=64, pose="blocks"), Objective(), full_size=16)
     condition = {"reference": torch.randn(samples, 16, 4, 4), "pose": torch.rand(samples, 2, 3, 16, 16)}
     clip = (samples, 2, 16, 4, 4)
     draw = Draw(torch.randn(clip), torch.rand(samples), torch.randn(clip), condition)
@@ -52,7 +54,7 @@ def built(samples: int = 2) -> tuple[HumanVideo, Blocks, Draw, tuple[str, ...]]:
 def fresh(draw: Draw) -> Draw:
     """One of the same size that is nobody's but the loss's, as the loop's are."""
     condition = {name: torch.rand(value.shape) for name, value in draw.condition.items()}
-    return Draw(torch.randn(draw.x.shape), torch.rand(draw.tau.shape), torch.randn(draw.eps.shape), condition)
+    return Draw(torch.randn(draw.x.shape), torch.rand(draw.tau.shape), torch.randn(draw.target.shape), condition)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -125,7 +127,7 @@ def test_measured_costs_end_where_the_backward_ends() -> None:
 
 def test_the_peak_of_ranking_is_that_of_the_allocator() -> None:
     task, blocks, draw, _ = built()
-    held = [draw.x, draw.tau, draw.eps, *draw.condition.values()]
+    held = [draw.x, draw.tau, draw.target, *draw.condition.values()]
     for score in ("cei", "gradient"):
 
         def scored(score: str = score) -> None:

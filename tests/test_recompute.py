@@ -13,7 +13,7 @@ from torch._dynamo.backends.registry import register_backend
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.skip import Skipper
 from entprog.core.types import Ranking
-from entprog.custom_loop import attach
+from entprog.integrations.custom_loop import attach
 from entprog.profiling.meter import Meter
 from entprog.savings.compiled import compiled, missing_compiler
 from entprog.savings.recompute import recomputed

@@ -14,11 +14,11 @@ from entprog.config.load import ConfigWarning, read_config
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import Draw
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.dit import SIZES
 from entprog.profiling.meter import Meter
 from entprog.savings.reference_cache import ReferenceCache
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.run import train
 from entprog.train.state import EMA, Fills
 from tiny import lines, small_dit, synthetic_data, tiny_config
@@ -33,7 +33,7 @@ class Rig:
 
     def __init__(self, tmp_path: Path, kind: str = "device", limit: int = 2**20, **options: Any) -> None:
         self.model = small_dit(**options)
-        self.task = HumanVideo(self.model, Noising())
+        self.task = HumanVideoTask(self.model, Objective())
         self.told: list[str] = []
         self.folder = tmp_path / "cache" if kind == "disk" else None
         self.kind, self.limit = kind, limit

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +16,7 @@ from entprog.report import (
     collect,
     curves,
     formats,
+    schedule_picture,
     summary_markdown,
     summary_table,
     tables,
@@ -25,11 +27,11 @@ from entprog.report.summary import rows
 from fake_run import make_run
 
 SECTIONS = (
-    "result",
     "samples",
+    "map",
+    "result",
     "loss",
     "importance",
-    "map",
     "memory",
     "trials",
     "warnings",
@@ -230,6 +232,37 @@ def test_summary_as_text_and_markdown(runs: list[Path]) -> None:
     assert table[0].startswith("| run | holdout loss | L1 | PSNR | SSIM | time | FLOPs |")
     assert len({line.count("|") for line in table[:4]}) == 1
     assert "compared" not in summary_table(runs[:1])
+
+
+def test_the_copied_reference_stands_beside_runs_of_the_same_clips(tmp_path: Path, runs: list[Path]) -> None:
+    assert "reference copied" in summary_table(runs).splitlines()[0]
+    found = {row.name: row for row in rows([collect(path) for path in runs])}
+    assert found["L1"].copy == "0.08930" and found["PSNR"].copy == "16.20 dB" and found["time"].copy == ""
+    other = make_run(tmp_path / "other", steps=4, clips=())
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["baselines"]["copy_reference"]["l1"] = 0.5
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    assert "reference copied" not in summary_table([runs[0], other])
+
+
+def test_losses_by_noise_band_where_runs_have_them(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, steps=4, clips=()) for name in ("one", "two")]
+    with (folders[0] / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "holdout", "loss": 0.2, "bands": [0.5, 0.3, 0.2, 0.1, None]}) + "\n")
+    found = {row.name: row for row in rows([collect(folder) for folder in folders])}
+    assert found["noise 0.0-0.2"].values == ("0.5000", "-") and found["noise 0.6-0.8"].values == ("0.1000", "-")
+    assert "noise 0.8-1.0" not in found, "no run has a draw there"
+    assert "noise 0.0-0.2" in summary_table(folders)
+
+
+def test_the_picture_of_a_schedule_stands_alone(runs: list[Path]) -> None:
+    picture = schedule_picture([collect(path) for path in runs])
+    root = ElementTree.fromstring(picture)
+    assert root.tag.endswith("svg") and float(root.get("height", "0")) > 2 * 18 * 11
+    words = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"full", "progressive", "1-subject", "blocks.0", "temporal.5"} <= set(words)
+    assert "var(--" not in picture and "href" not in picture
+    assert ElementTree.fromstring(schedule_picture([])).tag.endswith("svg")
 
 
 def test_many_runs_stay_within_the_terminal(tmp_path: Path, runs: list[Path]) -> None:

@@ -16,6 +16,10 @@ from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import lines, synthetic_data, tiny_config
 
+LISA = "benchmarks.rivals.lisa:Lisa"
+BADAM = "benchmarks.rivals.badam:Badam"
+GALORE = "benchmarks.rivals.galore:Galore"
+
 KINDS: dict[str, dict[str, Any]] = {
     # Two stages of five steps a phase, the first four of each searched; ranked anew for the second.
     "supernet": {
@@ -40,11 +44,11 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "full": {"method": "full"},
     # Turns of two steps, the last cut short, and one frame before two.
-    "lisa": {"method": "lisa", "method_options__every": 2, "method_options__frames": [2, 0]},
+    "lisa": {"method": LISA, "method_options__every": 2, "method_options__frames": [2, 0]},
     # Inputs in the first block's turn only, and states that are dropped at each switch.
-    "badam": {"method": "badam", "method_options__every": 2, "method_options__order": "ascending"},
+    "badam": {"method": BADAM, "method_options__every": 2, "method_options__order": "ascending"},
     "galore": {
-        "method": "full", "train__optimizer": "galore",
+        "method": "full", "train__optimizer": GALORE,
         "train__optimizer_options__rank": 4, "train__optimizer_options__update_proj_gap": 3,
     },
     "muon": {"method": "lora", "method_options__rank": 4,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.rivals.galore_adamw import GaLoreAdamW
 from entprog.config.schema import TrainConfig
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import param_groups
 from entprog.core.types import Shape, Workload
 from entprog.nets.dit import SIZES, build_dit
-from entprog.optimizers._galore import GaLoreAdamW
 from entprog.plugins import load
 from entprog.savings.in_backward import build_optimizer
 from entprog.train.run import train
@@ -24,6 +24,7 @@ from loops import DRAWS, Rig, weights
 from tiny import lines, synthetic_data, tiny_config
 from toy import toy_task
 
+LISA, BADAM = "benchmarks.rivals.lisa:Lisa", "benchmarks.rivals.badam:Badam"
 NAMES = tuple(f"blocks.{i}" for i in range(12))
 SHAPE = Shape(64, 10, 4)
 INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
@@ -76,7 +77,7 @@ def test_sizes_that_cannot_be(options: dict[str, Any], words: str) -> None:
 def test_a_foreign_loop_has_no_sizes_and_a_phase_enough_steps() -> None:
     rig = Rig(method="full", schedule=None, total=4, options={"frames": [1, 0]})
     with pytest.raises(ValueError, match=r"method_options\.frames: sizes can only change"):
-        rig.method.workload(0)
+        rig.method.plan(0)
     with pytest.raises(ValueError, match="method_options: 2 stages, but the phase has 1 steps"):
         Rig(method="full", schedule=None, total=1, options={"frames": [1, 0]}, shape=Shape(16, 2, 2))
 
@@ -85,21 +86,21 @@ def test_a_foreign_loop_has_no_sizes_and_a_phase_enough_steps() -> None:
 
 
 def test_lisa_draws_gamma_blocks_evenly() -> None:
-    every = trained("lisa", 600, gamma=3, every=2)
+    every = trained(LISA, 600, gamma=3, every=2)
     assert all(len(workload.active) == 3 and workload.inputs for workload in every)
     assert all(list(w.active) == sorted(w.active, key=NAMES.index) for w in every), "in the network's order"
     counts = {name: sum(name in workload.active for workload in every[::2]) for name in NAMES}
     assert sum(counts.values()) == 900 and all(45 < count < 105 for count in counts.values())
-    assert trained("lisa", 20, every=2) == trained("lisa", 20, every=2) != trained("lisa", 20, every=2, seed=4)
-    assert all(w.active == NAMES[:1] for w in trained("lisa", 4, NAMES[:1], every=2)), "all of a phase that has fewer"
-    turns = [len([w for w, _ in groupby(trained("lisa", steps))]) for steps in (50, 250)]
+    assert trained(LISA, 20, every=2) == trained(LISA, 20, every=2) != trained(LISA, 20, every=2, seed=4)
+    assert all(w.active == NAMES[:1] for w in trained(LISA, 4, NAMES[:1], every=2)), "all of a phase that has fewer"
+    turns = [len([w for w, _ in groupby(trained(LISA, steps))]) for steps in (50, 250)]
     assert all(15 < count <= 25 for count in turns), turns
-    assert load("method", "lisa").turn_steps(NAMES, 100_000) == 20
+    assert load("method", LISA).turn_steps(NAMES, 100_000) == 20
 
 
 @pytest.mark.parametrize("states", ["drop", "keep"])
 def test_lisa_drops_the_states_of_blocks_that_freeze(states: str) -> None:
-    rig = Rig(method="lisa", schedule=None, total=12, options={"gamma": 1, "every": 2, "states": states})
+    rig = Rig(method=LISA, schedule=None, total=12, options={"gamma": 1, "every": 2, "states": states})
     rig.run()
     holding = {
         name.rsplit(".", 1)[0] if name.startswith("blocks") else "outside"
@@ -116,20 +117,20 @@ def test_lisa_drops_the_states_of_blocks_that_freeze(states: str) -> None:
 
 
 def test_badam_takes_every_block_once_a_round() -> None:
-    every = trained("badam", 144, every=4)
+    every = trained(BADAM, 144, every=4)
     first, second = ([w.active[0] for w in every[start : start + 48 : 4]] for start in (0, 48))
     assert sorted(first) == sorted(second) == sorted(NAMES) and first != second
-    assert [w.active[0] for w in trained("badam", 12, every=1, order="ascending")] == list(NAMES)
-    assert [w.active[0] for w in trained("badam", 12, every=1, order="descending")] == list(NAMES[::-1])
-    plugin = load("method", "badam")
+    assert [w.active[0] for w in trained(BADAM, 12, every=1, order="ascending")] == list(NAMES)
+    assert [w.active[0] for w in trained(BADAM, 12, every=1, order="descending")] == list(NAMES[::-1])
+    plugin = load("method", BADAM)
     assert [plugin.turn_steps(NAMES, steps) for steps in (5, 360, 10_000)] == [1, 10, 100]
 
 
 def test_badam_lets_inputs_train_in_the_first_blocks_turn() -> None:
     for inputs, expected in (("first", ["blocks.0"]), ("always", list(NAMES)), ("never", [])):
-        every = trained("badam", 12, every=1, order="ascending", inputs=inputs)
+        every = trained(BADAM, 12, every=1, order="ascending", inputs=inputs)
         assert [w.active[0] for w in every if w.inputs] == expected
-    rig = Rig(method="badam", schedule=None, total=8, options={"every": 1, "order": "ascending"}, inputs=INPUTS)
+    rig = Rig(method=BADAM, schedule=None, total=8, options={"every": 1, "order": "ascending"}, inputs=INPUTS)
     moved = []
     for i in range(8):
         before = weights(rig.task)
@@ -142,7 +143,7 @@ def test_badam_lets_inputs_train_in_the_first_blocks_turn() -> None:
 def test_badam_equals_its_authors_package(capsys: pytest.CaptureFixture[str]) -> None:
     """Switches, dropped states and updates; outside the blocks all is an "active module" there."""
     package = pytest.importorskip("badam", exc_type=ImportError)
-    rig = Rig(method="badam", schedule=None, total=10, options={"every": 3, "order": "ascending", "inputs": "always"})
+    rig = Rig(method=BADAM, schedule=None, total=10, options={"every": 3, "order": "ascending", "inputs": "always"})
     rig.run()
 
     task = toy_task()
@@ -162,7 +163,7 @@ def test_badam_equals_its_authors_package(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("method", ["lisa", "badam"])
+@pytest.mark.parametrize("method", [LISA, BADAM], ids=["lisa", "badam"])
 def test_new_blocks_may_always_train(method: str) -> None:
     names = ("blocks.0", "temporal.0", "blocks.1", "temporal.1", "blocks.2")
     every = trained(method, 12, names, every=1, always=["temporal.*"])
@@ -220,7 +221,7 @@ def test_galore_is_its_authors_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_galore_projects_the_blocks_matrices_only() -> None:
     task = toy_task(width=64)
-    settings = TrainConfig(optimizer="galore", optimizer_options={"rank": 8})
+    settings = TrainConfig(optimizer="benchmarks.rivals.galore:Galore", optimizer_options={"rank": 8})
     built = build_optimizer(settings, param_groups(task.model, discover_blocks(task.model), lr=1e-2))
     assert isinstance(built, GaLoreAdamW)
     for p in task.model.parameters():

@@ -5,22 +5,23 @@ import torch
 from torch import Tensor
 
 from entprog.codecs.pca import PatchCodec
-from entprog.diffusion.objective import Noising, step_to_tau
-from entprog.diffusion.sampling import SCHEDULERS, make_scheduler, sample_clips
+from entprog.diffusion.objective import Objective, step_to_tau
+from entprog.diffusion.schedulers import SCHEDULERS, make_scheduler
 from entprog.nets.dit import build_dit
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.generate import sample_clips
+from entprog.tasks.human_video.task import HumanVideoTask
 
 FRAMES, SIDE = 2, 4
 
 
 @pytest.fixture(scope="module")
-def task() -> HumanVideo:
+def task() -> HumanVideoTask:
     """A tiny model whose gates are open, so that all conditions count."""
     torch.manual_seed(0)
     model = build_dit("nano", depth=2, width=32, heads=2).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
-    return HumanVideo(model, Noising(), full_size=4 * SIDE)
+    return HumanVideoTask(model, Objective(), full_size=4 * SIDE)
 
 
 def conditions(clips: int) -> tuple[Tensor, Tensor]:
@@ -31,10 +32,10 @@ def conditions(clips: int) -> tuple[Tensor, Tensor]:
 
 
 def slow_ddim(
-    task: HumanVideo, x: Tensor, reference: Tensor, pose: Tensor, steps: int, scale: float, codec: PatchCodec | None
+    task: HumanVideoTask, x: Tensor, reference: Tensor, pose: Tensor, steps: int, scale: float, codec: PatchCodec | None
 ) -> Tensor:
     """Equation 12 of Song et al. 2021 with sigma = 0, one model call a branch, nothing cached."""
-    abar = task.noising._table
+    abar = task.objective._table
     ratio = 1000 // steps
     maps = pose.float() / 255
     for i in reversed(range(steps)):
@@ -55,7 +56,7 @@ def slow_ddim(
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize("clamped", [False, True])
 @torch.no_grad()
-def test_ddim_agrees_with_its_equation(task: HumanVideo, scale: float, clamped: bool) -> None:
+def test_ddim_agrees_with_its_equation(task: HumanVideoTask, scale: float, clamped: bool) -> None:
     reference, pose = conditions(2)
     codec = PatchCodec.default() if clamped else None
     options = {"num_inference_steps": 5, "guidance_scale": scale, "seed": 3, "keys": [0, 1], "codec": codec}
@@ -66,7 +67,7 @@ def test_ddim_agrees_with_its_equation(task: HumanVideo, scale: float, clamped: 
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
-def initial_noise(task: HumanVideo, reference: Tensor, pose: Tensor, seed: int, keys: list[int]) -> Tensor:
+def initial_noise(task: HumanVideoTask, reference: Tensor, pose: Tensor, seed: int, keys: list[int]) -> Tensor:
     """What a sampler starts from: the input of its first model call."""
     seen: list[Tensor] = []
 
@@ -80,7 +81,7 @@ def initial_noise(task: HumanVideo, reference: Tensor, pose: Tensor, seed: int, 
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_clip_does_not_depend_on_its_batch(task: HumanVideo, scheduler: str) -> None:
+def test_a_clip_does_not_depend_on_its_batch(task: HumanVideoTask, scheduler: str) -> None:
     reference, pose = conditions(3)
     codec = PatchCodec.default()
     options = {"scheduler": scheduler, "num_inference_steps": 4, "guidance_scale": 2.0, "seed": 0, "codec": codec}
@@ -97,7 +98,7 @@ def test_a_clip_does_not_depend_on_its_batch(task: HumanVideo, scheduler: str) -
 def test_a_perfect_model_gives_the_clean_clip(scheduler: str, beta_schedule: str) -> None:
     """A model that knows the answer: eps = (x - sqrt(abar) x_0) / sqrt(1 - abar)."""
     clean = torch.randn(1, 1, 16, SIDE, SIDE, generator=torch.Generator().manual_seed(4)) / 4
-    noising = Noising(beta_schedule)
+    noising = Objective(beta_schedule=beta_schedule)
 
     class Knows(torch.nn.Module):
         def __init__(self) -> None:
@@ -113,14 +114,14 @@ def test_a_perfect_model_gives_the_clean_clip(scheduler: str, beta_schedule: str
             abar = noising._table[noising.steps(tau)].view(-1, 1, 1, 1, 1)
             return (x - abar.sqrt() * clean) / (1 - abar).sqrt()
 
-    task = HumanVideo(Knows(), noising)  # type: ignore[arg-type]
+    task = HumanVideoTask(Knows(), noising)  # type: ignore[arg-type]
     found = sample_clips(
         task, clean[:, 0], None, frames=1, scheduler=scheduler, num_inference_steps=10, guidance_scale=1, keys=[0]
     )
     torch.testing.assert_close(found, clean, atol=5e-3, rtol=0)
 
 
-def test_guidance_of_one_is_one_branch_and_zero_is_no_condition(task: HumanVideo) -> None:
+def test_guidance_of_one_is_one_branch_and_zero_is_no_condition(task: HumanVideoTask) -> None:
     reference, pose = conditions(1)
     options = {"scheduler": "ddim", "num_inference_steps": 3, "keys": [0], "codec": PatchCodec.default()}
     calls: list[int] = []
@@ -151,7 +152,7 @@ def test_reference_states_once_are_reference_states_each_step(reference_kind: st
         assert not torch.equal(once, model(x, tau, None, pose.float() / 255))
 
 
-def test_float_and_byte_poses_are_the_same(task: HumanVideo) -> None:
+def test_float_and_byte_poses_are_the_same(task: HumanVideoTask) -> None:
     reference, pose = conditions(1)
     options = {"num_inference_steps": 2, "keys": [0]}
     assert torch.equal(
@@ -159,14 +160,14 @@ def test_float_and_byte_poses_are_the_same(task: HumanVideo) -> None:
     )
 
 
-def test_longer_clips_begin_with_the_same_noise(task: HumanVideo) -> None:
+def test_longer_clips_begin_with_the_same_noise(task: HumanVideoTask) -> None:
     reference, pose = conditions(1)
     longer = torch.cat([pose, pose], 1)
     short = initial_noise(task, reference, pose, seed=0, keys=[5])
     assert torch.equal(initial_noise(task, reference, longer, seed=0, keys=[5])[:, :FRAMES], short)
 
 
-def test_bad_settings_say_what_to_change(task: HumanVideo) -> None:
+def test_bad_settings_say_what_to_change(task: HumanVideoTask) -> None:
     reference, pose = conditions(2)
     with pytest.raises(ValueError, match=r"sample.scheduler = 'euler': choose one of ddim, ddpm, dpm\+\+"):
         make_scheduler("euler", "linear", 10)

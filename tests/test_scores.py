@@ -10,7 +10,7 @@ from entprog.core import entropy
 from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.statistics import mean_and_error, ranks, spearman
 from entprog.core.types import Draw
-from entprog.custom_loop import _ForeignTask
+from entprog.integrations.custom_loop import _UsersTask
 from entprog.plugins import load, names
 from entprog.profiling.meter import Meter
 from toy import siamese_role, toy_draws, toy_task
@@ -103,7 +103,7 @@ def test_tau_range_sample_count_and_early_stop():
     inside = sum(int(((d.tau >= 0.3) & (d.tau <= 0.6)).sum()) for d in draws)
     scores = load("score", "cei", tau_min=0.3, tau_max=0.6).score(task, blocks, draws)
     assert scores.samples == inside < 64
-    kept = [Draw(d.x[k], d.tau[k], d.eps[k], {"reference": d.condition["reference"][k]}) for d in draws
+    kept = [Draw(d.x[k], d.tau[k], d.target[k], {"reference": d.condition["reference"][k]}) for d in draws
             for k in [(d.tau >= 0.3) & (d.tau <= 0.6)]]  # fmt: skip
     assert scores == load("score", "cei").score(task, blocks, kept)
     for name in ("cei", "skip_loss", "influence", "gradient"):
@@ -171,7 +171,7 @@ def cast_forward(forward, *args, **kwargs):
 
 def test_a_model_without_condition_has_no_sigma_over_conditions():
     task, blocks = setup()
-    bare = [Draw(d.x, d.tau, d.eps) for d in toy_draws(1)]
+    bare = [Draw(d.x, d.tau, d.target) for d in toy_draws(1)]
     with pytest.raises(ValueError, match="a model with a condition"):
         load("score", "cei", sigma="conditions").score(task, blocks, bare)
 
@@ -232,7 +232,7 @@ def test_gradient_norms_against_plain_backward():
 def test_gradients_never_lie_in_memory_together():
     model = torch.nn.Sequential(*(torch.nn.Linear(128, 128) for _ in range(8)))  # heavy weights, hardly any activations
     task, blocks = (
-        _ForeignTask(model, lambda draw: model(draw.x), None),
+        _UsersTask(model, lambda draw: model(draw.x), None),
         Blocks([Block(str(i), m) for i, m in enumerate(model)]),
     )
     draw = Draw(torch.randn(2, 128), torch.rand(2), torch.randn(2, 128))

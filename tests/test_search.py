@@ -128,8 +128,8 @@ def test_a_snapshot_drops_states_that_were_not_there() -> None:
 def test_every_candidate_replays_the_same_steps_from_the_same_start() -> None:
     """The whole probe by hand: each candidate trained alone in a fresh rig, the winner's end kept."""
     rig = Rig(schedule=adaptive("probe", stages=1, search_steps=9), total=14)
-    assert [rig.method.replays(i) for i in range(14)] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 9, 10, 11, 12, 13]
-    assert [len(rig.method.workload(i).active) for i in range(9)] == [1] * 3 + [2] * 3 + [4] * 3
+    assert [rig.method.plan(i).replays for i in range(14)] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 9, 10, 11, 12, 13]
+    assert [len(rig.method.plan(i).workload.active) for i in range(9)] == [1] * 3 + [2] * 3 + [4] * 3
     rig.run(0, 9)
     assert all(info.searching and info.discardable for info in rig.infos)
     alone = {}
@@ -140,10 +140,11 @@ def test_every_candidate_replays_the_same_steps_from_the_same_start() -> None:
             for parameter in plain.blocks[name].parameters():
                 parameter.requires_grad_(False)
         with torch.no_grad():
-            before = [float(plain.task.loss(draw)) for draw in HOLDOUT]
+            before = [loss for draw in HOLDOUT for loss in plain.task.losses(draw).tolist()]
         plain.plain_steps(0, 3)
         with torch.no_grad():
-            alone[m] = weights(plain.task), before, [float(plain.task.loss(draw)) for draw in HOLDOUT], plain
+            after = [loss for draw in HOLDOUT for loss in plain.task.losses(draw).tolist()]
+            alone[m] = weights(plain.task), before, after, plain
     for made, (m, (_, before, after, _)) in zip(rig.method.trials, alone.items(), strict=True):
         assert len(made.workload.active) == m and made.flops == 3 * m
         assert (made.gain, made.gain_stderr) == pytest.approx(paired_gain(before, after))
@@ -164,8 +165,7 @@ def test_a_probe_pairs_samples_where_the_task_tells_them() -> None:
         Rig(schedule=adaptive("probe", stages=2, search_steps=6), total=18, **holdout)
         for holdout in ({}, {}, {"holdout": HOLDOUT * 3})
     )
-    for rig in (by_sample, enough):
-        rig.task.losses = lambda draw, task=rig.task: (task.predict(draw) - draw.eps).pow(2).flatten(1).mean(1)
+    by_draw.task.losses = lambda draw: by_draw.task.loss(draw).reshape(1)  # as a loss of the user's own tells
     for rig in (by_draw, by_sample, enough):
         rig.run(0, 6, checked=False)
     for a, b in zip(by_draw.method.trials, by_sample.method.trials, strict=True):
@@ -179,7 +179,7 @@ def test_a_probe_pairs_samples_where_the_task_tells_them() -> None:
 
 
 def test_one_sample_alone_leaves_the_larger() -> None:
-    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=6), total=8, holdout=HOLDOUT[:1])
+    rig = Rig(schedule=adaptive("probe", stages=1, search_steps=6), total=8, holdout=[HOLDOUT[0].first(1)])
     rig.run(checked=False)
     assert all(math.isinf(made.gain_stderr) for made in rig.method.trials) and len(rig.method.chosen[0].active) == 4
 
@@ -206,7 +206,7 @@ def test_later_stages_search_from_the_last_choice() -> None:
 def test_equal_counts_at_two_sizes_are_two_candidates(estimator: str) -> None:
     shape = Shape(32, 2, 2)
     rig = Rig(schedule=Sizes(estimator), total=18, shape=shape, flops=lambda w: w.shape.resolution * len(w.active))
-    assert rig.method.workload(12).shape == Shape(16, 2, 2), "before the choice: the cheapest"
+    assert rig.method.plan(12).workload.shape == Shape(16, 2, 2), "before the choice: the cheapest"
     rig.run()
     labels = {"2@16px", "2@32px", "4@32px"}
     tried = {t["candidate"]: t["workload"] for name, t in rig.events if name == "trial"}
@@ -216,7 +216,7 @@ def test_equal_counts_at_two_sizes_are_two_candidates(estimator: str) -> None:
     made = rig.method.chosen[0]
     assert choice["efficiency"].keys() <= labels and choice["m"] == len(made.active)
     assert choice["candidate"] == f"{len(made.active)}@{made.shape.resolution}px"
-    assert all(rig.method.workload(i) == made for i in range(12, 18))
+    assert all(rig.method.plan(i).workload == made for i in range(12, 18))
     losers = sum(t.flops for t in rig.method.trials if t.workload != made) if estimator == "probe" else 0
     readings = 4 if estimator == "probe" else 12
     assert rig.method.search_flops == 7.0 * readings + losers

@@ -9,10 +9,10 @@ import torch
 from entprog.core.blocks import discover_blocks
 from entprog.core.select import PassCosts, best_set, deepest_sets, plain_ranking, ranking_from_plain, select_blocks
 from entprog.core.types import Draw, Ranking, Scores
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.profiling.meter import Meter
 from entprog.profiling.step_costs import measure_costs
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from tiny import small_dit
 
 
@@ -101,7 +101,7 @@ def test_sets_to_fall_back_on() -> None:
 def test_measured_costs_are_those_of_every_set(outside: bool) -> None:
     """FLOPs by the meter; with what is outside training, the backward reaches the input whatever is active."""
     torch.manual_seed(0)
-    task = HumanVideo(small_dit(), Noising(), full_size=16)
+    task = HumanVideoTask(small_dit(), Objective(), full_size=16)
     condition = {"reference": torch.randn(2, 16, 4, 4), "pose": torch.rand(2, 2, 3, 16, 16)}
     draw = Draw(torch.randn(2, 2, 16, 4, 4), torch.rand(2), torch.randn(2, 2, 16, 4, 4), condition)
     blocks = discover_blocks(task.model)

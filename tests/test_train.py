@@ -22,8 +22,10 @@ from entprog.codecs.pca import PatchCodec
 from entprog.config.load import read_config, write_config
 from entprog.config.schema import Config
 from entprog.data.shards import Shards, ShardWriter
+from entprog.files import save_weights
 from entprog.nets.dit import SIZES
-from entprog.tasks.human_video.build import build_model, open_run, save_weights
+from entprog.tasks.finished_run import open_run
+from entprog.tasks.human_video.build import build_model
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import lines, tiny_config
@@ -212,7 +214,7 @@ def test_the_final_weights_are_the_last_checkpoints(finished: Path) -> None:
     assert all(torch.equal(value, state[f"/model/{name}"]) for name, value in final.items())
     assert final.keys() == averaged.keys() and any(not torch.equal(final[n], averaged[n]) for n in final)
     for kind, expected in (("model", final), ("ema", averaged), ("auto", averaged)):
-        _, task, _ = open_run(finished, kind)
+        _, task = open_run(finished, kind)
         assert all(torch.equal(value, expected[name]) for name, value in task.model.state_dict().items())
 
 
@@ -314,18 +316,18 @@ def test_poisoned_weights_stop_before_the_first_step(tiny_data: Path, tmp_path: 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(tiny_data: Path, tmp_path: Path) -> None:
     """The loss still is: its square root's slope at zero is not."""
-    from entprog.tasks.human_video.task import HumanVideo
+    from entprog.tasks.human_video.task import HumanVideoTask
 
-    plain, calls = HumanVideo.loss, []
+    plain, calls = HumanVideoTask.loss, []
 
-    def steep(self: HumanVideo, draw: Any) -> torch.Tensor:
+    def steep(self: HumanVideoTask, draw: Any) -> torch.Tensor:
         calls.append(1)
         value = plain(self, draw)
         return value + (value * 0).sqrt() if torch.is_grad_enabled() and len(calls) > 2 else value
 
     config = one_phase(tmp_path / "run", tiny_data, method="full", train__checkpointing_steps=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HumanVideo, "loss", steep)
+        patch.setattr(HumanVideoTask, "loss", steep)
         with pytest.raises(ValueError, match=r"the gradient's norm is nan at step 2 \(phase pose, step 2"):
             train(config)
     for value in load_file(str(tmp_path / "run" / "checkpoint-2" / "state.safetensors")).values():

@@ -111,10 +111,10 @@ class TestEveryNthStep:
     def test_workloads_are_a_function_of_the_step(self, rig: Rig) -> None:
         active = (ORDER.names[0],)
         expected = [Workload(active, None, i % 3 == 0) for i in range(9)]
-        assert [rig.method.workload(i) for i in range(9)] == expected
-        assert [rig.method.workload(i) for i in reversed(range(9))] == expected[::-1]
+        assert [rig.method.plan(i).workload for i in range(9)] == expected
+        assert [rig.method.plan(i).workload for i in reversed(range(9))] == expected[::-1]
         never = self.built(0)
-        assert not any(never.method.workload(i).inputs for i in range(9))
+        assert not any(never.method.plan(i).workload.inputs for i in range(9))
 
     def test_inputs_move_and_take_optimizer_steps_only_then(self, rig: Rig) -> None:
         embed = rig.task.model.get_parameter("embed.weight")

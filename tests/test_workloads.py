@@ -10,11 +10,11 @@ import torch
 from entprog.core.types import Ranking, Shape, Workload
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.layers import grid_codes
 from entprog.nets.routing import put_tokens, take_tokens
 from entprog.plugins import load
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.position import Position
 from recipes import problems
 from tiny import small_dit, synthetic_data
@@ -136,16 +136,16 @@ def test_positions_count_samples() -> None:
     for i, (replayed, place) in enumerate(zip(replays, expected, strict=True)):
         again = Position()
         again.load_state_dict(position.state_dict())
-        assert again.of(i, replayed, batches.__getitem__) == place
-        assert position.of(i, replayed, batches.__getitem__) == place
-        position.took(replayed, place, batches[i])
+        assert again.of(i, replayed) == place
+        assert position.of(i, replayed) == place
+        position.took(i, replayed, place, batches[i], searching=4 <= i < 8)
 
 
 def test_equal_batches_begin_at_the_step_times_the_batch() -> None:
     position = Position()
     for i, replayed in enumerate([0, 1, 0, 1, 0, 1, 6, 7, 8, 9, 8, 9, 12]):
-        assert position.of(i, replayed, lambda step: 4) == 4 * replayed
-        position.took(replayed, 4 * replayed, 4)
+        assert position.of(i, replayed) == 4 * replayed
+        position.took(i, replayed, 4 * replayed, 4, searching=i not in (6, 7, 12))
 
 
 # --- sizes seen by the model ---
@@ -156,8 +156,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return Clips(Shards(synthetic_data(tmp_path_factory.mktemp("data") / "d", sizes=(16, 32))), "train", frames=3)
 
 
-def task(**options: Any) -> HumanVideo:
-    return HumanVideo(small_dit(**options), Noising(), full_size=32)
+def task(**options: Any) -> HumanVideoTask:
+    return HumanVideoTask(small_dit(**options), Objective(), full_size=32)
 
 
 def test_every_size_shows_the_same_places_of_the_same_picture(clips: Clips) -> None:
@@ -170,7 +170,7 @@ def test_every_size_shows_the_same_places_of_the_same_picture(clips: Clips) -> N
 
 
 def test_a_smaller_picture_is_given_as_much_signal() -> None:
-    noising = Noising()
+    noising = Objective()
     tau = torch.linspace(0.1, 0.9, 17)
     assert torch.equal(noising.steps(noising.shifted(tau, 1.0)), noising.steps(tau))
 
@@ -210,7 +210,7 @@ def test_a_share_of_the_tokens_passes_the_middle_by(clips: Clips) -> None:
     some = task(pose="blocks")
     shape = Shape(16, 2, 2, 0.5)
     draw = some.draw(clips.batch(4, shape), shape, 3)
-    places = draw.condition["places"]
+    places = draw.places
     assert places.shape == (2, 2) and bool((places[:, 0] < places[:, 1]).all())
     model, seen = some.model, {}
     assert model.routed_span() == (1, 3)
@@ -238,7 +238,7 @@ def test_routing_follows_from_seed_and_position(clips: Clips) -> None:
 
     def places(position: int, batch: int, tokens: float, seed: int = 3) -> torch.Tensor:
         shape = Shape(32, 1, batch, tokens)
-        return some.draw(clips.batch(position, shape), shape, seed).condition["places"]
+        return some.draw(clips.batch(position, shape), shape, seed).places
 
     assert torch.equal(places(0, 4, 0.5)[2:], places(2, 2, 0.5)), "whatever the batch"
     assert not torch.equal(places(0, 4, 0.5), places(0, 4, 0.5, seed=4))

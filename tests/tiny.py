@@ -38,7 +38,7 @@ def tiny_config(out: Path, data: Path, **overrides: Any) -> Config:
     settings.update({key.replace("__", "."): value for key, value in overrides.items()})
     if settings["schedule.name"] != "linear" and "schedule__options__stages" not in overrides:
         del settings["schedule.options.stages"]
-    if settings.get("method") in ("full", "lora", "lisa", "badam"):
+    if settings.get("method") in ("full", "lora", "benchmarks.rivals.lisa:Lisa", "benchmarks.rivals.badam:Badam"):
         settings = {key: value for key, value in settings.items() if not key.startswith(("ranking", "schedule"))}
     written = {key: v if isinstance(v, str) else json.dumps(v) for key, v in settings.items()}
     return read_config(None, written)

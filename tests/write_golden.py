@@ -25,10 +25,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule__name": "adaptive", "schedule__options__stages": 1, "schedule__options__search_steps": 6,
         "schedule__options__estimator": "probe",
     },
-    "lisa": {"method": "lisa", "method_options__every": 3},
-    "badam": {"method": "badam", "method_options__every": 3},
+    "lisa": {"method": "benchmarks.rivals.lisa:Lisa", "method_options__every": 3},
+    "badam": {"method": "benchmarks.rivals.badam:Badam", "method_options__every": 3},
     "galore": {
-        "method": "full", "train__optimizer": "galore",
+        "method": "full", "train__optimizer": "benchmarks.rivals.galore:Galore",
         "train__optimizer_options__rank": 32, "train__optimizer_options__update_proj_gap": 4,
     },
 }  # fmt: skip

@@ -1,1 +1,1 @@
-"""`entprog bench SUITE`: arms against each other under one protocol, a record a run, tables from the records."""
+"""Makes the runs of a suite: all arms under one protocol, a record a run."""

@@ -1,4 +1,4 @@
-"""The address of a run: what its numbers follow from, and nothing else."""
+"""The address of a run: a hash of everything that its numbers depend on, and of nothing else."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from typing import Any
 
 from entprog import plugins
 from entprog.codecs.pca import PatchCodec
+from entprog.config.presets import leaves
 from entprog.config.schema import Config, DataConfig, PhaseConfig
-from entprog.config.trees import leaves
 from entprog.data.source import rendered_people
 
 NUMERICS = 1
 """Raise it when a change moves the numbers of runs whose configuration stays (CHANGELOG, Numerics), or when a default
-of a key or of a plugin's option changes: records made before are then no longer taken for these runs."""
+of a key or of a plugin's option changes: older records then no longer count as these runs."""
 
 FORMER = {"ranking.score": "cei"}
-"""Defaults that have changed since NUMERICS was last raised. Addresses go by these, so that what was then left unsaid
-still is, and what is default now is said."""
+"""Defaults that have changed since NUMERICS was last raised, with their values then. A key counts for an address where
+it differs from these."""
 
 FORMER_KEYS = {
     "freeze.storage": "schedule.frozen_storage",
@@ -37,6 +37,13 @@ FORMER_KEYS = {
     "train.optimizer_options.scale": "train.galore_scale",
 }
 """What a key was called when NUMERICS was last raised; addresses go by the former names."""
+
+FORMER_VALUES = {
+    "benchmarks.rivals.lisa:Lisa": "lisa",
+    "benchmarks.rivals.badam:Badam": "badam",
+    "benchmarks.rivals.galore:Galore": "galore",
+}
+"""What a plugin was called then: addresses go by the former names."""
 
 NOT_NUMBERS = (
     "output_dir",
@@ -58,8 +65,8 @@ def address(config: Config, exam: Mapping[str, Any], base: str = "") -> str:
     """
     content = {
         "numerics": NUMERICS,
-        "config": said(config),
-        "phases": {name: _apart(asdict(phase), asdict(PhaseConfig())) for name, phase in config.phases.items()},
+        "config": differing(config),
+        "phases": {name: _differing(asdict(phase), asdict(PhaseConfig())) for name, phase in config.phases.items()},
         "order": [name for name, phase in config.phases.items() if phase.steps],
         "exam": dict(exam),
         "data": people(config.data),
@@ -68,17 +75,17 @@ def address(config: Config, exam: Mapping[str, Any], base: str = "") -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def said(config: Config) -> dict[str, Any]:
+def differing(config: Config) -> dict[str, Any]:
     """Dotted keys that differ from their defaults, those of phases and those that no number depends on left out."""
-    own, usual = dict(leaves(asdict(config))), {**dict(leaves(asdict(Config()))), **FORMER}
+    own, default = dict(leaves(asdict(config))), {**dict(leaves(asdict(Config()))), **FORMER}
     optimizer = plugins.describe("optimizer", config.train.optimizer)
-    usual |= {f"train.optimizer_options.{option.name}": option.default for option in optimizer.options}
+    default |= {f"train.optimizer_options.{option.name}": option.default for option in optimizer.options}
     if not plugins.ranked(config.method):  # no number depends on the score then
         own["ranking.score"] = FORMER["ranking.score"]
     return {
-        FORMER_KEYS.get(key, key): value
+        FORMER_KEYS.get(key, key): FORMER_VALUES.get(value, value) if isinstance(value, str) else value
         for key, value in own.items()
-        if not key.startswith("phases.") and key not in NOT_NUMBERS and (key not in usual or usual[key] != value)
+        if not key.startswith("phases.") and key not in NOT_NUMBERS and (key not in default or default[key] != value)
     }
 
 
@@ -109,5 +116,5 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _apart(own: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in own.items() if usual[key] != value}
+def _differing(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in own.items() if default[key] != value}

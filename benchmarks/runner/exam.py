@@ -1,4 +1,4 @@
-"""What a finished run is worth: its loss, and the quality of its clips, on held-out people whom nothing has seen."""
+"""The exam of a finished run: its loss, and the quality of its clips, on held-out people used by nothing else."""
 
 import json
 import math
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from entprog.config.schema import Config, DataConfig, EvaluateConfig
+from entprog.core.bands import band_means
 from entprog.core.types import Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import open_run
-from entprog.tasks.human_video.task import HumanVideo
-from entprog.train.draws import fixed_draws
+from entprog.tasks.base import fixed_draws
+from entprog.tasks.finished_run import open_run
+from entprog.tasks.human_video.task import HumanVideoTask
 
 SEED = 90_000
 """Of the exam's draws: the same for every run, so that clips pair."""
@@ -28,22 +29,24 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
 
     Args:
         config: the run's, whose [evaluate] and [sample] say how quality is measured.
-        data: whose held-out people.
+        data: the data set that the held-out people are from.
         repeats: draws of each clip.
 
     Returns:
-        loss, `per_draw` (one loss a sample), `clips` (the name of each sample's clip), `tau` (its time) and, with
-        `quality`, what `entprog evaluate` says.
+        loss, `bands` (its mean in five bands of tau; None where no draw falls), `per_draw` (one loss a sample),
+        `clips` (the name of each sample's clip), `tau` (its noise level) and, with `quality`, the metrics of
+        `entprog evaluate`.
     """
-    _, task, _ = open_run(run)
+    _, task = open_run(run)
+    assert isinstance(task, HumanVideoTask), "exams are of the human video task"
     shards = open_data(data)
+    task.on(shards)
     phase = [phase for phase in config.phases.values() if phase.steps][-1]
     shape = Shape(phase.resolution, phase.frames, phase.batch)
     held = Clips(shards, "holdout", seed=SEED, frames=phase.frames)
     if len(held) < clips:
         raise ValueError(f"exam.clips = {clips}: only {len(held)} held-out clips have {phase.frames} frames")
-    task.pose = phase.pose
-    task.model.temporal_off = phase.blocks == "spatial"
+    task.enter(phase)
     losses: list[float] = []
     taus: list[float] = []
     shown: list[str] = []
@@ -56,12 +59,15 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
         shown += [held.sample(first + k, phase.frames).row.clip for k in range(clips)]
     if not all(map(math.isfinite, losses)):
         raise ValueError("the exam's loss is not finite")
-    found: dict[str, Any] = {"loss": sum(losses) / len(losses), "per_draw": losses, "clips": shown, "tau": taus}
+    bands = [None if math.isnan(loss) else loss for loss in band_means(losses, taus)]
+    found: dict[str, Any] = {
+        "loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses, "clips": shown, "tau": taus,
+    }  # fmt: skip
     if quality:
-        task.pose, task.model.temporal_off = True, False
+        task.leave()
         folder = run / "samples" / "exam"
         folder.mkdir(parents=True, exist_ok=True)
-        found["quality"] = evaluate_task(task, shards, config, folder, samples=folder)
+        found["quality"] = evaluate_task(task, config, folder, samples=folder)
     return found
 
 
@@ -76,7 +82,7 @@ class _From:
 
 
 @torch.no_grad()
-def _losses(task: HumanVideo, draws: list[Any]) -> tuple[list[float], list[float]]:
+def _losses(task: HumanVideoTask, draws: list[Any]) -> tuple[list[float], list[float]]:
     losses = [loss for draw in draws for loss in task.losses(draw).tolist()]
     return losses, [time for draw in draws for time in draw.tau.tolist()]
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.runner.protocol import CLIPS
-from entprog.config.load import ConfigError, Reader, config_of, without_others_options
+from entprog.config.load import ConfigError, Reader, config_of
+from entprog.config.presets import laid_over, without_others_options
 from entprog.config.schema import Config, DataConfig
-from entprog.config.trees import laid_over
+
+CLIPS = 64
+"""Final numbers need at least so many held-out clips."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,10 @@ class Tuning:
         seeds: of the runs that it takes; a rate is judged by its mean over them, a step's cost
             is that of the first.
         data: over the recipe's [data]: other people than the final runs train on.
-        exam: over the recipe's [data]: whose held-out people decide between rates.
+        exam: over the recipe's [data]: the held-out people on whom rates are judged.
         budgets: multiples of the reference's cost at which rates are swept, besides an arm's own longer ones; a final
-            run takes the nearest one's. An arm that none of them buys enough steps is tuned at the least of the suite's
-            budgets that does.
+            run takes the nearest one's. An arm that gets too few steps from each is tuned at the smallest of the
+            suite's budgets that gives enough.
         widen: how often a sweep may go on beyond each of its ends.
         pilot: share of the recipe's steps that a first run takes, to know what an arm's steps cost.
     """
@@ -36,7 +38,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Exam:
-    """[exam] the held-out people that final numbers come from, whom nothing else has seen.
+    """[exam] the held-out people that final numbers are measured on; nothing else uses them.
 
     Attributes:
         data: over the recipe's [data].
@@ -51,25 +53,25 @@ class Exam:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a suite says beside its recipe and its arms.
+    """The settings of a suite beside its recipe and its arms.
 
     Attributes:
-        about: a line on what is asked.
+        about: the question, in a line.
         arms: names from the library (benchmarks/suites/arms.toml) or from the suite's own [define.NAME].
-        reference: the arm whose cost is the unit of budgets, and that all are compared with.
+        reference: the arm that all are compared with; its cost is the unit of budgets.
         seeds: of final runs.
         people_by_seed: each seed trains on people of its own: data.seed rises by 100 a seed, in tuning likewise.
             Errors over seeds then hold for other videos, too, not for these few alone.
         budgets: costs, as multiples of what the reference takes for the recipe's steps; videos are sampled at
             the largest.
-        longer: further budgets of single arms, such as {full = [2.0]}: to know when others reach where it ends.
+        longer: further budgets of single arms, such as {full = [2.0]}: for the cost at which others reach its loss.
         equal_steps: each arm also runs for so many times the recipe's steps, whatever they cost it, 0 for not at all;
             these runs come last.
         rates: factors of each arm's own centre (`lr_factor` times the recipe's rates) that its sweep begins with.
         caps: memory that an arm may take, such as "100MiB": a table for each.
-        chain: arms that differ by one lever each, from the reference to the best: a table of what each lever brings.
+        chain: arms that differ by one change each, from the reference to the best: a table of what each brings.
         readings: readings of the holdout while a run trains, for the curve.
-        smoke: only shows that all works: few seeds, clips and rates are no error, and no number means anything.
+        smoke: a test that everything runs: few seeds, clips and rates are no error, and no number means anything.
     """
 
     about: str = ""

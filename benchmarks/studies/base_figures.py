@@ -1,6 +1,6 @@
 """What the shipped base can do before any fine-tuning, by figures that copying can't reach.
 
-python benchmarks/studies/base_figures.py [WEIGHTS]: 64 held-out clips (32 people) of the base's own domain,
+python -m benchmarks.studies.base_figures [WEIGHTS]: 64 held-out clips (32 people) of the base's own domain,
 8 frames each.
 L1 against copying the reference and the mean frame, the share of clips nearer to their own truth than to another
 person's, and the pose error by the offline estimator against the same clips with shuffled poses. Writes
@@ -17,7 +17,7 @@ import torch
 from entprog.config.schema import Config, DataConfig, EvaluateConfig, ModelConfig
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import build_task
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "base-figures.json"
@@ -34,7 +34,7 @@ def main() -> None:
     folder = Path("runs") / "base-figures"
     folder.mkdir(parents=True, exist_ok=True)
     result = evaluate_task(task, open_data(data), config, folder)
-    about = describe_run(config, task.device, "python benchmarks/studies/base_figures.py")
+    about = describe_run(config, task.device, "python -m benchmarks.studies.base_figures")
     record = {
         "command": about["command"],
         "data": {"domain": "source", "holdout_subjects": 32, "seed": 7, "clips": CLIPS},

@@ -1,8 +1,8 @@
 """Does it carry beyond this DiT? A foreign loop with `entprog.attach`, on a U-Net and an MMDiT of diffusers.
 
-    python benchmarks/studies/beyond.py                                    # all that is missing, both networks
-    python benchmarks/studies/beyond.py --networks unet --minutes 30       # what is missing of one, for half an hour
-    python benchmarks/studies/beyond.py --only-report                      # the tables, from the records that are there
+    python -m benchmarks.studies.beyond                                    # all that is missing, both networks
+    python -m benchmarks.studies.beyond --networks unet --minutes 30       # what is missing of one, for half an hour
+    python -m benchmarks.studies.beyond --only-report                      # the tables, from the records that are there
 
 A small network learns rendered people of one domain at 32 px (noise prediction on latents; beside them a reference
 image of somebody else, so that it learns to look past it), and is then fine-tuned on people of another domain, two
@@ -37,11 +37,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from foreign_loop import ARMS, BATCH, NETWORKS, PROBE, STAGES, People, examined, made, probe, take_step, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, optim
 
-from benchmarks.runner.rates import sweep
+from benchmarks.runner.rate_sweep import sweep
+from benchmarks.studies.foreign_loop import (
+    ARMS,
+    BATCH,
+    NETWORKS,
+    PROBE,
+    STAGES,
+    People,
+    examined,
+    made,
+    probe,
+    take_step,
+    train,
+)
 from entprog import plugins
 from entprog.config.schema import Config
 from entprog.core.statistics import mean_and_error, spearman
@@ -252,9 +264,11 @@ def about(there: Sequence[dict[str, Any]], steps: int) -> str:
     if "scores" in by_part:
         part = by_part["scores"]
         values = {label: list(each["values"].values()) for label, each in part["scores"].items()}
-        told = ", ".join(f"{label} {spearman(values['cei'], values[label]):+.2f}" for label in values if label != "cei")
+        listed = ", ".join(
+            f"{label} {spearman(values['cei'], values[label]):+.2f}" for label in values if label != "cei"
+        )
         half = spearman(values["cei"], list(part["cei_of_half"].values()))
-        lines.append(f"Rank correlation of CEI with: {told}; itself from half of the samples {half:+.2f}.")
+        lines.append(f"Rank correlation of CEI with: {listed}; itself from half of the samples {half:+.2f}.")
     return "\n".join(lines)
 
 
@@ -344,9 +358,11 @@ def main() -> None:
         record = {**head, **found, "seconds": time.perf_counter() - started, **environment()}
         with settings.out.open("a") as stream:
             stream.write(json.dumps(record, allow_nan=False) + "\n")
-        told = {key: value for key, value in head.items() if key in ("network", "part", "arm", "kind", "rate", "seed")}
+        listed = {
+            key: value for key, value in head.items() if key in ("network", "part", "arm", "kind", "rate", "seed")
+        }
         loss = f" loss {record['loss']}" if "loss" in record else ""
-        print(" ".join(map(str, told.values())) + f":{loss} {record['seconds']:.1f} s", flush=True)
+        print(" ".join(map(str, listed.values())) + f":{loss} {record['seconds']:.1f} s", flush=True)
     show(settings)
 
 

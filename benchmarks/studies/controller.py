@@ -1,4 +1,4 @@
-"""What the method itself adds to a step that is not searching: python benchmarks/studies/controller.py.
+"""What the method itself adds to a step that is not searching: python -m benchmarks.studies.controller.
 
 Times `workload`, `replays` and an empty `with method.step(i)` of the bound progressive method on the nano model, and a
 whole training step beside it (batch 8 at 64 px), interleaved. Writes benchmarks/results/controller.json.
@@ -18,7 +18,7 @@ from entprog.core.freeze import param_groups
 from entprog.core.types import Draw, MethodContext, Ranking
 from entprog.methods.progressive import Progressive
 from entprog.schedules.linear import Linear
-from entprog.tasks.human_video.build import build_task
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "controller.json"
@@ -43,8 +43,7 @@ def main() -> None:
     def controller(i: int) -> float:
         start = time.process_time()
         for k in range(50):
-            method.workload(i + k)
-            method.replays(i + k)
+            method.plan(i + k)
             with method.step(i + k):
                 pass
         return (time.process_time() - start) / 50
@@ -59,7 +58,7 @@ def main() -> None:
     step()
     pairs = [(controller(50 * n), step()) for n in range(REPEATS)]
     ratios = sorted(own / whole for own, whole in pairs)
-    about = describe_run(config, task.device, "python benchmarks/studies/controller.py")
+    about = describe_run(config, task.device, "python -m benchmarks.studies.controller")
     record = {
         "controller_seconds": statistics.median(own for own, _ in pairs),
         "step_seconds": statistics.median(whole for _, whole in pairs),

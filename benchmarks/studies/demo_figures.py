@@ -1,6 +1,6 @@
 """What a few minutes of fine-tuning make of the shipped base, by figures that copying can't reach.
 
-python benchmarks/studies/demo_figures.py RUN... [base]: finished runs of `entprog demo`
+python -m benchmarks.studies.demo_figures RUN... [base]: finished runs of `entprog demo`
 (runs/demo/full runs/demo/paper), and
 the base without any fine-tuning, on 64 held-out clips (32 people) of the demo's domain, 10 frames each. The demo
 itself shows 16 of them. L1 against copying the reference and the mean frame, the share of clips nearer to their own
@@ -19,8 +19,8 @@ import torch
 from entprog.config.schema import Config
 from entprog.data.source import open_data
 from entprog.evaluate.evaluation import evaluate_task
-from entprog.tasks.human_video.build import build_task, open_run
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.finished_run import build_task, open_run
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "demo-figures.json"
@@ -38,7 +38,7 @@ def main() -> None:
     for run in runs:
         config, task, _ = open_run(run)
         figures[run.name] = _figures(config, task)
-    about = describe_run(config, base.device, f"python benchmarks/studies/demo_figures.py {' '.join(sys.argv[1:])}")
+    about = describe_run(config, base.device, f"python -m benchmarks.studies.demo_figures {' '.join(sys.argv[1:])}")
     record = {
         "command": about["command"],
         "data": {"domain": config.data.domain, "holdout_subjects": CLIPS // 2, "seed": config.data.seed},
@@ -51,7 +51,7 @@ def main() -> None:
         print(name, json.dumps({key: each[key] for key in ("metrics", "baselines")}, indent=2))
 
 
-def _figures(config: Config, task: HumanVideo) -> dict[str, Any]:
+def _figures(config: Config, task: HumanVideoTask) -> dict[str, Any]:
     data = replace(config.data, holdout=CLIPS // 2)
     evaluation = replace(
         config.evaluate, metrics=("l1", "psnr", "ssim", "pose_error"), clips=CLIPS, frames=FRAMES, videos=4

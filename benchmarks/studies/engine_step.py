@@ -1,5 +1,5 @@
 """One optimizer step of 28 blocks in full and in part:
-python benchmarks/studies/engine_step.py [--width 192 --pixels 256 ...].
+python -m benchmarks.studies.engine_step [--width 192 --pixels 256 ...].
 
 Arms, each with and without checkpointing, interleaved in one run:
     full        everything trains, gradient through the Siamese reference, one pose adapter at the input
@@ -31,11 +31,11 @@ from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.dit import VideoDiT, build_dit
 from entprog.profiling.meter import Meter
 from entprog.savings.reference_cache import ReferenceCache
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 ARMS = ("full", "suffix", "detached", "scattered")
@@ -54,7 +54,7 @@ class Arm:
         self.name, self.draw = name, draw
         self.model: VideoDiT = model.to(settings.device)
         self.model.reference_gradient = name != "detached"
-        self.task = HumanVideo(self.model, Noising(), autocast=settings.precision)
+        self.task = HumanVideoTask(self.model, Objective(), autocast=settings.precision)
         blocks = discover_blocks(self.model, "blocks.*")
         self.model.temporal.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(param_groups(self.model, blocks, lr=1e-5), fused=True)
@@ -157,20 +157,20 @@ def main() -> None:
     base = statistics.median(seconds["full", False][1:])
     rows = []
     for name, checkpointing in keys:
-        mine, times = found[name, checkpointing], seconds[name, checkpointing][1:]
+        own, times = found[name, checkpointing], seconds[name, checkpointing][1:]
         middle = statistics.median(times)
         row = {
-            "arm": name, "checkpointing": checkpointing, **mine, "seconds": middle,
+            "arm": name, "checkpointing": checkpointing, **own, "seconds": middle,
             "seconds_least_most": [min(times), max(times)], "n": len(times),
-            "fewer_flops": full["flops"] / mine["flops"], "less_time": base / middle,
-            "peak_of_full": mine["bytes"] / full["bytes"],
-            "peak_of_full_with_cache": (mine["bytes"] + mine["cache_bytes"]) / full["bytes"],
+            "fewer_flops": full["flops"] / own["flops"], "less_time": base / middle,
+            "peak_of_full": own["bytes"] / full["bytes"],
+            "peak_of_full_with_cache": (own["bytes"] + own["cache_bytes"]) / full["bytes"],
         }  # fmt: skip
         rows.append(row)
         print(
-            f"{name:10} {'checkpointed' if checkpointing else 'plain':12} {mine['flops']:.4e} FLOPs "
+            f"{name:10} {'checkpointed' if checkpointing else 'plain':12} {own['flops']:.4e} FLOPs "
             f"({row['fewer_flops']:.2f}x fewer), {middle:.3f} s ({row['less_time']:.2f}x less), "
-            f"{mine['bytes'] / 2**20:.1f} MiB ({row['peak_of_full']:.3f})"
+            f"{own['bytes'] / 2**20:.1f} MiB ({row['peak_of_full']:.3f})"
         )
     bound = full["flops"] - arms["scattered"].weight_gradients()
     about = describe_run(replace(Config(), device=settings.device), torch.device(settings.device), " ".join(sys.argv))

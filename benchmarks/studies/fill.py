@@ -1,19 +1,39 @@
-"""Puts what the records say into docs/benchmarks.md: python benchmarks/studies/fill.py [--check].
+"""Puts what the records say into docs/: python -m benchmarks.studies.fill [--check].
 
-Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` goes the suite's table of that title, without its notes; with
---check nothing is written, and the exit code is 1 where a table is not what the records give.
+Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the suite's table of that title,
+without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check nothing is written, and the exit
+code is 1 where a table or a picture is not what the records give.
 """
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
-from benchmarks.runner.summary import all_tables
-from benchmarks.runner.tables import Table, markdown
-from benchmarks.runner.verb import RESULTS, analysed
+from benchmarks.command import RESULTS, analysed
+from benchmarks.runner.results_file import results_file
+from benchmarks.runner.suite_file import suites
+from benchmarks.tables.all_tables import all_tables
+from benchmarks.tables.analysis import Analysis, Table, markdown
+from benchmarks.tables.suite_page import pictures
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-RECORDS = Path(__file__).parents[2] / RESULTS
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+IMAGES = ROOT / "docs" / "images"
+RECORDS = ROOT / RESULTS
+
+
+@cache
+def suite_analysis(name: str) -> Analysis | None:
+    """A suite with its records; None where there are none."""
+    return analysed(name, RECORDS)
+
+
+@cache
+def suite_tables(name: str) -> dict[str, Table]:
+    """A suite's tables by title."""
+    analysis = suite_analysis(name)
+    return {table.title: table for table in all_tables(analysis)} if analysis else {}
 
 
 def filled(page: str) -> str:
@@ -23,27 +43,46 @@ def filled(page: str) -> str:
         ValueError: the records are not enough for a table.
     """
 
-    known: dict[str, dict[str, Table]] = {}
-
     def lines(found: re.Match[str]) -> str:
         name, title = found[1], found[2]
-        if name not in known:
-            analysis = analysed(name, RECORDS)
-            known[name] = {table.title: table for table in all_tables(analysis)} if analysis else {}
-        if title not in known[name]:
-            there = "; ".join(known[name]) or "none"
-            raise ValueError(
-                f"{PAGE}: table {name}: {title}: {RECORDS / name} is not enough for it; tables there: {there}"
-            )
-        rows = [line for line in markdown(known[name][title]).splitlines() if line.startswith("|")]
+        known = suite_tables(name)
+        if title not in known:
+            there = "; ".join(known) or "none"
+            file = results_file(RECORDS, name)
+            raise ValueError(f"{PAGE}: table {name}: {title}: {file} is not enough for it; tables there: {there}")
+        rows = [line for line in markdown(known[title]).splitlines() if line.startswith("|")]
         return "\n".join([f"<!-- table {name}: {title} -->", *rows, "<!-- end -->"])
 
     return re.sub(r"<!-- table (\S+): (.+?) -->\n.*?<!-- end -->", lines, page, flags=re.DOTALL)
 
 
+def drawn() -> dict[Path, str]:
+    """The suites' pictures that docs/ shows, by file.
+
+    Raises:
+        ValueError: the records are not enough for a picture.
+    """
+    found = {}
+    for path in sorted(IMAGES.glob("*/*.svg")):
+        if path.parent.name not in suites():
+            continue
+        analysis = suite_analysis(path.parent.name)
+        known = pictures(analysis) if analysis else {}
+        if path.stem not in known:
+            raise ValueError(f"{path}: no such picture; the records give {', '.join(known) or 'none'}")
+        found[path] = known[path.stem]
+    return found
+
+
+def main(check: bool) -> None:
+    """Write what differs, or only say so."""
+    wanted = {PAGE: filled(PAGE.read_text(encoding="utf-8")), **drawn()}
+    stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+    if check and stale:
+        sys.exit(f"{', '.join(map(str, stale))}: not what the records give; run python -m benchmarks.studies.fill")
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+
+
 if __name__ == "__main__":
-    before = PAGE.read_text(encoding="utf-8")
-    after = filled(before)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if before == after else f"{PAGE}: not what the records say; run python benchmarks/studies/fill.py")
-    PAGE.write_text(after, encoding="utf-8")
+    main("--check" in sys.argv[1:])

@@ -19,7 +19,7 @@ from entprog.core.types import Draw, Shape
 from entprog.data.clips import Batch, Clips
 from entprog.data.sampler import sample_noise, stratified_tau
 from entprog.data.source import open_data
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 
 SIZE, BATCH, SIDE = 32, 16, 32 // FACTOR
 STAGES = 4
@@ -49,7 +49,7 @@ class People:
     def __init__(self, which: str, seed: int, subjects: int = 1) -> None:
         split = "train" if which in ("base", "train") else "holdout"
         self.seed, self.clips = seed, Clips(open_data(people(which, subjects), progress=False), split, seed=seed)
-        self.noising, self.shift = Noising(), int(which == "base")
+        self.objective, self.shift = Objective(), int(which == "base")
 
     def draw(self, position: int, size: int = BATCH) -> Draw:
         """Noised latents [B, C, h, w], and a reference [B, C, h, w] of the same person from another video."""
@@ -60,7 +60,7 @@ class People:
             torch.from_numpy(np.stack(noise)),
             torch.from_numpy(stratified_tau(self.seed, batch.positions)).float(),
         )
-        x = self.noising.add(batch.latents[:, 0], eps, tau)
+        x = self.objective.add(batch.latents[:, 0], eps, tau)
         return Draw(x, tau, eps, {"reference": batch.reference.roll(self.shift, 0)})
 
     def draws(self, samples: int, size: int = BATCH) -> list[Draw]:
@@ -83,7 +83,7 @@ class Network:
         return self.given(self.model, draw)
 
     def losses(self, draw: Draw) -> Tensor:
-        return (self.predict(draw) - draw.eps).pow(2).flatten(1).mean(1)
+        return (self.predict(draw) - draw.target).pow(2).flatten(1).mean(1)
 
     def loss(self, draw: Draw) -> Tensor:
         return self.losses(draw).mean()

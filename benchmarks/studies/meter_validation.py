@@ -1,7 +1,7 @@
 """The meter's peak of whole training steps against what torch's allocators report.
 
-    python benchmarks/studies/meter_validation.py                       # the nano model on this CPU, about a minute
-    python benchmarks/studies/meter_validation.py --size s --device cuda
+    python -m benchmarks.studies.meter_validation                       # the nano model on this CPU, about a minute
+    python -m benchmarks.studies.meter_validation --size s --device cuda
 
 Writes benchmarks/results/meter-validation.jsonl: for each case the meter's peak by category, that of a simulated
 step (FakeTensorMode), the real one (the profiler's memory events on a CPU, max_memory_allocated on a CUDA

@@ -1,8 +1,8 @@
 """What `entprog plan` says against steps that run: bytes by the meter, seconds by the clock, on this machine.
 
-    python benchmarks/studies/plan_accuracy.py                       # the demo's three phases: full, a suffix, a spread
-    python benchmarks/studies/plan_accuracy.py --smallest            # one case, few steps
-    python benchmarks/studies/plan_accuracy.py --out benchmarks/results/plan-accuracy.json
+    python -m benchmarks.studies.plan_accuracy                       # the demo's three phases: full, a suffix, a spread
+    python -m benchmarks.studies.plan_accuracy --smallest            # one case, few steps
+    python -m benchmarks.studies.plan_accuracy --out benchmarks/results/plan-accuracy.json
 
 A measured step is what the loop repeats once its batch is drawn: loss, backward, clipping and the update. It is
 timed after two steps of warm-up; the median counts. Run it on an otherwise idle machine.
@@ -34,7 +34,7 @@ from entprog.profiling.meter import Meter
 from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.plan_subject import HumanVideoSubject
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 
 
@@ -50,7 +50,7 @@ def measured(planner: Planner, case: Case, active: tuple[str, ...], steps: int) 
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen or (case.outside and id(parameter) not in owned))
     optimizer = torch.optim.AdamW(param_groups(model, discover_blocks(model)), lr=1e-5, fused=True)
-    task = HumanVideo(model, subject.noising, autocast=case.precision)
+    task = HumanVideoTask(model, subject.objective, autocast=case.precision)
     shape = case.shape
     side = shape.resolution // 4
     clip = (shape.batch, shape.frames, 16, side, side)

@@ -1,5 +1,5 @@
 """What each switch of the engine saves in one training step:
-python benchmarks/studies/savings.py [--rounds 3 --size s ...].
+python -m benchmarks.studies.savings [--rounds 3 --size s ...].
 
 Each arm is a short run of `entprog train` on rendered people: spatial blocks, reference and pose, untrained weights.
 Arms are interleaved, `--rounds` times. FLOPs and peak bytes are the meter's, of one step, exact; seconds are the median

@@ -1,7 +1,7 @@
 """What the scores measure, and whether it is what training needs:
-python benchmarks/studies/score_study.py [--phase pose].
+python -m benchmarks.studies.score_study [--phase pose].
 
-On the main comparison's setting (`entprog bench nano`: its people, its starting weights), for the blocks of one phase:
+On the main comparison's setting (the suite nano: its people, its starting weights), for the blocks of one phase:
     samples    CEI of 1024 samples in groups of 8: its distribution, and how many samples its order needs
     times      CEI by tau, a fifth of the range at a time
     forms      CEI with other entropies, another sigma, other passes skipped
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from benchmarks.runner.base import base_weights, started_from
-from benchmarks.runner.picture import Series, chart
-from benchmarks.runner.read import read_suite
+from benchmarks.runner.start_weights import base_weights, started_from
+from benchmarks.runner.suite_file import read_suite
+from benchmarks.tables.scatter import Series, chart
 from entprog import plugins
 from entprog.core.blocks import discover_blocks
 from entprog.core.freeze import Freezer, param_groups
@@ -36,8 +36,8 @@ from entprog.core.types import Draw, Scores, Shape
 from entprog.data.clips import Clips
 from entprog.data.source import open_data
 from entprog.profiling.meter import Meter
-from entprog.tasks.human_video.build import build_task
-from entprog.train.draws import fixed_draws, phase_blocks
+from entprog.tasks.base import fixed_draws, phase_blocks
+from entprog.tasks.finished_run import build_task
 from entprog.train.log import describe_run
 
 OUT = Path(__file__).parent.parent / "results" / "score-study.jsonl"
@@ -262,12 +262,12 @@ def show(phase: str, records: Path) -> None:
         print(table(known))
     if "forms" in known:
         values = known["forms"]["values"]
-        told = (f"{name} {ordered(values[name], values['gaussian']):.2f}" for name in values)
-        print("rank correlation with the published form:", ", ".join(told))
+        listed = (f"{name} {ordered(values[name], values['gaussian']):.2f}" for name in values)
+        print("rank correlation with the published form:", ", ".join(listed))
     if "times" in known:
         parts = {low: part["values"] for low, part in known["times"]["by_tau"].items()}
-        told = (f"{low} {ordered(values, known['samples']['values']):.2f}" for low, values in parts.items())
-        print("rank correlation with all tau, from:", ", ".join(told))
+        listed = (f"{low} {ordered(values, known['samples']['values']):.2f}" for low, values in parts.items())
+        print("rank correlation with all tau, from:", ", ".join(listed))
     for name, picture in pictures(known, phase).items():
         (IMAGES / f"scores-{phase}-{name}.svg").write_text(picture)
 
@@ -374,7 +374,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phase", default="pose")
     parser.add_argument("--suite", default="nano")
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "none"], default=list(PARTS))
-    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="where entprog bench keeps runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="where python -m benchmarks keeps runs")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100, help="of sets; half of it for gains, four times for drift")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])

@@ -1,7 +1,7 @@
 """FLOPs and bytes of a training step: closed form = meter = torch's counter, and what freezing saves in XL.
 
-    python benchmarks/studies/step_flops.py                  # all records, about two minutes
-    python benchmarks/studies/step_flops.py --sets 5 --no-xl # the smallest
+    python -m benchmarks.studies.step_flops                  # all records, about two minutes
+    python -m benchmarks.studies.step_flops --sets 5 --no-xl # the smallest
 
 Writes benchmarks/results/step-flops.jsonl, a line for each family of active sets (how many were compared and
 whether all were equal), and one for each case of the XL model, simulated: nothing of it is allocated.

@@ -1,4 +1,4 @@
-"""Learning rates of the demo's arms, tuned alike: python benchmarks/studies/tune_demo.py ARM FACTOR...
+"""Learning rates of the demo's arms, tuned alike: python -m benchmarks.studies.tune_demo ARM FACTOR...
 
 Trains the demo's recipe on a tuning set (data.seed = 1: other people, motions and scenes than the demo shows) with all
 of an arm's learning rates multiplied by FACTOR, and appends a record a run to benchmarks/results/demo-rates.jsonl.
@@ -35,7 +35,7 @@ def main() -> None:
             events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
             readings = {event["phase"]: event["loss"] for event in events if event["event"] == "holdout"}
         record = {
-            "command": f"python benchmarks/studies/tune_demo.py {arm} {factor:g}",
+            "command": f"python -m benchmarks.studies.tune_demo {arm} {factor:g}",
             "arm": arm,
             "factor": factor,
             "steps": totals["steps"],

@@ -1,7 +1,7 @@
 """Seconds of whole runs of a suite's arms, in turns, nothing beside them: what calibrated seconds are held against.
 
-    python benchmarks/studies/whole_runs.py nano-muon full:1 entprog-echo:0.25
-    python benchmarks/studies/whole_runs.py nano-many full:1 entprog-echo:0.35 --rounds 2
+    python -m benchmarks.studies.whole_runs nano-muon full:1 entprog-echo:0.25
+    python -m benchmarks.studies.whole_runs nano-many full:1 entprog-echo:0.35 --rounds 2
 
 Trains the suite's final runs of the first arm and of the others once more, each at the given budget and in a process of
 its own, and again in the reverse order in the next round. A run that needs other FLOPs than its record ends the
@@ -25,17 +25,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.runner.base import base_weights, started_from
-from benchmarks.runner.cells import Cell, plan
-from benchmarks.runner.read import read_suite
-from benchmarks.runner.record import read_records
+from benchmarks.runner.results_file import read_records, results_file
+from benchmarks.runner.run_plan import PlannedRun, plan
+from benchmarks.runner.start_weights import base_weights, started_from
+from benchmarks.runner.suite_file import read_suite
 from entprog.config.load import write_config
 
 RESULTS = Path(__file__).parent.parent / "results"
 RECORD = RESULTS / "whole-runs.jsonl"
 
 
-def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
+def timed(run: PlannedRun, base: Path | None, flops: float) -> dict[str, Any]:
     """Train a run in a new process.
 
     Raises:
@@ -43,7 +43,7 @@ def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = started_from(replace(cell.config, output_dir=str(folder / "run")), base)
+        config = started_from(replace(run.config, output_dir=str(folder / "run")), base)
         config = replace(config, train=replace(config.train, validation_steps=0, checkpointing_steps=0))
         (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
         before, load = time.perf_counter(), os.getloadavg()
@@ -54,13 +54,13 @@ def timed(cell: Cell, base: Path | None, flops: float) -> dict[str, Any]:
         if done.returncode:
             sys.exit(done.stderr[-2000:])
         totals = json.loads((folder / "run" / "totals.json").read_text(encoding="utf-8"))
-        run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
-    run["command"] = shlex.join(
-        ["python", "benchmarks/studies/whole_runs.py", *sys.argv[1:]]
+        about = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
+    about["command"] = shlex.join(
+        ["python", "-m", "benchmarks.studies.whole_runs", *sys.argv[1:]]
     )  # not the passing folder's
     if totals["flops"] != flops:
-        sys.exit(f"{cell.arm}, seed {cell.seed}: {totals['flops']:g} FLOPs, its record says {flops:g}")
-    return {"seconds": totals["seconds"], "process": process, "flops": flops, "load": load[0], "run": run}
+        sys.exit(f"{run.arm}, seed {run.seed}: {totals['flops']:g} FLOPs, its record says {flops:g}")
+    return {"seconds": totals["seconds"], "process": process, "flops": flops, "load": load[0], "run": about}
 
 
 def wanted(text: str) -> tuple[str, float]:
@@ -69,7 +69,7 @@ def wanted(text: str) -> tuple[str, float]:
     return arm, float(budget)
 
 
-def told(lines: Sequence[dict[str, Any]], suite: str, pairs: Sequence[tuple[str, float]]) -> None:
+def print_ratios(lines: Sequence[dict[str, Any]], suite: str, pairs: Sequence[tuple[str, float]]) -> None:
     """Print the ratios of the first arm's seconds to each other's: each seed's medians over rounds."""
     found: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
     for line in lines:
@@ -96,13 +96,14 @@ def main() -> None:
         suite = read_suite(given.suite)
     except ValueError as error:
         parser.error(str(error))
-    records = read_records(RESULTS / suite.name)
+    records = read_records(results_file(RESULTS, suite.name))
     finals = plan(suite, records).finals
     for arm, budget in given.runs:
         for seed in suite.settings.seeds:
             if (arm, budget, seed) not in finals or finals[arm, budget, seed].address not in records:
                 parser.error(
-                    f"{arm}:{budget:g}: {suite.name} has no record of it for seed {seed}; make it by entprog bench"
+                    f"{arm}:{budget:g}: {suite.name} has no record of it for seed {seed}; "
+                    f"make it by python -m benchmarks {suite.name}"
                 )
     base = base_weights(suite, Path("runs/bench") / suite.name)
     lines = [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()] if RECORD.exists() else []
@@ -112,9 +113,9 @@ def main() -> None:
             for arm, budget in given.runs[:: -1 if (turn + seed) % 2 else 1]:
                 if (suite.name, arm, budget, seed, turn) in there:
                     continue
-                cell = finals[arm, budget, seed]
+                run = finals[arm, budget, seed]
                 head = {"suite": suite.name, "arm": arm, "budget": budget, "seed": seed, "round": turn}
-                line = {**head, **timed(cell, base, records[cell.address]["totals"]["flops"])}
+                line = {**head, **timed(run, base, records[run.address]["totals"]["flops"])}
                 lines.append(line)
                 with RECORD.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
@@ -122,7 +123,7 @@ def main() -> None:
                     f"{arm} {budget:g}x seed {seed}: {line['seconds']:.1f} s, process {line['process']:.1f} s",
                     flush=True,
                 )
-    told(lines, suite.name, given.runs)
+    print_ratios(lines, suite.name, given.runs)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from entprog.core.blocks import Blocks, discover_blocks
     from entprog.core.freeze import Freezer, param_groups
     from entprog.core.types import Draw, Ranking, Scores, Workload
-    from entprog.custom_loop import attach
+    from entprog.integrations.custom_loop import attach
     from entprog.plugins import load
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "attach": "entprog.custom_loop",
+    "attach": "entprog.integrations.custom_loop",
     "Blocks": "entprog.core.blocks",
     "discover_blocks": "entprog.core.blocks",
     "Freezer": "entprog.core.freeze",

@@ -13,7 +13,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Description", "Option", "describe", "find", "load", "method_for", "names", "problems", "ranked"]
+__all__ = [
+    "Description",
+    "Option",
+    "declared",
+    "describe",
+    "find",
+    "lacking",
+    "load",
+    "names",
+    "problems",
+    "ranked",
+]
+
+CONTRACTS = ("base", "finished_run")
+"""Modules of a kind's folder that are no plugins: its contract, and what opens it."""
 
 FOLDERS = {
     "score": "scores",
@@ -24,6 +38,15 @@ FOLDERS = {
     "codec": "codecs",
     "task": "tasks",
 }
+
+MEMBERS = {
+    "score": ("score",),
+    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
+    "method": ("bind",),
+    "optimizer": ("build",),
+    "metric": ("update", "compute"),
+}
+"""What a class must have to be of a kind (core/types.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +77,7 @@ def names(kind: str) -> list[str]:
     if spec is None or spec.submodule_search_locations is None:
         return []
     modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
-    return sorted(module.name for module in modules if not module.name.startswith("_"))
+    return sorted(module.name for module in modules if not module.name.startswith("_") and module.name not in CONTRACTS)
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -98,16 +121,6 @@ def load(kind: str, name: str, /, **options: Any) -> Any:
     return cls(**values)
 
 
-def method_for(frames: int, name: str, options: Mapping[str, Any]) -> Any:
-    """A method as it works in a phase on clips of so many frames, which it may tell by a method `on_clips_of`.
-
-    Raises:
-        ValueError: as for `load`.
-    """
-    method = load("method", name, **options)
-    return method.on_clips_of(frames) if hasattr(method, "on_clips_of") else method
-
-
 def problems(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
     """Everything that `load` would complain about, one line each; an empty list if nothing."""
     try:
@@ -132,9 +145,29 @@ def describe(kind: str, name: str) -> Description:
     return Description(kind, name, (documented or "").split("\n")[0], options)
 
 
+def lacking(kind: str, found: type[Any]) -> list[str]:
+    """What a class has not got and must have to be of a kind."""
+    fields = {field.name for field in dataclasses.fields(found)}
+    return [member for member in MEMBERS.get(kind, ()) if member not in fields and not hasattr(found, member)]
+
+
+def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
+    """What a plugin's class says of itself in an optional attribute, or `otherwise` where it says nothing.
+
+    Any plugin may have `packages` (module that it needs -> how to install it); a task the class methods
+    `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
+    a method `ranked = False` and `every_block = True` (no block ever rests); an optimizer `reads` (keys `train.adam_*`
+    that change something); a metric `at_least` ("clips" or "frames" -> how many it needs).
+
+    Raises:
+        ValueError: as for `find`.
+    """
+    return getattr(find(kind, name), attribute, otherwise)
+
+
 def ranked(method: str) -> bool:
     """Whether a method needs a ranking and a schedule; one that does not says `ranked = False` in its class."""
-    return bool(getattr(find("method", method), "ranked", True))
+    return bool(declared("method", method, "ranked", True))
 
 
 def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -6,26 +6,37 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from entprog.cli.overrides import Overrides, integers, pairs, within_limits, without_none
+from entprog import plugins
+from entprog.cli.overrides import Overrides, either, integers, pairs, within_limits, without_none
 from entprog.config import reference
 from entprog.config.load import ConfigError, read_config
+from entprog.config.presets import PRESETS
+
+SHORT = [name for name, values in PRESETS.items() if "method" in values]
+Method = Annotated[str | None, Parameter(help=f"{either([*plugins.names('method'), *SHORT])}.")]
+Preset = Annotated[str | None, Parameter(help=f"{either(filter(None, PRESETS))}; entprog train --keys explains each.")]
 
 
-def demo(*, out: Path = Path("runs/demo")) -> None:
-    """Show all of it on rendered people, in a few minutes on two cores.
+def demo(*, out: Path = Path("runs/demo"), quick: bool = False, rendered: bool = False) -> None:
+    """Fine-tune the shipped base on real videos in several ways, and compare them.
 
-    Trains the shipped base twice from the same weights, data and noise: once
-    in full, once with the published method. Ends with a table of both and a
-    page to look at. Needs no data and no network.
+    Trains on 14 clips that the package ships: in full, by the published method
+    and by the preset "entprog", each from the same weights, with equal data and
+    noise. Ends with a table and a page that shows clips the models did not train
+    on, before and after, and which block trained when. Needs no data and no
+    network. Ctrl-C stops; the same command goes on.
 
         entprog demo --out runs/demo
+        entprog demo --quick --out runs/quick
 
     Args:
-        out: folder of both runs; finished ones in it are kept, interrupted ones go on.
+        out: folder of all runs; finished ones in it are kept, interrupted ones go on.
+        quick: a minute in all: few steps and few samples.
+        rendered: rendered people, in full and by the published method.
     """
     from entprog.demo import demo as verb
 
-    verb(out)
+    verb(out, rendered=rendered, quick=quick)
 
 
 def prepare(
@@ -78,7 +89,7 @@ def rank(
     /,
     *,
     phase: str | None = None,
-    preset: str | None = None,
+    preset: Preset = None,
     device: str | None = None,
     overrides: Overrides = (),
 ) -> None:
@@ -92,7 +103,6 @@ def rank(
     Args:
         recipe: the run's configuration, a TOML file.
         phase: only this phase of the recipe.
-        preset: "paper" for the published ranking.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
     config = read_config(recipe, pairs(overrides, preset=preset, device=device))
@@ -110,8 +120,8 @@ def plan(
     order: str | None = None,
     json: Path | None = None,
     picture: Path | None = None,
-    method: str | None = None,
-    preset: str | None = None,
+    method: Method = None,
+    preset: Preset = None,
     overrides: Overrides = (),
 ) -> None:
     """Say what a run would take: memory, time and what trains, stage by stage, without running it.
@@ -130,8 +140,6 @@ def plan(
         order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
         json: write all figures to this file.
         picture: draw memory by stage into this file, an SVG.
-        method: "full" or "progressive".
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
     """
     from entprog.plan.planning import demo_recipe
     from entprog.plan.planning import plan as verb
@@ -148,8 +156,8 @@ def train(
     resume_from_checkpoint: str | None = None,
     keys: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     output_dir: str | None = None,
-    method: str | None = None,
-    preset: str | None = None,
+    method: Method = None,
+    preset: Preset = None,
     label: str | None = None,
     device: str | None = None,
     overrides: Overrides = (),
@@ -175,8 +183,6 @@ def train(
         resume_from_checkpoint: "latest", or a checkpoint folder of this run; goes on exactly there.
         keys: print all keys of a recipe and stop.
         output_dir: the run folder; it must not exist yet.
-        method: "progressive", "mixed", "full", "lora", "lisa" or "badam".
-        preset: "entprog" for the least memory, "paper" for the published ranking and schedule.
         label: name of the run in tables.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """

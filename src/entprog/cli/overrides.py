@@ -1,7 +1,7 @@
 """Options of the command line that are keys of a recipe: `--train.seed 3`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter, UnknownOptionError
@@ -50,6 +50,12 @@ def pairs(overrides: Sequence[str], **options: str | None) -> list[tuple[str, st
 
 def listed(texts: Sequence[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",")]
+
+
+def either(names: Iterable[str]) -> str:
+    """Names as the help lists them: "a", "b" or "c"."""
+    *first, last = [f'"{name}"' for name in names]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def integers(name: str, texts: Sequence[str]) -> list[int]:

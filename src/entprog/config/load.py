@@ -1,44 +1,31 @@
-"""Reads a recipe into a checked `Config`, telling everything that is wrong with it at once."""
+"""Reads a recipe into a checked `Config`, or says everything that is wrong with it at once."""
 
-import re
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
-from operator import attrgetter
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
-from entprog.config import checks, reference, unused
-from entprog.config.schema import CLIPS, IMAGES, PRESETS, PUBLISHED, Config, PhaseConfig
-from entprog.config.trees import laid_over, leaves, value_at, without
-from entprog.config.values import Typed, converted, literal, outside, shown
+from entprog.config import checks, presets
+from entprog.config.presets import PRESETS, at, laid_over, leaves, value_at, without, without_others_options
+from entprog.config.reference import TABLES, from_command_line, key_at, literal, nearest, outside, refusal, shown
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 
 RESUMABLE = (
-    "output_dir",
-    "label",
-    "data.workers",
-    "data.cache",
-    "train.checkpointing_steps",
-    "train.checkpoints_total_limit",
-    "train.validation_steps",
-    "train.validation_clips",
-    "train.report_to",
-    "sample",
-    "evaluate",
-)
+    "output_dir", "label", "data.workers", "data.cache", "train.checkpointing_steps", "train.checkpoints_total_limit",
+    "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
+)  # fmt: skip
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
-OPTIONS_OF = {
-    "method": "method_options", "ranking.score": "ranking.options", "schedule.name": "schedule.options",
-    "train.optimizer": "train.optimizer_options", "task": "task_options",
-}  # fmt: skip
-"""Key that names a plugin -> the table of its options."""
+Table = TypeVar("Table", bound=Any)
 
-LARGEST = 1_000_000
+LARGEST_FILE = 1_000_000
 """Bytes of a recipe; something larger is another file, given by mistake."""
 
 
@@ -98,6 +85,7 @@ def config_of(
     Args:
         quiet: no warnings.
     """
+    tree = presets.modernised(tree) if resolved else tree
     reader = Reader(name)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(overrides)
     config = reader.config(reader.with_overrides(tree, pairs))
@@ -108,8 +96,8 @@ def config_of(
     if reader.problems:
         raise ConfigError(reader.problems)
     if not resolved and not quiet:
-        for finding in unused.without_effect(config, reader.given, reader.typed):
-            warnings.warn(reader.told(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
+        for finding in checks.without_effect(config, reader.given, set(reader.typed)):
+            warnings.warn(reader.line(finding.keys[0], finding.text), ConfigWarning, stacklevel=3)
     return config
 
 
@@ -136,6 +124,20 @@ def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
     return lines
 
 
+def updated(table: Table, name: str, values: Mapping[str, Any]) -> Table:
+    """A table of a configuration, called `name` in recipes, with other values; None leaves a value as it is.
+
+    Raises:
+        ConfigError: a value is wrong, in the words of `read_config`.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    reader = Reader("")
+    reader.config({name: given})
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return replace(table, **given)
+
+
 class Reader:
     """Turns a tree of plain values into a `Config`, collecting problems instead of stopping at the first."""
 
@@ -144,17 +146,17 @@ class Reader:
         self.problems: list[str] = []
         self.bad: set[str] = set()
         self.given: set[str] = set()
-        self.typed: set[str] = set()
+        self.typed: dict[str, str] = {}
         self.phases: list[str] = list(PUBLISHED)
 
-    def told(self, dotted: str, text: str) -> str:
+    def line(self, dotted: str, text: str) -> str:
         """One line: where the key was written, the key, what about it."""
         if any(f"{key}.".startswith(f"{dotted}.") for key in self.typed):
             return f"--{dotted}{text}"
         return f"{self.name}: {dotted}{text}" if self.name else f"{dotted}{text}"
 
     def problem(self, dotted: str, text: str, *, bad: bool = True) -> None:
-        self.problems.append(self.told(dotted, text))
+        self.problems.append(self.line(dotted, text))
         if bad:
             self.bad.add(dotted)
 
@@ -170,79 +172,86 @@ class Reader:
         for dotted, value in overrides:
             path = _path(dotted)
             key = ".".join(path)
-            self.typed.add(key)
+            self.typed[key] = value
             self.given.add(key)
             if path[0] == "phases" and len(path) > 1 and path[1] not in self.phases:
                 near = get_close_matches(path[1], self.phases, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.problem(key, f": the recipe has no such phase, it runs {', '.join(self.phases)}{hint}")
                 continue
-            branch: Any = Typed(value)
-            for part in reversed(path):
-                branch = {part: branch}
             if blocked := _blocked(laid_over(tree, over), path):
                 self.problem(key, f": {blocked} is no table")
                 continue
-            over = laid_over(over, branch)
+            known = key_at(key)
+            over = laid_over(over, at(path, from_command_line(value, known.kind if known else None)))
         kept = without_others_options(tree, over)
-        self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed
+        self.given -= {key for key, _ in leaves(tree)} - {key for key, _ in leaves(kept)} - self.typed.keys()
         tree = laid_over(kept, over)
-        method, preset = (literal(v) if isinstance(v, Typed) else v for v in map(tree.get, ("method", "preset")))
+        method, preset = tree.get("method"), tree.get("preset")
         if isinstance(method, str) and "method" in PRESETS.get(method, {}):  # short for the preset of that name
             replaced = "method" in self.typed and "preset" not in self.typed  # as other methods' options are
             if preset not in (None, "", method) and not replaced:
                 self.problem("method", f" = {shown(method)}: brings a preset of its own; leave out preset = {preset!r}")
             preset = method
             tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
-        under = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        under = _without_strange_options(under, tree)
-        if "method_options" in under:
-            under = {**under, "phases": _under_phases(str(preset), tree.get("phases"))}
-        return laid_over(under, tree)
+        return laid_over(presets.under(preset, tree), tree) if isinstance(preset, str) else tree
 
     def config(self, tree: dict[str, Any]) -> Config:
         """The configuration, with the default for each value that was refused."""
-        phases = tree.get("phases", {})
-        values = self._values(Config, {key: value for key, value in tree.items() if key != "phases"}, "")
-        if not isinstance(phases, dict):
-            self.problem("phases", f" = {shown(phases)}: expected tables, such as [phases.pose]")
-            return Config(**values)
-        read = {}
-        for name, table in phases.items():
-            dotted = f"phases.{name}"
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                self.problem(dotted, ": a phase names a folder; use letters, digits, - and _")
-            elif not isinstance(table, dict):
-                self.problem(dotted, f" = {shown(table)}: expected a table, such as [phases.pose]")
-            else:
-                start = PUBLISHED.get(name, PhaseConfig())
-                read[name] = replace(start, **self._values(PhaseConfig, table, dotted))
-        return Config(**values, phases=read)
+        for old, new in presets.RENAMED.items():
+            if value_at(tree, old) is not None:
+                self.problem(old, f": is {new} now")
+                tree = without(tree, old)
+        values = _with_published(tree)
+        while True:
+            try:
+                return _CONFIG.validate_python(values)
+            except ValidationError as error:
+                wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
+            written = [key for key, _ in leaves(tree)]
+            for path in sorted(wrong, key=lambda path: (path[0] == "phases", _place(path, written))):
+                self.problem(".".join(path), self._refused(path, wrong[path], value_at(values, path)))
+                values = without(values, path)
 
-    def _values(self, table: type[Any], tree: dict[str, Any], dotted: str) -> dict[str, Any]:
-        kinds = reference.hints(table)
-        values = {}
-        for key, value in tree.items():
-            name = f"{dotted}.{key}" if dotted else key
-            kind = kinds.get(key)
-            if kind is None:
-                near = reference.nearest(name, self.phases)
-                self.problem(name, f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key")
-            elif reference.is_table(kind):
-                if isinstance(value, dict):
-                    values[key] = kind(**self._values(kind, value, name))
-                else:
-                    self.problem(name, f" = {shown(value)}: expected a table, [{name}]")
-            else:
-                try:
-                    values[key] = converted(value, kind)
-                except TypeError as error:
-                    self.problem(name, f" = {shown(value)}: {error}")
-                    continue
-                if beyond := outside(values[key], reference.limit(name)):
-                    self.problem(name, f" = {shown(value)}: {beyond}")
-                    del values[key]
-        return values
+    def _refused(self, path: tuple[str, ...], error: str, value: Any) -> str:
+        """What to say of a value that pydantic refused."""
+        dotted = ".".join(path)
+        if error == "unexpected_keyword_argument":
+            near = nearest(dotted, self.phases)
+            return f": unknown key; did you mean {' or '.join(near)}?" if near else ": unknown key"
+        if error == "string_pattern_mismatch":
+            return ": a phase names a folder; use letters, digits, - and _"
+        said, key = f" = {shown(literal(self.typed[dotted]) if dotted in self.typed else value)}: ", key_at(dotted)
+        if key is None:
+            wanted = "tables, such as [phases.pose]" if dotted == "phases" else "a table, such as [phases.pose]"
+            return f"{said}expected {f'a table, [{dotted}]' if dotted in TABLES else wanted}"
+        beyond = outside(value, key.interval) if error in _BEYOND else None
+        return said + (beyond or refusal(value, key.kind))
+
+
+_CONFIG = TypeAdapter(Config)
+
+_BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+"""pydantic's names for a number outside its range."""
+
+
+def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree, each phase on the values that it starts from."""
+    phases = tree.get("phases")
+    if not isinstance(phases, dict):
+        return tree
+    starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
+    return {**tree, "phases": {n: {**starts[n], **t} if isinstance(t, dict) else t for n, t in phases.items()}}
+
+
+def _key(place: Iterable[int | str]) -> tuple[str, ...]:
+    """The parts of the key at which pydantic found something, without the place in a list."""
+    return tuple(str(part) for part in takewhile(lambda part: isinstance(part, str) and part != "[key]", place))
+
+
+def _place(path: tuple[str, ...], written: Sequence[str]) -> int:
+    """Where a key, or the first of a table, was written."""
+    return next(i for i, key in enumerate(written) if f"{key}.".startswith(f"{'.'.join(path)}."))
 
 
 def parsed(path: Path) -> dict[str, Any]:
@@ -253,7 +262,7 @@ def parsed(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(LARGEST_FILE + 1)
     except IsADirectoryError:
         inside = path / "config.toml"
         hint = f"; did you mean {inside}?" if inside.is_file() else ", not a recipe; give a TOML file"
@@ -265,8 +274,8 @@ def parsed(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: no such file{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-    if len(data) > LARGEST:
-        raise ConfigError([f"{path}: larger than {LARGEST} bytes, so hardly a recipe; give a TOML file"])
+    if len(data) > LARGEST_FILE:
+        raise ConfigError([f"{path}: larger than {LARGEST_FILE} bytes, so hardly a recipe; give a TOML file"])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -280,8 +289,8 @@ def parsed(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: nested too deeply"]) from None
     except ValueError as error:
         message, _, place = str(error).rpartition(" (at ")
-        told = f"{place.rstrip(')')}: {message}" if message else str(error)
-        raise ConfigError([f"{path}: {told}"]) from None
+        where = f"{place.rstrip(')')}: {message}" if message else str(error)
+        raise ConfigError([f"{path}: {where}"]) from None
 
 
 def _path(dotted: str) -> list[str]:
@@ -303,47 +312,6 @@ def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:
         if not isinstance(tree, dict):
             return ".".join(path[:depth])
     return None
-
-
-def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
-    for named, options in OPTIONS_OF.items():
-        now, before = value_at(over, named), value_at(tree, named)
-        now = literal(now) if isinstance(now, Typed) else now
-        if now not in (None, attrgetter(named)(Config()) if before is None else before):
-            tree = without(tree, options)
-    return tree
-
-
-def _under_phases(preset: str, phases: Any) -> dict[str, Any]:
-    """A preset's values to put under those of a recipe's phases, by whether these train on single frames; in order."""
-    under = {}
-    for name, table in phases.items() if isinstance(phases, dict) else ():
-        start = PUBLISHED.get(name, PhaseConfig())
-        frames = table.get("frames", start.frames) if isinstance(table, dict) else start.frames
-        single = (literal(frames) if isinstance(frames, Typed) else frames) == 1
-        under[name] = (IMAGES if single else CLIPS).get(preset, {})
-    return under
-
-
-def _without_strange_options(preset: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """The preset, less the options of a plugin in whose place the recipe has named another."""
-    kept = {}
-    for name, table in preset.items():
-        if not isinstance(table, dict):
-            kept[name] = table
-        elif name == "method_options":
-            method = tree.get("method", preset["method"])
-            if (literal(method) if isinstance(method, Typed) else method) == preset["method"]:
-                kept[name] = table
-        else:
-            own = tree.get(name, {})
-            which = next(key for key in table if key != "options")
-            other = isinstance(own, dict) and str(own.get(which, table[which])) != table[which]
-            kept[name] = {key: value for key, value in table.items() if key != "options" or not other}
-            if isinstance(own, dict) and str(own.get("optimizer", table.get("optimizer"))) != table.get("optimizer"):
-                kept[name].pop("optimizer_options", None)
-    return kept
 
 
 def _written(leaves: dict[str, Any], key: str) -> str:

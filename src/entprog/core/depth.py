@@ -7,12 +7,12 @@ import torch
 
 from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
-from entprog.core.types import Draw, Task
+from entprog.core.types import Draw, Predictor
 
 __all__ = ["block_costs", "depth_order"]
 
 
-def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, Any]]:
+def block_costs(task: Predictor, blocks: Blocks, draw: Draw) -> dict[str, dict[str, Any]]:
     """Measure by one forward where each block stands.
 
     Returns:
@@ -32,7 +32,7 @@ def block_costs(task: Task, blocks: Blocks, draw: Draw) -> dict[str, dict[str, A
     }
 
 
-def depth_order(task: Task, blocks: Blocks, draw: Draw) -> tuple[str, ...]:
+def depth_order(task: Predictor, blocks: Blocks, draw: Draw) -> tuple[str, ...]:
     """All blocks by their place in the forward, the lowest first; one forward, without gradient."""
     with torch.no_grad(), Skipper(blocks) as skipper:
         task.predict(draw)

@@ -5,9 +5,10 @@ Shape legend: B samples, F frames, C channels, H height, W width.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn, optim
 
 if TYPE_CHECKING:
@@ -61,15 +62,21 @@ class Workload:
 class Draw:
     """One noised batch with everything random already fixed.
 
-    `x` is the noised input x_tau and `eps` the noise in it, both [B, F, C, H, W] for the human video task (any
-    shape with the batch first elsewhere); `tau` [B] is the diffusion time; `condition` a mapping of tensors with
-    the batch first (or None where the model has no condition).
+    Attributes:
+        x: the noised input x_tau, [B, F, C, H, W] for the human video task (any shape with the batch first elsewhere).
+        tau: [B] the diffusion time in 0..1.
+        target: what a prediction must match, the shape of x: the noise, v, or the velocity (see the task's objective).
+        condition: tensors with the batch first, by name; empty where the model has no condition.
+        places: [B, K] the tokens that the middle blocks see; None for all of them.
+        hidden: what the frozen prefix makes of the draw, [B, ...] (see `Task.prefix`); None where that is not known.
     """
 
     x: Tensor
     tau: Tensor
-    eps: Tensor
+    target: Tensor
     condition: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Tensor | None = None
+    hidden: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -79,25 +86,66 @@ class Draw:
     def with_condition_of(self, shift: int) -> "Draw":
         """The same noised inputs, each with the condition of the sample `shift` places further on."""
         rolled = {name: value.roll(-shift, 0) for name, value in self.condition.items()}
-        return Draw(self.x, self.tau, self.eps, rolled)
+        return replace(self, condition=rolled)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that it holds, by name."""
+        own = {"x": self.x, "tau": self.tau, "target": self.target, "places": self.places, "hidden": self.hidden}
+        return {**{name: value for name, value in own.items() if value is not None}, **self.condition}
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Draw":
+        """The draw with `change` of each of its tensors."""
+        optional = {n: None if v is None else change(v) for n, v in (("places", self.places), ("hidden", self.hidden))}
+        condition = {name: change(value) for name, value in self.condition.items()}
+        return Draw(change(self.x), change(self.tau), change(self.target), condition, **optional)
+
+    def first(self, samples: int) -> "Draw":
+        """Its first samples, at most so many."""
+        return self.each(lambda tensor: tensor[:samples])
 
 
-class Task(Protocol):
-    """A model with its noise, its loss and its conditions.
+class Predictor(Protocol):
+    """As much of a task as scores and searches need; tasks/base.py has all of it."""
 
-    It may also have `losses(draw) -> Tensor`, the loss of each sample, [B], whose mean is `loss`: a probe then
-    compares its candidates sample by sample, else draw by draw.
-    """
-
-    @property
-    def model(self) -> nn.Module: ...
+    model: nn.Module
 
     def predict(self, draw: Draw) -> Tensor:
-        """The noise that the model predicts (eps_hat), the shape of `draw.eps`."""
+        """What the model predicts, the shape of `draw.target`."""
         ...
 
     def loss(self, draw: Draw) -> Tensor:
         """The training loss of a draw, a scalar."""
+        ...
+
+    def losses(self, draw: Draw) -> Tensor:
+        """The loss of each sample, [B], whose mean is `loss`."""
+        ...
+
+
+class Trainable(Predictor, Protocol):
+    """As much of a task as savings need; see tasks/base.py."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def with_model(self, model: nn.Module) -> "Trainable":
+        """The same task around another network of the same structure."""
+        ...
+
+    def recompute(self, on: bool) -> None:
+        """Whether activations of blocks are computed again in the backward pass."""
+        ...
+
+    def prefix_place(self) -> int:
+        """Tells the present frozen prefix from others; 0 where there is none."""
+        ...
+
+    def prefix(self, draw: Draw) -> Draw:
+        """The draw with `hidden`, what the frozen prefix makes of it."""
+        ...
+
+    def hidden_bytes(self, shape: Shape) -> int:
+        """Bytes of `hidden` of a micro-batch."""
         ...
 
 
@@ -200,7 +248,7 @@ class WeightStorage(Protocol):
 class Score(Protocol):
     """Plugin kind "score": which blocks first."""
 
-    def score(self, task: Task, blocks: "Blocks", draws: Sequence[Draw]) -> Scores: ...
+    def score(self, task: Predictor, blocks: "Blocks", draws: Sequence[Draw]) -> Scores: ...
 
 
 class Schedule(Protocol):
@@ -240,15 +288,33 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StepInfo:
-    """What `method.step(i)` tells the loop about step i."""
+class StepPlan:
+    """What step i of a phase is, decided before its batch is drawn.
 
-    stage: int
-    m: int
-    active: tuple[str, ...]
-    searching: bool
+    Attributes:
+        workload: what trains, and the shape of the batch.
+        replays: the step whose data, noise and learning rate it uses: i itself, except that the candidates of a probe
+            all replay the same steps.
+        stage: of the schedule.
+        searching: whether the step belongs to a search.
+        discardable: whether it may be undone when its probe ends (averaged weights leave such steps out).
+    """
+
+    workload: Workload
+    replays: int
+    stage: int = 0
+    searching: bool = False
     discardable: bool = False
-    """Whether this step may be undone when its probe ends (averaged weights leave such steps out)."""
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the blocks that train."""
+        return self.workload.active
+
+    @property
+    def m(self) -> int:
+        """How many blocks train."""
+        return len(self.workload.active)
 
 
 @dataclass(frozen=True)
@@ -279,7 +345,7 @@ class MethodContext:
         seed: of the search's own draws.
     """
 
-    task: "Task"
+    task: Predictor
     blocks: "Blocks"
     optimizer: optim.Optimizer
     total_steps: int
@@ -298,31 +364,6 @@ class MethodContext:
     storage: WeightStorage | None = None
     notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
     seed: int = 0
-
-
-class MethodPlugin(Protocol):
-    """Plugin kind "method": options, and `bind`, which gives the object that a loop uses."""
-
-    def bind(self, context: MethodContext) -> "Method": ...
-
-
-class Method(Protocol):
-    """A method bound to a phase: what trains at step i.
-
-    `workload(i)` is known before the batch is drawn, idempotent, and the same on every rank. `replays(i)` is the
-    step whose data, noise and learning rate step i uses: i itself, except that the candidates of a probe all
-    replay the same steps.
-    """
-
-    def workload(self, i: int) -> Workload: ...
-
-    def replays(self, i: int) -> int: ...
-
-    def step(self, i: int) -> AbstractContextManager[StepInfo]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Metric(Protocol):

@@ -17,6 +17,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 from tqdm import tqdm
 
+from entprog.codecs.base import Codec
 from entprog.codecs.pca import PatchCodec
 from entprog.data.shards import ShardWriter
 from entprog.synthetic import RenderedClip, render_clip
@@ -62,7 +63,7 @@ class RenderedPeople:
                     person = offset + first + subject
                     yield split, person, offset + first + subject * self.clips_per_subject + clip, person
 
-    def fingerprint(self, codec: PatchCodec) -> str:
+    def fingerprint(self, codec: Codec) -> str:
         """A short name of exactly this data: settings, codec and renderer version."""
         text = json.dumps({**asdict(self), "codec": codec.hash, "renderer": 2}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -71,7 +72,7 @@ class RenderedPeople:
 def render_data_set(
     spec: RenderedPeople,
     cache: Path,
-    codec: PatchCodec | None = None,
+    codec: Codec | None = None,
     *,
     workers: int = 0,
     progress: bool = True,

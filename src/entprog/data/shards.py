@@ -6,7 +6,6 @@ shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for eac
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from entprog.files import save_tensors, write_atomically
 
 FORMAT = 1
 SHARD_BYTES = 512 * 2**20
@@ -37,22 +37,6 @@ class ClipRow:
     fps: float
     split: str
     phase_hint: str | None = None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file aside and rename it into place."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors that whoever may read the folder may read; by itself the format's writer makes them private."""
-    save_file(dict(tensors), str(path), None if metadata is None else dict(metadata))
-    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 class ShardWriter:

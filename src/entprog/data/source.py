@@ -1,8 +1,10 @@
-"""Opens the data set that a configuration names: a prepared folder, or rendered people."""
+"""Opens the data set that a configuration names: a prepared folder, the shipped clips, or rendered people."""
 
 import os
+from importlib.resources import files
 from pathlib import Path
 
+from entprog.codecs.base import Codec
 from entprog.codecs.pca import PatchCodec
 from entprog.config.schema import DataConfig
 from entprog.data.rendered import RenderedPeople, render_data_set
@@ -15,8 +17,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")
 
 
+def shipped_clips() -> Path:
+    """The folder of the real videos that the package ships as latents and keypoints (NOTICE names each)."""
+    return Path(str(files("entprog") / "assets" / "clips"))
+
+
 def rendered_people(config: DataConfig) -> RenderedPeople:
-    """What a configuration without data.path renders."""
+    """What a configuration renders that names neither a folder nor the shipped clips.
+
+    Raises:
+        ValueError: `config.domain` is "clips".
+    """
+    if config.domain == "clips":
+        raise ValueError('data.domain = "clips": these are shipped videos; choose a domain that can be rendered')
     return RenderedPeople(
         domain=config.domain,
         subjects=config.subjects,
@@ -28,15 +41,17 @@ def rendered_people(config: DataConfig) -> RenderedPeople:
     )
 
 
-def open_data(config: DataConfig, *, progress: bool = True) -> Shards:
+def open_data(config: DataConfig, codec: Codec | None = None, *, progress: bool = True) -> Shards:
     """The data set of a run; people are rendered at first use.
 
     Raises:
         ValueError: the folder is no prepared data set, is empty, or holds latents of another codec.
     """
-    codec = PatchCodec.default()
+    codec = codec or PatchCodec.default()
     if config.path:
         shards = Shards(config.path)
+    elif config.domain == "clips":
+        shards = Shards(shipped_clips())
     else:
         spec = rendered_people(config)
         cache = Path(config.cache) if config.cache else cache_folder()

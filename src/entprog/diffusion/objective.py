@@ -1,8 +1,9 @@
-"""The forward process: x_tau from clean latents and noise, thin over diffusers' noise schedules."""
+"""The objective: how noise is added, what a model predicts, and the clean sample that a prediction implies."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler
@@ -11,22 +12,100 @@ from torch import Tensor
 STEPS = 1000
 
 
-@dataclass(frozen=True)
-class Noising:
-    """x_tau = sqrt(abar) x_0 + sqrt(1 - abar) eps, with abar from a diffusers beta schedule of 1000 steps.
+Kind = Literal["epsilon", "v", "flow"]
 
-    `beta_schedule` is a name of diffusers: "linear" (DDPM, DiT) or "squaredcos_cap_v2" (IDDPM's cosine).
+
+@dataclass(frozen=True)
+class Objective:
+    """What is added to clean latents and what a model predicts: x_tau = a x_0 + b eps.
+
+    | kind | a, b | target | x_0 from a prediction |
+    |---|---|---|---|
+    | epsilon | sqrt(abar), sqrt(1 - abar) | eps | (x - b eps_hat) / a |
+    | v (Salimans & Ho 2022) | the same | a eps - b x_0 | a x - b v_hat |
+    | flow (rectified flow) | 1 - tau, tau | eps - x_0 | x - tau v_hat |
+
+    Attributes:
+        kind: as above.
+        beta_schedule: a name of diffusers that gives abar over 1000 steps: "linear" (DDPM, DiT), "scaled_linear"
+            or "squaredcos_cap_v2" (IDDPM's cosine). Not used by flow.
+        shift: of flow's times: tau becomes shift tau / (1 + (shift - 1) tau).
+        beta_start, beta_end: of the linear schedules.
     """
 
+    kind: Kind = "epsilon"
     beta_schedule: str = "squaredcos_cap_v2"
+    shift: float = 1.0
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.kind not in ("epsilon", "v", "flow"):
+            raise ValueError(f"objective.kind = {self.kind!r}: choose epsilon, v or flow")
         if self.beta_schedule not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
             raise ValueError(
                 f"diffusion.beta_schedule = {self.beta_schedule!r}: choose linear, scaled_linear or squaredcos_cap_v2"
             )
-        scheduler: Any = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule=self.beta_schedule)
+        scheduler: Any = DDPMScheduler(
+            num_train_timesteps=STEPS, beta_schedule=self.beta_schedule, beta_start=self.beta_start,
+            beta_end=self.beta_end,
+        )  # fmt: skip
         object.__setattr__(self, "_table", scheduler.alphas_cumprod)
+
+    @classmethod
+    def from_scheduler_config(cls, config: Mapping[str, Any]) -> "Objective":
+        """The objective of a pretrained model, read from its scheduler_config.json.
+
+        Raises:
+            ValueError: a prediction type or a number of steps that is not known.
+        """
+        name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
+        if "FlowMatch" in name or kind == "flow_prediction":
+            return cls("flow", shift=float(config.get("flow_shift", config.get("shift", 1.0))))
+        kinds: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v"}
+        if kind not in kinds:
+            raise ValueError(f"scheduler_config.json: prediction_type = {kind!r}: expected {', '.join(kinds)} or flow")
+        if (steps := config.get("num_train_timesteps", STEPS)) != STEPS:
+            raise ValueError(f"scheduler_config.json: num_train_timesteps = {steps}: expected {STEPS}")
+        numbers = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
+        return cls(kinds[kind], str(config.get("beta_schedule", "linear")), **numbers)
+
+    def a(self, tau: Tensor) -> Tensor:
+        """What clean latents are multiplied by at times tau [B] in 0..1."""
+        if self.kind == "flow":
+            return 1 - self.model_time(tau)
+        return self._abar(tau).sqrt()
+
+    def b(self, tau: Tensor) -> Tensor:
+        """What noise is multiplied by at times tau [B] in 0..1."""
+        if self.kind == "flow":
+            return self.model_time(tau)
+        return (1 - self._abar(tau)).sqrt()
+
+    def model_time(self, tau: Tensor) -> Tensor:
+        """The time [B] in 0..1 that a network is given: shifted for flow, tau itself otherwise."""
+        if self.kind == "flow" and self.shift != 1.0:
+            return self.shift * tau / (1 + (self.shift - 1) * tau)
+        return tau
+
+    def add(self, clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """x_tau of clean latents [B, ...] with `noise` of the same shape at `tau` [B]."""
+        return _wide(self.a(tau), clean) * clean + _wide(self.b(tau), clean) * noise
+
+    def target(self, clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """What a prediction must match, the shape of `clean`."""
+        if self.kind == "epsilon":
+            return noise
+        if self.kind == "flow":
+            return noise - clean
+        return _wide(self.a(tau), clean) * noise - _wide(self.b(tau), clean) * clean
+
+    def x0(self, prediction: Tensor, x: Tensor, tau: Tensor) -> Tensor:
+        """The clean latents that a prediction at x_tau implies."""
+        a, b = _wide(self.a(tau), x), _wide(self.b(tau), x)
+        if self.kind == "epsilon":
+            return (x - b * prediction) / a
+        return x - b * prediction if self.kind == "flow" else a * x - b * prediction
 
     def steps(self, tau: Tensor) -> Tensor:
         """Discrete steps 0..999 of times tau in 0..1."""
@@ -47,11 +126,14 @@ class Noising:
         nearer = (log_ratio[place - 1] - wanted).abs() < (log_ratio[place] - wanted).abs()
         return step_to_tau(torch.where(nearer, place - 1, place).to(tau.device), tau.device)
 
-    def add(self, clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        """x_tau of clean latents [B, ...] with `noise` of the same shape at `tau` [B]."""
-        abar = self._table.to(clean.device)[self.steps(tau)]  # type: ignore[attr-defined]
-        abar = abar.view(-1, *[1] * (clean.dim() - 1))
-        return abar.sqrt() * clean + (1 - abar).sqrt() * noise
+    def _abar(self, tau: Tensor) -> Tensor:
+        table: Tensor = self._table  # type: ignore[attr-defined]
+        return table.to(tau.device)[self.steps(tau)]
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B, 1, ...] beside a tensor [B, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def step_to_tau(step: Tensor | int, device: torch.device | str = "cpu") -> Tensor:

@@ -4,6 +4,7 @@ Shape legend: F frames, H W height and width in pixels.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,24 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from entprog import plugins
-from entprog.codecs.pca import FACTOR, PatchCodec
+from entprog.codecs.base import Codec
 from entprog.config import checks
 from entprog.config.load import read_config
 from entprog.config.schema import Config, EvaluateConfig, SampleConfig
+from entprog.core.bands import band_edges, band_means
 from entprog.core.types import Shape
-from entprog.data.clips import Clips, Sample
-from entprog.data.sampler import generator
-from entprog.data.shards import ClipRow, Shards, write_atomically
-from entprog.data.source import open_data
-from entprog.diffusion.sampling import sample_clips
+from entprog.files import write_atomically
 from entprog.sample.animate import write_panels
-from entprog.tasks.human_video.build import open_run
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.base import Task, fixed_draws
+from entprog.tasks.finished_run import open_run
 
-MEAN_FRAMES = 512
 BEYOND_PERSON = 0.12
 VISIBLE = 0.5
-BATCH_TOKENS = 16384
 
 POOLING = {
     "background_l1": f"L1 over pixels farther than {BEYOND_PERSON} of the side from the box of the visible keypoints",
@@ -87,23 +83,20 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: s
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
     config = read_config(run / "config.toml", given, resolved=True)
-    for finding in checks.metric_packages(config):
+    for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
-    _, task, codec = open_run(run, config.sample.weights, device)
+    _, task = open_run(run, config.sample.weights, device)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
-    shards = open_data(config.data)
-    result = evaluate_task(task, shards, config, run, codec=codec, weights="ema" if averaged else "model")
+    result = evaluate_task(task, config, run, weights="ema" if averaged else "model")
     print(table(result))
     return result
 
 
 def evaluate_task(
-    task: HumanVideo,
-    shards: Shards,
+    task: Task,
     config: Config,
     out: Path,
     *,
-    codec: PatchCodec | None = None,
     weights: str = "model",
     samples: Path | None = None,
     progress: bool = True,
@@ -119,18 +112,18 @@ def evaluate_task(
         weights: what the protocol calls the task's weights.
         samples: folder of the videos; `out`/samples/final where not given.
     """
-    codec = codec or PatchCodec.default()
-    clips = holdout_clips(shards, config.evaluate.frames)
-    generated = generate_holdout(task, clips, config.evaluate, config.sample, codec, progress=progress)
+    if not task.generates:
+        result = held_out_loss(task, config, weights)
+        write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
+        return result
+    generated = generate_holdout(task, config.evaluate, config.sample, progress=progress)
     names = config.evaluate.metrics
     values, rows = measure([clip.generated for clip in generated], generated, names)
-    mean = mean_frame(shards, config.evaluate.resolution, codec)
+    mean = task.mean_frame(config.evaluate.resolution)
     copied = [clip.reference.expand_as(clip.truth) for clip in generated]
-    averaged = [mean.expand_as(clip.truth) for clip in generated]
-    baselines = {
-        "copy_reference": measure(copied, generated, names)[0],
-        "mean_frame": measure(averaged, generated, names)[0],
-    }
+    baselines = {"copy_reference": measure(copied, generated, names)[0]}
+    if mean is not None:
+        baselines["mean_frame"] = measure([mean.expand_as(clip.truth) for clip in generated], generated, names)[0]
     posed = [name for name in names if issubclass(plugins.find("metric", name), KeypointMetric)]
     if posed and len(generated) > 1:
         nexts = [*generated[1:], generated[0]]
@@ -138,7 +131,7 @@ def evaluate_task(
         found = measure([clip.generated for clip in generated], shuffled, posed)[0]
         baselines["shuffled_poses"] = {name: value for name, value in found.items() if name not in POOLING}
     result = {
-        "protocol": protocol(config, clips=len(generated), weights=weights),
+        "protocol": protocol(config, task.codec, clips=len(generated), weights=weights),
         "metrics": values,
         "per_clip": rows,
         "baselines": baselines,
@@ -148,13 +141,30 @@ def evaluate_task(
     return result
 
 
-def protocol(config: Config, *, clips: int, weights: str) -> dict[str, Any]:
+@torch.no_grad()
+def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
+    """What metrics.json says of a task that makes no clips: the held-out loss, its mean and by noise band."""
+    number, phase = [(k, p) for k, p in enumerate(config.phases.values()) if p.steps > 0][-1]
+    shape = Shape(phase.resolution, phase.frames, phase.batch)
+    samples = task.samples("holdout", phase.frames, config.train.seed)
+    draws = fixed_draws(task, samples, shape, config.train.holdout_clips, config.train.seed * 1000 + number + 700)
+    losses = [loss for draw in draws for loss in task.losses(draw).tolist()]
+    taus = [tau for draw in draws for tau in draw.tau.tolist()]
+    bands = {
+        f"loss_{low:g}_{high:g}": mean for (low, high), mean in zip(band_edges(), band_means(losses, taus), strict=True)
+    }
+    values = {"loss": sum(losses) / len(losses), **{name: mean for name, mean in bands.items() if not math.isnan(mean)}}
+    said = {"samples": len(losses), "loss": "mean over the fixed holdout draws; by band of tau", "weights": weights}
+    return {"protocol": said, "metrics": values, "per_clip": [], "baselines": {}}
+
+
+def protocol(config: Config, codec: Codec | None, *, clips: int, weights: str) -> dict[str, Any]:
     """How the numbers were made: which frames, size, pooling, sampler, steps, guidance, seed, weights."""
     said: dict[str, Any] = {
         "clips": f"the first {clips} held out, in index order",
         "frames": f"the first {config.evaluate.frames} of each",
         "resolution": config.evaluate.resolution,
-        "truth": f"decoded {PatchCodec.name} latents, pixels in 0..1",
+        "truth": f"decoded {codec.name} latents, pixels in 0..1" if codec else "pixels in 0..1",
         "scheduler": config.sample.scheduler,
         "num_inference_steps": config.sample.num_inference_steps,
         "guidance_scale": config.sample.guidance_scale,
@@ -168,77 +178,25 @@ def protocol(config: Config, *, clips: int, weights: str) -> dict[str, Any]:
     return said | {name: {"pooling": pooling} for name, pooling in POOLING.items()}
 
 
-def holdout_clips(shards: Shards, frames: int) -> Clips:
-    """The held-out clips of at least `frames` frames."""
-    longest = max((row.frames for row in shards.rows if row.split == "holdout"), default=0)
-    if not longest:
-        raise ValueError(f"data: {shards.folder} holds no clip out; prepare it with a holdout share above 0")
-    if longest < frames:
-        raise ValueError(f"evaluate.frames = {frames}: the longest held-out clip has {longest}; choose at most that")
-    return Clips(shards, "holdout", frames=frames)
-
-
 def generate_holdout(
-    task: HumanVideo,
-    clips: Clips,
-    config: EvaluateConfig,
-    sample: SampleConfig,
-    codec: PatchCodec,
-    *,
-    progress: bool = False,
+    task: Task, config: EvaluateConfig, sample: SampleConfig, *, progress: bool = False
 ) -> list[GeneratedClip]:
-    """Generate the first `config.clips` clips from their first frame on.
+    """Generate the first `config.clips` held-out clips from their first frame on.
 
     A pure function of the weights, the data and the settings: references and noise are fixed by the clip's place
     in the index and `sample.seed`.
     """
-    samples = holdout_samples(clips, config.clips)
-    tokens = config.frames * (config.resolution // FACTOR // 2) ** 2
-    size = min(len(samples), max(1, BATCH_TOKENS // tokens))
     generated = []
-    with tqdm(total=len(samples), desc="Sampling", unit="clip", disable=not progress) as bar:
-        for start in range(0, len(samples), size):
-            part = samples[start : start + size]
-            keys = np.arange(start, start + len(part))
-            batch = clips.assemble(part, keys, Shape(config.resolution, config.frames, len(part)))
-            latents = sample_clips(
-                task,
-                batch.reference,
-                batch.pose if task.pose else None,
-                frames=config.frames,
-                scheduler=sample.scheduler,
-                num_inference_steps=sample.num_inference_steps,
-                guidance_scale=sample.guidance_scale,
-                seed=sample.seed,
-                keys=keys.tolist(),
-                codec=codec,
-            )
-            fakes, truths, references = map(codec.decode, (latents.cpu(), batch.latents, batch.reference))
-            for i, shown in enumerate(part):
-                row, keypoints = shown.row, clips.shards.pose(shown.row, 0, config.frames)
-                generated.append(
-                    GeneratedClip(row.clip, row.subject, fakes[i], truths[i], references[i], keypoints, row.fps)
-                )
-            bar.update(len(part))
+    with tqdm(total=config.clips, desc="Sampling", unit="clip", disable=not progress) as bar:
+        for clips in task.held_out(config):
+            conditions = {name: torch.stack([c.conditions[name] for c in clips]) for name in clips[0].conditions}
+            fakes = task.generate(conditions, sample, [clip.key for clip in clips])
+            generated += [
+                GeneratedClip(c.clip, c.subject, fake, c.truth, c.reference, c.keypoints, c.fps)
+                for c, fake in zip(clips, fakes, strict=True)
+            ]
+            bar.update(len(clips))
     return generated
-
-
-def holdout_samples(clips: Clips, count: int) -> list[Sample]:
-    """The first `count` clips from frame 0 on, each with a reference fixed by its place in the index.
-
-    The reference is a frame of another clip of the same subject and scene where there is one.
-    """
-    rows: dict[tuple[str, str], list[ClipRow]] = {}
-    for row in clips.shards.rows:
-        if row.split == clips.split:
-            rows.setdefault((row.subject, row.scene), []).append(row)
-    samples = []
-    for index, row in enumerate(clips.rows[:count]):
-        which, frame = generator(0, 7, index).random(2)
-        mates = [mate for mate in rows[row.subject, row.scene] if mate.clip != row.clip] or [row]
-        mate = mates[int(which * len(mates))]
-        samples.append(Sample(row, 0, mate, int(frame * mate.frames)))
-    return samples
 
 
 def measure(
@@ -307,19 +265,6 @@ def _nearer_to_own(fakes: Sequence[Tensor], clips: Sequence[GeneratedClip]) -> I
         if other is None:
             return
         yield bool((fake - clip.truth).abs().mean() < (fake - other.truth).abs().mean())
-
-
-def mean_frame(shards: Shards, resolution: int, codec: PatchCodec) -> Tensor:
-    """The mean [3, H, W] of up to 512 training frames, evenly spread over all of them."""
-    places = [(row, i) for row in shards.rows if row.split == "train" for i in range(row.frames)]
-    if not places:
-        raise ValueError(f"data: {shards.folder} has no training clip for the mean frame; prepare it again")
-    chosen = np.unique(np.linspace(0, len(places) - 1, MEAN_FRAMES).round().astype(int))
-    total = torch.zeros(3, resolution, resolution)
-    for place in chosen:
-        row, i = places[place]
-        total += codec.decode(shards.latents(row, resolution, i, 1)[0])
-    return total / len(chosen)
 
 
 def write_samples(folder: Path, clips: Sequence[GeneratedClip]) -> None:

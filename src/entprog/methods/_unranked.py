@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
 from entprog.core.sizes import SizesByStage, check_lengths
-from entprog.core.types import MethodContext, Shape, StepInfo, Workload
+from entprog.core.types import MethodContext, Shape, StepPlan, Workload
+from entprog.methods.base import Method, MethodPlugin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unranked(SizesByStage):
+class Unranked(SizesByStage, MethodPlugin):
     """Blocks by turn, sizes by stage; a relative overrides which blocks a turn trains. All of it is pure."""
 
     ranked: ClassVar[bool] = False
@@ -20,6 +21,11 @@ class Unranked(SizesByStage):
 
     def __post_init__(self) -> None:
         check_lengths(self.table, self.sizes(), self.stages)
+
+    @property
+    def rests_inputs(self) -> bool:
+        """Whether parameters on the input side rest in some turns."""
+        return False
 
     @property
     def stages(self) -> int:
@@ -58,7 +64,7 @@ class Unranked(SizesByStage):
         return tuple(dict.fromkeys(self.size_at(stage, shape) or shape for stage in range(self.stages)))
 
 
-class BoundUnranked:
+class BoundUnranked(Method):
     """The method of one phase. A relative may bring another Freezer, or do something between two turns.
 
     Args:
@@ -87,29 +93,28 @@ class BoundUnranked:
         self.turn = 0
         self.announced = -1
 
-    def workload(self, i: int) -> Workload:
+    def plan(self, i: int) -> StepPlan:
+        """See `Method.plan`: what the options say of step i."""
         context = self.context
-        return self.plugin.workload(i, self.names, context.shape, context.total_steps, context.seed)
-
-    def replays(self, i: int) -> int:
-        return i
+        workload = self.plugin.workload(i, self.names, context.shape, context.total_steps, context.seed)
+        return StepPlan(workload, i, self._stage(i))
 
     def switch(self) -> None:
         """Called between two turns, with the blocks of the first still active."""
         return
 
     @contextmanager
-    def step(self, i: int) -> Iterator[StepInfo]:
+    def step(self, i: int) -> Iterator[StepPlan]:
+        """See `Method.step`."""
         if i // self.turn_steps != self.turn:
             self.turn = i // self.turn_steps
             self.switch()
-        workload, stage = self.workload(i), self._stage(i)
-        active = workload.active
-        self.freezer.train_only(active, inputs=workload.inputs)
-        if self.announced < stage:
-            self.announced = stage
-            self.context.notify("stage", {"stage": stage, "m": len(active), "active": list(active)})
-        yield StepInfo(stage, len(active), active, searching=False)
+        plan = self.plan(i)
+        self.freezer.train_only(plan.active, inputs=plan.workload.inputs)
+        if self.announced < plan.stage:
+            self.announced = plan.stage
+            self.context.notify("stage", {"stage": plan.stage, "m": plan.m, "active": list(plan.active)})
+        yield plan
 
     def _stage(self, i: int) -> int:
         """What is reported as a stage: turns where there are several, else the stages of the sizes."""

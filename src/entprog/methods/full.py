@@ -1,9 +1,11 @@
 """Full fine-tuning: every block trains at every step."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.methods.base import Method
 
 __all__ = ["Full"]
 
@@ -18,6 +20,8 @@ class Full(Unranked):
     Attributes:
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
+
+    every_block: ClassVar[bool] = True
 
     def bind(self, context: MethodContext) -> Method:
         """Needs neither ranking nor schedule."""

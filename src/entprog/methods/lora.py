@@ -1,6 +1,6 @@
 """LoRA: the blocks stay frozen, low-rank adapters on their linear layers train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +9,7 @@ from torch import nn
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.sizes import block_count
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._low_rank import (
     AdapterFreezer,
     grouped,
@@ -19,6 +19,7 @@ from entprog.methods._low_rank import (
     take_off,
 )
 from entprog.methods._unranked import BoundUnranked, Unranked
+from entprog.methods.base import Method
 from entprog.savings.adapters import adapted_layers
 
 __all__ = ["Lora"]
@@ -54,6 +55,8 @@ class Lora(Unranked):
     inputs: Literal["always", "never"] = "always"
     full: tuple[str, ...] = ()
 
+    packages: ClassVar[Mapping[str, str]] = {"peft": 'pip install "peft>=0.17"'}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.rank, self.alpha, self.lr_factor)
@@ -80,13 +83,10 @@ class Lora(Unranked):
         put_on(model, chosen, rank=self.rank, alpha=self.alpha, full=self.full, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 
-    def on_clips_of(self, frames: int) -> "Lora":
-        """As it works in a phase on clips of so many frames."""
-        return self if self.m_images is None or frames > 1 else replace(self, m=self.m_images)
-
-    def with_new(self, modules: Sequence[str]) -> "Lora":
-        """The same, with modules that are new to the network, which train in full."""
-        return replace(self, full=tuple(dict.fromkeys((*self.full, *modules))))
+    def for_phase(self, frames: int, new: Sequence[str] = ()) -> "Lora":
+        """`m_images` in the place of `m` on single frames; what is new to the network trains in full."""
+        m = self.m if self.m_images is None or frames > 1 else self.m_images
+        return replace(self, m=m, full=tuple(dict.fromkeys((*self.full, *new))))
 
     def bind(self, context: MethodContext) -> Method:
         """Needs an optimizer over `groups`, neither ranking nor schedule."""

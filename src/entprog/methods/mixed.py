@@ -1,5 +1,6 @@
 """Mixed rank: the blocks that the schedule chooses train in full, all others through LoRA."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,8 +8,9 @@ from torch import nn
 
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
-from entprog.core.types import Method, MethodContext
+from entprog.core.types import MethodContext
 from entprog.methods._low_rank import MixedFreezer, grouped, put_on, take_off
+from entprog.methods.base import Method, MethodPlugin
 from entprog.methods.lora import check
 from entprog.methods.progressive import BoundProgressive
 
@@ -16,7 +18,7 @@ __all__ = ["Mixed"]
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(MethodPlugin):
     """Prioritized progressive learning with LoRA adapters (by peft) on the blocks that would stay frozen.
 
     Ranking, schedule and search are those of "progressive". When a block becomes active its adapter is merged
@@ -28,6 +30,8 @@ class Mixed:
         alpha: an adapter's output is scaled by alpha / rank.
         lr_factor: the adapters' learning rate over the phase's.
     """
+
+    packages: ClassVar[Mapping[str, str]] = {"peft": 'pip install "peft>=0.17"'}
 
     rank: int = 16
     alpha: int = 16

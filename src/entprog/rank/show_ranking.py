@@ -4,43 +4,30 @@ from typing import Any
 
 from tqdm import tqdm
 
-from entprog import plugins
 from entprog.config.schema import Config
-from entprog.core.types import Ranking, Shape
-from entprog.data.clips import Clips
-from entprog.data.source import open_data
-from entprog.tasks.human_video.build import build_task
-from entprog.train.draws import fixed_draws, phase_blocks
-from entprog.train.ranking import add_costs, rank_blocks, ranking_table, rare_inputs
+from entprog.core.types import Ranking
+from entprog.tasks.finished_run import build_task
+from entprog.train.phase import PhaseSetup, running
+from entprog.train.ranking import score_phase
 
 
 def rank(config: Config, *, phase: str | None = None) -> None:
-    """Print the ranking of one phase, or of all.
+    """Print the ranking of one phase, or of all: what `entprog train` records in its scores.json.
 
     Raises:
         ValueError: no such phase, or a wrong setting.
     """
     if phase is not None and phase not in config.phases:
         raise ValueError(f"phase = {phase!r}: the recipe has {', '.join(config.phases)}")
-    shards, task = open_data(config.data), build_task(config)
-    for number, (name, settings) in enumerate(config.phases.items()):
-        if phase not in (None, name) or settings.steps == 0:
+    task = build_task(config)
+    task.check(config)
+    for number, (name, _) in enumerate(running(config)):
+        if phase not in (None, name):
             continue
-        blocks = phase_blocks(task, config, settings)
-        task.pose = settings.pose
-        task.model.temporal_off = settings.blocks == "spatial"
-        seed = config.train.seed * 1000 + number
-        shape = Shape(settings.resolution, settings.frames, settings.batch)
-        clips = Clips(shards, "train", seed=seed, frames=settings.frames)
-        most = config.ranking.draw_size(settings.batch)
-        draws = fixed_draws(task, clips, shape, config.ranking.samples, seed + 500, most=most)
-        scores, ranking = rank_blocks(task, blocks, draws, config.ranking)
-        table = ranking_table(task, blocks, draws[0], scores, config.ranking)
-        outside = settings.outside and config.freeze.outside
-        plugin = plugins.load("method", config.method, **config.method_options)
-        inputs = rare_inputs(config, plugin, task, draws[0], outside)
-        add_costs(table, task, blocks, draws[0], config, batch=settings.batch, outside=outside, inputs=inputs)
-        tqdm.write(f"\nphase {name}: {config.ranking.score}, {scores.samples} samples\n{_text(table, ranking)}")
+        setup = PhaseSetup.build(task, config, number, name)
+        scored = score_phase(task, setup, config)
+        samples = scored.table["samples"]
+        tqdm.write(f"\nphase {name}: {config.ranking.score}, {samples} samples\n{_text(scored.table, scored.ranking)}")
 
 
 def _text(table: dict[str, Any], ranking: Ranking) -> str:

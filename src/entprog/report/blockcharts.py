@@ -129,22 +129,22 @@ def block_map(run: Run) -> str:
     parts = columns(steps)
     edges = [float(part[0].step) for part in parts] + [x.high]
     blocks = {phase.name: phase.blocks for phase in run.phases}
-    sets = [_active_shares(part, blocks) for part in parts]
+    sets = [active_shares(part, blocks) for part in parts]
     rows = []
     for name in names:
         shares = [found.get(name, 0.0) for found in sets]
         trained = sum(share * len(part) for share, part in zip(shares, parts, strict=True))
         body = "".join(
-            f'<path opacity="{level / LEVELS:.2g}" d="{_rectangles(shares, edges, level, x)}"/>'
+            f'<path opacity="{level / LEVELS:.2g}" d="{rectangles(shares, edges, level, x)}"/>'
             for level in range(1, LEVELS + 1)
-            if any(_level(share) == level for share in shares)
+            if any(level_of(share) == level for share in shares)
         )
         words = f"{name}: trained in {trained:.0f} of {len(steps)} steps"
         kind = f"kind-{kinds.index(_kind(name)) % 4}"
         rows.append(_row(kind, name, body, formats.percent(trained / len(steps)), words))
     searched = [float(any(step.searching for step in part)) for part in parts]
     if any(searched):
-        path = f'<path d="{_rectangles(searched, edges, LEVELS, x)}"/>'
+        path = f'<path d="{rectangles(searched, edges, LEVELS, x)}"/>'
         count = sum(step.searching for step in steps)
         rows.insert(0, _row("search", "search", path, "", f"{count} steps of search"))
     heads = "".join(
@@ -181,7 +181,7 @@ def _kind(name: str) -> str:
     return name.rstrip("0123456789").rstrip("._ ") or name
 
 
-def _active_shares(part: Sequence[Step], blocks: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+def active_shares(part: Sequence[Step], blocks: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """How often each block trained within the steps of one column, 0..1."""
     found: dict[str, float] = {}
     for step in part:
@@ -192,14 +192,14 @@ def _active_shares(part: Sequence[Step], blocks: Mapping[str, tuple[str, ...]]) 
     return found
 
 
-def _level(share: float) -> int:
+def level_of(share: float) -> int:
     return math.ceil(share * LEVELS - 1e-9)
 
 
-def _rectangles(shares: Sequence[float], edges: Sequence[float], level: int, x: Axis) -> str:
+def rectangles(shares: Sequence[float], edges: Sequence[float], level: int, x: Axis) -> str:
     """Run-length encoding: one rectangle for each stretch of columns at `level`."""
     drawn, place = [], 0
-    for here, group in groupby(shares, key=_level):
+    for here, group in groupby(shares, key=level_of):
         length = len(list(group))
         if here == level:
             left, right = 1000 * x.place(edges[place]), 1000 * x.place(edges[place + length])

@@ -302,14 +302,15 @@ def _totals(
     if given:
         values: dict[str, Any] = {name: number(given.get(name)) for name in names}
         return Totals(**values)
+    holdouts = [number(event.get("loss")) for event in events if event.get("event") == "holdout"]
+    last = holdouts[-1] if holdouts else NAN
     if not steps:
-        return Totals(counted=True)
+        return Totals(holdout_loss=last, counted=True)
 
     def add(values: Iterator[float] | Sequence[float]) -> float:
         return math.fsum(value for value in values if math.isfinite(value))
 
     peaks = [step.bytes_peak for step in steps if math.isfinite(step.bytes_peak)]
-    holdouts = [number(event.get("loss")) for event in events if event.get("event") == "holdout"]
     flops_scoring = add([number(phase.scores.get("flops")) for phase in phases])
     ranked = [number(event.get("bytes_peak")) for event in events if event.get("event") == "rank"]
     scoring = max((peak for peak in ranked if math.isfinite(peak)), default=NAN)
@@ -323,7 +324,7 @@ def _totals(
         bytes_peak=max([*peaks, *(peak for peak in ranked if math.isfinite(peak))], default=NAN),
         bytes_peak_scoring=scoring,
         bytes_mean=add(peaks) / len(peaks) if peaks else NAN,
-        holdout_loss=holdouts[-1] if holdouts else NAN,
+        holdout_loss=last,
         steps=float(len(steps)),
         counted=True,
     )

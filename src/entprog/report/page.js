@@ -48,6 +48,13 @@ for (const plot of document.querySelectorAll(".plot[data-x]")) {
   plot.addEventListener("pointerdown", show);
   plot.addEventListener("pointerleave", hide);
 }
+// The clips of one row show the same moment: all follow the first.
+for (const row of document.querySelectorAll(".beside")) {
+  const [first, ...others] = row.querySelectorAll("video");
+  if (first) first.addEventListener("timeupdate", () => {
+    for (const video of others) if (Math.abs(video.currentTime - first.currentTime) > 0.06) video.currentTime = first.currentTime;
+  });
+}
 // A click pauses a clip; those who ask for less motion start with all of them paused.
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 for (const video of document.querySelectorAll("video")) {

@@ -15,6 +15,8 @@ from entprog.report.collect import Run, collect
 HERE = Path(__file__).parent
 LONGEST = 400
 OPEN = 2
+MAPS = 4
+"""Runs whose block maps stand side by side; those of more runs are folded away."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
@@ -63,11 +65,11 @@ def render(runs: Sequence[Run]) -> str:
     body = "".join(
         (
             _header(title, runs),
-            _section("result", "Result", "", tables.headline(runs)),
             _samples(runs),
+            _map(runs),
+            _section("result", "Result", "", tables.headline(runs)),
             _loss(runs),
             _importance(runs),
-            _map(runs),
             _memory(runs),
             _trials(runs),
             _warnings(runs),
@@ -97,11 +99,10 @@ def _line(words: str) -> str:
 
 
 def _header(title: str, runs: Sequence[Run]) -> str:
-    cards = "".join(_card(run, i) for i, run in enumerate(runs))
-    return (
-        f'<header><p class="eyebrow">entprog report</p><h1>{escape(title)}</h1>'
-        f'<div class="cards">{cards}</div></header>'
-    )
+    cards = f'<div class="cards">{"".join(_card(run, i) for i, run in enumerate(runs))}</div>'
+    if len(runs) > 1:
+        cards = _fold("The runs: " + ", ".join(f"{escape(run.label)} ({escape(run.status)})" for run in runs), cards)
+    return f'<header><p class="eyebrow">entprog report</p><h1>{escape(title)}</h1>{cards}</header>'
 
 
 def _card(run: Run, index: int) -> str:
@@ -150,6 +151,10 @@ def _time(value: Any) -> str:
 
 def _samples(runs: Sequence[Run]) -> str:
     lead = "Held-out clips. In each picture from left to right: reference, pose, generated, truth."
+    if len(runs) > 1:
+        lead = (
+            "Held-out clips, not trained on: the reference image, the driving pose, what each run generated, the truth."
+        )
     body = media.clips(runs)
     return _section("samples", "Samples", lead if body else "", body or _line("No sample clips in these runs."))
 
@@ -171,7 +176,9 @@ def _importance(runs: Sequence[Run]) -> str:
 
 
 def _map(runs: Sequence[Run]) -> str:
-    body = _each([(run, blockcharts.block_map(run)) for run in runs], titles=False)
+    drawn = "".join(blockcharts.block_map(run) for run in runs[:MAPS])
+    folded = _each([(run, blockcharts.block_map(run)) for run in runs[MAPS:]], titles=False)
+    body = f'<div class="pair">{drawn}</div>{folded}' if drawn else folded
     return _section("map", "Which block trained when", "One row a block, in network order.", body)
 
 

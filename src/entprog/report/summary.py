@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,17 @@ METRICS = {
     "l1": "L1",
     "psnr": "PSNR",
     "ssim": "SSIM",
+    "pck": "PCK",
+    "pose_error": "pose error",
     "frechet_frames": "Frechet (Lite0) frames",
     "frechet_clips": "Frechet (Lite0) clips",
 }
 
+LARGER = ("psnr", "ssim", "pck", "pose_found", "identity")
+"""Metrics of which more is better."""
+
+COPY = "reference copied"
+"""The column of the baseline that shows the reference image throughout."""
 
 POOLING = ", pooling "
 """Where a metric's own part of the protocol begins."""
@@ -27,7 +34,8 @@ class Row:
     """One headline quantity over all runs: printed values, and each compared with the base run.
 
     `protocol` says how the quantity was measured; `best` is the index of the best run, None where that has no
-    meaning, values are missing or several runs share the best.
+    meaning, values are missing or several runs share the best; `copy` the value of the reference copied, where the
+    runs were measured on the same clips.
     """
 
     name: str
@@ -36,6 +44,7 @@ class Row:
     compared: tuple[str, ...]
     best: int | None = None
     minor: bool = False
+    copy: str = ""
 
 
 def base_of(runs: Sequence[Run]) -> int:
@@ -63,7 +72,8 @@ def _words(value: Any) -> str:
 def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     """The headline rows; quantities that no run has are left out."""
     base = base_of(runs)
-    found: list[Row | None] = [_holdout(runs, base)]
+    found: list[Row | None] = [_holdout(runs, base), *_bands(runs, base)]
+    copies = _copies(runs)
     names = dict.fromkeys(METRICS)
     names.update(dict.fromkeys(key for run in runs for key in _scored(run)))
     for name in names:
@@ -73,10 +83,9 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         if len(protocols) > 1:
             protocol = f"protocols differ, do not compare: {protocol}"
         title = METRICS.get(name, name.replace("_", " "))
-        if name == "psnr":
-            found.append(_row("PSNR", protocol, values, base, _decibel, _difference, larger=True))
-        else:
-            found.append(_row(title, protocol, values, base, formats.significant, larger=name == "ssim"))
+        how = (_decibel, _difference) if name == "psnr" else (formats.significant, _quotient)
+        row = _row(title, protocol, values, base, *how, larger=name in LARGER)
+        found.append(row and replace(row, copy=how[0](copies[name]) if name in copies else ""))
     devices = " / ".join(dict.fromkeys(str(run.about["device"]) for run in runs if run.about.get("device")))
     included = "scoring and search included"
     for title, key, protocol, text, minor in (
@@ -98,6 +107,32 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         if not (minor and not any(value > 0 for value in values)):
             found.append(_row(title, protocol, values, base, text, minor=minor))
     return tuple(row for row in found if row)
+
+
+def has_copy(found: Sequence[Row]) -> bool:
+    """Whether there is a column for the copy of the reference."""
+    return any(row.copy for row in found)
+
+
+def _copies(runs: Sequence[Run]) -> dict[str, float]:
+    """The metrics of the reference copied; nothing where runs differ in them, as they saw other clips then."""
+    found = [(run.metrics.get("baselines") or {}).get("copy_reference") for run in runs if _scored(run)]
+    first = found[0] if found else None
+    if not isinstance(first, Mapping) or not all(values == first for values in found):
+        return {}
+    return {name: number(value) for name, value in first.items()}
+
+
+def _bands(runs: Sequence[Run], base: int) -> list[Row | None]:
+    """The last holdout loss by band of noise, for runs that recorded it: a row a band, from clean to pure noise."""
+    last = [next((e["bands"] for e in reversed(run.events) if e.get("bands")), ()) for run in runs]
+    count = max(map(len, last), default=0)
+    rows = []
+    for i in range(count):
+        values = [number(bands[i]) if len(bands) == count else math.nan for bands in last]
+        title = f"noise {i / count:.1f}-{(i + 1) / count:.1f}"
+        rows.append(_row(title, "", values, base, formats.significant, minor=True))
+    return rows
 
 
 def _scored(run: Run) -> Mapping[str, Any]:
@@ -172,6 +207,9 @@ def summary_table(runs: Sequence[Run | Path], width: int = 100) -> str:
         for i, run in enumerate(taken)
     ]
     head = [name.ljust(max(map(len, names))) for name in names]
+    if has_copy(found):
+        copy = _right([COPY, *(row.copy for row in found)])
+        columns.append((copy, [""] * len(copy)))
     tables, current = [], _beside(head, columns[base])
     for i, column in enumerate(columns):
         if i == base:

@@ -22,6 +22,8 @@ def headline(runs: Sequence[Run]) -> str:
         for i, run in enumerate(runs)
     )
     found = summary.rows(runs)
+    copied = summary.has_copy(found)
+    heads += f'<th scope="col">{summary.COPY}</th>' if copied else ""
     common, protocols = summary.split_protocols(found)
     body = []
     for row, said in zip(found, protocols, strict=True):
@@ -29,6 +31,7 @@ def headline(runs: Sequence[Run]) -> str:
             f"<td{BEST if row.best == i else ''}>{escape(value)}<small>{escape(compared)}</small></td>"
             for i, (value, compared) in enumerate(zip(row.values, row.compared, strict=True))
         )
+        cells += f'<td class="copy">{escape(row.copy)}<small></small></td>' if copied else ""
         protocol = f"<small>{escape(said)}</small>" if said else ""
         style = ' class="minor"' if row.minor else ""
         body.append(f'<tr{style}><th scope="row">{escape(row.name)}{protocol}</th>{cells}</tr>')

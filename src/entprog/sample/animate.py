@@ -5,7 +5,7 @@ Shape legend: F frames, C latent channels, h w latent height and width, H W heig
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,18 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from entprog.codecs.pca import PatchCodec, to_uint8
+from entprog.codecs.base import Codec
+from entprog.codecs.pca import to_uint8
+from entprog.config.load import updated
 from entprog.config.schema import Config
 from entprog.data.posemap import draw_pose
 from entprog.data.shards import ClipRow, Shards
 from entprog.data.source import open_data
-from entprog.diffusion.sampling import sample_clips
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import Box, crop, person_box, resize
 from entprog.prepare.file import prepare_file
 from entprog.prepare.video import EXTENSIONS, write_gif, write_video
-from entprog.tasks.human_video.build import open_run
+from entprog.tasks.finished_run import open_run
 
 PANEL = 192
 GUTTER = 4
@@ -81,14 +82,17 @@ def sample(
     run, out = Path(run), Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out = {str(out)!r}: a file; give a folder")
-    config, task, codec = open_run(run, device=device)
+    config, task = open_run(run, device=device)
+    codec = task.codec
+    if codec is None:
+        raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
     given: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "seed": seed,
         "scheduler": scheduler,
     }
-    settings = replace(config.sample, **{name: value for name, value in given.items() if value is not None})
+    settings = updated(config.sample, "sample", given)
     size = resolution or list(config.phases.values())[-1].resolution
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
@@ -99,19 +103,8 @@ def sample(
     name, picture = read_reference(reference, size, codec, source)
     driving = read_drive(drive, size, count, codec, source)
     maps = torch.from_numpy(draw_pose(driving.keypoints, size)).movedim(-1, -3)
-    latents = sample_clips(
-        task,
-        picture[None],
-        maps[None],
-        scheduler=settings.scheduler,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed,
-        keys=[0],
-        codec=codec,
-        progress=True,
-    )
-    shown = codec.decode(latents[0].cpu())
+    conditions = {"reference": picture[None], "pose": maps[None]}
+    shown = task.generate(conditions, settings, [0], progress=True)[0]
     target = out / f"{name}-{driving.name}"
     write_panels(
         target, codec.decode(picture), driving.keypoints, shown, driving.frames,
@@ -145,7 +138,7 @@ class _Source:
         )
 
 
-def read_reference(given: str, size: int, codec: PatchCodec, source: _Source) -> tuple[str, Tensor]:
+def read_reference(given: str, size: int, codec: Codec, source: _Source) -> tuple[str, Tensor]:
     """A name and the latents [C, h, w] of the reference image."""
     path = Path(given)
     if path.is_file():
@@ -157,7 +150,7 @@ def read_reference(given: str, size: int, codec: PatchCodec, source: _Source) ->
     return _plain(row.clip), shards.latents(row, size, 0, 1)[0]
 
 
-def read_drive(given: str, size: int, frames: int, codec: PatchCodec, source: _Source) -> Drive:
+def read_drive(given: str, size: int, frames: int, codec: Codec, source: _Source) -> Drive:
     """The first `frames` poses of a video file or a clip."""
     path = Path(given)
     if path.is_file():
@@ -170,7 +163,7 @@ def read_drive(given: str, size: int, frames: int, codec: PatchCodec, source: _S
     return Drive(_plain(row.clip), shards.pose(row, 0, count), shown, row.fps)
 
 
-def _drive_of_video(path: Path, size: int, frames: int, codec: PatchCodec) -> Drive:
+def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
     """The longest shot of one person in a file, from its first frame on."""
     if path.suffix.lower() not in EXTENSIONS:
         raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")

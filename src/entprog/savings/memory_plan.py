@@ -10,12 +10,11 @@ from entprog.config.schema import Config
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import States
 from entprog.core.select import deepest_sets
-from entprog.core.types import Draw, Ranking, Schedule, Shape, Trial, Workload
+from entprog.core.types import Draw, Ranking, Schedule, Shape, Trainable, Trial, Workload
 from entprog.profiling.units import parse_bytes, written_bytes
 from entprog.savings.in_backward import optimizer_plugin
 from entprog.savings.options import Fit, Option, fit, ways
 from entprog.savings.simulated_step import simulate_step
-from entprog.tasks.human_video.task import HumanVideo, hidden_bytes
 
 Key = tuple[frozenset[str], Shape]
 
@@ -35,7 +34,7 @@ class MemoryPlan:
         options: how a workload runs, once `take` has been asked about it.
     """
 
-    task: HumanVideo
+    task: Trainable
     blocks: Blocks
     config: Config
     order: tuple[str, ...]
@@ -248,7 +247,7 @@ def fit_phase(
     return fitted, memory_plan
 
 
-def told(memory_plan: MemoryPlan) -> Iterator[dict[str, Any]]:
+def described(memory_plan: MemoryPlan) -> Iterator[dict[str, Any]]:
     """One line for each workload that was fitted: how it runs, what it takes, and why it does not run cheaper."""
     for (active, shape), option in memory_plan.options.items():
         same = {
@@ -266,7 +265,7 @@ def told(memory_plan: MemoryPlan) -> Iterator[dict[str, Any]]:
 
 
 def in_words(line: dict[str, Any]) -> str:
-    """A line of `told` for the screen."""
+    """A line of `described` for the screen."""
     how = [f"{line['pieces']} pieces a batch"] if line["pieces"] > 1 else []
     how += ["checkpointing"] if line["checkpointing"] else []
     how += [f"states: {line['states']}"] if line["states"] != "keep" else []
@@ -277,7 +276,7 @@ def in_words(line: dict[str, Any]) -> str:
     )
 
 
-def check_budget(config: Config, task: HumanVideo) -> None:
+def check_budget(config: Config, task: Trainable) -> None:
     """Refuse at once what no phase could fit.
 
     Raises:
@@ -293,34 +292,32 @@ def check_budget(config: Config, task: HumanVideo) -> None:
 
 
 def make_memory_plan(
-    config: Config, task: HumanVideo, blocks: Blocks, order: Sequence[str], shape: Shape,
+    config: Config, task: Trainable, blocks: Blocks, order: Sequence[str], shape: Shape,
     draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],
-    resting: Collection[str] = (), waiting: int = 0,
-) -> MemoryPlan | None:  # fmt: skip
-    """The memory plan of a phase; None without a budget.
+    resting: Collection[str] = (), waiting: int = 0, recompute: bool = False,
+) -> MemoryPlan:  # fmt: skip
+    """The memory plan of a phase that has a budget.
 
     Args:
         fixed: draws that lie in memory for the whole phase.
         resting: names of parameters that never train in this phase.
-        waiting: steps whose samples come again, for which what frozen blocks made of them is kept.
+        waiting: steps whose samples come again, for which the prefix cache keeps hidden states.
+        recompute: whether the phase recomputes activations.
     """
     budget = parse_bytes(config.train.memory_budget)
-    if budget is None:
-        return None
-    tensors = [t for each in fixed for t in (each.x, each.tau, each.eps, *each.condition.values())]
-    reserved = sum(_bytes(tensor) for tensor in tensors)
+    assert budget is not None, "asked for without train.memory_budget"
+    reserved = sum(_bytes(tensor) for each in fixed for tensor in each.tensors().values())
     if config.train.ema_decay:
         reserved += sum(4 * p.numel() for p in task.model.parameters())
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
     if task.device.type == "cpu" and config.train.echo_cache == "host":
         draws = waiting * config.train.gradient_accumulation_steps
-        reserved += draws * hidden_bytes(shape, task.model.config, task.autocast)
+        reserved += draws * task.hidden_bytes(shape)
     named = task.model.named_parameters()
     trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
     states = config.freeze.states
-    recompute = task.model.gradient_checkpointing  # as the phase has it
-    config = replace(config, train=replace(config.train, gradient_checkpointing=recompute))
+    config = replace(config, train=replace(config.train, gradient_checkpointing=recompute))  # as the phase has it
     return MemoryPlan(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)
 
 

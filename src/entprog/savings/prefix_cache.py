@@ -1,4 +1,4 @@
-"""What frozen blocks made of a sample, kept for the steps that train on it again (`phases.NAME.echo`)."""
+"""Activations of the frozen prefix, kept for the steps that train on a sample again (`phases.NAME.echo`)."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -8,11 +8,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from entprog.core.types import Draw, Shape
-from entprog.data.shards import save_tensors
+from entprog.core.types import Draw, Shape, Trainable
+from entprog.files import save_tensors, to_host
 from entprog.profiling.meter import StepCost
-from entprog.savings.reference_cache import to_host
-from entprog.tasks.human_video.task import HumanVideo
 
 Key = tuple[int, Shape]
 """A draw of a phase: its first sample, and its shape."""
@@ -26,13 +24,13 @@ class PrefixCache:
     the lowest active block stays the same, since whatever lies below it is frozen meanwhile.
 
     Args:
-        task: its `beneath` computes them.
+        task: its `prefix` computes them.
         window: steps whose draws are kept, the newest.
         folder: they go there, a file a draw; None: they stay in the CPU's memory.
         warn: called with one message when the folder can't be written; training goes on with the same numbers.
     """
 
-    task: HumanVideo
+    task: Trainable
     window: int
     folder: Path | None = None
     warn: Callable[[str], None] = lambda message: None
@@ -47,7 +45,7 @@ class PrefixCache:
     def knows(self, keys: Sequence[Key]) -> bool:
         """Whether all draws of a step are here for the blocks that are active now; forgets what is of no more use."""
         self._most = self.window * len(keys)
-        entrance = self.task.model.lowest_active()
+        entrance = self.task.prefix_place()
         if entrance != self._entrance:
             self._entrance = entrance
             self.clear()
@@ -61,11 +59,10 @@ class PrefixCache:
         """The draw with its hidden states, computed where they are not known."""
         known = self._read(key)
         if known is not None:
-            there = known.to(draw.x.device, non_blocking=True)
-            return replace(draw, condition={**draw.condition, "beneath": there})
-        draw = self.task.beneath(draw)
-        if "beneath" in draw.condition and self.window:
-            self._keep(key, draw.condition["beneath"])
+            return replace(draw, hidden=known.to(draw.x.device, non_blocking=True))
+        draw = self.task.prefix(draw)
+        if draw.hidden is not None and self.window:
+            self._keep(key, draw.hidden)
         return draw
 
     @property
@@ -93,7 +90,7 @@ class PrefixCache:
             self._kept[key] = to_host(state) if self.folder is None else self._written(key, state)
         except (OSError, SafetensorError) as error:
             said = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
-            self.warn(f"what frozen blocks made of samples is no longer kept: {said}. Training goes on, slower")
+            self.warn(f"the prefix cache keeps nothing from here on: {said}. Training goes on, slower")
             self.clear()
             self.window = self._most = 0
         while len(self._kept) > self._most:

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from entprog.data.shards import save_tensors
+from entprog.files import save_tensors, to_host
 from entprog.nets.dit import VideoDiT
 
 Kind = Literal["device", "host", "disk"]
@@ -293,10 +293,3 @@ def _common(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _bytes(states: Sequence[Tensor]) -> int:
     return sum(state.numel() * state.element_size() for state in states)
-
-
-def to_host(state: Tensor) -> Tensor:
-    """A copy in the CPU's memory, pinned where it goes back to a GPU; what is there already stays as it is."""
-    if state.device.type == "cpu":
-        return state
-    return torch.empty(state.shape, dtype=state.dtype, pin_memory=True).copy_(state)

@@ -11,16 +11,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from entprog.config.schema import TrainConfig
 from entprog.core.blocks import Block, Blocks
 from entprog.core.freeze import param_groups
-from entprog.core.types import Draw
+from entprog.core.types import Draw, Trainable
 from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.adapters import adapted_layers
 from entprog.savings.in_backward import build_optimizer, optimizer_plugin
 from entprog.savings.options import Option
-from entprog.tasks.human_video.task import HumanVideo
 
 
 def simulate_step(
-    task: HumanVideo, blocks: Blocks, option: Option, draw: Draw, batch: int, config: TrainConfig,
+    task: Trainable, blocks: Blocks, option: Option, draw: Draw, batch: int, config: TrainConfig,
     *, trainable: Collection[int], kept: Sequence[str] = (),
 ) -> StepCost:  # fmt: skip
     """What one optimizer step of `batch` samples a micro-batch takes, run as `option` says.
@@ -49,8 +48,8 @@ def simulate_step(
         model = copy.deepcopy(task.model, memo)
         for module in model.modules():
             module.__dict__.pop("forward", None)  # a compiled block's, which is bound to the block itself
-        model.gradient_checkpointing = option.checkpointing
-        fake_task = replace(task, model=model, reference_cache=None)
+        fake_task = task.with_model(model)
+        fake_task.recompute(option.checkpointing)
         members = dict(model.named_modules())
         copies = Blocks([Block(block.name, members[block.name]) for block in blocks], role=blocks.role)
         plain = replace(config, optimizer_in_backward=False)
@@ -81,6 +80,4 @@ def _of_size(draw: Draw, samples: int) -> Draw:
     def empty(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty((samples, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
 
-    return Draw(
-        empty(draw.x), empty(draw.tau), empty(draw.eps), {name: empty(value) for name, value in draw.condition.items()}
-    )
+    return draw.each(empty)

@@ -128,6 +128,5 @@ def part(draw: Draw, places: Sequence[int]) -> Draw:
     """The samples of a draw at `places`."""
     if list(places) == list(range(draw.size)):
         return draw
-    index = torch.tensor(places, device=draw.x.device)
-    condition = {name: value[index.to(value.device)] for name, value in (draw.condition or {}).items()}
-    return Draw(draw.x[index], draw.tau[index.to(draw.tau.device)], draw.eps[index.to(draw.eps.device)], condition)
+    index = torch.tensor(places)
+    return draw.each(lambda tensor: tensor[index.to(tensor.device)])

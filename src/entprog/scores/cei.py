@@ -13,7 +13,7 @@ from entprog.core import entropy as entropies
 from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
 from entprog.core.statistics import spearman
-from entprog.core.types import Draw, Scores, Task
+from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
 
 __all__ = ["CEI"]
@@ -64,7 +64,7 @@ class CEI:
         if self.stable is not None and not 0 < self.stable < 1:
             raise ValueError(f"stable = {self.stable}: a rank correlation between 0 and 1, such as 0.95")
 
-    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+    def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """The entropy inflation of each block in nats, with the standard error over samples.
 
         Raises:
@@ -87,7 +87,7 @@ class CEI:
         return summary(rises, used, notes=notes + notes_on(skipper, self.skip))
 
     def _over_elements(
-        self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
+        self, task: Predictor, skipper: Skipper, draw: Draw, places: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Entropy [B] of the whole model, and without each block."""
         form: Callable[[Tensor], Tensor] = getattr(entropies, self.entropy)
@@ -99,7 +99,7 @@ class CEI:
         return _split(found)
 
     def _over_conditions(
-        self, task: Task, skipper: Skipper, draw: Draw, places: Sequence[int]
+        self, task: Predictor, skipper: Skipper, draw: Draw, places: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean log sigma [B] over the elements, sigma being that of one element over conditions."""
         if draw.size < 2 or not draw.condition:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
-from entprog.core.types import Draw, Scores, Task
+from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, part, scoring, summary
 
 __all__ = ["Gradient"]
@@ -36,7 +36,7 @@ class Gradient:
     tau_max: float = 1.0
     samples: int | None = None
 
-    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+    def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """The gradient score of each block, with the standard error over draws (none for snr).
 
         Gradients and gradient flags of the model stay as they are.

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from entprog.core.blocks import Blocks
 from entprog.core.skip import ROLES, Skipper
-from entprog.core.types import Draw, Scores, Task
+from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, notes_on, part, scoring, summary
 
 __all__ = ["Influence"]
@@ -34,7 +34,7 @@ class Influence:
     tau_max: float = 1.0
     samples: int | None = None
 
-    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+    def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """Influences, weighted by the samples of each draw, with the standard error over draws.
 
         Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from entprog.core.blocks import Blocks
-from entprog.core.types import Draw, Score, Scores, Task
+from entprog.core.types import Draw, Predictor, Score, Scores
 
 __all__ = ["Order"]
 
@@ -37,7 +37,7 @@ class Order:
         if self.of == "order":
             raise ValueError('of = "order": choose a score that measures, such as "cei"')
 
-    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+    def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """Descending integers in the order chosen; `draws` matter for "reverse" only.
 
         Raises:

@@ -6,7 +6,7 @@ from functools import partial
 
 from entprog.core.blocks import Blocks
 from entprog.core.skip import Skipper
-from entprog.core.types import Draw, Scores, Task
+from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
 
 __all__ = ["SkipLoss"]
@@ -29,7 +29,7 @@ class SkipLoss:
     samples: int | None = None
     fast: bool = True
 
-    def score(self, task: Task, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
+    def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """Loss rises, weighted by the samples of each draw, with the standard error over draws.
 
         Raises:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from entprog.data.shards import save_tensors
+from entprog.files import save_tensors
 
-FORMAT = 1
+FORMAT = 2
 MARK = "__tensor__"
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from entprog.core.blocks import discover_blocks
 from entprog.savings.compiled import compiled
-from entprog.savings.reference_cache import ReferenceCache
+from entprog.tasks.base import CacheOptions
 from entprog.train.state import Session
 
 CACHE = "reference-cache"
@@ -24,12 +24,7 @@ def engine(session: Session) -> Iterator[None]:
         log.event("warning", {"sign": "engine", "message": message})
         tqdm.write(f"warning: {message}")
 
-    if settings.reference_cache != "off":
-        folder = session.run / CACHE if settings.reference_cache == "disk" else None
-        task.reference_cache = ReferenceCache(
-            task.model, settings.reference_cache, settings.reference_cache_bytes, folder=folder, warn=warn,
-            computing=session.fills,
-        )  # fmt: skip
+    task.open_cache(CacheOptions(settings, session.run / CACHE, warn, session.fills))
     with ExitStack() as stack:
         if settings.compile == "blocks":
             with warnings.catch_warnings(record=True) as caught:
@@ -40,10 +35,10 @@ def engine(session: Session) -> Iterator[None]:
         yield
 
 
-def tell(session: Session) -> None:
+def log_savings(session: Session) -> None:
     """Events of what the engine has done so far."""
-    cache = session.task.reference_cache
+    counts = session.task.cache_counts()
     if session.compiled is not None:
         session.log.event("compile", {"graphs": session.compiled.graphs})
-    if cache is not None:
-        session.log.event("reference_cache", {"hits": cache.hits, "misses": cache.misses, "bytes": cache.size})
+    if counts is not None:
+        session.log.event("reference_cache", counts)

@@ -7,9 +7,10 @@ import torch
 from tqdm import tqdm
 
 from entprog.core.types import Draw
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
+from entprog.methods.base import Method
 from entprog.profiling.meter import Meter
-from entprog.train.engine import tell
+from entprog.train.engine import log_savings
 from entprog.train.log import RunLog
 from entprog.train.state import Session
 
@@ -48,14 +49,14 @@ class Notes:
 
     def __init__(self, session: Session, folder: Path) -> None:
         self.session, self.folder = session, folder
-        self.method: Any = None
+        self.method: Method | None = None
 
     def __call__(self, event: str, values: dict[str, Any]) -> None:
         self.session.log.event(event, values)
         if event == "warning":
             tqdm.write(f"warning: {values['message']}")
         if event == "stage":
-            tell(self.session)
-        if event == "stage" and hasattr(self.method, "freezer"):
+            log_savings(self.session)
+        if event == "stage" and self.method is not None:
             path = self.folder / f"trainable-stage{values['stage']}.txt"
             write_atomically(path, self.method.freezer.trainable_report())

@@ -16,7 +16,7 @@ import numpy
 import torch
 
 from entprog.config.schema import Config
-from entprog.data.shards import write_atomically
+from entprog.files import write_atomically
 
 
 class RunLog:

@@ -13,14 +13,15 @@ from torch import nn, optim
 from tqdm import tqdm
 
 from entprog.config.schema import PhaseConfig, TrainConfig
-from entprog.core.types import Draw, Method, Shape, StepInfo, Workload
-from entprog.data.clips import Clips
+from entprog.core.types import Draw, Shape, StepPlan, Workload
+from entprog.methods.base import Method
 from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.in_backward import InBackward
 from entprog.savings.memory_plan import MemoryPlan
 from entprog.savings.prefix_cache import Key, PrefixCache
 from entprog.train.checkpoint import checkpoints
 from entprog.train.diagnostics import Watch
+from entprog.train.phase import PhaseSetup
 from entprog.train.position import Position
 from entprog.train.state import Session
 
@@ -33,21 +34,27 @@ class NotFinite(ValueError):
 class Phase:
     """Everything that one phase trains with."""
 
-    number: int
-    name: str
-    config: PhaseConfig
-    shape: Shape
-    clips: Clips
+    setup: PhaseSetup
     method: Method
     optimizer: optim.Optimizer
-    block_names: tuple[str, ...]
     folder: Path
     watch: Watch
-    seed: int
     scaler: torch.amp.GradScaler
     position: Position = field(default_factory=Position)
     memory_plan: MemoryPlan | None = None
-    beneath: PrefixCache | None = None
+    prefix_cache: PrefixCache | None = None
+
+    @property
+    def name(self) -> str:
+        return self.setup.name
+
+    @property
+    def config(self) -> PhaseConfig:
+        return self.setup.settings
+
+    @property
+    def shape(self) -> Shape:
+        return self.setup.shape
 
 
 def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], None], bar: tqdm) -> None:
@@ -60,24 +67,20 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         NotFinite: the loss or a gradient is not finite; nothing of that step is kept.
     """
     config, method, task = session.config.train, phase.method, session.task
-    rate = learning_rates(config, phase.config, *session.span(phase.number))
-    place = {name: k for k, name in enumerate(phase.block_names)}
+    rate = learning_rates(config, phase.config, *session.span(phase.setup.number))
+    place = {name: k for k, name in enumerate(phase.setup.blocks.names)}
     count = config.gradient_accumulation_steps
-
-    def samples(step: int) -> int:
-        return count * (method.workload(step).shape or phase.shape).batch
 
     for i in range(start, phase.config.steps):
         started = time.perf_counter()
-        replayed = method.replays(i)
-        workload = method.workload(i)
-        first = phase.position.of(i, replayed, samples)
+        plan = method.plan(i)
+        workload, lr = plan.workload, rate(plan.replays)
+        first = phase.position.of(i, plan.replays)
         for group in phase.optimizer.param_groups:
-            group["lr"] = rate(replayed) * group.get("lr_factor", 1.0)
-        with method.step(i) as info, ExitStack() as metered:
-            workload = replace(workload, active=info.active)
-            if phase.beneath is not None:
-                workload = replace(workload, echo=phase.beneath.knows(_keys(session, phase, first, workload)))
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+        with method.step(i), ExitStack() as metered:
+            if phase.prefix_cache is not None:
+                workload = replace(workload, echo=phase.prefix_cache.knows(_keys(session, phase, first, workload)))
             metered.enter_context(_metered(session, phase, first, workload))
             loss = _forward_backward(session, phase, first, workload)
             if not math.isfinite(loss):
@@ -90,16 +93,17 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             phase.scaler.step(phase.optimizer)
             phase.scaler.update()
             phase.optimizer.zero_grad(set_to_none=True)
-        phase.position.took(replayed, first, samples(i))
-        if not info.discardable:
+        samples = count * (workload.shape or phase.shape).batch
+        phase.position.took(i, plan.replays, first, samples, searching=plan.searching)
+        if not plan.discardable:
             session.ema.update(task.model)
         if task.device.type == "cuda":  # the optimizer's step is still under way
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         cost = session.costs[workload]
-        _account(session, phase, i, info, workload, loss, norm, rate(replayed), cost, seconds, place)
+        _account(session, phase, i, plan, workload, loss, norm, lr, cost, seconds, place)
         bar.update()
-        bar.set_postfix(phase=phase.name, m=info.m, loss=f"{loss:.4f}", lr=f"{rate(replayed):.1e}", refresh=False)
+        bar.set_postfix(phase=phase.name, m=plan.m, loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
         session.step += 1
         session.log.step = session.step
         if session.after_step is not None:
@@ -113,20 +117,20 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             save(i + 1)
         if stopped:
             raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
-    if phase.beneath is not None:
-        phase.beneath.clear()
+    if phase.prefix_cache is not None:
+        phase.prefix_cache.clear()
 
 
 def _forward_backward(session: Session, phase: Phase, first: int, workload: Workload) -> float:
     """Mean loss of the micro-batches from sample `first` on, with gradients left in place."""
     if phase.memory_plan is not None:
-        session.task.model.gradient_checkpointing = phase.memory_plan.option(workload).checkpointing
+        session.task.recompute(phase.memory_plan.option(workload).checkpointing)
     count, _ = _micro_batches(session, phase, workload)
     total = 0.0
     for k in range(count):
         draw = _drawn(session, phase, first, workload, k)
-        if phase.beneath is not None:
-            draw = phase.beneath.of(draw, _keys(session, phase, first, workload)[k])
+        if phase.prefix_cache is not None:
+            draw = phase.prefix_cache.of(draw, _keys(session, phase, first, workload)[k])
         loss = session.task.loss(draw)
         phase.scaler.scale(loss / count).backward()
         total += float(loss.detach()) / count
@@ -151,8 +155,8 @@ def _keys(session: Session, phase: Phase, first: int, workload: Workload) -> lis
 def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
     """The k-th micro-batch of a step, with what is cached of its references; what is not is computed now."""
     _, shape = _micro_batches(session, phase, workload)
-    batch = phase.clips.batch(first + k * shape.batch, shape)
-    draw = session.task.draw(batch, shape, phase.seed)
+    batch = phase.setup.samples.batch(first + k * shape.batch, shape)
+    draw = session.task.draw(batch, shape, phase.setup.seed)
     session.task.prepare(draw)
     return draw
 
@@ -163,13 +167,14 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
     if workload in session.costs:
         yield
         return
-    for k in range(_micro_batches(session, phase, workload)[0] if session.task.reference_cache is not None else 0):
+    cached = session.task.cache_counts() is not None
+    for k in range(_micro_batches(session, phase, workload)[0] if cached else 0):
         _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
     filled = session.fills.flops
-    held = [*session.ema.weights.values(), *(phase.beneath.held if phase.beneath is not None else ())]
+    held = [*session.ema.weights.values(), *(phase.prefix_cache.held if phase.prefix_cache is not None else ())]
     with Meter(session.task.model, phase.optimizer, held=held) as meter:
         yield
-    cost = meter.cost() if phase.beneath is None else phase.beneath.full(meter.cost())
+    cost = meter.cost() if phase.prefix_cache is None else phase.prefix_cache.full(meter.cost())
     session.costs[workload] = replace(cost, flops=cost.flops - (session.fills.flops - filled))
 
 
@@ -201,7 +206,7 @@ def _clip(model: nn.Module, optimizer: optim.Optimizer, limit: float) -> float:
 
 
 def _account(
-    session: Session, phase: Phase, i: int, info: StepInfo, workload: Workload, loss: float, norm: float, lr: float,
+    session: Session, phase: Phase, i: int, plan: StepPlan, workload: Workload, loss: float, norm: float, lr: float,
     cost: StepCost, seconds: float, place: dict[str, int],
 ) -> None:  # fmt: skip
     totals, trained = session.totals, _trainable(session.task.model)
@@ -212,16 +217,16 @@ def _account(
     totals.seconds_training += seconds
     totals.bytes_peak = max(totals.bytes_peak, cost.peak)
     totals.byte_seconds += cost.peak * seconds
-    phase.watch.step(loss, info.active, info.searching)
+    phase.watch.step(loss, plan.active, plan.searching)
     session.history.append(cost.flops)
     shape = workload.shape or phase.shape
     session.log.line({
-        "step": session.step, "phase": phase.folder.name, "phase_step": i, "stage": info.stage, "loss": loss,
-        "lr": lr, "grad_norm": norm, "m": info.m, "active": [place[name] for name in info.active],
+        "step": session.step, "phase": phase.folder.name, "phase_step": i, "stage": plan.stage, "loss": loss,
+        "lr": lr, "grad_norm": norm, "m": plan.m, "active": [place[name] for name in plan.active],
         "trainable_params": trained, "seconds": round(seconds, 5), "elapsed": round(session.log.elapsed, 4),
         "flops": cost.flops, "bytes_peak": cost.peak, "bytes_live": cost.by_category, "frames": shape.frames,
         "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
-        "searching": info.searching, "echo": workload.echo, "flops_cache": flops_cache,
+        "searching": plan.searching, "echo": workload.echo, "flops_cache": flops_cache,
         "seconds_cache": round(seconds_cache, 5),
     })  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Where in the data a step begins, when steps may take different numbers of samples."""
 
-from collections.abc import Callable
 from typing import Any
 
 
@@ -22,29 +21,31 @@ class Position:
         self.next = 0
         self.replayed = -1
         self.recent: list[int] = []
+        self.before: dict[int, int] = {}
 
     def echoes(self, i: int) -> bool:
         """Whether step i trains on samples that an earlier one has drawn."""
         return i % (self.echo * self.window) >= self.window
 
-    def of(self, i: int, replayed: int, samples: Callable[[int], int]) -> int:
-        """The first sample of step i, which replays step `replayed`; steps before i have been taken.
-
-        Args:
-            samples: the samples of a step before i, asked where a search goes back.
-        """
+    def of(self, i: int, replayed: int) -> int:
+        """The first sample of step i, which replays step `replayed`; the steps before i have been taken."""
         if self.echoes(i):
             return self.recent[i % self.window]
         if replayed == self.replayed + 1:
             return self.next
         if replayed > self.replayed:
             return self.drawn
-        return self.drawn - sum(samples(step) for step in range(replayed, i))
+        return self.before[replayed]
 
-    def took(self, replayed: int, first: int, samples: int) -> None:
-        """Step `replayed` has taken `samples` samples from `first` on."""
+    def took(self, i: int, replayed: int, first: int, samples: int, *, searching: bool = False) -> None:
+        """Step i, which replays step `replayed`, has taken `samples` samples from `first` on.
+
+        Args:
+            searching: whether a search goes on, which may come back to this step.
+        """
         if self.echoes(replayed):
             return
+        self.before = {**self.before, i: self.drawn} if searching else {}
         self.drawn += samples
         self.next, self.replayed = first + samples, replayed
         if self.echo > 1:
@@ -52,9 +53,13 @@ class Position:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain integers."""
-        return {"drawn": self.drawn, "next": self.next, "replayed": self.replayed, "recent": self.recent}
+        before = {str(step): drawn for step, drawn in self.before.items()}
+        return {
+            "drawn": self.drawn, "next": self.next, "replayed": self.replayed, "recent": self.recent, "before": before,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.drawn, self.next, self.replayed = state["drawn"], state["next"], state["replayed"]
         self.recent = list(state["recent"])
+        self.before = {int(step): drawn for step, drawn in state["before"].items()}

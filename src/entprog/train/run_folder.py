@@ -7,15 +7,12 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config.load import RESUMABLE, differences, read_config, write_config
-from entprog.config.schema import Config, PhaseConfig
+from entprog.config.schema import Config
 from entprog.core.probe import check_shared
 from entprog.core.types import Ranking, Shape
-from entprog.data.clips import Clips
-from entprog.data.shards import Shards, write_atomically
-from entprog.evaluate.evaluation import holdout_clips
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.files import write_atomically
+from entprog.tasks.base import Task
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
-from entprog.train.draws import phase_blocks
 from entprog.train.log import RunLog, now, write_status
 
 
@@ -46,7 +43,7 @@ def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
     return {"started": json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]}
 
 
-def check_blocks(config: Config, task: HumanVideo) -> None:
+def check_blocks(config: Config, task: Task) -> None:
     """Refuse, before any work, patterns that match nothing and schedules that ask for more blocks than there are.
 
     Raises:
@@ -55,7 +52,7 @@ def check_blocks(config: Config, task: HumanVideo) -> None:
     for phase in config.phases.values():
         if not phase.steps:
             continue
-        blocks = phase_blocks(task, config, phase)
+        blocks = task.blocks(phase, config.ranking.pattern)
         if not plugins.ranked(config.method):
             continue
         schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
@@ -63,54 +60,6 @@ def check_blocks(config: Config, task: HumanVideo) -> None:
         for stage in range(schedule.stages):
             candidates = schedule.candidates(stage, any_order, shape, None)
             check_shared(schedule, len(candidates))
-
-
-def check_data(config: Config, shards: Shards) -> None:
-    """Refuse, before any work, phases that the data set can't feed.
-
-    Raises:
-        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set, of a phase
-            or of what its schedule may train; the same for the evaluation at the end.
-    """
-    for name, phase in config.phases.items():
-        if not phase.steps:
-            continue
-        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.resolution, shards)
-        clips = len(Clips(shards, "train", frames=phase.frames))
-        Clips(shards, "holdout", frames=phase.frames)
-        if phase.batch > clips:
-            raise ValueError(
-                f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
-                f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
-            )
-        table = "schedule.options" if plugins.ranked(config.method) else "method_options"
-        for shape in _scheduled(config, phase):
-            said = f"{table}: resolution {shape.resolution} of phase {name}"
-            _check_stored(said, shape.resolution, shards)
-            if shape.batch > clips:
-                raise ValueError(
-                    f"{table}: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
-                    f"training clips of {phase.frames} frames"
-                )
-    if config.evaluate.clips:
-        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
-        holdout_clips(shards, config.evaluate.frames)
-
-
-def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
-    """The shapes that the schedule, or a method without one, may give a phase."""
-    if plugins.ranked(config.method):
-        source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
-    else:
-        source = plugins.load("method", config.method, **config.method_options)
-    if not hasattr(source, "shapes"):
-        return ()
-    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
-
-
-def _check_stored(said: str, size: int, shards: Shards) -> None:
-    if size not in shards.sizes:
-        raise ValueError(f"{said}: the data set stores {list(shards.sizes)}; prepare it with that size too")
 
 
 def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:

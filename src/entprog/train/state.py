@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,10 @@ from torch import Tensor, nn, optim
 
 from entprog.config.schema import Config
 from entprog.core.types import Workload
-from entprog.data.shards import Shards
 from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.adapters import adapters_off, effective_weights, plain_parameters
 from entprog.savings.compiled import Compiled
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.base import Task
 from entprog.train.log import RunLog
 
 
@@ -49,7 +48,7 @@ class Totals:
             "seconds": self.seconds_training + self.seconds_scoring,
         }
 
-    def summary(self, holdout_loss: float | None) -> dict[str, Any]:
+    def summary(self, holdout_loss: float | None, holdout_bands: Sequence[float | None] = ()) -> dict[str, Any]:
         """The content of totals.json."""
         spent = self.so_far()
         return {
@@ -65,6 +64,7 @@ class Totals:
             "bytes_peak_scoring": self.bytes_peak_scoring,
             "bytes_mean": self.byte_seconds / self.seconds_training if self.seconds_training else 0.0,
             "holdout_loss": holdout_loss,
+            "holdout_bands": list(holdout_bands),
         }
 
 
@@ -146,8 +146,7 @@ class Session:
 
     config: Config
     run: Path
-    task: HumanVideo
-    shards: Shards
+    task: Task
     log: RunLog
     ema: EMA
     totals: Totals = field(default_factory=Totals)
@@ -156,6 +155,7 @@ class Session:
     fills: Fills = field(default_factory=Fills)
     stop: "StopSignal | None" = None
     holdout_loss: float | None = None
+    holdout_bands: list[float | None] = field(default_factory=list)
     history: list[float] = field(default_factory=list)
     validate: Callable[..., None] = lambda phase: None
     compiled: Compiled | None = None

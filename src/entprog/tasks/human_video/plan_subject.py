@@ -7,15 +7,15 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from entprog.codecs.pca import CHANNELS, FACTOR
+from entprog.codecs.pca import CHANNELS, FACTOR, PatchCodec
 from entprog.config.schema import Config
 from entprog.core.swap import swapped_forward
 from entprog.core.types import Draw
-from entprog.diffusion.objective import Noising
+from entprog.diffusion.objective import Objective
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
 from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import new_temporal
-from entprog.tasks.human_video.task import FAMILIES, HumanVideo, hidden_bytes
+from entprog.tasks.human_video.task import FAMILIES, HumanVideoTask
 
 
 class HumanVideoSubject:
@@ -28,7 +28,7 @@ class HumanVideoSubject:
         self.name: str = model.size
         self.heads: tuple[str, ...] = ("head.", "head_modulation.")
         self.depth = depth or SIZES[model.size]["depth"]
-        self.noising = Noising(model.beta_schedule)
+        self.objective, self.codec = Objective(beta_schedule=model.beta_schedule), PatchCodec.default()
         whole = self._dit(self.depth, torch.device("meta"))
         self.temporal = bool(whole.config.temporal_every)
         self.every = whole.config.temporal_every or 1
@@ -82,21 +82,22 @@ class HumanVideoSubject:
         assert isinstance(model, VideoDiT)
         model.temporal_off = case.temporal_off
         model.gradient_checkpointing = case.checkpointing
-        task = HumanVideo(model, self.noising, autocast=case.precision)
+        task = HumanVideoTask(model, self.objective, autocast=case.precision, codec=self.codec)
         clip = (shape.batch, shape.frames, CHANNELS, side, side)
         maps = (shape.batch, shape.frames, 3, shape.resolution, shape.resolution)
         batch = [torch.zeros(clip), torch.zeros(clip[0], *clip[2:]), torch.zeros(maps, dtype=torch.uint8)]
         condition = {"reference": torch.zeros(clip[0], *clip[2:])}
         if case.pose:
             condition["pose"] = torch.zeros(maps)
+        places = hidden = None
         if shape.tokens < 1:
             tokens = (side // model.config.patch) ** 2
-            condition["places"] = torch.zeros(shape.batch, max(1, round(shape.tokens * tokens)), dtype=torch.long)
+            places = torch.zeros(shape.batch, max(1, round(shape.tokens * tokens)), dtype=torch.long)
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case.precision, torch.float32)
         if case.echo and model.lowest_active():
             tokens = (side // model.config.patch) ** 2
-            condition["beneath"] = torch.zeros(shape.batch, shape.frames, tokens, model.config.width, dtype=kind)
-        draw = Draw(torch.zeros(clip), torch.zeros(shape.batch), torch.zeros(clip), condition)
+            hidden = torch.zeros(shape.batch, shape.frames, tokens, model.config.width, dtype=kind)
+        draw = Draw(torch.zeros(clip), torch.zeros(shape.batch), torch.zeros(clip), condition, places, hidden)
         if case.references:
             task.reference_cache = _Known(_recalled(model, condition["reference"], kind))  # type: ignore[assignment]
         return partial(_loss, task, draw, batch)
@@ -132,10 +133,11 @@ class HumanVideoSubject:
 
     def hidden_bytes(self, case: Case) -> int:
         """See `Subject.hidden_bytes`."""
-        return hidden_bytes(case.shape, self._dit(self.depth, torch.device("meta")).config, case.precision)
+        model = self._dit(self.depth, torch.device("meta"))
+        return HumanVideoTask(model, self.objective, autocast=case.precision, codec=self.codec).hidden_bytes(case.shape)
 
 
-def _loss(task: HumanVideo, draw: Draw, batch: list[Tensor]) -> Tensor:
+def _loss(task: HumanVideoTask, draw: Draw, batch: list[Tensor]) -> Tensor:
     """The loss; the loop holds on to the batch meanwhile, as the caller does here."""
     return task.loss(draw)
 

@@ -1,0 +1,1 @@
+"""Measurements beside the suites, each a program: python -m benchmarks.studies.NAME."""

@@ -1,0 +1,1 @@
+"""What the records of a suite show: tables, pictures and the page."""

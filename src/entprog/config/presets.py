@@ -1,0 +1,173 @@
+"""What lies under a recipe's own keys, and what its keys were once called."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from entprog import plugins
+from entprog.config.reference import PLUGINS
+from entprog.config.schema import PUBLISHED, Config, PhaseConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "": {},
+    "entprog": {
+        "method": "lora",
+        "method_options": {
+            "rank": 16, "alpha": 16, "lr_factor": 10.0, "m": 0.34, "m_images": 0, "inputs": "never",
+            "full": ["blocks.*.pose"],
+        },
+        "model": {"pose": "blocks"},
+        "freeze": {"storage": "bf16"},
+        "train": {
+            "reference_cache": "disk", "echo_cache": "disk", "optimizer": "muon", "optimizer_options": {"rows": 32},
+        },
+    },
+    "paper": {
+        "ranking": {"score": "cei", "options": {"entropy": "gaussian", "sigma": "elements"}},
+        "schedule": {"name": "adaptive", "options": {"estimator": "supernet"}},
+    },
+}  # fmt: skip
+"""Values that a preset puts under the recipe's own (the recipe's keys win)."""
+
+IMAGES: dict[str, dict[str, Any]] = {"entprog": {"gradient_checkpointing": True}}
+"""Likewise for each phase of single frames, as long as the method is the preset's."""
+
+CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
+"""And for each phase of clips."""
+
+RENAMED = {
+    "schedule.frozen_storage": "freeze.storage",
+    "schedule.states": "freeze.states",
+    "schedule.outside": "freeze.outside",
+    "schedule.outside_every": "freeze.inputs_every",
+    "schedule.select": "ranking.select",
+    "schedule.cost": "train.cost_unit",
+    "train.muon_momentum": "train.optimizer_options.momentum",
+    "train.muon_rows": "train.optimizer_options.rows",
+    "train.galore_rank": "train.optimizer_options.rank",
+    "train.galore_update_proj_gap": "train.optimizer_options.update_proj_gap",
+    "train.galore_scale": "train.optimizer_options.scale",
+}
+"""What keys were once called -> what they are called now."""
+
+MOVED = {
+    "method": {"lisa": "benchmarks.rivals.lisa:Lisa", "badam": "benchmarks.rivals.badam:Badam"},
+    "optimizer": {"galore": "benchmarks.rivals.galore:Galore"},
+}
+"""Plugins that came with the package once: kind -> name -> what they are called now."""
+
+
+def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset puts under a recipe: no options for a plugin in whose place the recipe names another."""
+    values = PRESETS.get(preset, {})
+    for plugin in PLUGINS:
+        own = value_at(values, plugin.name)
+        if own is not None and value_at(tree, plugin.name) not in (None, own):
+            values = without(values, plugin.options)
+    if "method_options" in values:
+        phases = tree.get("phases")
+        single = {name: _frames(name, table) == 1 for name, table in phases.items()} if isinstance(phases, dict) else {}
+        values = {
+            **values,
+            "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()},
+        }
+    return values
+
+
+def _frames(phase: str, table: Any) -> Any:
+    start = PUBLISHED.get(phase, PhaseConfig()).frames
+    return table.get("frames", start) if isinstance(table, dict) else start
+
+
+def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
+    for plugin in PLUGINS:
+        now, before = value_at(over, plugin.name), value_at(tree, plugin.name)
+        if plugin.options and now not in (None, value_of(Config(), plugin.name) if before is None else before):
+            tree = without(tree, plugin.options)
+    return tree
+
+
+def modernised(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of an older version's configuration, each key by its present name.
+
+    What was set for another plugin than the one that is named had no effect, and goes.
+    """
+    for key in PLUGINS:
+        if now := moved(key.plugin, value_at(tree, key.name)):
+            tree = laid_over(tree, at(key.name, now))
+    for old, new in RENAMED.items():
+        if (value := value_at(tree, old)) is not None:
+            tree = without(tree, old)
+            tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
+    return tree
+
+
+def moved(kind: str, name: Any) -> str:
+    """What a plugin is called now that no longer comes with the package; empty for all others."""
+    return MOVED.get(kind, {}).get(name, "") if isinstance(name, str) and name not in plugins.names(kind) else ""
+
+
+def _taken(tree: dict[str, Any], dotted: str) -> bool:
+    """Whether a key is one of ours, or an option of the plugin that the tree names."""
+    table, _, option = dotted.rpartition(".")
+    for key in PLUGINS:
+        if key.options == table:
+            name = value_at(tree, key.name) or value_of(Config(), key.name)
+            return option in {known.name for known in plugins.describe(key.plugin, name).options}
+    return True
+
+
+def value_of(config: Config, dotted: str) -> Any:
+    """The value of a key that belongs to no phase."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# Trees of plain values, as TOML has them: tables in tables
+
+
+def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both have a value, that of `over`."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = laid_over(merged[key], value) if both else value
+    return merged
+
+
+def at(key: str | Sequence[str], value: Any) -> dict[str, Any]:
+    """A tree with one value."""
+    for part in reversed(parts(key)):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def parts(key: str | Sequence[str]) -> Sequence[str]:
+    return key.split(".") if isinstance(key, str) else key
+
+
+def value_at(tree: Any, key: str | Sequence[str]) -> Any:
+    """The value of a key, dotted or in parts; None where there is none."""
+    for part in parts(key):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def without(tree: Any, key: str | Sequence[str]) -> Any:
+    """The tree without a key."""
+    first, *rest = parts(key)
+    if not isinstance(tree, dict) or first not in tree:
+        return tree
+    kept = {name: value for name, value in tree.items() if name != first}
+    return {**kept, first: without(tree[first], rest)} if rest else kept
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no table, or an empty one, with its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

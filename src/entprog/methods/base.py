@@ -1,0 +1,96 @@
+"""The Method contract: what trains at step i of a phase.
+
+A plugin of kind "method" is a frozen dataclass whose fields are its options (`MethodPlugin`); `bind` gives the object
+that a loop uses for one phase (`Method`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from entprog.core.blocks import Blocks
+from entprog.core.freeze import Freezer, param_groups
+from entprog.core.types import MethodContext, Shape, StepPlan, Workload
+
+__all__ = ["Method", "MethodPlugin"]
+
+
+class MethodPlugin(ABC):
+    """Plugin kind "method".
+
+    Attributes:
+        ranked: whether it needs a ranking and a schedule.
+        packages: module -> what to install for it, of packages that are not dependencies of entprog.
+        inputs: when input-side parameters (outside all blocks and before them) train: "always", "never", or a word of
+            the method's own for some steps. A ranked method leaves that to `freeze.inputs_every`.
+    """
+
+    ranked: ClassVar[bool] = True
+    packages: ClassVar[Mapping[str, str]] = {}
+    inputs: str = "always"
+
+    @abstractmethod
+    def bind(self, context: MethodContext) -> "Method":
+        """The method of one phase.
+
+        Raises:
+            ValueError: something that it needs is missing, or its options do not go with the phase.
+        """
+
+    def for_phase(self, frames: int, new: Sequence[str] = ()) -> Self:
+        """The method as it works in a phase on clips of so many frames.
+
+        Args:
+            new: patterns of modules that start untrained, which low-rank methods train in full.
+        """
+        return self
+
+    def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
+        """The optimizer's groups; a method with parameters of its own puts them on here. See `param_groups`."""
+        return param_groups(model, blocks, lr=lr)
+
+    def workloads(
+        self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
+    ) -> Iterable[tuple[Workload, int]]:
+        """What a phase trains, in order, each with for how many steps; nothing where a schedule decides."""
+        return ()
+
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Every shape that a phase of this full shape may train at, by the method's own options."""
+        return (shape,)
+
+
+class Method(ABC):
+    """A method bound to a phase.
+
+    Attributes:
+        freezer: what freezes and thaws the blocks.
+        search_seconds, search_flops: spent on searching so far.
+    """
+
+    freezer: Freezer
+    search_seconds: float = 0.0
+    search_flops: float = 0.0
+
+    @abstractmethod
+    def plan(self, i: int) -> StepPlan:
+        """What step i is; asked once a step, before its batch is drawn. Idempotent, and the same on every rank."""
+
+    @abstractmethod
+    def step(self, i: int) -> AbstractContextManager[StepPlan]:
+        """Around optimizer step i: exactly the planned blocks train inside; gives the plan."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides later steps, also in the middle of a search. Plain values and tensors."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+    def finish(self) -> None:
+        """After the last step of the phase, such as merging adapters; the freezer is released after it."""
+        return

@@ -1,0 +1,347 @@
+"""The Task contract: what is trained, on what, and how it is judged. The only thing of a task that others import.
+
+Shape legend: B samples, F frames, H W height and width in pixels.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from entprog.codecs.base import Codec
+from entprog.config.checks import Finding
+from entprog.config.schema import Config, EvaluateConfig, PhaseConfig, SampleConfig, TrainConfig
+from entprog.core.blocks import Blocks, discover_blocks
+from entprog.core.types import Draw, Shape
+from entprog.files import save_weights
+from entprog.profiling.device import pick_device, pick_precision
+from entprog.profiling.subject import Subject
+from entprog.savings.recompute import recomputed
+
+__all__ = ["CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
+
+
+class Batch(Protocol):
+    """Clean training samples; what else it holds is between a task's `samples` and its `draw`."""
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[B] place of each sample in the run's data stream; everything random about it follows from its place."""
+        ...
+
+
+class Samples(Protocol):
+    """One split of the data as an endless, seekable stream of samples."""
+
+    def __len__(self) -> int:
+        """Different samples of the split."""
+        ...
+
+    def batch(self, position: int, shape: Shape) -> Batch:
+        """The `shape.batch` samples from `position` on; a pure function."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Samples of a task without files: `draw` makes them from (seed, position)."""
+
+    positions: np.ndarray = field(default_factory=lambda: np.arange(0))
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def batch(self, position: int, shape: Shape) -> "Positions":
+        """The places only."""
+        return Positions(np.arange(position, position + shape.batch))
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutClip:
+    """A held-out clip with the conditions to generate it anew; everything on the CPU.
+
+    Attributes:
+        clip, subject: names as in the data set's index.
+        truth: [F, 3, H, W] in 0..1.
+        reference: [3, H, W] in 0..1, the image that the model is given.
+        keypoints: [F, 18, 3], the poses that drive it: x, y in 0..1 and a confidence.
+        fps: frames a second.
+        conditions: what the task's `generate` takes for this clip.
+        key: fixes the noise of its generation.
+    """
+
+    clip: str
+    subject: str
+    truth: Tensor
+    reference: Tensor
+    keypoints: np.ndarray
+    fps: float
+    conditions: Mapping[str, Tensor]
+    key: int
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How a task may keep what its frozen parts computed.
+
+    Attributes:
+        train: the `train.reference_cache*` keys.
+        folder: for what is kept on disk.
+        warn: called with one message when a cache must give up; training goes on with the same numbers.
+        computing: a context around what is computed for the cache, by its form: equal forms are the same work.
+    """
+
+    train: TrainConfig
+    folder: Path
+    warn: Callable[[str], None]
+    computing: Callable[[Hashable], AbstractContextManager[None]]
+
+
+class TaskPlugin(ABC):
+    """Plugin kind "task": its fields are the options of `task_options`, `build` gives the task of a run."""
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterable[Finding]:
+        """What keeps a configuration from running as this task, found before anything is built."""
+        return ()
+
+    @classmethod
+    def missing(cls, config: Config) -> Iterable[Finding]:
+        """Files that a run needs, but a plan does not, and that are not there."""
+        return ()
+
+    @classmethod
+    def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
+        """Keys of the task's own tables that change nothing; `given` holds the dotted keys that the user wrote."""
+        return ()
+
+    @classmethod
+    def plan_subject(cls, config: Config, depth: int | None = None) -> Subject:
+        """The network as `entprog plan` takes it.
+
+        Raises:
+            ValueError: this task can't be planned.
+        """
+        raise ValueError(f"task = {config.task!r}: can't be planned, as the task has no plan_subject")
+
+    @abstractmethod
+    def build(self, config: Config, weights: str = "") -> "Task":
+        """The task on its device.
+
+        Args:
+            weights: a safetensors file of trained weights; empty for those that the configuration starts from.
+        """
+
+
+class Task(TaskPlugin):
+    """A model, its data, its objective and its conditions.
+
+    A task of one's own gives `setup`, `draw` and `predict`; everything else has a default. `task = "package.module:
+    Class"` then trains it: ranking, search, savings, resume, evaluation and report know no other task than this.
+
+    Attributes:
+        model: the network.
+        autocast: dtype of the forward pass ("bf16", "fp16") or "no"; see `precision`.
+        generates: whether the task makes clips (`held_out`, `generate`); one that does not is judged by its loss.
+        codec: the latent space of its clips; None where it has none.
+        sizes: resolutions that the data is stored in, where it is stored in any.
+    """
+
+    model: nn.Module
+    autocast: str = "no"
+    generates: ClassVar[bool] = False
+    codec: Codec | None = None
+    sizes: Sequence[int] = ()
+
+    # Building and saving
+
+    def build(self, config: Config, weights: str = "") -> "Task":
+        """See `TaskPlugin.build`: seeds torch, calls `setup`, moves the model and loads `weights`."""
+        device = pick_device(config.device)
+        torch.manual_seed(config.train.seed)
+        self.autocast = pick_precision(config.train.mixed_precision, device)
+        self.setup(config)
+        self.model.to(device)
+        if weights:
+            self.model.load_state_dict(load_file(weights))
+        return self
+
+    def setup(self, config: Config) -> None:
+        """Make `self.model` (and what else `draw` and `predict` need) from a configuration."""
+        raise ValueError(f"{type(self).__name__}: define setup(config), which makes self.model")
+
+    def check(self, config: Config) -> None:
+        """Refuse, before any work, phases that the data can't feed.
+
+        Raises:
+            ValueError: naming the key and the remedy.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write what users load elsewhere; model.safetensors is among it."""
+        save_weights(dict(self.model.state_dict()), folder / "model.safetensors")
+
+    def with_model(self, model: nn.Module) -> Self:
+        """This task around another network of the same structure, without caches: for simulated steps."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def precision(self) -> Any:
+        """The autocast context of a forward pass."""
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return torch.autocast(self.device.type, kinds.get(self.autocast), enabled=self.autocast in kinds)
+
+    # A phase
+
+    def blocks(self, phase: PhaseConfig, patterns: Sequence[str] = ()) -> Blocks:
+        """The blocks that a phase may train, in execution order.
+
+        Args:
+            patterns: `ranking.pattern`; empty for the model's own declaration, or what is found.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        found = discover_blocks(self.model, list(patterns) or None)
+        chosen = [block for block in found if self.in_phase(block.name, phase)]
+        if not chosen:
+            raise ValueError(
+                f"phases: blocks = {phase.blocks!r} leaves none of {len(found)} blocks; check ranking.pattern"
+            )
+        return Blocks(chosen, role=found.role)
+
+    def in_phase(self, block: str, phase: PhaseConfig) -> bool:
+        """Whether a phase may train a block; all of them where a task does not tell families apart."""
+        return True
+
+    def enter(self, phase: PhaseConfig) -> None:
+        """Be as a phase wants it: conditions shown or not, families of blocks on or off."""
+
+    def leave(self) -> None:
+        """After the last phase: be as sampling wants it."""
+
+    def start_training(self) -> None:
+        """Called when it is settled which parameters a phase may train, before its first step."""
+
+    def recompute(self, on: bool) -> None:
+        """Whether activations of blocks are computed again in the backward pass (gradient checkpointing)."""
+        stack: ExitStack = self.__dict__.setdefault("_recomputing", ExitStack())
+        stack.close()
+        if on:
+            stack.enter_context(recomputed(discover_blocks(self.model)))
+
+    def new_modules(self) -> tuple[str, ...]:
+        """Patterns of modules inside blocks that start untrained, `*` for one dotted part; LoRA trains them in full."""
+        return ()
+
+    # Data and loss
+
+    def samples(self, split: str, frames: int, seed: int) -> Samples:
+        """A split of the data, "train" or "holdout", for clips of so many frames."""
+        return Positions()
+
+    @abstractmethod
+    def draw(self, batch: Any, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
+        """Fix everything random about a batch; a pure function of (seed, positions), whatever the batch it is in.
+
+        Args:
+            dropout: share of samples whose conditions are left out; None for the training's own share.
+        """
+
+    @abstractmethod
+    def predict(self, draw: Draw) -> Tensor:
+        """What the model predicts, the shape of `draw.target`."""
+
+    def errors(self, draw: Draw) -> Tensor:
+        """Squared error of each value of the prediction."""
+        return (self.predict(draw) - draw.target).pow(2)
+
+    def loss(self, draw: Draw) -> Tensor:
+        """The training loss, a scalar: the mean squared error."""
+        return self.errors(draw).mean()
+
+    def losses(self, draw: Draw) -> Tensor:
+        """The loss of each sample, [B], whose mean is `loss`."""
+        return self.errors(draw).flatten(1).mean(1)
+
+    def reading(self, draw: Draw) -> tuple[float, list[float]]:
+        """`loss` and `losses` of a draw by one forward pass, as numbers."""
+        errors = self.errors(draw).detach()
+        return float(errors.mean()), errors.flatten(1).mean(1).tolist()
+
+    # Savings
+
+    def prepare(self, draw: Draw) -> None:
+        """Before a training step's loss: let caches find or compute what they can give for this draw."""
+
+    def prefix_place(self) -> int:
+        """Tells the present frozen prefix (the blocks below the lowest active one) from others; 0: there is none."""
+        return 0
+
+    def prefix(self, draw: Draw) -> Draw:
+        """The draw with `hidden`, what the frozen prefix makes of it, so that `predict` starts there.
+
+        Right as long as those weights and the lowest active block stay what they are. The draw comes back as it is
+        where there is no frozen prefix.
+        """
+        return draw
+
+    def hidden_bytes(self, shape: Shape) -> int:
+        """Bytes of `hidden` of a micro-batch; 0 where `prefix` gives none."""
+        return 0
+
+    def open_cache(self, options: CacheOptions) -> None:
+        """Make what `train.reference_cache` asks for; a task that has nothing to cache does nothing."""
+
+    def cache_counts(self) -> dict[str, int] | None:
+        """Hits, misses and bytes of the cache so far; None without one."""
+        return None
+
+    def close_cache(self) -> None:
+        """Forget what was cached, files included."""
+
+    # Clips
+
+    def held_out(self, settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
+        """The first `settings.clips` held-out clips with their conditions, in batches that `generate` takes at once."""
+        raise ValueError(f"{type(self).__name__}: makes no clips")
+
+    def generate(
+        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False
+    ) -> Tensor:
+        """Clips [B, F, 3, H, W] in 0..1, on the CPU; a pure function of weights, conditions, seed and keys."""
+        raise ValueError(f"{type(self).__name__}: makes no clips")
+
+    def mean_frame(self, resolution: int) -> Tensor | None:
+        """The mean training frame [3, H, W], a baseline of the evaluation; None where there is none."""
+        return None
+
+
+def fixed_draws(task: Task, samples_of: Samples, shape: Shape, samples: int, seed: int, *, most: int = 0) -> list[Draw]:
+    """`samples` samples in as few draws of up to `most` as will do, without condition dropout.
+
+    `most` is a training step's batch if 0, but at most 8: reading draws takes no more than training.
+    Their sizes differ by at most one, so that the mean over draws is all but the mean over samples. A pure
+    function of its arguments.
+    """
+    count = -(-samples // (most or min(8, shape.batch)))
+    ends = [samples * (k + 1) // count for k in range(count)]
+    draws = []
+    for first, end in zip([0, *ends], ends, strict=False):
+        small = replace(shape, batch=end - first)
+        draws.append(task.draw(samples_of.batch(first, small), small, seed, dropout=0.0))
+    return draws

@@ -1,0 +1,56 @@
+"""Whether a data set can feed the phases of a run."""
+
+from entprog import plugins
+from entprog.config.schema import Config, PhaseConfig
+from entprog.core.types import Shape
+from entprog.data.clips import Clips
+from entprog.data.shards import Shards
+from entprog.tasks.human_video.held_out import holdout_clips
+
+
+def check_data(config: Config, shards: Shards) -> None:
+    """Refuse, before any work, phases that the data set can't feed.
+
+    Raises:
+        ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set, of a phase
+            or of what its schedule may train; the same for the evaluation at the end.
+    """
+    for name, phase in config.phases.items():
+        if not phase.steps:
+            continue
+        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.resolution, shards)
+        clips = len(Clips(shards, "train", frames=phase.frames))
+        Clips(shards, "holdout", frames=phase.frames)
+        if phase.batch > clips:
+            raise ValueError(
+                f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
+                f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
+            )
+        table = "schedule.options" if plugins.ranked(config.method) else "method_options"
+        for shape in _scheduled(config, phase):
+            said = f"{table}: resolution {shape.resolution} of phase {name}"
+            _check_stored(said, shape.resolution, shards)
+            if shape.batch > clips:
+                raise ValueError(
+                    f"{table}: batch {shape.batch} of phase {name} is larger than the data set's {clips} "
+                    f"training clips of {phase.frames} frames"
+                )
+    if config.evaluate.clips:
+        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
+        holdout_clips(shards, config.evaluate.frames)
+
+
+def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
+    """The shapes that the schedule, or a method without one, may give a phase."""
+    if plugins.ranked(config.method):
+        source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
+    else:
+        source = plugins.load("method", config.method, **config.method_options)
+    if not hasattr(source, "shapes"):
+        return ()
+    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
+
+
+def _check_stored(said: str, size: int, shards: Shards) -> None:
+    if size not in shards.sizes:
+        raise ValueError(f"{said}: the data set stores {list(shards.sizes)}; prepare it with that size too")

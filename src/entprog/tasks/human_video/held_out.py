@@ -1,0 +1,80 @@
+"""Held-out clips with their conditions, and the mean frame, from a prepared data set."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from entprog.codecs.base import Codec
+from entprog.config.schema import EvaluateConfig
+from entprog.core.types import Shape
+from entprog.data.clips import Clips, Sample
+from entprog.data.sampler import generator
+from entprog.data.shards import ClipRow, Shards
+from entprog.tasks.base import HeldOutClip
+
+MEAN_FRAMES = 512
+BATCH_TOKENS = 16384
+"""Tokens of the clips that are generated at once."""
+
+
+def holdout_clips(shards: Shards, frames: int) -> Clips:
+    """The held-out clips of at least `frames` frames."""
+    longest = max((row.frames for row in shards.rows if row.split == "holdout"), default=0)
+    if not longest:
+        raise ValueError(f"data: {shards.folder} holds no clip out; prepare it with a holdout share above 0")
+    if longest < frames:
+        raise ValueError(f"evaluate.frames = {frames}: the longest held-out clip has {longest}; choose at most that")
+    return Clips(shards, "holdout", frames=frames)
+
+
+def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) -> Iterator[list[HeldOutClip]]:
+    """The first `settings.clips` clips from their first frame on, decoded, with the conditions to generate them."""
+    samples = holdout_samples(clips, settings.clips)
+    tokens = settings.frames * (settings.resolution // codec.factor // patch) ** 2
+    size = min(len(samples), max(1, BATCH_TOKENS // tokens))
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
+        keys = np.arange(start, start + len(part))
+        batch = clips.assemble(part, keys, Shape(settings.resolution, settings.frames, len(part)))
+        truths, references = codec.decode(batch.latents), codec.decode(batch.reference)
+        yield [
+            HeldOutClip(
+                shown.row.clip, shown.row.subject, truths[i], references[i],
+                clips.shards.pose(shown.row, 0, settings.frames), shown.row.fps,
+                {"reference": batch.reference[i], "pose": batch.pose[i]}, int(keys[i]),
+            )
+            for i, shown in enumerate(part)
+        ]  # fmt: skip
+
+
+def holdout_samples(clips: Clips, count: int) -> list[Sample]:
+    """The first `count` clips from frame 0 on, each with a reference fixed by its place in the index.
+
+    The reference is a frame of another clip of the same subject and scene where there is one.
+    """
+    rows: dict[tuple[str, str], list[ClipRow]] = {}
+    for row in clips.shards.rows:
+        if row.split == clips.split:
+            rows.setdefault((row.subject, row.scene), []).append(row)
+    samples = []
+    for index, row in enumerate(clips.rows[:count]):
+        which, frame = generator(0, 7, index).random(2)
+        mates = [mate for mate in rows[row.subject, row.scene] if mate.clip != row.clip] or [row]
+        mate = mates[int(which * len(mates))]
+        samples.append(Sample(row, 0, mate, int(frame * mate.frames)))
+    return samples
+
+
+def mean_frame(shards: Shards, resolution: int, codec: Codec) -> Tensor:
+    """The mean [3, H, W] of up to 512 training frames, evenly spread over all of them."""
+    places = [(row, i) for row in shards.rows if row.split == "train" for i in range(row.frames)]
+    if not places:
+        raise ValueError(f"data: {shards.folder} has no training clip for the mean frame; prepare it again")
+    chosen = np.unique(np.linspace(0, len(places) - 1, MEAN_FRAMES).round().astype(int))
+    total = torch.zeros(3, resolution, resolution)
+    for place in chosen:
+        row, i = places[place]
+        total += codec.decode(shards.latents(row, resolution, i, 1)[0])
+    return total / len(chosen)

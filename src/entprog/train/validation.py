@@ -1,0 +1,66 @@
+"""Holdout readings and samples while a run trains."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from entprog.core.bands import band_means
+from entprog.core.types import Draw
+from entprog.evaluate.evaluation import evaluate_task
+from entprog.tasks.base import Task
+from entprog.train.loop import Phase
+from entprog.train.state import Session
+
+__all__ = ["holdout_loss", "validate"]
+
+
+@torch.no_grad()
+def validate(session: Session, phase: Phase) -> None:
+    """Holdout loss, its mean and by noise band, with the weights that will be used (averaged ones where kept).
+
+    Samples follow where `train.validation_clips` asks for them.
+    """
+    config, task = session.config, session.task
+    with phase.method.freezer.whole(), session.ema.applied(task.model):
+        found = holdout_loss(task, phase.setup.holdout)
+        session.holdout_loss, session.holdout_bands = found["loss"], found["bands"]
+        session.log.event("holdout", {**found, **session.totals.so_far()})
+        if config.train.validation_clips and phase.config.pose and task.generates:
+            _sample(session, phase)
+
+
+@torch.no_grad()
+def holdout_loss(task: Task, holdout: Sequence[Draw]) -> dict[str, Any]:
+    """The loss on fixed draws: "loss", the mean; "bands", the mean in five bands of tau; "per_draw"."""
+    losses: list[float] = []
+    by_sample: list[float] = []
+    taus: list[float] = []
+    for draw in holdout:
+        loss, each = task.reading(draw)
+        losses.append(loss)
+        by_sample += each
+        taus += draw.tau.tolist()
+    bands = [None if math.isnan(value) else value for value in band_means(by_sample, taus)]
+    return {"loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses}
+
+
+def _sample(session: Session, phase: Phase) -> None:
+    config = session.config
+    few = replace(
+        config.evaluate,
+        clips=config.train.validation_clips,
+        videos=config.train.validation_clips,
+        frames=min(config.evaluate.frames, phase.config.frames),
+        resolution=phase.config.resolution,
+    )
+    folder = session.run / "samples" / f"{phase.folder.name}-{session.step}"
+    weights = "ema" if session.ema.weights else "model"
+    settings = replace(config, evaluate=few)
+    result = evaluate_task(session.task, settings, folder, samples=folder, weights=weights, progress=False)
+    background = result["metrics"].get("background_l1")
+    if background is not None:
+        phase.watch.background_error(background)
+    session.log.event("sample", {"metrics": result["metrics"]})
