@@ -19,11 +19,12 @@ from entprog.plan.largest import search
 from entprog.plan.orders import rankings, spread, suffix
 from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.simulator import Simulator
-from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.profiling.hardware import DEVICES, find_device
 from entprog.profiling.meter import Meter
 from entprog.profiling.step_costs import adamw
+from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import build_model
+from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 from entprog.tasks.human_video.task import HumanVideoTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"

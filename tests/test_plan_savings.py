@@ -15,19 +15,21 @@ from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Objective
 from entprog.nets.dit import VideoDiT
 from entprog.plan.caveats import notes
-from entprog.plan.estimate import Plan, Planner
+from entprog.plan.estimate import Planner
 from entprog.plan.largest import largest_m
 from entprog.plan.orders import suffix
+from entprog.plan.rows import Plan
 from entprog.plan.screen import text
 from entprog.plan.simulator import Simulator, Step
-from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.plugins import load
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
 from entprog.profiling.step_costs import adamw
+from entprog.profiling.subject import Case
 from entprog.savings.frozen_storage import FrozenStorage
 from entprog.savings.reference_cache import ReferenceCache
 from entprog.tasks.human_video.build import build_model
+from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 from entprog.tasks.human_video.task import HumanVideoTask
 
 GALORE = "benchmarks.rivals.galore:Galore"

@@ -29,10 +29,11 @@ from entprog.plan.calibration import calibrate
 from entprog.plan.estimate import Planner
 from entprog.plan.orders import spread, suffix
 from entprog.plan.planning import demo_recipe
-from entprog.plan.subjects import Case, HumanVideoSubject
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
+from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import build_model
+from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from entprog.plan.subjects import Case
+from entprog.profiling.subject import Case
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
@@ -191,6 +191,17 @@ class BackboneSubject:
         if name == "temporal":
             raise ValueError(f"phases: blocks = 'temporal': {self.name} has no temporal blocks; set blocks = 'all'")
         return tuple(block for unit in self.units for block in unit)
+
+    def references(self, drawn: int) -> int:
+        """None: there is no reference pass."""
+        return 0
+
+    def new_rests(self) -> bool:
+        """None is: the published weights have trained."""
+        return False
+
+    def leave_out(self, model: nn.Module, names: Collection[str]) -> None:
+        """None is."""
 
     def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
         """None: there is no reference pass."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from entprog.plan.estimate import Plan, Row
+from entprog.plan.rows import Plan, Row
 from entprog.plan.screen import NAMES, stages
 from entprog.report import formats
 from entprog.report.charts import ticks

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from entprog import plugins
@@ -13,96 +13,14 @@ from entprog.plan.inventory import matches
 from entprog.plan.orders import rankings
 from entprog.plan.recording import Operation
 from entprog.plan.roofline import Clock, precision_on
+from entprog.plan.rows import PhasePlan, Row
 from entprog.plan.simulator import Simulator, Step
-from entprog.plan.subjects import Case, HumanVideoSubject, Subject
 from entprog.profiling.hardware import Hardware
+from entprog.profiling.subject import Case, Subject
 from entprog.savings.in_backward import optimizer_plugin
-from entprog.tasks.human_video.build import new_temporal
 
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way of training one phase, or one stage of it.
-
-    Attributes:
-        kind: "stage", or the comparison "full" (the run itself where that is its method), "full-saving"
-            (checkpointing and 8-bit states) or "lora".
-        stages: numbers of the stages, from 1, in which the schedule may choose this.
-        order: what the ranking is called ("suffix" is the best case, "spread" the worst); "" where it is all one.
-        m: blocks that train.
-        lowest: place of the lowest of them among the phase's blocks, from 0.
-        steps: optimizer steps of all the stages.
-        bytes: largest sum of live bytes by category; `peak` is their sum.
-        fits: whether the device has so much besides its reserve.
-        flops, seconds: of one optimizer step.
-    """
-
-    phase: str
-    kind: str
-    stages: tuple[int, ...]
-    order: str
-    m: int
-    shape: Shape
-    trained: int
-    lowest: int
-    steps: int
-    peak: int
-    bytes: dict[str, int]
-    fits: bool
-    flops: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Largest:
-    """What of a phase fits the device: `what` is "m", "frames" or "resolution".
-
-    `value` is the largest that fits, None where none does; `limit` says that nothing larger was looked at. `order`
-    and `m` say for which blocks.
-    """
-
-    what: str
-    value: int | None
-    limit: bool
-    order: str
-    m: int
-
-
-@dataclass(slots=True)
-class PhasePlan:
-    """A phase: what trains it, and how long the whole of it takes at best and at worst.
-
-    `ranking` is the peak of scoring its blocks, in bytes; None where nothing is scored.
-    """
-
-    name: str
-    settings: PhaseConfig
-    blocks: tuple[str, ...]
-    rows: list[Row] = field(default_factory=list)
-    seconds: tuple[float, float] = (0.0, 0.0)
-    flops: tuple[float, float] = (0.0, 0.0)
-    largest: list[Largest] = field(default_factory=list)
-    ranking: int | None = None
-
-
-@dataclass(slots=True)
-class Plan:
-    """A whole run on a device; `notes` say what of its configuration the figures leave out."""
-
-    model: str
-    parameters: int
-    hardware: Hardware
-    precision: str
-    calibrated: bool
-    phases: list[PhasePlan] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "phases": [asdict(phase) for phase in self.phases]}
 
 
 class Planner:
@@ -111,11 +29,7 @@ class Planner:
     def __init__(self, config: Config, hardware: Hardware) -> None:
         self.config, self.hardware = config, hardware
         self.precision = precision_on(hardware, config.train.mixed_precision)
-        self.subject: Subject
-        if config.model.backbone:
-            self.subject = BackboneSubject(find_backbone(config.model.backbone), self.precision)
-        else:
-            self.subject = HumanVideoSubject(config)
+        self.subject = _subject(config, self.precision)
         self.simulator = Simulator(self.subject)
         self.clock = Clock(hardware)
         self.operations: Counter[Operation] = Counter()
@@ -139,7 +53,7 @@ class Planner:
             fused=self.hardware.name != "cpu",
             low_rank=self.rank,
             spared=self.spared,
-            new_rest=config.method == "lora" and not config.model.backbone and new_temporal(config.model),
+            new_rest=config.method == "lora" and self.subject.new_rests(),
             storage=config.freeze.storage,
             averaged=config.train.ema_decay > 0,
             accumulation=config.train.gradient_accumulation_steps,
@@ -150,13 +64,9 @@ class Planner:
     def _references(self, case: Case, settings: PhaseConfig) -> int:
         """How many references the cache may come to know: none where what lies before their states trains."""
         config = self.config
-        off = config.train.reference_cache == "off" or config.model.backbone or config.model.reference == "none"
-        if off or (case.outside and case.inputs):
+        if config.train.reference_cache == "off" or (case.outside and case.inputs):
             return 0
-        drawn = settings.steps * settings.batch * config.train.gradient_accumulation_steps
-        if config.data.path:
-            return drawn
-        return min(drawn, config.data.subjects * config.data.clips_per_subject * config.data.frames + 1)
+        return self.subject.references(settings.steps * settings.batch * config.train.gradient_accumulation_steps)
 
     def phases(self, order: str = "") -> Iterator[PhasePlan]:
         """One phase after the other, with its rows."""
@@ -337,6 +247,14 @@ class Planner:
                 "check ranking.pattern"
             )
         return blocks
+
+
+def _subject(config: Config, precision: str) -> Subject:
+    """What the configuration trains: the task's own network, or a published one."""
+    if config.model.backbone:
+        return BackboneSubject(find_backbone(config.model.backbone), precision)
+    subject: Subject = plugins.find("task", config.task).plan_subject(config)
+    return subject
 
 
 def _extremes(rows: Sequence[Row]) -> list[Row]:

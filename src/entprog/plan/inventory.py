@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from entprog.plan.subjects import Subject
+from entprog.profiling.subject import Subject
 from entprog.savings.frozen_storage import BLOCK
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from entprog.core.types import Ranking
-from entprog.plan.estimate import Largest, PhasePlan, Planner, Row
+from entprog.plan.estimate import Planner
 from entprog.plan.orders import rankings
-from entprog.plan.subjects import Case
+from entprog.plan.rows import Largest, PhasePlan, Row
+from entprog.profiling.subject import Case
 
 FRAMES, RESOLUTION = 257, 1024
 """The most that is looked at."""

@@ -11,9 +11,10 @@ from entprog.files import write_atomically
 from entprog.plan.calibration import calibrate, is_here
 from entprog.plan.caveats import notes
 from entprog.plan.chart import svg
-from entprog.plan.estimate import Plan, Planner
+from entprog.plan.estimate import Planner
 from entprog.plan.inventory import counted
 from entprog.plan.largest import largest_m, largest_shape
+from entprog.plan.rows import Plan
 from entprog.plan.screen import text
 from entprog.profiling.hardware import device_here, find_device
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from entprog.plan.estimate import RANK, PhasePlan, Plan, Row
+from entprog.plan.estimate import RANK
+from entprog.plan.rows import PhasePlan, Plan, Row
 from entprog.report import formats
 
 HEADS = (

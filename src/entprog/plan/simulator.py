@@ -16,8 +16,9 @@ from entprog.core.types import Role
 from entprog.nets import layers
 from entprog.plan.compose import Label, Recording, Timeline, compose, in_passes, shortened_to, windows
 from entprog.plan.inventory import Inventory, Parts, counted, packed_bytes, total, weighed
+from entprog.plan.low_rank import low_rank_added
 from entprog.plan.recording import Operation, Recorder
-from entprog.plan.subjects import Case, Subject, low_rank_added
+from entprog.profiling.subject import Case, Subject
 from entprog.savings.frozen_storage import FrozenStorage, fresh_tables
 
 
@@ -215,8 +216,7 @@ class Simulator:
                 wholes = [name for place in places for name in self.subject.units[place]]
                 pairs = zip(wholes, (name for unit in names for name in unit), strict=True)
                 rest = [name for whole, name in pairs if whole not in {*active, *adapted}]
-                idle = frozenset(int(name.split(".")[1]) for name in rest if name.startswith("temporal."))
-                model.__dict__["idle"] = idle
+                self.subject.leave_out(model, rest)
             if case.accumulation > 1:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None

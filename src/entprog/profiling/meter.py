@@ -1,7 +1,7 @@
 """One meter: bytes of live storages by category, and FLOPs by pass and block, of what runs inside it."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from entprog.core.blocks import Block
 from entprog.profiling.ledger import CATEGORIES, Ledger, Piece, tensors
 from entprog.profiling.operations import FORMULAS, Flops, operation_flops
 from entprog.profiling.states import expected_state_bytes
+from entprog.profiling.watching import EveryOperation, first_to_see_gradients, watch_resizing
 
 __all__ = ["CATEGORIES", "Flops", "Meter", "StepCost", "expected_state_bytes"]
 
@@ -139,12 +139,12 @@ class Meter:
                 self._take_stock(self.model)
                 for parameter in self.model.parameters():
                     if parameter.requires_grad:
-                        stack.callback(_first_to_see_gradients(parameter, self._label_gradient).remove)
+                        stack.callback(first_to_see_gradients(parameter, self._label_gradient).remove)
                 for optimizer in self._stepping():
                     stack.callback(optimizer.register_step_pre_hook(self._begin_step).remove)
                     stack.callback(optimizer.register_step_post_hook(self._end_step).remove)
-                stack.callback(_watch_resizing(self._ledger.resized))
-            stack.enter_context(_Mode(self))
+                stack.callback(watch_resizing(self._ledger.resized))
+            stack.enter_context(EveryOperation(self.see))
             self._entered = stack.pop_all()
         return self
 
@@ -261,62 +261,8 @@ class Meter:
             self._ledger.label(parameter.grad, "gradients")
 
 
-class _Mode(TorchDispatchMode):
-    """Shows every operation to the meter."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, meter: Meter) -> None:
-        super().__init__()
-        self.meter = meter
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if types and any(hasattr(kind, "__tensor_flatten__") for kind in types):
-            return NotImplemented  # sharded and quantised tensors first become operations on what they hold
-        operation = getattr(func, "_overloadpacket", func)
-        if torch.is_inference_mode_enabled() and operation not in FORMULAS and hasattr(func, "decompose"):
-            with self:  # only here do composite operations arrive in one piece
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        self.meter.see(operation, args, kwargs, out)
-        return out
-
-
 def _alike(first: Any, second: Any, *rest: Any) -> bool:
     return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
-
-
-def _first_to_see_gradients(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Any:
-    """Register a hook that runs before all others: one that steps in the backward frees the gradient."""
-    handle = parameter.register_post_accumulate_grad_hook(hook)
-    parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
-    return handle
-
-
-def _watch_resizing(seen: Callable[[torch.UntypedStorage], None]) -> Callable[[], None]:
-    """Tell `seen` of storages that are resized by themselves (FSDP does); returns what ends it."""
-    own = torch.UntypedStorage.resize_
-
-    def resize_(storage: torch.UntypedStorage, size: int) -> Any:
-        out = own(storage, size)
-        seen(storage)
-        return out
-
-    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
-
-    def restore() -> None:
-        torch.UntypedStorage.resize_ = own  # type: ignore[method-assign]
-
-    return restore
 
 
 def _device_type(model: nn.Module | None) -> str:

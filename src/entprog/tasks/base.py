@@ -23,6 +23,7 @@ from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
 from entprog.files import save_weights
 from entprog.profiling.device import pick_device, pick_precision
+from entprog.profiling.subject import Subject
 from entprog.savings.recompute import recomputed
 
 __all__ = ["CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
@@ -123,7 +124,7 @@ class TaskPlugin(ABC):
         return ()
 
     @classmethod
-    def plan_subject(cls, config: Config, depth: int | None = None) -> Any:
+    def plan_subject(cls, config: Config, depth: int | None = None) -> Subject:
         """The network as `entprog plan` takes it.
 
         Raises:

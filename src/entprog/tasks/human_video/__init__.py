@@ -9,6 +9,7 @@ from entprog.tasks.base import TaskPlugin
 
 if TYPE_CHECKING:
     from entprog.config.checks import Finding
+    from entprog.profiling.subject import Subject
     from entprog.tasks.base import Task
 
 __all__ = ["HumanVideo"]
@@ -23,6 +24,13 @@ class HumanVideo(TaskPlugin):
         from entprog.tasks.human_video.task import build_task
 
         return build_task(config, weights)
+
+    @classmethod
+    def plan_subject(cls, config: Config, depth: int | None = None) -> "Subject":
+        """See `TaskPlugin.plan_subject`; `depth`: spatial blocks, where they are not as many as the size has."""
+        from entprog.tasks.human_video.plan_subject import HumanVideoSubject
+
+        return HumanVideoSubject(config, depth)
 
     @classmethod
     def problems(cls, config: Config) -> "Iterable[Finding]":

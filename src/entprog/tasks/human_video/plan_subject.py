@@ -1,10 +1,8 @@
-"""What is planned: a network whose units along the depth repeat, built with as few of them as tell all."""
+"""What `entprog plan` simulates of the human video task: its network, built with as few units as tell all."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,96 +10,16 @@ from torch import Tensor, nn
 from entprog.codecs.pca import CHANNELS, FACTOR, PatchCodec
 from entprog.config.schema import Config
 from entprog.core.swap import swapped_forward
-from entprog.core.types import Draw, Shape
+from entprog.core.types import Draw
 from entprog.diffusion.objective import Objective
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
+from entprog.profiling.subject import Case
+from entprog.tasks.human_video.build import new_temporal
 from entprog.tasks.human_video.task import FAMILIES, HumanVideoTask
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Everything but the active blocks that a step's bytes and operations depend on.
-
-    Attributes:
-        shape: of one micro-batch.
-        pose: whether the model sees poses.
-        temporal_off: whether temporal blocks are left out.
-        outside: whether parameters outside the blocks train.
-        inputs: whether those of them train that stand before the blocks.
-        checkpointing: whether activations are recomputed.
-        precision: "no", "bf16" or "fp16", of the forward pass.
-        fused: attention as on a GPU, by the fused kernel at every length, and layer norms in float32 under autocast.
-        low_rank: rank of adapters that train in place of the own weights of some blocks; 0 for none.
-        spared: modules of such blocks that train in full (`method_options.full`).
-        new_rest: whether temporal blocks without adapters are new and rest throughout, so that they are left out.
-        storage: how weights of frozen blocks' linear layers are held, as `freeze.storage` names it.
-        references: different references whose frozen states are known from earlier steps, at most; 0: the whole
-            reference pass is run at each step.
-        echo: whether what the frozen blocks below the lowest active one make of the batch is known from before.
-        averaged: whether averaged weights are kept.
-        accumulation: micro-batches of a step.
-        in_backward: whether the optimizer steps in the backward pass and frees each gradient there.
-    """
-
-    shape: Shape
-    pose: bool = True
-    temporal_off: bool = False
-    outside: bool = True
-    inputs: bool = True
-    checkpointing: bool = False
-    precision: str = "no"
-    fused: bool = False
-    low_rank: int = 0
-    spared: tuple[str, ...] = ()
-    new_rest: bool = False
-    storage: str = "full"
-    references: int = 0
-    echo: bool = False
-    averaged: bool = False
-    accumulation: int = 1
-    in_backward: bool = False
-
-
-class Subject(Protocol):
-    """A network by its units: `units[i]` names the blocks of unit i in the whole network, `kinds[i]` its build."""
-
-    name: str
-    units: tuple[tuple[str, ...], ...]
-    kinds: tuple[str, ...]
-    heads: tuple[str, ...]
-    """Beginnings of the names of parameters that stand behind all blocks."""
-    multiple: int
-    """Resolutions must be multiples of this: patch x codec, in pixels."""
-    routed: frozenset[str]
-    """Blocks that see a share of the tokens only, where the shape says so."""
-
-    def build(self, places: Sequence[int]) -> tuple[nn.Module, list[tuple[str, ...]]]:
-        """The network of only these units of the whole (indices, ascending), and the names its blocks have then."""
-        ...
-
-    def step(self, model: nn.Module, case: Case) -> Callable[[], Tensor]:
-        """Allocates the inputs of a step; the result runs the forward pass and gives the loss."""
-        ...
-
-    def frames(self, limit: int) -> list[int]:
-        """Numbers of frames that the network takes, up to `limit`."""
-        ...
-
-    def family(self, name: str) -> tuple[str, ...]:
-        """Blocks of the whole network that a phase with `blocks = name` may train, in their order."""
-        ...
-
-    def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
-        """Bytes of the states that are known of one reference where these blocks train."""
-        ...
-
-    def hidden_bytes(self, case: Case) -> int:
-        """Bytes of the hidden states of a micro-batch at one place of the network."""
-        ...
-
-
 class HumanVideoSubject:
-    """This package's own task and network."""
+    """The network of the human video task as a `Subject`: one temporal block with its spatial ones is a unit."""
 
     def __init__(self, config: Config, depth: int | None = None) -> None:
         """`depth`: spatial blocks, where they are not as many as the size has."""
@@ -192,6 +110,21 @@ class HumanVideoSubject:
         """See `Subject.family`."""
         return tuple(block for block in self.order if FAMILIES[name](block))
 
+    def references(self, drawn: int) -> int:
+        """See `Subject.references`; of a prepared data set, which need not be there yet, each sample may be another."""
+        if self.config.model.reference == "none":
+            return 0
+        data = self.config.data
+        return drawn if data.path else min(drawn, data.subjects * data.clips_per_subject * data.frames + 1)
+
+    def new_rests(self) -> bool:
+        """See `Subject.new_rests`: temporal blocks may be new."""
+        return new_temporal(self.config.model)
+
+    def leave_out(self, model: nn.Module, names: Collection[str]) -> None:
+        """See `Subject.leave_out`."""
+        model.__dict__["idle"] = frozenset(int(name.split(".")[1]) for name in names if name.startswith("temporal."))
+
     def reference_bytes(self, case: Case, trained: Collection[str]) -> int:
         """See `Subject.reference_bytes`: one state before each block up to the lowest that trains."""
         frozen = len(list(takewhile(lambda name: name not in set(trained), self.stack)))
@@ -231,38 +164,3 @@ def _recalled(model: VideoDiT, reference: Tensor, kind: torch.dtype) -> list[Ten
         with swapped_forward(block, torch.clone):
             states.append(block(states[-1]))
     return states
-
-
-def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str] = ()) -> None:
-    """Put adapters of rank `rank` beside the linear layers of a block, in the place of its own weights.
-
-    `spared` are modules of the block that train in full instead ("": all of it).
-    """
-    block = model.get_submodule(name)
-    block.requires_grad_(False)
-    for path in spared:
-        block.get_submodule(path).requires_grad_(True)
-    layers = [
-        (path, layer)
-        for path, layer in block.named_modules()
-        if isinstance(layer, nn.Linear) and not any(not each or f"{path}.".startswith(f"{each}.") for each in spared)
-    ]
-    for path, layer in layers:
-        above, _, last = path.rpartition(".")
-        setattr(block.get_submodule(above), last, _LowRank(layer, rank))
-
-
-class _LowRank(nn.Module):
-    """A frozen linear layer and a trained product of two thin matrices beside it, operation by operation as peft's."""
-
-    def __init__(self, base: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.base = base
-        about: Mapping[str, Any] = {"bias": False, "device": base.weight.device, "dtype": base.weight.dtype}
-        self.lora_down = nn.Linear(base.in_features, rank, **about)
-        self.lora_up = nn.Linear(rank, base.out_features, **about)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.base(x)
-        x = x.to(self.lora_down.weight.dtype)
-        return out + self.lora_up(self.lora_down(x)) * 2.0

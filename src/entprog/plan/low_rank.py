@@ -1,0 +1,41 @@
+"""Adapters beside the linear layers of a simulated block."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str] = ()) -> None:
+    """Put adapters of rank `rank` beside the linear layers of a block, in the place of its own weights.
+
+    `spared` are modules of the block that train in full instead ("": all of it).
+    """
+    block = model.get_submodule(name)
+    block.requires_grad_(False)
+    for path in spared:
+        block.get_submodule(path).requires_grad_(True)
+    layers = [
+        (path, layer)
+        for path, layer in block.named_modules()
+        if isinstance(layer, nn.Linear) and not any(not each or f"{path}.".startswith(f"{each}.") for each in spared)
+    ]
+    for path, layer in layers:
+        above, _, last = path.rpartition(".")
+        setattr(block.get_submodule(above), last, _LowRank(layer, rank))
+
+
+class _LowRank(nn.Module):
+    """A frozen linear layer and a trained product of two thin matrices beside it, operation by operation as peft's."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        about: Mapping[str, Any] = {"bias": False, "device": base.weight.device, "dtype": base.weight.dtype}
+        self.lora_down = nn.Linear(base.in_features, rank, **about)
+        self.lora_up = nn.Linear(rank, base.out_features, **about)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.base(x)
+        x = x.to(self.lora_down.weight.dtype)
+        return out + self.lora_up(self.lora_down(x)) * 2.0
