@@ -194,7 +194,7 @@ def ordered(order: str, seed: int = 0) -> Callable[[Blocks], dict[str, Any]]:
 
 def last_third(blocks: Blocks) -> dict[str, Any]:
     return {
-        "score": "order", "score_options": {"order": "last"}, "outside_every": 0,
+        "score": "order", "score_options": {"order": "last"}, "inputs_every": 0,
         "schedule": "fixed", "schedule_options": {"m": (len(blocks) // 3,)},
     }  # fmt: skip
 

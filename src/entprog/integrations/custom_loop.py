@@ -121,7 +121,7 @@ def _inputs(
     model: nn.Module, blocks: Blocks, predict: Callable[[Draw], Tensor], probe: Sequence[Draw]
 ) -> tuple[str, ...]:
     if not probe:
-        raise ValueError("outside_every: needs a draw to see which parameters are on the input side; give probe")
+        raise ValueError("inputs_every: needs a draw to see which parameters are on the input side; give probe")
     return input_parameters(model, blocks, lambda: predict(probe[0]))
 
 

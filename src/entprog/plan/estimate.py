@@ -104,7 +104,7 @@ class Planner:
 
     def _turns(self, plan: PhasePlan, case: Case) -> list[Row]:
         """What a method without a ranking trains, a row for each cost that differs; none where that is all blocks."""
-        if not hasattr(self.method, "workloads"):
+        if self.ranked:
             return []
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
