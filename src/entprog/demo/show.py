@@ -11,26 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from entprog.config.checks import running
 from entprog.config.load import write_config
 from entprog.config.schema import Config
-from entprog.core.types import Shape
-from entprog.data.clips import Clips
-from entprog.data.shards import Shards, write_atomically
-from entprog.data.source import open_data
 from entprog.demo.arms import CLIPS, QUICK, RENDERED, Arm, Demo
 from entprog.demo.progress import Work
 from entprog.evaluate.evaluation import evaluate_task
+from entprog.files import write_atomically
 from entprog.report import collect, schedule_picture, summary_table, write_report
-from entprog.tasks.human_video.build import build_task, open_run
-from entprog.tasks.human_video.task import HumanVideo
+from entprog.tasks.base import Task
+from entprog.tasks.finished_run import build_task, open_run
 from entprog.train.checkpoint import checkpoints
-from entprog.train.draws import fixed_draws
 from entprog.train.log import describe_run, now
+from entprog.train.phase import PhaseSetup
 from entprog.train.run import train
+from entprog.train.validation import holdout_loss
 
 START = 4.0
 """Seconds that the bar allows for opening data and weights of an arm."""
@@ -147,28 +144,26 @@ def _before(plan: Demo, config: Config, out: Path, work: Work) -> Path:
     work.begin(plan.before)
     run.mkdir(exist_ok=True)
     config = replace(config, output_dir=str(run), label=plan.before)
-    shards, task = open_data(config.data, progress=False), build_task(config)
+    task = build_task(config)
     task.model.eval()
     write_atomically(run / "config.toml", write_config(config))
     about = describe_run(config, task.device, "entprog demo")
     about |= {"method": "", "started": now(), "finished": now(), "status": "finished"}
     write_atomically(run / "run.json", json.dumps(about, indent=2) + "\n")
-    losses = _holdout(task, shards, config)
-    event = {"event": "holdout", "step": 0, "phase": "", "loss": sum(losses) / len(losses), "per_draw": losses}
+    event = {"event": "holdout", "step": 0, "phase": "", **_holdout(task, config)}
     write_atomically(run / "events.jsonl", json.dumps(event) + "\n")
     work.did(START)
-    _judge(plan, config, task, shards, run, work)
+    _judge(plan, config, task, run, work)
     return run
 
 
-def _holdout(task: HumanVideo, shards: Shards, config: Config) -> list[float]:
-    """The losses that a run of this configuration reads at its end, here of the task as it is."""
-    number, phase = list(enumerate(running(config).values()))[-1]
-    held = Clips(shards, "holdout", seed=config.train.seed, frames=phase.frames)
-    shape = Shape(phase.resolution, phase.frames, phase.batch)
-    draws = fixed_draws(task, held, shape, config.train.holdout_clips, config.train.seed * 1000 + number + 700)
-    with torch.no_grad():
-        return [float(task.loss(draw)) for draw in draws]
+def _holdout(task: Task, config: Config) -> dict[str, Any]:
+    """What a run of this configuration reads at its end, here of the task as it is."""
+    number, name = list(enumerate(running(config)))[-1]
+    setup = PhaseSetup.build(task, config, number, name)
+    found = holdout_loss(task, setup.holdout)
+    task.leave()
+    return found
 
 
 def _arm(plan: Demo, arm: Arm, config: Config, work: Work) -> Path:
@@ -180,8 +175,8 @@ def _arm(plan: Demo, arm: Arm, config: Config, work: Work) -> Path:
     work.begin(arm.label)
     if not _trained(run):
         _train(arm, config, run, work)
-    _, task, _ = open_run(run)
-    _judge(plan, config, task, open_data(config.data, progress=False), run, work)
+    _, task = open_run(run)
+    _judge(plan, config, task, run, work)
     return run
 
 
@@ -197,7 +192,7 @@ def _train(arm: Arm, config: Config, run: Path, work: Work) -> None:
     write_atomically(run / "config.toml", write_config(config))
 
 
-def _judge(plan: Demo, config: Config, task: HumanVideo, shards: Shards, run: Path, work: Work) -> None:
+def _judge(plan: Demo, config: Config, task: Task, run: Path, work: Work) -> None:
     work.begin(f"{run.name}: sampling")
-    evaluate_task(task, shards, config, run, weights="model", progress=False)
+    evaluate_task(task, config, run, weights="model", progress=False)
     work.did(plan.clip * config.evaluate.clips)

@@ -1,10 +1,10 @@
 """Live bytes by category: which storages there are, what they are for, and what was there at the peak."""
 
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,12 +20,21 @@ UNNAMED = ("activations", "temporaries")
 class Piece:
     """A storage: its bytes now, and what it is known as. A later insight holds for its whole life.
 
-    `parts` are storages that were added up to this one, so that they are what it turns out to be.
+    `parts` are storages that were added up to this one, so that they are what it turns out to be. `watch` calls the
+    ledger when the storage is freed.
     """
 
     size: int
     category: str
     parts: "tuple[Piece, ...]" = ()
+    watch: "_Watch | None" = None
+
+
+class _Watch(weakref.ref):
+    """A weak reference that knows the key of what it refers to."""
+
+    __slots__ = ("key",)
+    key: int
 
 
 class Ledger:
@@ -42,17 +51,19 @@ class Ledger:
         self.device, self.granularity = device, granularity
         self.peak = 0
         self._total = 0
-        self._live: dict[int, tuple[Piece, Any]] = {}
+        self._live: dict[int, Piece] = {}
         self._pending: dict[int, Piece] = {}
-        # Every change since `_start`, so that the parts of the peak can be named once all is known about them.
-        self._changes: list[tuple[Piece, int]] = []
+        # Every change since `_start`, so that the parts of the peak can be named once all is known about them. Two
+        # plain lists and not one of pairs: many small objects that stay make the garbage collector run.
+        self._changed: list[Piece] = []
+        self._by = array("q")
         self._start: dict[Piece, int] = {}
         self._peak_at = 0
         self._peak_held: dict[Piece, int] | None = None
 
     def live(self) -> dict[str, int]:
         """Bytes by category now."""
-        return _sums((piece, piece.size) for piece, _ in self._live.values())
+        return _sums((piece, piece.size) for piece in self._live.values())
 
     def at_peak(self) -> dict[str, int]:
         """Bytes by category when their sum was largest."""
@@ -66,6 +77,29 @@ class Ledger:
         for part in plain(tensor):
             if self._counts(part):
                 self._add(part.untyped_storage(), category, pending)
+
+    def add_all(self, values: Iterable[Any], *, pending: bool = False) -> None:
+        """Count the tensors in nested values as `add` does: the inner loop of metering, several times an operation."""
+        live, granularity = self._live, self.granularity
+        for value in values:
+            kind = KINDS[type(value)]
+            if kind == "tensor":
+                if value.layout is not torch.strided:
+                    continue
+                storage = value.untyped_storage()
+                known = live.get(storage._cdata)
+                if known is None:
+                    if value.device.type == self.device:
+                        self._add(storage, "temporaries", pending)
+                elif -(-storage.nbytes() // granularity) * granularity != known.size:
+                    self._add(storage, "temporaries", pending)
+            elif kind == "sequence":
+                if not (type(value) is list and value and type(value[0]) is int):  # sizes are the most of them
+                    self.add_all(value, pending=pending)
+            elif kind == "mapping":
+                self.add_all(value.values(), pending=pending)
+            elif kind == "wrapper":
+                self.add(value, pending=pending)
 
     def label(self, tensor: Tensor, category: str) -> list[Piece]:
         """Count the tensor's storages as `category`, and return those that were not known as such."""
@@ -90,12 +124,14 @@ class Ledger:
     def join(self, total: Tensor, *summands: Tensor) -> None:
         """`total` is a new sum: if it turns out to be a gradient, so were its summands."""
         keys = [tensor.untyped_storage()._cdata for tensor in (total, *summands) if self._counts(tensor)]
-        pieces = [self._live[key][0] for key in keys if key in self._live]
+        pieces = [self._live[key] for key in keys if key in self._live]
         if len(pieces) == 1 + len(summands):
             pieces[0].parts = tuple(pieces[1:])
 
     def settle(self) -> None:
         """The backward pass goes on: what forward passes left are activations."""
+        if not self._pending:
+            return
         for piece in self._pending.values():
             piece.category = "activations"
         self._pending.clear()
@@ -104,7 +140,7 @@ class Ledger:
         """Note the peak; called after each operation."""
         if self._total > self.peak:
             self.peak = self._total
-            self._peak_at, self._peak_held = len(self._changes), None
+            self._peak_at, self._peak_held = len(self._changed), None
 
     def held_at_peak(self) -> dict[Piece, int]:
         """Each storage that was there at the peak, with its bytes then."""
@@ -119,35 +155,38 @@ class Ledger:
 
     def _add(self, storage: torch.UntypedStorage, category: str, pending: bool) -> Piece:
         key, size = storage._cdata, self.rounded(storage.nbytes())
-        if key in self._live:
-            piece = self._live[key][0]
+        piece = self._live.get(key)
+        if piece is not None:
             if size != piece.size:
                 self._change(piece, size - piece.size)
                 piece.size = size
             return piece
-        piece = Piece(size, category)
-        self._live[key] = piece, weakref.ref(storage, partial(self._free, key))
+        watch = _Watch(storage, self._free)
+        watch.key = key
+        self._live[key] = piece = Piece(size, category, (), watch)
         if pending:
             self._pending[key] = piece
         self._change(piece, size)
         return piece
 
-    def _free(self, key: int, gone: Any = None) -> None:
-        piece, _ = self._live.pop(key)
-        self._pending.pop(key, None)
+    def _free(self, watch: _Watch) -> None:
+        piece = self._live.pop(watch.key)
+        piece.watch = None
+        self._pending.pop(watch.key, None)
         self._change(piece, -piece.size)
 
     def _change(self, piece: Piece, by: int) -> None:
         self._total += by
-        self._changes.append((piece, by))
-        if len(self._changes) > self.LONGEST:
+        self._changed.append(piece)
+        self._by.append(by)
+        if len(self._changed) > self.LONGEST:
             # Keep what the peak and the present hold, and begin anew: a long run needs no long history.
             self._peak_held = self.held_at_peak()
-            self._start, self._changes = self._after(len(self._changes)), []
+            self._start, self._changed, self._by = self._after(len(self._changed)), [], array("q")
 
     def _after(self, count: int) -> dict[Piece, int]:
         held = dict(self._start)
-        for piece, by in self._changes[:count]:
+        for piece, by in zip(self._changed[:count], self._by, strict=False):
             held[piece] = held.get(piece, 0) + by
             if not held[piece]:
                 del held[piece]
@@ -174,6 +213,23 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
         part = getattr(tensor, name)
         if isinstance(part, Tensor):  # a sharded tensor names its mesh, too
             yield from plain(part)
+
+
+class _Kinds(dict[type, Literal["tensor", "wrapper", "sequence", "mapping", "other"]]):
+    """What a value of a type is to `Ledger.add_all`: looked at once a type, since that is slow."""
+
+    def __missing__(self, kind: type) -> str:
+        if issubclass(kind, Tensor):
+            plain = kind in (Tensor, torch.nn.Parameter) or not hasattr(kind, "__tensor_flatten__")
+            self[kind] = "tensor" if plain else "wrapper"
+        elif issubclass(kind, tuple | list):
+            self[kind] = "sequence"
+        else:
+            self[kind] = "mapping" if issubclass(kind, dict) else "other"
+        return self[kind]
+
+
+KINDS = _Kinds()
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

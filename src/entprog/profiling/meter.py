@@ -18,6 +18,8 @@ from entprog.profiling.states import expected_state_bytes
 
 __all__ = ["CATEGORIES", "Flops", "Meter", "StepCost", "expected_state_bytes"]
 
+ADD = torch.ops.aten.add
+
 CUDA_GRANULARITY = 512
 """torch's CUDA allocator gives memory in multiples of this many bytes."""
 
@@ -167,9 +169,11 @@ class Meter:
         ledger, forward = self._ledger, not in_backward or recomputing
         if not forward:
             ledger.settle()
-        for tensor in tensors((args, kwargs, out)):
-            ledger.add(tensor, pending=forward)
-        if not forward and operation is torch.ops.aten.add and _alike(*args):
+        ledger.add_all(args, pending=forward)
+        if kwargs:
+            ledger.add_all(kwargs.values(), pending=forward)
+        ledger.add_all((out,), pending=forward)
+        if not forward and operation is ADD and _alike(*args):
             ledger.join(out, *args)  # gradients of a weight that was used twice
         ledger.mark()
 
@@ -274,7 +278,7 @@ class _Mode(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+        if types and any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # sharded and quantised tensors first become operations on what they hold
         operation = getattr(func, "_overloadpacket", func)
         if torch.is_inference_mode_enabled() and operation not in FORMULAS and hasattr(func, "decompose"):

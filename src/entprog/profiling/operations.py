@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import flop_registry, mm_flop, sdpa_backward_flop, sdpa_flop
 
 Formula = Callable[..., int]
@@ -12,31 +13,36 @@ Formula = Callable[..., int]
 _aten = torch.ops.aten
 
 
-def _attention(q: Any, k: Any, v: Any, *rest: Any, out_val: Any = None, **other: Any) -> int:
-    return sdpa_flop(q.shape, k.shape, v.shape)
+def _shapes(value: Any) -> Any:
+    """Nested values with each tensor's shape in its place."""
+    if isinstance(value, Tensor):
+        return value.shape
+    return [_shapes(each) for each in value] if isinstance(value, tuple | list) else value
 
 
-def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, out_val: Any = None, **other: Any) -> int:
-    return sdpa_backward_flop(grad.shape, q.shape, k.shape, v.shape)
+def _quick(formula: Formula) -> Formula:
+    """One of torch's formulas without the walk over its arguments as a tree, which takes longer than many products."""
+    of_shapes: Formula | None = getattr(formula, "__wrapped__", None)
+    if of_shapes is None:  # it takes the tensors themselves
+        return formula
+
+    def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        named = {name: _shapes(value) for name, value in kwargs.items()}
+        return int(of_shapes(*map(_shapes, args), out_shape=_shapes(out_val), **named))
+
+    return count
 
 
-def _overridden_backward(
-    grad: Any, q: Any, k: Any, v: Any, *rest: Any, out_val: Any = None, **other: Any
-) -> int:  # pragma: no cover - devices of other makers
-    return sdpa_backward_flop(grad.shape, q.shape, k.shape, v.shape)
-
-
-def _integer_product(a: Any, b: Any, *rest: Any, out_val: Any = None, **other: Any) -> int:
-    return mm_flop(a.shape, b.shape)
+_product, _attention, _attention_backward = _quick(mm_flop), _quick(sdpa_flop), _quick(sdpa_backward_flop)
 
 
 FORMULAS: dict[Any, Formula] = {
-    **flop_registry,
+    **{operation: _quick(formula) for operation, formula in flop_registry.items()},
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     _aten._scaled_dot_product_fused_attention_overrideable: _attention,
-    _aten._scaled_dot_product_fused_attention_overrideable_backward: _overridden_backward,
-    _aten._int_mm: _integer_product,
+    _aten._scaled_dot_product_fused_attention_overrideable_backward: _attention_backward,
+    _aten._int_mm: _product,
 }
 """FLOPs by operation: those of torch's own counter, and what it leaves at zero (CPU flash attention, int8 products)."""
 

@@ -117,9 +117,10 @@ def has_copy(found: Sequence[Row]) -> bool:
 def _copies(runs: Sequence[Run]) -> dict[str, float]:
     """The metrics of the reference copied; nothing where runs differ in them, as they saw other clips then."""
     found = [(run.metrics.get("baselines") or {}).get("copy_reference") for run in runs if _scored(run)]
-    if not found or not all(isinstance(values, Mapping) and values == found[0] for values in found):
+    first = found[0] if found else None
+    if not isinstance(first, Mapping) or not all(values == first for values in found):
         return {}
-    return {name: number(value) for name, value in found[0].items()}
+    return {name: number(value) for name, value in first.items()}
 
 
 def _bands(runs: Sequence[Run], base: int) -> list[Row | None]:

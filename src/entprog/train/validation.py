@@ -1,16 +1,20 @@
 """Holdout readings and samples while a run trains."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from entprog.core.bands import band_means
+from entprog.core.types import Draw
 from entprog.evaluate.evaluation import evaluate_task
+from entprog.tasks.base import Task
 from entprog.train.loop import Phase
 from entprog.train.state import Session
 
-__all__ = ["validate"]
+__all__ = ["holdout_loss", "validate"]
 
 
 @torch.no_grad()
@@ -21,19 +25,26 @@ def validate(session: Session, phase: Phase) -> None:
     """
     config, task = session.config, session.task
     with phase.method.freezer.whole(), session.ema.applied(task.model):
-        losses, by_sample, taus = [], [], []
-        for draw in phase.setup.holdout:
-            loss, each = task.reading(draw)
-            losses.append(loss)
-            by_sample += each
-            taus += draw.tau.tolist()
-        session.holdout_loss = sum(losses) / len(losses)
-        bands = band_means(by_sample, taus)
-        session.holdout_bands = [None if math.isnan(value) else value for value in bands]
-        about = {"loss": session.holdout_loss, "bands": session.holdout_bands, "per_draw": losses}
-        session.log.event("holdout", {**about, **session.totals.so_far()})
+        found = holdout_loss(task, phase.setup.holdout)
+        session.holdout_loss, session.holdout_bands = found["loss"], found["bands"]
+        session.log.event("holdout", {**found, **session.totals.so_far()})
         if config.train.validation_clips and phase.config.pose and task.generates:
             _sample(session, phase)
+
+
+@torch.no_grad()
+def holdout_loss(task: Task, holdout: Sequence[Draw]) -> dict[str, Any]:
+    """The loss on fixed draws: "loss", the mean; "bands", the mean in five bands of tau; "per_draw"."""
+    losses: list[float] = []
+    by_sample: list[float] = []
+    taus: list[float] = []
+    for draw in holdout:
+        loss, each = task.reading(draw)
+        losses.append(loss)
+        by_sample += each
+        taus += draw.tau.tolist()
+    bands = [None if math.isnan(value) else value for value in band_means(by_sample, taus)]
+    return {"loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses}
 
 
 def _sample(session: Session, phase: Phase) -> None:
