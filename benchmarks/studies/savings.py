@@ -4,7 +4,7 @@ python -m benchmarks.studies.savings [--rounds 3 --size s ...].
 Each arm is a short run of `entprog train` on rendered people: spatial blocks, reference and pose, untrained weights.
 Arms are interleaved, `--rounds` times. FLOPs and peak bytes are the meter's, of one step, exact; seconds are the median
 of wall times over all steps but each run's first, their spread the middle half. Adds a line an arm to
-benchmarks/results/savings.jsonl, and prints the table of docs/engine.md. Run it on an otherwise idle machine.
+benchmarks/results/savings.jsonl, and prints the table of docs/memory.md. Run it on an otherwise idle machine.
 """
 
 import argparse
