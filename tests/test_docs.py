@@ -95,8 +95,12 @@ def test_terms_are_the_field_s_own(page: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), ALL_COMMANDS, ids=named)
-def test_commands_are_those_of_the_program(page: Path, command: list[str]) -> None:
+def test_commands_are_those_of_the_program(
+    page: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command and its options exist, its keys are a recipe's, and the recipes that it names are there."""
+    write_files(page, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     if command[0] == "entprog":
         tokens = command[1:]
         app.parse_args(with_overrides_set(tokens), print_error=False, exit_on_error=False)
@@ -118,6 +122,16 @@ def test_commands_are_those_of_the_program(page: Path, command: list[str]) -> No
         assert command[0] != "python" or (ROOT / command[1]).is_file()
 
 
+def write_files(page: Path, folder: Path) -> set[str]:
+    """The files that a page shows: blocks that begin with `# name`."""
+    names = set()
+    for code in fenced(page, "python", "toml"):
+        if name := re.match(r"# (\w+\.(?:py|toml))\n", code):
+            (folder / name[1]).write_text(code, encoding="utf-8")
+            names.add(name[1])
+    return names
+
+
 def runs(arguments: list[str], folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=ONE_THREAD
@@ -127,12 +141,8 @@ def runs(arguments: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path) -> None:
-    """Blocks run in order in one folder; one that begins with `# name` is that file, and commands that name it run."""
-    files = set()
-    for code in fenced(page, "python", "toml"):
-        if name := re.match(r"# (\w+\.(?:py|toml))\n", code):
-            (tmp_path / name[1]).write_text(code, encoding="utf-8")
-            files.add(name[1])
+    """Blocks run in order in one folder; a block that begins with `# name` is that file; commands that name it run."""
+    files = write_files(page, tmp_path)
     for code in fenced(page, "python"):
         runs(["-c", code], tmp_path)
     for words in commands(page):

@@ -1,4 +1,4 @@
-"""What a training process takes on this CPU beside its metered bytes: python -m benchmarks.studies.process_memory.
+"""Resident memory of a training process on this CPU: python -m benchmarks.studies.process_memory.
 
 Trains a few steps of each phase of nano-muon's arms, from untrained weights (bytes do not depend on them), each in a
 process of its own, and writes the process's largest resident set beside the metered peak to
@@ -19,9 +19,10 @@ from benchmarks.runner.suite_file import read_suite
 from entprog.config.load import write_config
 
 RECORD = Path(__file__).parent.parent / "results" / "process-memory.jsonl"
-ARMS = ("full", "full-video-muon", "full-saving", "entprog-echo", "lora-16")
-STEPS = {"subject": 6, "pose": 6, "video": 70}
-"""Enough for one window of echoes."""
+ARMS = ("full", "full-video-muon", "full-saving", "entprog-echo", "lora-16", "paper")
+FEW = {"subject": 6, "pose": 6, "video": 24}
+STEPS = {"entprog-echo": {**FEW, "video": 70}, "paper": {"subject": 24, "pose": 24, "video": 24}}
+"""More than FEW: a window of echoes, and the stages of a search."""
 CHILD = """
 import json, resource, sys
 import entprog.train.run
@@ -39,8 +40,7 @@ def measured(arm: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         arguments, metered = [], 0
         if arm:
-            steps = STEPS if arm == "entprog-echo" else {**STEPS, "video": 24}
-            config = read_suite("nano-muon").config(arm, steps=steps)
+            config = read_suite("nano-muon").config(arm, steps=STEPS.get(arm, FEW))
             config = replace(
                 config,
                 output_dir=str(Path(name) / "run"),
