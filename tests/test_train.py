@@ -37,6 +37,7 @@ LINE = {
     "step", "phase", "phase_step", "stage", "loss", "lr", "grad_norm", "m", "active", "trainable_params", "seconds",
     "elapsed", "flops", "bytes_peak", "bytes_live", "frames", "resolution", "batch", "searching", "tokens", "inputs",
     "echo", "flops_cache", "seconds_cache",
+    "holdout_loss", "holdout_bands",
 }  # fmt: skip
 
 

@@ -228,6 +228,7 @@ def _account(
         "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
         "searching": plan.searching, "echo": workload.echo, "flops_cache": flops_cache,
         "seconds_cache": round(seconds_cache, 5),
+        "holdout_loss": session.holdout_loss, "holdout_bands": session.holdout_bands,
     })  # fmt: skip
 
 

@@ -35,20 +35,20 @@ class HumanVideo(TaskPlugin):
     @classmethod
     def problems(cls, config: Config) -> "Iterable[Finding]":
         """What about model and data keeps a configuration from running."""
-        from entprog.tasks.human_video import checks
+        from entprog.tasks.human_video import recipe_checks
 
-        return checks.problems(config)
+        return recipe_checks.problems(config)
 
     @classmethod
     def missing(cls, config: Config) -> "Iterable[Finding]":
         """Files that a run needs and that are not there."""
-        from entprog.tasks.human_video import checks
+        from entprog.tasks.human_video import recipe_checks
 
-        return checks.missing(config)
+        return recipe_checks.missing(config)
 
     @classmethod
     def without_effect(cls, config: Config, given: set[str]) -> "Iterable[Finding]":
         """See `TaskPlugin.without_effect`."""
-        from entprog.tasks.human_video import checks
+        from entprog.tasks.human_video import recipe_checks
 
-        return checks.without_effect(config, given)
+        return recipe_checks.without_effect(config, given)
