@@ -71,6 +71,12 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             (idle[0], "data.domain"),
             f'{and_others(idle)}: no effect, as data.domain = "clips" opens the shipped videos',
         )
+    if config.model.init == "scratch" and inputs_rest(config, always=True):
+        yield Finding(
+            ("model.init", "method_options", "freeze.inputs_every"),
+            ' = "scratch": the embeddings keep their random values, as input-side parameters never train; '
+            "give trained weights, or let them train",
+        )
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
 
