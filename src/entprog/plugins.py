@@ -26,8 +26,8 @@ __all__ = [
     "ranked",
 ]
 
-CONTRACTS = ("base", "finished_run")
-"""Modules of a kind's folder that are no plugins: its contract, and what opens it."""
+CONTRACTS = ("base", "config_checks", "finished_run")
+"""Modules of a kind's folder that are no plugins: its contract, what it asks of a configuration, what opens it."""
 
 FOLDERS = {
     "score": "scores",

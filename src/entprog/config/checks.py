@@ -1,7 +1,7 @@
 """Keys that are right each by itself and wrong together, and settings that change nothing.
 
-What only one plugin can judge, it says itself: a task by `problems`, `missing` and `without_effect`, a metric by
-`at_least`, any plugin by `packages` (see `plugins.declared`).
+What a plugin can judge better, it says itself: a task by `problems`, `missing` and `without_effect`, a method by
+`problems` and `without_effect`, a metric by `at_least`, any plugin by `packages` (see `plugins.declared`).
 """
 
 import re
@@ -48,7 +48,7 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
     for findings in wrong.values():
         yield from findings
     if not (wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"])):
-        yield from _stages(config)
+        yield from plugins.declared("method", config.method, "problems", _nothing)(config)
         if not wrong["task"]:
             yield from plugins.declared("task", config.task, "problems", _nothing)(config)
     yield from _metrics(config)
@@ -97,28 +97,6 @@ def sound(config: Config) -> list[Chosen]:
     return [plugin for plugin in chosen(config) if not any(_plugin(plugin))]
 
 
-def sizes_from(config: Config) -> tuple[Any, str]:
-    """What may give a phase other sizes than its own, a schedule or a method, and the key of its options."""
-    if plugins.ranked(config.method):
-        return plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
-    return plugins.load("method", config.method, **config.method_options), "method_options"
-
-
-def inputs_rest(config: Config, *, always: bool = False) -> bool:
-    """Whether input-side parameters rest at some steps of a phase that trains them, or at all steps (`always`)."""
-    if plugins.ranked(config.method):
-        return config.freeze.inputs_every == 0
-    method = plugins.load("method", config.method, **config.method_options)
-    return bool(method.inputs == "never" if always else method.inputs != "always")
-
-
-def begins_frozen(phase: PhaseConfig, config: Config) -> bool:
-    """Whether the start of the network stays frozen from step to step."""
-    if phase.outside and config.freeze.outside and not inputs_rest(config):
-        return False
-    return phase.blocks == "temporal" or not plugins.declared("method", config.method, "every_block", False)
-
-
 def _nothing(*_: Any) -> Iterator[Finding]:
     return iter(())
 
@@ -151,36 +129,6 @@ def _plugin(plugin: Chosen) -> Iterator[Finding]:
         return
     for text in plugins.problems(kind, name, plugin.options):
         yield Finding((plugin.options_key or key, key), f": {text}")
-
-
-def _stages(config: Config) -> Iterator[Finding]:
-    source, options = sizes_from(config)
-    for name, phase in running(config).items():
-        steps = (f"phases.{name}.steps", "schedule" if options == "schedule.options" else options)
-        stages = source.stages
-        if stages > phase.steps:
-            what, remedy = f"{options}", "give shorter lists"
-            if options == "schedule.options":
-                what, remedy = f'schedule "{config.schedule.name}"', "lower schedule.options.stages"
-            yield Finding(steps, f" = {phase.steps}: fewer than the {stages} stages of {what}; {remedy} or raise steps")
-        elif options == "schedule.options" and source.estimator != "none":
-            yield from _search(name, phase, config, source, steps)
-
-
-def _search(name: str, phase: PhaseConfig, config: Config, schedule: Any, steps: tuple[str, ...]) -> Iterator[Finding]:
-    length = phase.steps // schedule.stages
-    if phase.echo > 1:
-        yield Finding(
-            (f"phases.{name}.echo", "schedule.name"),
-            f" = {phase.echo}: schedule {config.schedule.name!r} searches, and candidates must not see the same "
-            "samples; leave echo at 1, or choose a schedule that does not search",
-        )
-    elif schedule.search_steps >= length:
-        yield Finding(
-            steps,
-            f" = {phase.steps}: each of {schedule.stages} stages has {length} steps, its search alone takes "
-            f"schedule.options.search_steps = {schedule.search_steps}; lower one of these or raise steps",
-        )
 
 
 def _metrics(config: Config) -> Iterator[Finding]:
@@ -278,7 +226,10 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
         )
     yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
-    yield from _idle_phases(config, given)
+    for name in config.phases:
+        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
+            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
+    yield from plugins.declared("method", config.method, "without_effect", _nothing)(config, given)
     # Somebody who types --method full compares with what the recipe does otherwise: no word about its keys.
     idle = sorted(
         key
@@ -288,26 +239,6 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     )
     if idle and not plugins.ranked(config.method):
         yield Finding((idle[0],), f'{and_others(idle)}: no effect, as method = "{config.method}" has no order')
-
-
-def _idle_phases(config: Config, given: set[str]) -> Iterator[Finding]:
-    for name in config.phases:
-        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
-            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
-    for name, phase in running(config).items():
-        if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
-            yield Finding(
-                (f"phases.{name}.echo_window", f"phases.{name}.echo"),
-                f" = {phase.echo_window}: no effect, as echo = 1: no sample trains a second time",
-            )
-        if phase.echo > 1 and f"phases.{name}.echo" in given and not begins_frozen(phase, config):
-            yield Finding(
-                (f"phases.{name}.echo", "method"),
-                f" = {phase.echo}: repeats samples and saves nothing, as the start of the network trains in this phase",
-            )
-    echoing = any(phase.echo > 1 for phase in running(config).values())
-    if config.train.echo_cache == "disk" and "train.echo_cache" in given and not echoing:
-        yield Finding(("train.echo_cache",), ' = "disk": no effect, as no phase has an echo above 1')
 
 
 def and_others(keys: list[str]) -> str:

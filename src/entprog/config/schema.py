@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from entprog.toml.values import LARGEST
+
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-SEEDS, LARGEST = 2**32 - 1, 2**63 - 1
-"""The largest seed, and the largest integer."""
+SEEDS = 2**32 - 1
+"""The largest seed."""
 
 SIDES: dict[str, Any] = {"ge": 16, "le": 1024}
 """The range of a picture's side in pixels."""
