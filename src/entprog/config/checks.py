@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from typing import Any
 
 from entprog import plugins
 from entprog.config.presets import PRESETS, moved, value_of
-from entprog.config.reference import KEYS, PLUGINS
+from entprog.config.reference import KEYS, PLUGINS, Key
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
 
@@ -26,17 +25,6 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A plugin that the configuration names, at `key`, with the dotted key of its options' table."""
-
-    key: str
-    kind: str
-    name: str
-    options_key: str
-    options: dict[str, Any]
-
-
 def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
     """Everything that keeps this configuration from running.
 
@@ -44,7 +32,7 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
         files: data, weights and packages must be there, too.
     """
     yield from _run(config)
-    wrong = {plugin.key: list(_plugin(plugin)) for plugin in chosen(config)}
+    wrong = {place: list(_plugin(config, place, key, name)) for place, key, name in chosen(config)}
     for findings in wrong.values():
         yield from findings
     if not (wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"])):
@@ -61,20 +49,16 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
 
 def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> Iterator[Finding]:
     """Packages that the chosen plugins, or values of keys, need and that are not installed."""
-    for plugin in sound(config):
-        if plugin.kind in kinds and (plugin.kind != "metric" or config.evaluate.clips):
-            needed = plugins.declared(plugin.kind, plugin.name, "packages", {})
-            yield from _missing(plugin.key.partition("[")[0], plugin.name, needed)
-    for key in (key for key in KEYS.values() if key.packages):
-        value = value_of(config, key.name)
-        yield from _missing(key.name, value, key.packages.get(value, {}))
-
-
-def _missing(key: str, value: str, needed: dict[str, str]) -> Iterator[Finding]:
-    absent = [module for module in needed if find_spec(module) is None]
-    if absent:
-        install = "; ".join(dict.fromkeys(needed[module] for module in absent))
-        yield Finding((key,), f' = "{value}": {" and ".join(absent)} not installed; {install}')
+    needs = [
+        (key.name, name, plugins.declared(key.plugin, name, "packages", {}))
+        for key, name in sound(config)
+        if key.plugin in kinds and (key.plugin != "metric" or config.evaluate.clips)
+    ]
+    values = [(key, value_of(config, key.name)) for key in KEYS.values() if key.packages]
+    needs += [(key.name, value, key.packages.get(value, {})) for key, value in values]
+    for key, value, needed in needs:
+        if absent := plugins.not_installed(needed):
+            yield Finding((key,), f' = "{value}": {absent}')
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
@@ -82,19 +66,22 @@ def running(config: Config) -> dict[str, PhaseConfig]:
     return {name: phase for name, phase in config.phases.items() if phase.steps > 0}
 
 
-def chosen(config: Config) -> list[Chosen]:
-    """Every plugin that the configuration names; a score and a schedule also where nothing is ranked."""
-    found = []
+def chosen(config: Config) -> Iterator[tuple[str, Key, str]]:
+    """Every plugin that the configuration names, a score and a schedule also where nothing is ranked.
+
+    Each as the place of its name (in a list "KEY[i]"), its key, and its name.
+    """
     for key in PLUGINS:
-        value, options = value_of(config, key.name), value_of(config, key.options) if key.options else {}
-        places = {key.name: value} if isinstance(value, str) else {f"{key.name}[{i}]": v for i, v in enumerate(value)}
-        found += [Chosen(place, key.plugin, name, key.options, options) for place, name in places.items()]
-    return found
+        value = value_of(config, key.name)
+        if isinstance(value, str):
+            yield key.name, key, value
+        else:
+            yield from ((f"{key.name}[{i}]", key, name) for i, name in enumerate(value))
 
 
-def sound(config: Config) -> list[Chosen]:
+def sound(config: Config) -> list[tuple[Key, str]]:
     """The chosen plugins that exist and whose options are right."""
-    return [plugin for plugin in chosen(config) if not any(_plugin(plugin))]
+    return [(key, name) for place, key, name in chosen(config) if not any(_plugin(config, place, key, name))]
 
 
 def _nothing(*_: Any) -> Iterator[Finding]:
@@ -110,35 +97,33 @@ def _run(config: Config) -> Iterator[Finding]:
         yield Finding(("phases",), ": no phase has steps; give at least one phase with steps above 0")
 
 
-def _plugin(plugin: Chosen) -> Iterator[Finding]:
-    key, kind, name = plugin.key, plugin.kind, plugin.name
-    if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        yield Finding((key,), f' = {name!r}: expected a name, or your own as "package.module:Class"')
-        return
+def _plugin(config: Config, place: str, key: Key, name: str) -> Iterator[Finding]:
+    kind = key.plugin
     if now := moved(kind, name):
-        yield Finding((key,), f" = {name!r}: is {now!r} now, and comes with the repository only")
+        yield Finding((place,), f" = {name!r}: is {now!r} now, and comes with the repository only")
         return
     try:
         found = plugins.find(kind, name)
     except (ValueError, ImportError) as error:
         short = get_close_matches(name, PRESETS if kind == "method" else (), 1)  # of a preset, which is no plugin
-        yield Finding((key,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
+        yield Finding((place,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
         return
     if lacking := plugins.lacking(kind, found):
-        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
+        yield Finding((place,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
         return
-    for text in plugins.problems(kind, name, plugin.options):
-        yield Finding((plugin.options_key or key, key), f": {text}")
+    options = value_of(config, key.options) if key.options else {}
+    for text in plugins.problems(kind, name, options):
+        yield Finding((key.options or place, place), f": {text}")
 
 
 def _metrics(config: Config) -> Iterator[Finding]:
-    for metric in (plugin for plugin in sound(config) if plugin.kind == "metric"):
-        for name, count in plugins.declared("metric", metric.name, "at_least", {}).items():
+    for metric in (name for key, name in sound(config) if key.plugin == "metric"):
+        for name, count in plugins.declared("metric", metric, "at_least", {}).items():
             given = value_of(config, f"evaluate.{name}")
             if 0 < given < count:
                 yield Finding(
                     (f"evaluate.{name}", "evaluate.metrics"),
-                    f' = {given}: evaluate.metrics = "{metric.name}" needs at least {count} {name}; '
+                    f' = {given}: evaluate.metrics = "{metric}" needs at least {count} {name}; '
                     "raise it, or leave the metric out",
                 )
 
@@ -198,9 +183,6 @@ def _in_backward(config: Config) -> Iterator[Finding]:
         )
 
 
-# Settings that change nothing: mostly a misunderstanding
-
-
 def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
     """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
     train = config.train
@@ -209,21 +191,11 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
-    adam = [key for key in KEYS if key.startswith("train.adam_")]
-    reads = plugins.declared("optimizer", train.optimizer, "reads", [key.partition(".")[2] for key in adam])
-    if idle := [key for key in adam if key in given and key.partition(".")[2] not in reads]:
-        yield Finding(
-            (idle[0], "train.optimizer"), f'{and_others(idle)}: no effect with optimizer = "{train.optimizer}"'
-        )
+    yield from plugins.declared("optimizer", train.optimizer, "without_effect", _nothing)(config, given)
     if train.optimizer_in_backward and not train.gradient_checkpointing:
         yield Finding(
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
             " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
-        )
-    if config.freeze.inputs_every != 1 and not config.freeze.outside:
-        yield Finding(
-            ("freeze.inputs_every", "freeze.outside"),
-            f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
         )
     yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
     for name in config.phases:

@@ -16,7 +16,7 @@ from entprog.config.presets import PRESETS, without_others_options
 from entprog.config.reference import TABLES, key_at, nearest
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.toml.parsing import ConfigError, parsed
-from entprog.toml.trees import at, blocked, laid_over, leaves, value_at, without
+from entprog.toml.trees import at, blocked, holds, laid_over, leaves, value_at, without
 from entprog.toml.values import from_command_line, literal, outside, refusal, shown
 
 __all__ = ["ConfigError", "ConfigWarning", "Reader", "config_of", "parsed", "read_config", "updated", "write_config"]
@@ -54,8 +54,7 @@ def read_config(
         ConfigError: anything is wrong.
     """
     tree = {} if path is None else parsed(Path(path))
-    name = "" if path is None else str(path)
-    return config_of(tree, name, overrides, resolved=resolved, planned=planned)
+    return config_of(tree, str(path or ""), overrides, resolved=resolved, planned=planned)
 
 
 def config_of(
@@ -78,7 +77,7 @@ def config_of(
     config = reader.config(reader.with_overrides(tree, pairs))
     for finding in checks.problems(config, files=not resolved and not planned):
         # A value that was not understood was left at its default: nothing follows from that.
-        if not any(_related(key, bad) for key in finding.keys for bad in reader.bad):
+        if not any(holds(key, bad) or holds(bad, key) for key in finding.keys for bad in reader.bad):
             reader.problem(finding.keys[0], finding.text, bad=False)
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -120,7 +119,7 @@ class Reader:
 
     def line(self, dotted: str, text: str) -> str:
         """One line: where the key was written, the key, what about it."""
-        if any(f"{key}.".startswith(f"{dotted}.") for key in self.typed):
+        if any(holds(dotted, key) for key in self.typed):
             return f"--{dotted}{text}"
         return f"{self.name}: {dotted}{text}" if self.name else f"{dotted}{text}"
 
@@ -171,14 +170,18 @@ class Reader:
             if value_at(tree, old) is not None:
                 self.problem(old, f": is {new} now")
                 tree = without(tree, old)
-        values = _with_published(tree)
+        values, phases = tree, tree.get("phases")
+        if isinstance(phases, dict):
+            starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
+            values = laid_over({"phases": starts}, tree)
         while True:
             try:
                 return _CONFIG.validate_python(values)
             except ValidationError as error:
                 wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
             written = [key for key, _ in leaves(tree)]
-            for path in sorted(wrong, key=lambda path: (path[0] == "phases", _place(path, written))):
+            place = {path: next(i for i, key in enumerate(written) if holds(".".join(path), key)) for path in wrong}
+            for path in sorted(wrong, key=lambda path: (path[0] == "phases", place[path])):
                 self.problem(".".join(path), self._refused(path, wrong[path], value_at(values, path)))
                 values = without(values, path)
 
@@ -194,23 +197,11 @@ class Reader:
         if key is None:
             wanted = "tables, such as [phases.pose]" if dotted == "phases" else "a table, such as [phases.pose]"
             return f"{said}expected {f'a table, [{dotted}]' if dotted in TABLES else wanted}"
-        beyond = outside(value, key.interval) if error in _BEYOND else None
+        beyond = outside(value, key.interval) if error.startswith(("greater_than", "less_than", "finite")) else None
         return said + (beyond or refusal(value, key.kind))
 
 
 _CONFIG = TypeAdapter(Config)
-
-_BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-"""pydantic's names for a number outside its range."""
-
-
-def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree, each phase on the values that it starts from."""
-    phases = tree.get("phases")
-    if not isinstance(phases, dict):
-        return tree
-    starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
-    return {**tree, "phases": {n: {**starts[n], **t} if isinstance(t, dict) else t for n, t in phases.items()}}
 
 
 def _key(place: Iterable[int | str]) -> tuple[str, ...]:
@@ -218,18 +209,8 @@ def _key(place: Iterable[int | str]) -> tuple[str, ...]:
     return tuple(str(part) for part in takewhile(lambda part: isinstance(part, str) and part != "[key]", place))
 
 
-def _place(path: tuple[str, ...], written: Sequence[str]) -> int:
-    """Where a key, or the first of a table, was written."""
-    return next(i for i, key in enumerate(written) if f"{key}.".startswith(f"{'.'.join(path)}."))
-
-
 def _path(dotted: str) -> list[str]:
     """The parts of a dotted key; dashes count as underscores, except in the name of a phase."""
     parts = dotted.strip().split(".")
     named = 1 if parts[0] == "phases" else None
     return [part if i == named else part.replace("-", "_") for i, part in enumerate(parts)]
-
-
-def _related(a: str, b: str) -> bool:
-    """Whether two dotted keys are the same, or one a table that holds the other."""
-    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")

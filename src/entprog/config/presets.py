@@ -66,12 +66,9 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
         if own is not None and value_at(tree, plugin.name) not in (None, own):
             values = without(values, plugin.options)
     if "method_options" in values:
-        phases = tree.get("phases")
-        single = {name: _frames(name, table) == 1 for name, table in phases.items()} if isinstance(phases, dict) else {}
-        values = {
-            **values,
-            "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()},
-        }
+        phases = tree["phases"] if isinstance(tree.get("phases"), dict) else {}
+        kinds = {name: IMAGES if _frames(name, table) == 1 else CLIPS for name, table in phases.items()}
+        values = {**values, "phases": {name: kind.get(preset, {}) for name, kind in kinds.items()}}
     return values
 
 

@@ -3,24 +3,11 @@
 import dataclasses
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from entprog.config.schema import Config, PhaseConfig
-
-ELSEWHERE = {
-    "batch_size": "phases.*.batch",
-    "train_batch_size": "phases.*.batch",
-    "lr": "phases.*.learning_rate",
-    "max_train_steps": "phases.*.steps",
-    "num_train_epochs": "phases.*.steps",
-    "epochs": "phases.*.steps",
-    "output": "output_dir",
-    "pretrained_model_name_or_path": "model.init",
-    "cfg": "sample.guidance_scale",
-}
-"""What other trainers call a key -> the key here."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +19,7 @@ class Key:
         plugin: the kind of plugin that it names, or names a list of.
         options: dotted name of the table with this plugin's options.
         packages: value -> packages that it needs beyond entprog's own: module -> how to install it.
+        also: what other trainers call it.
     """
 
     name: str
@@ -41,6 +29,7 @@ class Key:
     plugin: str
     options: str
     packages: dict[str, dict[str, str]]
+    also: tuple[str, ...]
 
 
 def hints(table: type[Any]) -> dict[str, Any]:
@@ -49,20 +38,11 @@ def hints(table: type[Any]) -> dict[str, Any]:
     return {name: kind for name, kind in typing.get_type_hints(table).items() if name in own}
 
 
-def _interval(limits: dict[str, Any]) -> str | None:
-    if not limits:
-        return None
-    low = f"[{limits['ge']}" if "ge" in limits else f"({limits['gt']}" if "gt" in limits else "(-inf"
-    return f"{low}, " + (f"{limits['le']}]" if "le" in limits else f"{limits['lt']})" if "lt" in limits else "inf)")
-
-
 def _keys() -> Iterator[Key]:
     for table, owner in TABLES.items():
         for name, info in owner.__pydantic_fields__.items():
             if info.description is not None:  # a table has none
-                more = dict(info.json_schema_extra)
-                dotted, interval = f"{table}.{name}".lstrip("."), _interval(more.pop("limits"))
-                yield Key(dotted, hints(owner)[name], info.description, interval, **more)
+                yield Key(f"{table}.{name}".lstrip("."), hints(owner)[name], info.description, **info.json_schema_extra)
 
 
 TABLES: dict[str, Any] = {"": Config} | {
@@ -84,9 +64,8 @@ def key_at(dotted: str) -> Key | None:
     return KEYS.get(_starred(dotted))
 
 
-def dotted_keys(phases: Iterable[str] = ("*",)) -> list[str]:
+def dotted_keys(phases: Sequence[str] = ("*",)) -> list[str]:
     """Every dotted key, those of a phase once for each of `phases`."""
-    phases = list(phases)
     return [key.replace("*", phase) for key in KEYS for phase in (phases if "*" in key else [""])]
 
 
@@ -96,13 +75,12 @@ def limit(dotted: str) -> str | None:
     return key.interval if key else None
 
 
-def nearest(dotted: str, phases: Iterable[str]) -> list[str]:
+def nearest(dotted: str, phases: Sequence[str]) -> list[str]:
     """The keys that somebody who wrote `dotted` may have meant, best first; none where nothing is near."""
-    phases = list(phases)
     known = dotted_keys(phases)
     table, _, last = dotted.rpartition(".")
-    if last in ELSEWHERE:
-        return [key for key in known if _starred(key) == ELSEWHERE[last]][:3]
+    if also := [key for key in known if last in KEYS[_starred(key)].also]:
+        return also[:3]
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == table}
     if near := get_close_matches(last, beside, 1, 0.7):
         return [beside[near[0]]]

@@ -43,7 +43,12 @@ def _search(name: str, phase: PhaseConfig, config: Config, schedule: Any, steps:
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
-    """Keys about an echo that change nothing; `given` holds the dotted keys that the user wrote."""
+    """Keys about input-side parameters and echoes that change nothing; `given` holds those that the user wrote."""
+    if config.freeze.inputs_every != 1 and not config.freeze.outside:
+        yield Finding(
+            ("freeze.inputs_every", "freeze.outside"),
+            f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
+        )
     for name, phase in running(config).items():
         if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
             yield Finding(

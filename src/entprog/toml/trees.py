@@ -13,6 +13,11 @@ def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def holds(table: str, key: str) -> bool:
+    """Whether a dotted key is this one, or is in the table of this dotted name."""
+    return f"{key}.".startswith(f"{table}.")
+
+
 def at(key: str | Sequence[str], value: Any) -> dict[str, Any]:
     """A tree with one value."""
     for part in reversed(parts(key)):

@@ -13,6 +13,14 @@ LARGEST = 2**63 - 1
 """The largest integer."""
 
 
+def interval(**limits: float) -> str | None:
+    """The interval between limits by pydantic's names (ge, gt, le, lt), such as "[0, 1)"; None without any."""
+    if not limits:
+        return None
+    low = f"[{limits['ge']}" if "ge" in limits else f"({limits['gt']}" if "gt" in limits else "(-inf"
+    return f"{low}, " + (f"{limits['le']}]" if "le" in limits else f"{limits['lt']})" if "lt" in limits else "inf)")
+
+
 def inside(value: float, interval: str) -> bool:
     """Whether a number lies in an interval such as "[0, 1)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))

@@ -14,7 +14,7 @@ from entprog.core.probe import check_shared
 from entprog.core.types import Ranking, Shape
 from entprog.files import write_atomically
 from entprog.tasks.base import Task
-from entprog.toml.trees import leaves
+from entprog.toml.trees import holds, leaves
 from entprog.toml.values import shown
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
 from entprog.train.log import RunLog, now, write_status
@@ -57,7 +57,7 @@ def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
         before["phases"], after["phases"] = list(a.phases), list(b.phases)
     lines = []
     for key in dict.fromkeys([*before, *after]):
-        ignored = any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)
+        ignored = any(holds(table, key) for table in ignore)
         # repr tells 1 from true and 1.0, which an option of a plugin may not take for the same.
         if repr(before.get(key)) != repr(after.get(key)) and not ignored:
             lines.append(f"{key}: {_written(before, key)} -> {_written(after, key)}")
