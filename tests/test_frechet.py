@@ -13,7 +13,6 @@ from torch import Tensor
 
 from entprog import plugins
 from entprog.cli import app as cli
-from entprog.config import checks
 from entprog.config.load import ConfigError, config_of
 from entprog.config.schema import Config
 from entprog.evaluate import evaluation as evaluate
