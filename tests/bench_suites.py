@@ -7,7 +7,7 @@ from benchmarks.runner.run_plan import PlannedRun
 from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from benchmarks.runner.suite_file import suite_of
-from entprog.config.presets import laid_over
+from entprog.toml.trees import laid_over
 
 TREE: dict[str, Any] = {
     "about": "small",

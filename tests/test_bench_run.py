@@ -21,10 +21,10 @@ from benchmarks.runner.run_record import Record
 from benchmarks.runner.suite import Suite
 from benchmarks.runner.suite_file import suite_of
 from benchmarks.runner.suite_loop import run_suite
-from entprog.config.presets import laid_over
 from entprog.core.bands import band_means
 from entprog.nets.dit import SIZES
 from entprog.tasks.human_video.task import HumanVideoTask
+from entprog.toml.trees import laid_over
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import synthetic_data

@@ -12,7 +12,7 @@ import pytest
 from entprog import plugins
 from entprog.cli.app import app, main
 from entprog.cli.errors import plain_errors
-from entprog.config import reference
+from entprog.cli.printed_recipe import recipe
 from entprog.config.load import read_config
 from entprog.config.schema import Config
 from fake_run import make_run
@@ -87,7 +87,7 @@ def test_keys_name_every_plugin(capsys):
 def test_keys_are_a_recipe(capsys, tmp_path):
     main(["train", "--keys"])
     told = capsys.readouterr().out
-    assert reference.recipe() in told
+    assert recipe() in told
     Path("recipe.toml").write_text(told)
     assert read_config("recipe.toml") == Config()
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from entprog.cli.printed_recipe import recipe as recipe_of_defaults
 from entprog.config import reference
-from entprog.config.load import RESUMABLE, differences, read_config, write_config
+from entprog.config.load import read_config, write_config
 from entprog.config.presets import value_of
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
+from entprog.toml.values import outside
+from entprog.train.run_folder import RESUMABLE, differences
 from recipes import problems
 
 SHIPPED = Path(__file__).parents[1]
@@ -148,7 +151,7 @@ def test_every_number_has_a_range_that_holds_for_its_default():
         assert interval is not None or key.kind not in (int, float), dotted
         value = getattr(PhaseConfig(), dotted[9:]) if dotted.startswith("phases.*.") else value_of(Config(), dotted)
         if interval is not None:
-            assert reference.outside(value, interval) is None, dotted
+            assert outside(value, interval) is None, dotted
 
 
 def test_a_number_outside_its_range_is_refused_in_code_too():
@@ -348,7 +351,7 @@ def test_phases_keep_their_order_when_written(recipe):
 
 
 def test_the_printed_recipe_is_the_default_one(recipe):
-    text = reference.recipe()
+    text = recipe_of_defaults()
     assert read_config(recipe(text)) == Config()
     assert all(len(line) <= 100 for line in text.splitlines())
     for dotted in reference.dotted_keys():
@@ -361,7 +364,7 @@ def test_recipes_that_come_with_entprog_are_right(path):
 
 
 def test_every_key_is_explained():
-    lines = reference.recipe().splitlines()
+    lines = recipe_of_defaults().splitlines()
     for dotted in reference.dotted_keys():
         place = next(i for i, line in enumerate(lines) if line.startswith(f"{dotted.rpartition('.')[2]} = "))
         assert lines[place - 1].startswith("#") and len(lines[place - 1]) > 3, dotted

@@ -6,8 +6,9 @@ import pytest
 
 from entprog import plugins
 from entprog.config.load import read_config, write_config
-from entprog.config.presets import MOVED, RENAMED, at, modernised, value_at
+from entprog.config.presets import MOVED, RENAMED, modernised
 from entprog.config.reference import dotted_keys
+from entprog.toml.trees import at, value_at
 from recipes import problems
 
 OLD = """

@@ -6,11 +6,12 @@ import pytest
 from safetensors.torch import load_file
 
 from entprog.config.load import ConfigWarning, config_of, parsed, read_config
-from entprog.config.presets import PRESETS, laid_over
+from entprog.config.presets import PRESETS
 from entprog.config.schema import Config
 from entprog.files import save_weights
 from entprog.nets.dit import SIZES, build_dit
 from entprog.tasks.human_video.build import load_weights
+from entprog.toml.trees import laid_over
 from entprog.train.run import train
 from recipes import problems
 from tiny import opened, synthetic_data

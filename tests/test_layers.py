@@ -35,6 +35,7 @@ FLOORS = (
     "optimizers",
     "savings",
     "config",
+    "toml",
     "profiling",
     "plugins",
     "nets",
@@ -51,6 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
     "synthetic": {"numpy"},
     "plugins": set(),
     "config": {"pydantic", "tomli_w"},
+    "toml": {"pydantic"},
     "report": set(),
 }
 """Packages of others that a part may import beside the standard library."""

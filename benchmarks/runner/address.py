@@ -11,9 +11,9 @@ from typing import Any
 
 from entprog import plugins
 from entprog.codecs.pca import PatchCodec
-from entprog.config.presets import leaves
 from entprog.config.schema import Config, DataConfig, PhaseConfig
 from entprog.data.source import rendered_people
+from entprog.toml.trees import leaves
 
 NUMERICS = 1
 """Raise it when a change moves the numbers of runs whose configuration stays (CHANGELOG, Numerics), or when a default

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entprog.config.load import ConfigError, Reader, config_of
-from entprog.config.presets import laid_over, without_others_options
+from entprog.config.presets import without_others_options
 from entprog.config.schema import Config, DataConfig
+from entprog.toml.trees import laid_over
 
 CLIPS = 64
 """Final numbers need at least so many held-out clips."""

@@ -9,8 +9,8 @@ from benchmarks.runner.suite import LIMITS, Arm, Exam, Settings, Suite, Tuning
 from benchmarks.runner.suite_checks import problems_between_keys, problems_of_arms
 from entprog.config import reference
 from entprog.config.load import ConfigError, parsed
-from entprog.config.presets import laid_over
-from entprog.config.reference import converted, outside, shown
+from entprog.toml.trees import laid_over
+from entprog.toml.values import converted, outside, shown
 
 SUITES = Path(__file__).parent.parent / "suites"
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -22,12 +23,13 @@ __all__ = [
     "lacking",
     "load",
     "names",
+    "not_installed",
     "problems",
     "ranked",
 ]
 
-CONTRACTS = ("base", "finished_run")
-"""Modules of a kind's folder that are no plugins: its contract, and what opens it."""
+CONTRACTS = ("base", "config_checks", "finished_run")
+"""Modules of a kind's folder that are no plugins: its contract, what it asks of a configuration, what opens it."""
 
 FOLDERS = {
     "score": "scores",
@@ -89,6 +91,8 @@ def find(kind: str, name: str) -> type[Any]:
         ValueError: unknown kind or name (the nearest is named), or something that is no dataclass.
     """
     known = names(kind)
+    if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise ValueError('expected a name, or your own as "package.module:Class"')
     if ":" in name:
         path, _, attribute = name.partition(":")
     elif name in known:
@@ -158,13 +162,21 @@ def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
 
     Any plugin may have `packages` (module that it needs -> how to install it); a task the class methods
     `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
-    a method `ranked = False` and `every_block = True` (no block ever rests); an optimizer `reads` (keys `train.adam_*`
-    that change something); a metric `at_least` ("clips" or "frames" -> how many it needs).
+    a method the first and the last of these, `ranked = False` and `every_block = True` (no block ever rests); an
+    optimizer the last of these and `reads` (keys `train.adam_*` that change something); a metric `at_least` ("clips" or
+    "frames" -> how many it needs).
 
     Raises:
         ValueError: as for `find`.
     """
     return getattr(find(kind, name), attribute, otherwise)
+
+
+def not_installed(needed: Mapping[str, str]) -> str:
+    """Which of some packages are missing, and how to install them; empty where all are there."""
+    absent = [module for module in needed if importlib.util.find_spec(module) is None]
+    install = "; ".join(dict.fromkeys(needed[module] for module in absent))
+    return f"{' and '.join(absent)} not installed; {install}" if absent else ""
 
 
 def ranked(method: str) -> bool:

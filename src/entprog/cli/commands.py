@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from entprog import plugins
 from entprog.cli.overrides import Overrides, either, integers, pairs, within_limits, without_none
-from entprog.config import reference
+from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS
 
@@ -323,5 +323,5 @@ def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = 
 def _all_keys() -> str:
     return (
         "# Every key of a recipe, at its default. Keep what you change; leave out the rest.\n"
-        "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + reference.recipe()
+        "# Each is an option of entprog train, too: --train.seed 3, --data.sizes 32,64\n\n" + printed_recipe()
     )

@@ -8,6 +8,7 @@ from cyclopts import Parameter, UnknownOptionError
 
 from entprog.config import reference
 from entprog.config.load import ConfigError
+from entprog.toml.values import in_words, inside
 
 Overrides = Annotated[
     tuple[str, ...],
@@ -74,9 +75,9 @@ def within_limits(values: Mapping[str, Any]) -> None:
     wrong = []
     for dotted, value in values.items():
         interval = reference.limit(dotted)
-        if interval is not None and not reference.inside(value, interval):
+        if interval is not None and not inside(value, interval):
             option = dotted.rpartition(".")[2].replace("_", "-")
-            wrong.append(f"--{option} {value}: must be {reference.in_words(interval)}")
+            wrong.append(f"--{option} {value}: must be {in_words(interval)}")
     if wrong:
         raise ConfigError(wrong)
 

@@ -1,19 +1,18 @@
 """Keys that are right each by itself and wrong together, and settings that change nothing.
 
-What only one plugin can judge, it says itself: a task by `problems`, `missing` and `without_effect`, a metric by
-`at_least`, any plugin by `packages` (see `plugins.declared`).
+What a plugin can judge better, it says itself: a task by `problems`, `missing` and `without_effect`, a method by
+`problems` and `without_effect`, a metric by `at_least`, any plugin by `packages` (see `plugins.declared`).
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from typing import Any
 
 from entprog import plugins
 from entprog.config.presets import PRESETS, moved, value_of
-from entprog.config.reference import KEYS, PLUGINS
+from entprog.config.reference import KEYS, PLUGINS, Key
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
 from entprog.profiling.units import parse_bytes
 
@@ -26,17 +25,6 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A plugin that the configuration names, at `key`, with the dotted key of its options' table."""
-
-    key: str
-    kind: str
-    name: str
-    options_key: str
-    options: dict[str, Any]
-
-
 def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
     """Everything that keeps this configuration from running.
 
@@ -44,11 +32,11 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
         files: data, weights and packages must be there, too.
     """
     yield from _run(config)
-    wrong = {plugin.key: list(_plugin(plugin)) for plugin in chosen(config)}
+    wrong = {place: list(_plugin(config, place, key, name)) for place, key, name in chosen(config)}
     for findings in wrong.values():
         yield from findings
     if not (wrong["method"] or (plugins.ranked(config.method) and wrong["schedule.name"])):
-        yield from _stages(config)
+        yield from plugins.declared("method", config.method, "problems", _nothing)(config)
         if not wrong["task"]:
             yield from plugins.declared("task", config.task, "problems", _nothing)(config)
     yield from _metrics(config)
@@ -61,20 +49,16 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
 
 def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> Iterator[Finding]:
     """Packages that the chosen plugins, or values of keys, need and that are not installed."""
-    for plugin in sound(config):
-        if plugin.kind in kinds and (plugin.kind != "metric" or config.evaluate.clips):
-            needed = plugins.declared(plugin.kind, plugin.name, "packages", {})
-            yield from _missing(plugin.key.partition("[")[0], plugin.name, needed)
-    for key in (key for key in KEYS.values() if key.packages):
-        value = value_of(config, key.name)
-        yield from _missing(key.name, value, key.packages.get(value, {}))
-
-
-def _missing(key: str, value: str, needed: dict[str, str]) -> Iterator[Finding]:
-    absent = [module for module in needed if find_spec(module) is None]
-    if absent:
-        install = "; ".join(dict.fromkeys(needed[module] for module in absent))
-        yield Finding((key,), f' = "{value}": {" and ".join(absent)} not installed; {install}')
+    needs = [
+        (key.name, name, plugins.declared(key.plugin, name, "packages", {}))
+        for key, name in sound(config)
+        if key.plugin in kinds and (key.plugin != "metric" or config.evaluate.clips)
+    ]
+    values = [(key, value_of(config, key.name)) for key in KEYS.values() if key.packages]
+    needs += [(key.name, value, key.packages.get(value, {})) for key, value in values]
+    for key, value, needed in needs:
+        if absent := plugins.not_installed(needed):
+            yield Finding((key,), f' = "{value}": {absent}')
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
@@ -82,41 +66,22 @@ def running(config: Config) -> dict[str, PhaseConfig]:
     return {name: phase for name, phase in config.phases.items() if phase.steps > 0}
 
 
-def chosen(config: Config) -> list[Chosen]:
-    """Every plugin that the configuration names; a score and a schedule also where nothing is ranked."""
-    found = []
+def chosen(config: Config) -> Iterator[tuple[str, Key, str]]:
+    """Every plugin that the configuration names, a score and a schedule also where nothing is ranked.
+
+    Each as the place of its name (in a list "KEY[i]"), its key, and its name.
+    """
     for key in PLUGINS:
-        value, options = value_of(config, key.name), value_of(config, key.options) if key.options else {}
-        places = {key.name: value} if isinstance(value, str) else {f"{key.name}[{i}]": v for i, v in enumerate(value)}
-        found += [Chosen(place, key.plugin, name, key.options, options) for place, name in places.items()]
-    return found
+        value = value_of(config, key.name)
+        if isinstance(value, str):
+            yield key.name, key, value
+        else:
+            yield from ((f"{key.name}[{i}]", key, name) for i, name in enumerate(value))
 
 
-def sound(config: Config) -> list[Chosen]:
+def sound(config: Config) -> list[tuple[Key, str]]:
     """The chosen plugins that exist and whose options are right."""
-    return [plugin for plugin in chosen(config) if not any(_plugin(plugin))]
-
-
-def sizes_from(config: Config) -> tuple[Any, str]:
-    """What may give a phase other sizes than its own, a schedule or a method, and the key of its options."""
-    if plugins.ranked(config.method):
-        return plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
-    return plugins.load("method", config.method, **config.method_options), "method_options"
-
-
-def inputs_rest(config: Config, *, always: bool = False) -> bool:
-    """Whether input-side parameters rest at some steps of a phase that trains them, or at all steps (`always`)."""
-    if plugins.ranked(config.method):
-        return config.freeze.inputs_every == 0
-    method = plugins.load("method", config.method, **config.method_options)
-    return bool(method.inputs == "never" if always else method.inputs != "always")
-
-
-def begins_frozen(phase: PhaseConfig, config: Config) -> bool:
-    """Whether the start of the network stays frozen from step to step."""
-    if phase.outside and config.freeze.outside and not inputs_rest(config):
-        return False
-    return phase.blocks == "temporal" or not plugins.declared("method", config.method, "every_block", False)
+    return [(key, name) for place, key, name in chosen(config) if not any(_plugin(config, place, key, name))]
 
 
 def _nothing(*_: Any) -> Iterator[Finding]:
@@ -132,65 +97,33 @@ def _run(config: Config) -> Iterator[Finding]:
         yield Finding(("phases",), ": no phase has steps; give at least one phase with steps above 0")
 
 
-def _plugin(plugin: Chosen) -> Iterator[Finding]:
-    key, kind, name = plugin.key, plugin.kind, plugin.name
-    if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        yield Finding((key,), f' = {name!r}: expected a name, or your own as "package.module:Class"')
-        return
+def _plugin(config: Config, place: str, key: Key, name: str) -> Iterator[Finding]:
+    kind = key.plugin
     if now := moved(kind, name):
-        yield Finding((key,), f" = {name!r}: is {now!r} now, and comes with the repository only")
+        yield Finding((place,), f" = {name!r}: is {now!r} now, and comes with the repository only")
         return
     try:
         found = plugins.find(kind, name)
     except (ValueError, ImportError) as error:
         short = get_close_matches(name, PRESETS if kind == "method" else (), 1)  # of a preset, which is no plugin
-        yield Finding((key,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
+        yield Finding((place,), f" = {name!r}: {f'did you mean {short[0]!r}? ' if short else ''}{error}")
         return
     if lacking := plugins.lacking(kind, found):
-        yield Finding((key,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
+        yield Finding((place,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
         return
-    for text in plugins.problems(kind, name, plugin.options):
-        yield Finding((plugin.options_key or key, key), f": {text}")
-
-
-def _stages(config: Config) -> Iterator[Finding]:
-    source, options = sizes_from(config)
-    for name, phase in running(config).items():
-        steps = (f"phases.{name}.steps", "schedule" if options == "schedule.options" else options)
-        stages = source.stages
-        if stages > phase.steps:
-            what, remedy = f"{options}", "give shorter lists"
-            if options == "schedule.options":
-                what, remedy = f'schedule "{config.schedule.name}"', "lower schedule.options.stages"
-            yield Finding(steps, f" = {phase.steps}: fewer than the {stages} stages of {what}; {remedy} or raise steps")
-        elif options == "schedule.options" and source.estimator != "none":
-            yield from _search(name, phase, config, source, steps)
-
-
-def _search(name: str, phase: PhaseConfig, config: Config, schedule: Any, steps: tuple[str, ...]) -> Iterator[Finding]:
-    length = phase.steps // schedule.stages
-    if phase.echo > 1:
-        yield Finding(
-            (f"phases.{name}.echo", "schedule.name"),
-            f" = {phase.echo}: schedule {config.schedule.name!r} searches, and candidates must not see the same "
-            "samples; leave echo at 1, or choose a schedule that does not search",
-        )
-    elif schedule.search_steps >= length:
-        yield Finding(
-            steps,
-            f" = {phase.steps}: each of {schedule.stages} stages has {length} steps, its search alone takes "
-            f"schedule.options.search_steps = {schedule.search_steps}; lower one of these or raise steps",
-        )
+    options = value_of(config, key.options) if key.options else {}
+    for text in plugins.problems(kind, name, options):
+        yield Finding((key.options or place, place), f": {text}")
 
 
 def _metrics(config: Config) -> Iterator[Finding]:
-    for metric in (plugin for plugin in sound(config) if plugin.kind == "metric"):
-        for name, count in plugins.declared("metric", metric.name, "at_least", {}).items():
+    for metric in (name for key, name in sound(config) if key.plugin == "metric"):
+        for name, count in plugins.declared("metric", metric, "at_least", {}).items():
             given = value_of(config, f"evaluate.{name}")
             if 0 < given < count:
                 yield Finding(
                     (f"evaluate.{name}", "evaluate.metrics"),
-                    f' = {given}: evaluate.metrics = "{metric.name}" needs at least {count} {name}; '
+                    f' = {given}: evaluate.metrics = "{metric}" needs at least {count} {name}; '
                     "raise it, or leave the metric out",
                 )
 
@@ -250,9 +183,6 @@ def _in_backward(config: Config) -> Iterator[Finding]:
         )
 
 
-# Settings that change nothing: mostly a misunderstanding
-
-
 def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
     """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
     train = config.train
@@ -261,24 +191,17 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
-    adam = [key for key in KEYS if key.startswith("train.adam_")]
-    reads = plugins.declared("optimizer", train.optimizer, "reads", [key.partition(".")[2] for key in adam])
-    if idle := [key for key in adam if key in given and key.partition(".")[2] not in reads]:
-        yield Finding(
-            (idle[0], "train.optimizer"), f'{and_others(idle)}: no effect with optimizer = "{train.optimizer}"'
-        )
+    yield from plugins.declared("optimizer", train.optimizer, "without_effect", _nothing)(config, given)
     if train.optimizer_in_backward and not train.gradient_checkpointing:
         yield Finding(
             ("train.optimizer_in_backward", "train.gradient_checkpointing"),
             " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
         )
-    if config.freeze.inputs_every != 1 and not config.freeze.outside:
-        yield Finding(
-            ("freeze.inputs_every", "freeze.outside"),
-            f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
-        )
     yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
-    yield from _idle_phases(config, given)
+    for name in config.phases:
+        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
+            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
+    yield from plugins.declared("method", config.method, "without_effect", _nothing)(config, given)
     # Somebody who types --method full compares with what the recipe does otherwise: no word about its keys.
     idle = sorted(
         key
@@ -288,26 +211,6 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
     )
     if idle and not plugins.ranked(config.method):
         yield Finding((idle[0],), f'{and_others(idle)}: no effect, as method = "{config.method}" has no order')
-
-
-def _idle_phases(config: Config, given: set[str]) -> Iterator[Finding]:
-    for name in config.phases:
-        if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):
-            yield Finding((f"phases.{name}",), f": starts from general values; did you mean phases.{near[0]}?")
-    for name, phase in running(config).items():
-        if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
-            yield Finding(
-                (f"phases.{name}.echo_window", f"phases.{name}.echo"),
-                f" = {phase.echo_window}: no effect, as echo = 1: no sample trains a second time",
-            )
-        if phase.echo > 1 and f"phases.{name}.echo" in given and not begins_frozen(phase, config):
-            yield Finding(
-                (f"phases.{name}.echo", "method"),
-                f" = {phase.echo}: repeats samples and saves nothing, as the start of the network trains in this phase",
-            )
-    echoing = any(phase.echo > 1 for phase in running(config).values())
-    if config.train.echo_cache == "disk" and "train.echo_cache" in given and not echoing:
-        yield Finding(("train.echo_cache",), ' = "disk": no effect, as no phase has an echo above 1')
 
 
 def and_others(keys: list[str]) -> str:

@@ -1,6 +1,5 @@
 """Reads a recipe into a checked `Config`, or says everything that is wrong with it at once."""
 
-import tomllib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,28 +12,16 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from entprog.config import checks, presets
-from entprog.config.presets import PRESETS, at, laid_over, leaves, value_at, without, without_others_options
-from entprog.config.reference import TABLES, from_command_line, key_at, literal, nearest, outside, refusal, shown
+from entprog.config.presets import PRESETS, without_others_options
+from entprog.config.reference import TABLES, key_at, nearest
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
+from entprog.toml.parsing import ConfigError, parsed
+from entprog.toml.trees import at, blocked, holds, laid_over, leaves, value_at, without
+from entprog.toml.values import from_command_line, literal, outside, refusal, shown
 
-RESUMABLE = (
-    "output_dir", "label", "data.workers", "data.cache", "train.checkpointing_steps", "train.checkpoints_total_limit",
-    "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
-)  # fmt: skip
-"""What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
+__all__ = ["ConfigError", "ConfigWarning", "Reader", "config_of", "parsed", "read_config", "updated", "write_config"]
 
 Table = TypeVar("Table", bound=Any)
-
-LARGEST_FILE = 1_000_000
-"""Bytes of a recipe; something larger is another file, given by mistake."""
-
-
-class ConfigError(ValueError):
-    """A configuration can't be used; `problems` holds one line for each thing that is wrong."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
 
 
 class ConfigWarning(UserWarning):
@@ -67,8 +54,7 @@ def read_config(
         ConfigError: anything is wrong.
     """
     tree = {} if path is None else parsed(Path(path))
-    name = "" if path is None else str(path)
-    return config_of(tree, name, overrides, resolved=resolved, planned=planned)
+    return config_of(tree, str(path or ""), overrides, resolved=resolved, planned=planned)
 
 
 def config_of(
@@ -91,7 +77,7 @@ def config_of(
     config = reader.config(reader.with_overrides(tree, pairs))
     for finding in checks.problems(config, files=not resolved and not planned):
         # A value that was not understood was left at its default: nothing follows from that.
-        if not any(_related(key, bad) for key in finding.keys for bad in reader.bad):
+        if not any(holds(key, bad) or holds(bad, key) for key in finding.keys for bad in reader.bad):
             reader.problem(finding.keys[0], finding.text, bad=False)
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -103,25 +89,7 @@ def config_of(
 
 def write_config(config: Config) -> str:
     """TOML with every key, that `read_config` reads back to an equal configuration."""
-    return tomli_w.dumps(_plain(asdict(config)))
-
-
-def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
-    """One line for each dotted key that differs: "train.seed: 0 -> 1".
-
-    `ignore` names keys, or tables with all their keys, that may differ (`RESUMABLE` on resume). The order of
-    phases and the options of plugins count.
-    """
-    before, after = dict(leaves(_plain(asdict(a)))), dict(leaves(_plain(asdict(b))))
-    if set(a.phases) == set(b.phases):
-        before["phases"], after["phases"] = list(a.phases), list(b.phases)
-    lines = []
-    for key in dict.fromkeys([*before, *after]):
-        ignored = any(f"{key}.".startswith(f"{prefix}.") for prefix in ignore)
-        # repr tells 1 from true and 1.0, which an option of a plugin may not take for the same.
-        if repr(before.get(key)) != repr(after.get(key)) and not ignored:
-            lines.append(f"{key}: {_written(before, key)} -> {_written(after, key)}")
-    return lines
+    return tomli_w.dumps(asdict(config))
 
 
 def updated(table: Table, name: str, values: Mapping[str, Any]) -> Table:
@@ -151,7 +119,7 @@ class Reader:
 
     def line(self, dotted: str, text: str) -> str:
         """One line: where the key was written, the key, what about it."""
-        if any(f"{key}.".startswith(f"{dotted}.") for key in self.typed):
+        if any(holds(dotted, key) for key in self.typed):
             return f"--{dotted}{text}"
         return f"{self.name}: {dotted}{text}" if self.name else f"{dotted}{text}"
 
@@ -179,8 +147,8 @@ class Reader:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.problem(key, f": the recipe has no such phase, it runs {', '.join(self.phases)}{hint}")
                 continue
-            if blocked := _blocked(laid_over(tree, over), path):
-                self.problem(key, f": {blocked} is no table")
+            if above := blocked(laid_over(tree, over), path):
+                self.problem(key, f": {above} is no table")
                 continue
             known = key_at(key)
             over = laid_over(over, at(path, from_command_line(value, known.kind if known else None)))
@@ -202,14 +170,18 @@ class Reader:
             if value_at(tree, old) is not None:
                 self.problem(old, f": is {new} now")
                 tree = without(tree, old)
-        values = _with_published(tree)
+        values, phases = tree, tree.get("phases")
+        if isinstance(phases, dict):
+            starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
+            values = laid_over({"phases": starts}, tree)
         while True:
             try:
                 return _CONFIG.validate_python(values)
             except ValidationError as error:
                 wrong = {_key(found["loc"]): found["type"] for found in error.errors(include_url=False)}
             written = [key for key, _ in leaves(tree)]
-            for path in sorted(wrong, key=lambda path: (path[0] == "phases", _place(path, written))):
+            place = {path: next(i for i, key in enumerate(written) if holds(".".join(path), key)) for path in wrong}
+            for path in sorted(wrong, key=lambda path: (path[0] == "phases", place[path])):
                 self.problem(".".join(path), self._refused(path, wrong[path], value_at(values, path)))
                 values = without(values, path)
 
@@ -225,23 +197,11 @@ class Reader:
         if key is None:
             wanted = "tables, such as [phases.pose]" if dotted == "phases" else "a table, such as [phases.pose]"
             return f"{said}expected {f'a table, [{dotted}]' if dotted in TABLES else wanted}"
-        beyond = outside(value, key.interval) if error in _BEYOND else None
+        beyond = outside(value, key.interval) if error.startswith(("greater_than", "less_than", "finite")) else None
         return said + (beyond or refusal(value, key.kind))
 
 
 _CONFIG = TypeAdapter(Config)
-
-_BEYOND = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-"""pydantic's names for a number outside its range."""
-
-
-def _with_published(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree, each phase on the values that it starts from."""
-    phases = tree.get("phases")
-    if not isinstance(phases, dict):
-        return tree
-    starts = {name: asdict(PUBLISHED.get(name, PhaseConfig())) for name in phases}
-    return {**tree, "phases": {n: {**starts[n], **t} if isinstance(t, dict) else t for n, t in phases.items()}}
 
 
 def _key(place: Iterable[int | str]) -> tuple[str, ...]:
@@ -249,77 +209,8 @@ def _key(place: Iterable[int | str]) -> tuple[str, ...]:
     return tuple(str(part) for part in takewhile(lambda part: isinstance(part, str) and part != "[key]", place))
 
 
-def _place(path: tuple[str, ...], written: Sequence[str]) -> int:
-    """Where a key, or the first of a table, was written."""
-    return next(i for i, key in enumerate(written) if f"{key}.".startswith(f"{'.'.join(path)}."))
-
-
-def parsed(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: there is no file, or no TOML in it.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-    except IsADirectoryError:
-        inside = path / "config.toml"
-        hint = f"; did you mean {inside}?" if inside.is_file() else ", not a recipe; give a TOML file"
-        raise ConfigError([f"{path}: is a folder{hint}"]) from None
-    except FileNotFoundError:
-        beside = [entry.name for entry in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        near = get_close_matches(path.name, beside, 1, 0.5)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError([f"{path}: no such file{hint}"]) from None
-    except OSError as error:
-        raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-    if len(data) > LARGEST_FILE:
-        raise ConfigError([f"{path}: larger than {LARGEST_FILE} bytes, so hardly a recipe; give a TOML file"])
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        where = f"byte {error.start}"
-        raise ConfigError([f"{path}: not UTF-8 text ({where}); a recipe is a TOML file in UTF-8"]) from None
-    if "\0" in text:
-        raise ConfigError([f"{path}: a binary file; a recipe is a TOML file in UTF-8"])
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError([f"{path}: nested too deeply"]) from None
-    except ValueError as error:
-        message, _, place = str(error).rpartition(" (at ")
-        where = f"{place.rstrip(')')}: {message}" if message else str(error)
-        raise ConfigError([f"{path}: {where}"]) from None
-
-
 def _path(dotted: str) -> list[str]:
     """The parts of a dotted key; dashes count as underscores, except in the name of a phase."""
     parts = dotted.strip().split(".")
     named = 1 if parts[0] == "phases" else None
     return [part if i == named else part.replace("-", "_") for i, part in enumerate(parts)]
-
-
-def _related(a: str, b: str) -> bool:
-    """Whether two dotted keys are the same, or one a table that holds the other."""
-    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
-
-
-def _blocked(tree: dict[str, Any], path: list[str]) -> str | None:
-    """The key on the way to `path` that holds a value instead of a table."""
-    for depth, part in enumerate(path[:-1], 1):
-        tree = tree.get(part, {})
-        if not isinstance(tree, dict):
-            return ".".join(path[:depth])
-    return None
-
-
-def _written(leaves: dict[str, Any], key: str) -> str:
-    return shown(leaves[key]) if key in leaves else "(not set)"
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as TOML has them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

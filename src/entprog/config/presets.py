@@ -1,11 +1,13 @@
 """What lies under a recipe's own keys, and what its keys were once called."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from entprog import plugins
 from entprog.config.reference import PLUGINS
 from entprog.config.schema import PUBLISHED, Config, PhaseConfig
+from entprog.toml.trees import at, laid_over, value_at, without
 
 PRESETS: dict[str, dict[str, Any]] = {
     "": {},
@@ -64,12 +66,9 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
         if own is not None and value_at(tree, plugin.name) not in (None, own):
             values = without(values, plugin.options)
     if "method_options" in values:
-        phases = tree.get("phases")
-        single = {name: _frames(name, table) == 1 for name, table in phases.items()} if isinstance(phases, dict) else {}
-        values = {
-            **values,
-            "phases": {name: (IMAGES if one else CLIPS).get(preset, {}) for name, one in single.items()},
-        }
+        phases = tree["phases"] if isinstance(tree.get("phases"), dict) else {}
+        kinds = {name: IMAGES if _frames(name, table) == 1 else CLIPS for name, table in phases.items()}
+        values = {**values, "phases": {name: kind.get(preset, {}) for name, kind in kinds.items()}}
     return values
 
 
@@ -119,55 +118,4 @@ def _taken(tree: dict[str, Any], dotted: str) -> bool:
 
 def value_of(config: Config, dotted: str) -> Any:
     """The value of a key that belongs to no phase."""
-    value: Any = config
-    for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
-
-
-# Trees of plain values, as TOML has them: tables in tables
-
-
-def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one; where both have a value, that of `over`."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = laid_over(merged[key], value) if both else value
-    return merged
-
-
-def at(key: str | Sequence[str], value: Any) -> dict[str, Any]:
-    """A tree with one value."""
-    for part in reversed(parts(key)):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
-
-
-def parts(key: str | Sequence[str]) -> Sequence[str]:
-    return key.split(".") if isinstance(key, str) else key
-
-
-def value_at(tree: Any, key: str | Sequence[str]) -> Any:
-    """The value of a key, dotted or in parts; None where there is none."""
-    for part in parts(key):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
-def without(tree: Any, key: str | Sequence[str]) -> Any:
-    """The tree without a key."""
-    first, *rest = parts(key)
-    if not isinstance(tree, dict) or first not in tree:
-        return tree
-    kept = {name: value for name, value in tree.items() if name != first}
-    return {**kept, first: without(tree[first], rest)} if rest else kept
-
-
-def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no table, or an empty one, with its dotted key."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
+    return attrgetter(dotted)(config)

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from entprog.toml.values import LARGEST, interval
+
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-SEEDS, LARGEST = 2**32 - 1, 2**63 - 1
-"""The largest seed, and the largest integer."""
+SEEDS = 2**32 - 1
+"""The largest seed."""
 
 SIDES: dict[str, Any] = {"ge": 16, "le": 1024}
 """The range of a picture's side in pixels."""
@@ -25,6 +27,7 @@ def key(
     plugin: str = "",
     options: str = "",
     packages: dict[str, dict[str, str]] | None = None,
+    also: tuple[str, ...] = (),
     **limits: Any,
 ) -> Any:
     """A key of a recipe.
@@ -35,16 +38,16 @@ def key(
         plugin: the kind of plugin that the value names.
         options: dotted key of the table that holds this plugin's options.
         packages: value -> {module that it needs: how to install it}.
+        also: what other trainers call it.
         limits: the range of a number, or of each number of a list, as pydantic names it: ge, gt, le, lt.
     """
-    more: dict[str, Any] = {"plugin": plugin, "options": options, "packages": packages or {}, "limits": limits}
-    if default is dict:
-        return Field(default_factory=dict, description=meaning, json_schema_extra=more)
-    if not isinstance(default, bool | int | float):
-        return Field(default=default, description=meaning, json_schema_extra=more)
-    # Strict, as True is an int in Python, and pydantic reads "1" as 1: no number to somebody who asks for one.
-    ends = {"le": LARGEST, **limits} if type(default) is int else limits
-    return Field(default=default, description=meaning, strict=True, json_schema_extra=more, **ends)
+    more: dict[str, Any] = {"plugin": plugin, "options": options, "packages": packages or {}, "also": also}
+    more["interval"] = interval(**limits)
+    start: dict[str, Any] = {"default_factory": dict} if default is dict else {"default": default}
+    if isinstance(default, bool | int | float):
+        # Strict, as True is an int in Python, and pydantic reads "1" as 1: no number to somebody who asks for one.
+        start |= {"strict": True} | ({"le": LARGEST} if type(default) is int else {}) | limits
+    return Field(**start, description=meaning, json_schema_extra=more)
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)
@@ -87,7 +90,9 @@ class ModelConfig:
         '"wan-2.1-14b", "hunyuan-video-13b" or "cogvideox-5b"; empty for our own',
     )
     init: str = key(
-        "base", '"base" (shipped nano weights), "scratch", or a path to a safetensors file or a run\'s final folder'
+        "base",
+        '"base" (shipped nano weights), "scratch", or a path to a safetensors file or a run\'s final folder',
+        also=("pretrained_model_name_or_path",),
     )
     fresh: tuple[Literal["pose", "temporal"], ...] = key(
         (), 'modules that start untrained whatever the weights hold: "pose" (its adapters), "temporal" (its blocks)'
@@ -125,14 +130,6 @@ class RankingConfig:
         'most summed importance for the time of a step (FLOPs where `train.cost_unit` is flops), "per_byte" for its '
         "peak memory: the backward runs down to the lowest active block, so a block low in the network costs more",
     )
-
-    def draw_size(self, batch: int) -> int:
-        """Samples of a draw that blocks are scored on, at most: a step's, and enough for the conditions compared.
-
-        At most 8.
-        """
-        compared = int(self.options.get("conditions", 4)) if self.options.get("sigma") == "conditions" else 1
-        return min(8, max(compared, batch))
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)
@@ -173,7 +170,9 @@ class FreezeConfig:
 class PhaseConfig:
     """[phases.NAME] one phase of training; phases run in the order in which the recipe lists them."""
 
-    steps: int = key(1000, "optimizer steps; 0 leaves the phase out", ge=0)
+    steps: int = key(
+        1000, "optimizer steps; 0 leaves the phase out", ge=0, also=("max_train_steps", "num_train_epochs", "epochs")
+    )
     blocks: Literal["spatial", "temporal", "all"] = key(
         "spatial",
         'which blocks may train: "spatial", "temporal" or "all". In a "spatial" phase temporal blocks do not run at '
@@ -183,8 +182,8 @@ class PhaseConfig:
     pose: bool = key(True, "whether the model sees poses")
     frames: int = key(1, "frames of a training clip", ge=1)
     resolution: int = key(64, "side in pixels", **SIDES)
-    batch: int = key(8, "samples of a micro-batch", ge=1)
-    learning_rate: float = key(1e-5, "peak learning rate", gt=0)
+    batch: int = key(8, "samples of a micro-batch", ge=1, also=("batch_size", "train_batch_size"))
+    learning_rate: float = key(1e-5, "peak learning rate", gt=0, also=("lr",))
     gradient_checkpointing: bool = key(
         False, "recompute activations in this phase, also where train.gradient_checkpointing is off"
     )
@@ -291,7 +290,7 @@ class SampleConfig:
 
     scheduler: Literal["ddim", "ddpm", "dpm++"] = key("ddpm", '"ddim", "ddpm" (IDDPM spacing) or "dpm++"')
     num_inference_steps: int = key(12, "model calls a clip", ge=1, le=1000)
-    guidance_scale: float = key(1.5, "classifier-free guidance; 1 for none", ge=0)
+    guidance_scale: float = key(1.5, "classifier-free guidance; 1 for none", ge=0, also=("cfg",))
     seed: int = key(0, "of the initial noise", ge=0, le=SEEDS)
     weights: Literal["auto", "ema", "model"] = key("auto", '"ema" where a run has them, else "model"')
 
@@ -313,7 +312,7 @@ class EvaluateConfig:
 class Config:
     """A run."""
 
-    output_dir: str = key("runs/run", "the run folder; it must not exist yet")
+    output_dir: str = key("runs/run", "the run folder; it must not exist yet", also=("output",))
     label: str = key("", "name of the run in tables; empty for the method's name")
     method: str = key(
         "progressive",

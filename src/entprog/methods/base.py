@@ -11,9 +11,12 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from entprog.config.checks import Finding
+from entprog.config.schema import Config
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.types import MethodContext, Shape, StepPlan, Workload
+from entprog.methods import config_checks
 
 __all__ = ["Method", "MethodPlugin"]
 
@@ -24,13 +27,25 @@ class MethodPlugin(ABC):
     Attributes:
         ranked: whether it needs a ranking and a schedule.
         packages: module -> what to install for it, of packages that are not dependencies of entprog.
+        every_block: whether every block trains at each step.
         inputs: when input-side parameters (outside all blocks and before them) train: "always", "never", or a word of
             the method's own for some steps. A ranked method leaves that to `freeze.inputs_every`.
     """
 
     ranked: ClassVar[bool] = True
     packages: ClassVar[Mapping[str, str]] = {}
+    every_block: ClassVar[bool] = False
     inputs: str = "always"
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterable[Finding]:
+        """What about phases and schedule keeps a configuration from running with this method."""
+        return config_checks.problems(config)
+
+    @classmethod
+    def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
+        """Keys of phases that change nothing with this method; `given` holds the dotted keys that the user wrote."""
+        return config_checks.without_effect(config, given)
 
     @abstractmethod
     def bind(self, context: MethodContext) -> "Method":

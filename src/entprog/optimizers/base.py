@@ -1,11 +1,14 @@
 """What every optimizer of a recipe declares: how it is built, and what its states take."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, optim
 
+from entprog.config.checks import Finding, and_others
+from entprog.config.reference import KEYS
+from entprog.config.schema import Config
 from entprog.core.types import AdamOptions, Role
 from entprog.profiling.states import adamw_states
 
@@ -22,6 +25,14 @@ class OptimizerPlugin(ABC):
 
     packages: ClassVar[Mapping[str, str]] = {}
     reads: ClassVar[tuple[str, ...]] = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
+
+    @classmethod
+    def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
+        """Keys `train.adam_*` that this optimizer does not read; `given` holds the dotted keys that the user wrote."""
+        adam = [key for key in KEYS if key.startswith("train.adam_")]
+        if idle := [key for key in adam if key in given and key.partition(".")[2] not in cls.reads]:
+            said = f'{and_others(idle)}: no effect with optimizer = "{config.train.optimizer}"'
+            yield Finding((idle[0], "train.optimizer"), said)
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:

@@ -18,6 +18,7 @@ from entprog.plan.simulator import Simulator, Step
 from entprog.profiling.hardware import Hardware
 from entprog.profiling.subject import Case, Subject
 from entprog.savings.in_backward import optimizer_plugin
+from entprog.train.draws import draw_size
 
 RANK = 16
 """Rank of the LoRA that a plan compares with."""
@@ -132,7 +133,7 @@ class Planner:
     def _ranking(self, case: Case, blocks: Sequence[str]) -> int:
         """Peak of scoring: nothing there takes more than the largest draw through all blocks and back, stateless."""
         samples = self.config.ranking.samples
-        largest = -(-samples // -(-samples // self.config.ranking.draw_size(case.shape.batch)))
+        largest = -(-samples // -(-samples // draw_size(self.config.ranking, case.shape.batch)))
         case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False)
         step = self.step(case, blocks, optimizer="adamw")
         return step.peak - step.by_category["optimizer"]

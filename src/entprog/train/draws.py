@@ -3,8 +3,18 @@
 import json
 from pathlib import Path
 
+from entprog.config.schema import RankingConfig
 from entprog.core.types import Draw
 from entprog.files import save_tensors, write_atomically
+
+
+def draw_size(ranking: RankingConfig, batch: int) -> int:
+    """Samples of a draw that blocks are scored on, at most: a step's, and enough for the conditions compared.
+
+    At most 8.
+    """
+    compared = int(ranking.options.get("conditions", 4)) if ranking.options.get("sigma") == "conditions" else 1
+    return min(8, max(compared, batch))
 
 
 def save_draws(folder: Path, probe: list[Draw], holdout: list[Draw]) -> None:

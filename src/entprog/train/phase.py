@@ -9,6 +9,7 @@ from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, Shape
 from entprog.methods.base import MethodPlugin
 from entprog.tasks.base import Samples, Task, fixed_draws
+from entprog.train.draws import draw_size
 
 __all__ = ["PhaseSetup", "running"]
 
@@ -69,7 +70,7 @@ class PhaseSetup:
         seed = config.train.seed * 1000 + number
         shape = Shape(settings.resolution, settings.frames, settings.batch)
         samples = task.samples("train", settings.frames, seed)
-        most = config.ranking.draw_size(settings.batch)
+        most = draw_size(config.ranking, settings.batch)
         probe = fixed_draws(task, samples, shape, config.ranking.samples, seed + 500, most=most)
         held = task.samples("holdout", settings.frames, config.train.seed)
         holdout = fixed_draws(task, held, shape, config.train.holdout_clips, seed + 700)

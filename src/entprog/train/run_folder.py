@@ -2,18 +2,28 @@
 
 import json
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from entprog import plugins
-from entprog.config.load import RESUMABLE, differences, read_config, write_config
+from entprog.config.load import read_config, write_config
 from entprog.config.schema import Config
 from entprog.core.probe import check_shared
 from entprog.core.types import Ranking, Shape
 from entprog.files import write_atomically
 from entprog.tasks.base import Task
+from entprog.toml.trees import holds, leaves
+from entprog.toml.values import shown
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
 from entprog.train.log import RunLog, now, write_status
+
+RESUMABLE = (
+    "output_dir", "label", "data.workers", "data.cache", "train.checkpointing_steps", "train.checkpoints_total_limit",
+    "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
+)  # fmt: skip
+"""What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
 
 def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
@@ -34,6 +44,28 @@ def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any]
             "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
         )
     return load_checkpoint(find_checkpoint(run, resume))
+
+
+def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:
+    """One line for each dotted key that differs: "train.seed: 0 -> 1".
+
+    `ignore` names keys, or tables with all their keys, that may differ (`RESUMABLE` on resume). The order of
+    phases and the options of plugins count.
+    """
+    before, after = (dict(leaves(tomllib.loads(write_config(config)))) for config in (a, b))
+    if set(a.phases) == set(b.phases):
+        before["phases"], after["phases"] = list(a.phases), list(b.phases)
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        ignored = any(holds(table, key) for table in ignore)
+        # repr tells 1 from true and 1.0, which an option of a plugin may not take for the same.
+        if repr(before.get(key)) != repr(after.get(key)) and not ignored:
+            lines.append(f"{key}: {_written(before, key)} -> {_written(after, key)}")
+    return lines
+
+
+def _written(leaves: dict[str, Any], key: str) -> str:
+    return shown(leaves[key]) if key in leaves else "(not set)"
 
 
 def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Whether a data set can feed the phases of a run."""
 
-from entprog import plugins
-from entprog.config.schema import Config, PhaseConfig
+from entprog.config.schema import Config
 from entprog.core.types import Shape
 from entprog.data.clips import Clips
 from entprog.data.shards import Shards
+from entprog.methods.config_checks import sizes_from
 from entprog.tasks.human_video.held_out import holdout_clips
 
 
@@ -26,8 +26,8 @@ def check_data(config: Config, shards: Shards) -> None:
                 f"phases.{name}.batch = {phase.batch}: larger than the data set's {clips} training clips of "
                 f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
             )
-        table = "schedule.options" if plugins.ranked(config.method) else "method_options"
-        for shape in _scheduled(config, phase):
+        source, table = sizes_from(config)
+        for shape in source.shapes(Shape(phase.resolution, phase.frames, phase.batch)):
             said = f"{table}: resolution {shape.resolution} of phase {name}"
             _check_stored(said, shape.resolution, shards)
             if shape.batch > clips:
@@ -38,15 +38,6 @@ def check_data(config: Config, shards: Shards) -> None:
     if config.evaluate.clips:
         _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
         holdout_clips(shards, config.evaluate.frames)
-
-
-def _scheduled(config: Config, phase: PhaseConfig) -> tuple[Shape, ...]:
-    """The shapes that the schedule, or a method without one, may give a phase."""
-    if plugins.ranked(config.method):
-        source = plugins.load("schedule", config.schedule.name, **config.schedule.options)
-    else:
-        source = plugins.load("method", config.method, **config.method_options)
-    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
 
 
 def _check_stored(said: str, size: int, shards: Shards) -> None:

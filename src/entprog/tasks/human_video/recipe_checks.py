@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from entprog import plugins
-from entprog.config.checks import Finding, and_others, begins_frozen, inputs_rest, running, sizes_from
+from entprog.config.checks import Finding, and_others, running
 from entprog.config.schema import Config, PhaseConfig
+from entprog.methods.config_checks import begins_frozen, inputs_rest, sizes_from
 
 RENDERED = ("domain", "subjects", "clips_per_subject", "holdout", "frames", "sizes", "seed", "workers", "cache")
 """Keys of [data] that say what to render."""
