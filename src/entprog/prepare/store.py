@@ -167,5 +167,5 @@ def room_needed(out: Path) -> Iterator[None]:
 
 
 def _full(code: int, out: Path) -> OSError:
-    remedy = "files done so far are kept: make memory_plan and run the same command again"
-    return OSError(code, f"no memory_plan left to write the data set ({os.strerror(code)}); {remedy}", str(out))
+    remedy = "files done so far are kept: free some space and run the same command again"
+    return OSError(code, f"no space left to write the data set ({os.strerror(code)}); {remedy}", str(out))

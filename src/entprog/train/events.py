@@ -45,7 +45,7 @@ class ReadingFlops:
 
 
 class Notes:
-    """Turns what the method reports into events and trainable reports."""
+    """Turns what the method reports into events and printed reports."""
 
     def __init__(self, session: Session, folder: Path) -> None:
         self.session, self.folder = session, folder
