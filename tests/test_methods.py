@@ -176,7 +176,7 @@ def test_rankings_are_part_of_the_state() -> None:
     ("options", "message"),
     [
         ({"schedule": linear(5), "total": 4}, r"options\.stages = 5: more stages than the phase has steps \(4\)"),
-        ({"schedule": fixed(5), "total": 4}, r"schedule\.options\.m = \[5\.0\]: 5 blocks asked for, the phase has 4"),
+        ({"schedule": fixed(5), "total": 4}, r"schedule\.options\.m = \[5\.0\]: 5 blocks requested, the phase has 4"),
         (
             {"schedule": adaptive("probe", stages=2, search_steps=6), "total": 12},
             r"schedule\.options\.search_steps = 6: a stage has only 6 steps \(12 steps in 2 stages\)",
@@ -204,7 +204,7 @@ def test_a_schedule_may_name_only_what_there_is() -> None:
             return Workload(("blocks.3",)), {}
 
     rig = Rig(schedule=Odd(), total=30)
-    with pytest.raises(ValueError, match="in stage 1, which is none of its candidates"):
+    with pytest.raises(ValueError, match="in stage 1, which is not one of its candidates"):
         rig.run(checked=False)
 
 

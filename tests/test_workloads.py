@@ -79,15 +79,15 @@ def test_candidates_by_hand() -> None:
     ("name", "options", "message"),
     [
         ("fixed", {"m": [1, 2], "frames": [2]}, r"schedule\.options\.frames = \[2\]: give one value for each of the 2"),
-        ("linear", {"stages": 1, "tokens": [0.0]}, r"options\.tokens = \[0\.0\]: 0 is no share of the tokens"),
-        ("adaptive", {"tokens": [0.5, 1.5]}, r"options\.tokens = \[0\.5, 1\.5\]: 1\.5 is no share of the tokens"),
+        ("linear", {"stages": 1, "tokens": [0.0]}, r"options\.tokens = \[0\.0\]: 0 is not a share of the tokens"),
+        ("adaptive", {"tokens": [0.5, 1.5]}, r"options\.tokens = \[0\.5, 1\.5\]: 1\.5 is not a share of the tokens"),
         ("adaptive", {"resolutions": [0]}, r"options\.resolutions = \[0\]: 0 can't be; give whole numbers"),
         ("adaptive", {"batches": [-1]}, r"options\.batches = \[-1\]: -1 can't be"),
         ("adaptive", {"workloads": [{"size": 3}]}, r"workloads\[0\] has no 'size'; choose from m, resolution"),
         ("adaptive", {"workloads": [{"m": 1.5}]}, r"workloads\[0\]\.m = 1\.5: a count, or below 1 a share"),
         ("adaptive", {"workloads": [{"tokens": 0}]}, r"workloads\[0\]\.tokens = \[0\]: 0 is no share"),
         ("adaptive", {"workloads": [{"frames": "2"}]}, r"workloads\[0\]\.frames = '2': must be a number"),
-        ("adaptive", {"workloads": [{}], "frames": [2]}, r"options\.frames: no effect beside workloads"),
+        ("adaptive", {"workloads": [{}], "frames": [2]}, r"options\.frames: no effect with workloads"),
     ],
 )
 def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str) -> None:

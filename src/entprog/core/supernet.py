@@ -32,9 +32,9 @@ def convergence_efficiency(trials: Sequence[Trial], cost: str) -> dict[Workload,
     for trial in trials:
         readings.setdefault(trial.workload, []).append(trial)
     efficiency = {}
-    for workload, mine in sorted(readings.items(), key=lambda item: item[1][0].size):
-        spent = sum(getattr(trial, cost) for trial in mine[1:])
-        if len(mine) >= 2 and spent > 0:
-            gained = sum(before.loss_after - after.loss_after for before, after in pairwise(mine))
+    for workload, own in sorted(readings.items(), key=lambda item: item[1][0].size):
+        spent = sum(getattr(trial, cost) for trial in own[1:])
+        if len(own) >= 2 and spent > 0:
+            gained = sum(before.loss_after - after.loss_after for before, after in pairwise(own))
             efficiency[workload] = gained / spent
     return efficiency

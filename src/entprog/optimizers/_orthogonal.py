@@ -55,11 +55,11 @@ class MuonAdamW(Stepping):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """See `Stepping`."""
-        self._waiting: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
+        self._pending: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
         loss = super().step(closure)
-        for waiting in self._waiting.values():
-            _along(waiting)
-        self._waiting.clear()
+        for pending in self._pending.values():
+            _step_matrices(pending)
+        self._pending.clear()
         return loss
 
     def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
@@ -82,11 +82,11 @@ class MuonAdamW(Stepping):
         state["momentum"].mul_(momentum).add_(gradient)
         parts = in_rows(gradient.add(state["momentum"], alpha=momentum), group["rows"])
         size = RMS * math.sqrt(max(parts.shape[1:]))
-        waiting = self._waiting.setdefault(parts.shape[1:], [])
-        if sum(other.numel() for _, other, _ in waiting) + parts.numel() > TOGETHER:
-            _along(waiting)
-            waiting.clear()
-        waiting.append((p, parts, -group["lr"] * size))
+        pending = self._pending.setdefault(parts.shape[1:], [])
+        if sum(other.numel() for _, other, _ in pending) + parts.numel() > TOGETHER:
+            _step_matrices(pending)
+            pending.clear()
+        pending.append((p, parts, -group["lr"] * size))
 
     def _adamw(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         state = self.state[p]
@@ -109,11 +109,11 @@ def muon_states(shape: Sequence[int], size: int, *, counted: bool, matrix: bool)
     return adamw_states(shape, size, counted=counted)
 
 
-def _along(waiting: list[tuple[Tensor, Tensor, float]]) -> None:
+def _step_matrices(pending: list[tuple[Tensor, Tensor, float]]) -> None:
     """Step matrices along their updates [k, m, n], all of one m and n, orthogonalised; each with its own step size."""
-    if not waiting:
+    if not pending:
         return
-    matrices, updates, lengths = zip(*waiting, strict=True)
+    matrices, updates, lengths = zip(*pending, strict=True)
     steps = orthogonalised(torch.cat(updates)).split([len(update) for update in updates])
     for matrix, step, length in zip(matrices, steps, lengths, strict=True):
         matrix.add_(step.reshape(matrix.shape), alpha=length)

@@ -36,7 +36,7 @@ Clips = dict[str, dict[str, Tensor]]
 POSE_SHORT_SIDE = 512
 LEAST_FOUND = 0.9
 OFTEN = 0.2
-"""Share of the frames looked at in which a second person makes people = "drop" drop the file."""
+"""With people = "drop", a file is dropped if a second person is in this share of the checked frames."""
 ENCODE_FRAMES = 32
 
 
@@ -53,7 +53,7 @@ class Part:
 def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode) -> tuple[Row, Clips]:
     """One file's row for prepare.jsonl and its clips' tensors ("latents_SIZE" and "pose") by clip name.
 
-    Never fails for what is in the file: the row then says why it was dropped.
+    Never raises for the file's content: the row then says why it was dropped.
     """
     video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE)
     row: Row = {
@@ -112,7 +112,7 @@ def _parts(track: Track, cuts: list[int], video: Video, settings: Row) -> tuple[
         if not len(known):
             reasons.append("no person found")
             continue
-        # before the person comes and after they have gone there is nothing to learn
+        # frames before the first and after the last pose are of no use
         start, end = start + int(known[0]), start + int(known[-1]) + 1
         found = track.found[start:end]
         if end - start < least:

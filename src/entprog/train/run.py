@@ -35,15 +35,15 @@ def train(
         config: the whole run; `config.output_dir` must not exist unless resuming.
         resume_from_checkpoint: "latest" or a checkpoint folder; the run continues bit for bit on a CPU.
         command: what the user typed, kept in run.json.
-        after_step: called after each step, outside of what is timed; then no bar is shown.
+        after_step: called after each step, outside the timed part; then no progress bar is shown.
 
     Raises:
-        ValueError: a wrong context, a folder that exists, a checkpoint that does not fit, or a loss that is not
+        ValueError: a wrong setting, a folder that exists, a checkpoint that does not fit, or a loss that is not
             finite.
         OSError: the disk is full.
         SystemExit: 128 + n after signal n, with a checkpoint saved.
     """
-    # 1. The run folder, before any work: never overwritten, complete from its first second.
+    # 1. The run folder, before any work: never overwritten, complete from the start.
     run = Path(config.output_dir)
     saved = open_folder(run, config, resume_from_checkpoint)
 
@@ -90,7 +90,7 @@ def train(
 
 
 def _phases(session: Session, saved: dict[str, Any] | None) -> None:
-    """4. to 8. for each phase in turn; those before the checkpoint's are done already."""
+    """4. to 8. for each phase in turn; phases before the checkpoint's are skipped."""
     phases = running(session.config)
     total = sum(phase.steps for _, phase in phases)
     first = saved["phase_number"] if saved else 0

@@ -17,7 +17,7 @@ from entprog.train.log import RunLog, now, write_status
 
 
 def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
-    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
+    """Make the folder, or check that a checkpoint in it may be resumed with this configuration."""
     if resume is None:
         if run.exists():
             raise ValueError(

@@ -26,14 +26,14 @@ class HumanVideo(TaskPlugin):
 
     @classmethod
     def problems(cls, config: Config) -> "Iterable[Finding]":
-        """What about model and data keeps a configuration from running."""
+        """Errors in the model and data settings of a configuration."""
         from entprog.tasks.human_video import checks
 
         return checks.problems(config)
 
     @classmethod
     def missing(cls, config: Config) -> "Iterable[Finding]":
-        """Files that a run needs and that are not there."""
+        """Missing files that a run needs."""
         from entprog.tasks.human_video import checks
 
         return checks.missing(config)

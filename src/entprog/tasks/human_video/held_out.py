@@ -16,14 +16,14 @@ from entprog.tasks.base import HeldOutClip
 
 MEAN_FRAMES = 512
 BATCH_TOKENS = 16384
-"""Tokens of the clips that are generated at once."""
+"""Tokens of the clips that are generated in one batch."""
 
 
 def holdout_clips(shards: Shards, frames: int) -> Clips:
     """The held-out clips of at least `frames` frames."""
     longest = max((row.frames for row in shards.rows if row.split == "holdout"), default=0)
     if not longest:
-        raise ValueError(f"data: {shards.folder} holds no clip out; prepare it with a holdout share above 0")
+        raise ValueError(f"data: {shards.folder} has no held-out clip; prepare it with a holdout share above 0")
     if longest < frames:
         raise ValueError(f"evaluate.frames = {frames}: the longest held-out clip has {longest}; choose at most that")
     return Clips(shards, "holdout", frames=frames)
@@ -50,7 +50,7 @@ def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) ->
 
 
 def holdout_samples(clips: Clips, count: int) -> list[Sample]:
-    """The first `count` clips from frame 0 on, each with a reference fixed by its place in the index.
+    """The first `count` clips from frame 0 on, each with a reference fixed by its index.
 
     The reference is a frame of another clip of the same subject and scene where there is one.
     """
