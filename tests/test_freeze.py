@@ -1,4 +1,4 @@
-"""Exactly the named blocks train; frozen weights do not move by a bit."""
+"""Exactly the named blocks train; frozen weights stay bit-identical."""
 
 import copy
 

@@ -33,8 +33,8 @@ INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
 def trained(method: str, steps: int, names: tuple[str, ...] = NAMES, seed: int = 3, **options: Any) -> list[Workload]:
     plugin = load("method", method, **options)
     every = [plugin.workload(i, names, SHAPE, steps, seed) for i in range(steps)]
-    told = list(plugin.workloads(names, SHAPE, steps, seed))
-    assert [w for w, count in told for _ in range(count)] == every, "what is told beforehand is what trains"
+    planned = list(plugin.workloads(names, SHAPE, steps, seed))
+    assert [w for w, count in planned for _ in range(count)] == every, "workloads() lists what trains"
     return every
 
 
@@ -230,8 +230,8 @@ def test_galore_projects_the_blocks_matrices_only() -> None:
     for name, p in task.model.named_parameters():
         state = built.state[p]
         assert ("projection" in state) == (name.startswith("blocks.") and p.ndim == 2), name
-        told = sorted(value.numel() * value.element_size() for value in state.values())
-        assert sorted(built.state_bytes(p)) == told
+        planned = sorted(value.numel() * value.element_size() for value in state.values())
+        assert sorted(built.state_bytes(p)) == planned
         assert all(v.untyped_storage().nbytes() == v.numel() * v.element_size() for v in state.values())
 
 

@@ -116,12 +116,12 @@ def test_a_recipe_tells_all_sizes_that_it_cannot_have(tmp_path: Path) -> None:
         "[data]\nsubjects = 4\nsizes = [32, 64]\n[schedule.options]\nresolutions = [20, 48, 64]\nbatches = [64]\n"
         "frames = [1, 10]\n[phases.subject]\nbatch = 2\n[phases.video]\nbatch = 2\nresolution = 32\n"
     )
-    told = "\n".join(problems(recipe))
-    assert "resolution 20 of phase subject is no multiple of 8 (patch 2 x codec 4)" in told
-    assert "resolution 48 of phase subject is not among data.sizes = [32, 64]" in told
-    assert "resolution 48 of phase video" not in told, "capped at the phase's own"
-    assert "batch 64 of phase subject is larger than the data set" in told
-    assert "1 frame in phase video, whose temporal blocks need at least 2" in told
+    found = "\n".join(problems(recipe))
+    assert "resolution 20 of phase subject is no multiple of 8 (patch 2 x codec 4)" in found
+    assert "resolution 48 of phase subject is not among data.sizes = [32, 64]" in found
+    assert "resolution 48 of phase video" not in found, "capped at the phase's own"
+    assert "batch 64 of phase subject is larger than the data set" in found
+    assert "1 frame in phase video, whose temporal blocks need at least 2" in found
 
 
 # --- places in the data ---

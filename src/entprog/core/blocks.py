@@ -134,7 +134,7 @@ def discover_blocks(
     else:
         found = _guess(model)
     if not found:
-        raise ValueError(f"no block found in {type(model).__name__}; {_what_was_seen(model)}")
+        raise ValueError(f"no block found in {type(model).__name__}; {_module_lists(model)}")
     return Blocks(
         (Block(name, module) for name, module in found.items()),
         role=role,
@@ -200,7 +200,7 @@ def _matching(
                 f"{shortened(declared)}"
             )
         if not hits:
-            raise ValueError(f"pattern {pattern!r} matches no module; {_what_was_seen(model, pattern)}")
+            raise ValueError(f"pattern {pattern!r} matches no module; {_module_lists(model, pattern)}")
         for name, module in hits.items():
             if isinstance(module, nn.ModuleList | nn.ModuleDict):
                 raise ValueError(f"pattern {pattern!r} matches the list {name!r} itself; write {name + '.*'!r}")
@@ -231,7 +231,7 @@ def _guess(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _what_was_seen(model: nn.Module, pattern: str = "") -> str:
+def _module_lists(model: nn.Module, pattern: str = "") -> str:
     lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
     if not lists:
         return "the model has no module list: name its blocks one by one, or declare entprog_blocks() on it"

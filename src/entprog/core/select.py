@@ -111,7 +111,7 @@ def best_set(importance: Mapping[str, float], costs: PassCosts, m: int | None = 
         raise ValueError(f"m = {m}: choose from 1 to {len(costs.order)}, the number of blocks")
     worth = {name: max(importance[name], 0.0) for name in costs.order}
 
-    def pays(chosen: Sequence[str]) -> tuple[float, float, float]:
+    def value(chosen: Sequence[str]) -> tuple[float, float, float]:
         cost = costs.of(chosen)
         rate = sum(worth[name] for name in chosen) / cost if cost > 0 else math.inf
         return rate, -cost, sum(importance[name] for name in chosen)
@@ -127,11 +127,11 @@ def best_set(importance: Mapping[str, float], costs: PassCosts, m: int | None = 
             others = sorted(above, key=_gain(worth, importance, costs, rate))
             count = m - 1 if m is not None else sum(worth[b] > rate * costs.added[b] for b in others)
             chosen = (lowest, *sorted(others[:count], key=costs.order.index))
-            if not best or pays(chosen) > pays(best):
+            if not best or value(chosen) > value(best):
                 best = chosen
-            if not math.isfinite(pays(chosen)[0]) or pays(chosen)[0] <= rate:
+            if not math.isfinite(value(chosen)[0]) or value(chosen)[0] <= rate:
                 break
-            rate = pays(chosen)[0]
+            rate = value(chosen)[0]
     return best
 
 

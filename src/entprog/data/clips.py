@@ -57,10 +57,10 @@ class Clips:
                 f"data: no {split} clip in {shards.folder} has {frames} frames (longest {longest}); "
                 "lower the phase's frames or prepare longer clips"
             )
-        self._mates: dict[tuple[str, str], list[ClipRow]] = defaultdict(list)
+        self._same_scene: dict[tuple[str, str], list[ClipRow]] = defaultdict(list)
         for row in shards.rows:
             if row.split == split:
-                self._mates[row.subject, row.scene].append(row)
+                self._same_scene[row.subject, row.scene].append(row)
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -80,8 +80,8 @@ class Clips:
         row = self.rows[index]
         where, which, frame = generator(self.seed, 3, epoch, index).random(3)
         start = int(where * (row.frames - frames + 1))
-        mates = [mate for mate in self._mates[row.subject, row.scene] if mate.clip != row.clip]
-        reference = mates[int(which * len(mates))] if mates else row
+        others = [other for other in self._same_scene[row.subject, row.scene] if other.clip != row.clip]
+        reference = others[int(which * len(others))] if others else row
         return Sample(row, start, reference, int(frame * reference.frames))
 
     def assemble(self, samples: list[Sample], positions: np.ndarray, shape: Shape) -> Batch:

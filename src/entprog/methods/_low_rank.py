@@ -119,12 +119,12 @@ class AdapterFreezer(Freezer):
 
     def __init__(self, model: nn.Module, blocks: Blocks, optimizer: optim.Optimizer, **options: Any) -> None:
         self._layers = {block.name: list(adapted_layers(block.module).values()) for block in blocks}
-        self._refuse_bare(optimizer)
+        self._refuse_missing_adapters(optimizer)
         super().__init__(model, blocks, optimizer, **options)
         ours = {id(p) for layers in self._layers.values() for layer in layers for p in adapter_parameters(layer)}
         self._adapters = {name: p for name, p in model.named_parameters() if id(p) in ours}
 
-    def _refuse_bare(self, optimizer: optim.Optimizer) -> None:
+    def _refuse_missing_adapters(self, optimizer: optim.Optimizer) -> None:
         present = {id(p) for group in optimizer.param_groups for p in group["params"]}
         layers = [layer for layers in self._layers.values() for layer in layers]
         if not layers or any(id(p) not in present for layer in layers for p in adapter_parameters(layer)):
@@ -165,7 +165,7 @@ class MixedFreezer(AdapterFreezer):
             return
         for block in self._members:
             if block in wanted and block not in self._full:
-                self._take_in(block)
+                self._merge_block(block)
             elif block not in wanted and block in self._full:
                 self._switch(block, on=True)
         self._full = wanted
@@ -189,7 +189,7 @@ class MixedFreezer(AdapterFreezer):
             self._switch(block, on=block not in self._full)
         self._note_frozen()
 
-    def _take_in(self, block: str) -> None:
+    def _merge_block(self, block: str) -> None:
         for layer in self._layers[block]:
             merge(layer)
             for parameter in adapter_parameters(layer):  # the moments belong to the merged adapter

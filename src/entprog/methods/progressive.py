@@ -268,9 +268,9 @@ class BoundProgressive(Method):
         self.probe["ends"][place.candidates.index(workload)] = end
         if place.offset == place.search - 1:
             self._choose(place)
-            losers = [t for t in self._stage_trials(place.stage) if t.workload != self.chosen[-1]]
-            self.search_seconds += sum(t.seconds for t in losers)
-            self.search_flops += sum(t.flops for t in losers)
+            rejected = [t for t in self._stage_trials(place.stage) if t.workload != self.chosen[-1]]
+            self.search_seconds += sum(t.seconds for t in rejected)
+            self.search_flops += sum(t.flops for t in rejected)
             winner = self.probe["ends"][place.candidates.index(self.chosen[-1])]
             winner.restore(self.context.task.model, self.context.optimizer)
             self.probe = {}

@@ -67,7 +67,7 @@ def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator,
     row |= {"people_max": 0, "pose_found": 0.0, "crop": None, "crops": {}}
     clips: Clips = {}
     try:
-        track, cuts = _survey(video, estimator, settings["max_frames"])
+        track, cuts = _find_poses(video, estimator, settings["max_frames"])
     except VideoError as error:
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, clips
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
@@ -88,7 +88,7 @@ def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator,
     return row, clips
 
 
-def _survey(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
+def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
     """The first reading: one person's pose in each frame, and the frames that begin a new shot."""
     tracker, histograms = Tracker(estimator), []
     for frame in video:

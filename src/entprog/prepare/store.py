@@ -46,7 +46,7 @@ class Store:
             self._compare(json.loads(about.read_text(encoding="utf-8")))
         elif out.exists() and any(out.iterdir()):
             raise ValueError(f"out: {out} exists and was not made by prepare; give an empty or a new folder")
-        with room_needed(out):
+        with full_disk_reported(out):
             self.parts.mkdir(parents=True, exist_ok=True)
             write_atomically(about, json.dumps(settings, indent=2) + "\n")
             self.rows = self._done()
@@ -78,7 +78,7 @@ class Store:
 
     def add(self, row: dict[str, Any], clips: dict[str, dict[str, Tensor]]) -> None:
         """Keep one file: its row, and its clips' tensors ("latents_SIZE" and "pose") by clip name."""
-        with room_needed(self.out):
+        with full_disk_reported(self.out):
             if clips:
                 with atomic_path(self._part(row)) as partial:
                     tensors = {
@@ -105,7 +105,7 @@ class Store:
             return old
         splits = split_files([row["source"] for row in self.rows if row["clips"]], holdout)
         sizes = tuple(settings["sizes"])
-        with room_needed(self.out):
+        with full_disk_reported(self.out):
             writer = ShardWriter(self.out, codec=codec, sizes=sizes, fps=settings["fps"])
             for clip in old:
                 shards = Shards(self.out)
@@ -151,7 +151,7 @@ def split_files(sources: list[str], holdout: float) -> dict[str, str]:
 
 
 @contextmanager
-def room_needed(out: Path) -> Iterator[None]:
+def full_disk_reported(out: Path) -> Iterator[None]:
     """Turn a full disk into an OSError with a remedy; finished files are kept."""
     try:
         yield

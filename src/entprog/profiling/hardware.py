@@ -84,8 +84,8 @@ def find_device(name: str, memory: str = "") -> Hardware:
         ValueError: no such device (the message lists the nearest and all known ones), or an invalid size.
     """
     known = [*DEVICES, "cpu"]
-    by_name = {_bare(each): device for each, device in DEVICES.items()}
-    found = this_cpu() if name.lower() == "cpu" else by_name.get(_bare(name))
+    by_name = {_plain_name(each): device for each, device in DEVICES.items()}
+    found = this_cpu() if name.lower() == "cpu" else by_name.get(_plain_name(name))
     if found is None:
         near = get_close_matches(name.lower(), known, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -105,14 +105,14 @@ def find_device(name: str, memory: str = "") -> Hardware:
 def device_here() -> str:
     """Name of the device of this machine: a CUDA device of the table, else "cpu"."""
     if torch.cuda.is_available():
-        title = _bare(torch.cuda.get_device_name())
+        title = _plain_name(torch.cuda.get_device_name())
         for name in sorted(DEVICES, key=len, reverse=True):
-            if _bare(name) in title:
+            if _plain_name(name) in title:
                 return name
     return "cpu"
 
 
-def _bare(name: str) -> str:
+def _plain_name(name: str) -> str:
     """A device's name without vendor words and separators."""
     return re.sub(r"nvidia|geforce|rtx|[^a-z0-9]", "", name.lower())
 

@@ -136,10 +136,10 @@ class Meter:
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
             if self.model is not None:
-                self._take_stock(self.model)
+                self._count_existing(self.model)
                 for parameter in self.model.parameters():
                     if parameter.requires_grad:
-                        stack.callback(_first_to_see_gradients(parameter, self._label_gradient).remove)
+                        stack.callback(_hook_first(parameter, self._label_gradient).remove)
                 for optimizer in self._stepping():
                     stack.callback(optimizer.register_step_pre_hook(self._begin_step).remove)
                     stack.callback(optimizer.register_step_post_hook(self._end_step).remove)
@@ -173,7 +173,7 @@ class Meter:
         if kwargs:
             ledger.add_all(kwargs.values(), pending=forward)
         ledger.add_all((out,), pending=forward)
-        if not forward and operation is ADD and _alike(*args):
+        if not forward and operation is ADD and _same_shape(*args):
             ledger.join(out, *args)  # gradients of a weight that was used twice
         ledger.mark()
 
@@ -196,7 +196,7 @@ class Meter:
         if torch._C._current_graph_task_id() == -1:
             self._spans.append((first, torch.autograd._get_sequence_nr(), name))
 
-    def _take_stock(self, model: nn.Module) -> None:
+    def _count_existing(self, model: nn.Module) -> None:
         """Count the tensors that exist before the first operation."""
         for tensor in (*model.parameters(), *model.buffers(), *self._held):
             self._ledger.add(tensor, "weights")
@@ -291,11 +291,11 @@ class _Mode(TorchDispatchMode):
         return out
 
 
-def _alike(first: Any, second: Any, *rest: Any) -> bool:
+def _same_shape(first: Any, second: Any, *rest: Any) -> bool:
     return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
 
 
-def _first_to_see_gradients(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Any:
+def _hook_first(parameter: nn.Parameter, hook: Callable[[Tensor], None]) -> Any:
     """Register a hook that runs before all others: one that steps in the backward frees the gradient."""
     handle = parameter.register_post_accumulate_grad_hook(hook)
     parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ class FrozenStorage:
         for name, layer in self._layers:
             if any(p.requires_grad for p in layer.parameters(recurse=False)):
                 if name in self._held:
-                    self._held.pop(name).give_back()
+                    self._held.pop(name).restore()
             elif name not in self._held:
                 self._held[name] = _Held(name, layer, self.kind, self._fetcher)
         if self.held != before:
@@ -93,7 +93,7 @@ class FrozenStorage:
         held = [] if self._is_whole else list(self._held.values())
         was, self._is_whole = self._is_whole, True
         for each in held:
-            each.give_back()
+            each.restore()
         try:
             yield
         finally:
@@ -104,7 +104,7 @@ class FrozenStorage:
     def release(self) -> None:
         """Restore every weight."""
         for held in self._held.values():
-            held.give_back()
+            held.restore()
         self._held = {}
 
 
@@ -130,7 +130,7 @@ class _Held:
         for name, tensor in zip(BUFFERS, self.packed, strict=False):  # where meters look for bytes
             self.layer.register_buffer(name, tensor, persistent=False)
 
-    def give_back(self) -> None:
+    def restore(self) -> None:
         """Restore the layer."""
         del self.layer.__dict__["forward"]
         for name, _ in zip(BUFFERS, self.packed, strict=False):

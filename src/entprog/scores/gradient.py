@@ -63,7 +63,7 @@ class Gradient:
                     else:
                         sums[place] = self._sum(gradient)
 
-                _hand_on_gradients(task.loss(part(draw, places)), everything, take)
+                _stream_gradients(task.loss(part(draw, places)), everything, take)
                 found = iter(sums)
                 for name, parameters in members.items():
                     count = sum(p.numel() for p in parameters)
@@ -106,7 +106,7 @@ def _snr(moments: Sequence[_Moments]) -> float:
     return math.fsum(float(m.ratio().sum(dtype=torch.float64)) for m in moments) / count
 
 
-def _hand_on_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]) -> None:
+def _stream_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]) -> None:
     """Call `take` with the index and the gradient of each parameter, zeros where there is none.
 
     Each call is made as soon as the backward pass has the gradient, and none is kept: the gradients of the whole

@@ -37,7 +37,7 @@ def rank_blocks(task: Predictor, blocks: Blocks, draws: list[Draw], config: Rank
 
 def ranking_table(task: Predictor, blocks: Blocks, draw: Draw, scores: Scores, config: RankingConfig) -> dict[str, Any]:
     """The content of scores.json: order, values, errors, and what each block costs to train."""
-    strayed = used_outside(task.model, blocks, lambda: task.predict(draw))
+    outside_uses = used_outside(task.model, blocks, lambda: task.predict(draw))
     return {
         "score": config.score,
         "options": config.options,
@@ -46,7 +46,7 @@ def ranking_table(task: Predictor, blocks: Blocks, draw: Draw, scores: Scores, c
         "values": dict(scores.values),
         "stderr": dict(scores.stderr),
         "cost": block_costs(task, blocks, draw),
-        "warnings": [*scores.notes, *(f"used outside its block, too: {name}" for name in strayed)],
+        "warnings": [*scores.notes, *(f"used outside its block, too: {name}" for name in outside_uses)],
     }
 
 

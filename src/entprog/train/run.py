@@ -20,7 +20,7 @@ from entprog.train.engine import engine
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
-from entprog.train.run_folder import check_blocks, kept, open_folder, try_to_say
+from entprog.train.run_folder import check_blocks, kept, open_folder, try_to_note_end
 from entprog.train.state import EMA, Session, StopSignal, Totals, terminable
 
 
@@ -82,7 +82,7 @@ def train(
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
-        try_to_say(run, log, kind, reason)
+        try_to_note_end(run, log, kind, reason)
         raise
     finally:
         log.close()

@@ -62,7 +62,7 @@ def check_blocks(config: Config, task: Task) -> None:
             check_shared(schedule, len(candidates))
 
 
-def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
+def try_to_note_end(run: Path, log: RunLog, kind: str, reason: str) -> None:
     """Note why a run ended; a full disk must not hide the first error."""
     try:
         log.event("stop", {"reason": reason})

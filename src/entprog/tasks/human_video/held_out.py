@@ -61,9 +61,9 @@ def holdout_samples(clips: Clips, count: int) -> list[Sample]:
     samples = []
     for index, row in enumerate(clips.rows[:count]):
         which, frame = generator(0, 7, index).random(2)
-        mates = [mate for mate in rows[row.subject, row.scene] if mate.clip != row.clip] or [row]
-        mate = mates[int(which * len(mates))]
-        samples.append(Sample(row, 0, mate, int(frame * mate.frames)))
+        others = [other for other in rows[row.subject, row.scene] if other.clip != row.clip] or [row]
+        other = others[int(which * len(others))]
+        samples.append(Sample(row, 0, other, int(frame * other.frames)))
     return samples
 
 
