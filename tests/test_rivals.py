@@ -136,7 +136,7 @@ def test_badam_lets_inputs_train_in_the_first_blocks_turn() -> None:
         before = weights(rig.task)
         rig.run(i, i + 1)
         moved.append(not torch.equal(before["inlet.weight"], rig.task.model.inlet.weight))
-        assert not torch.equal(before["outlet.weight"], rig.task.model.outlet.weight), "what is behind always trains"
+        assert not torch.equal(before["outlet.weight"], rig.task.model.outlet.weight), "output-side: always trains"
     assert moved == [True, False, False, False] * 2
 
 

@@ -308,7 +308,7 @@ def make_memory_plan(
         recompute: whether the phase recomputes activations.
     """
     budget = parse_bytes(config.train.memory_budget)
-    assert budget is not None, "asked for without train.memory_budget"
+    assert budget is not None, "needs train.memory_budget"
     reserved = sum(_bytes(tensor) for each in fixed for tensor in each.tensors().values())
     if config.train.ema_decay:
         reserved += sum(4 * p.numel() for p in task.model.parameters())

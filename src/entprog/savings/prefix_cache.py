@@ -90,7 +90,7 @@ class PrefixCache:
             self._kept[key] = to_host(state) if self.folder is None else self._written(key, state)
         except (OSError, SafetensorError) as error:
             reason = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
-            self.warn(f"the prefix cache keeps nothing from here on: {reason}. Training goes on, slower")
+            self.warn(f"the prefix cache is off from now on: {reason}. Training goes on, slower")
             self.clear()
             self.window = self._most = 0
         while len(self._kept) > self._most:

@@ -81,7 +81,7 @@ class ReferenceCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._digests: dict[int, tuple[tuple[object, ...], str]] = {}
         self._trained: dict[int, int] = {}
-        self._sitting = uuid.uuid4().hex
+        self._session = uuid.uuid4().hex
         self._last: tuple[str, ...] = ()
         self._ready: tuple[Tensor, list[Tensor]] | None = None
         self._closed = False
@@ -157,7 +157,7 @@ class ReferenceCache:
     def _digest(self, place: int, tensors: Sequence[Tensor]) -> str:
         if any(t.is_meta or t.untyped_storage().nbytes() < t.nbytes for t in tensors):
             # Stored in fewer bits or on the host: assume new weights after each step that could train them.
-            return f"{self._sitting} {place} {self._trained.get(place, 0)}"
+            return f"{self._session} {place} {self._trained.get(place, 0)}"
         versions = tuple((id(t), t.data_ptr(), t._version, t.dtype, t.shape) for t in tensors)
         known = self._digests.get(place)
         if known is None or known[0] != versions:
@@ -258,7 +258,7 @@ class ReferenceCache:
 
     def _give_up(self, reason: str) -> None:
         self._closed = True
-        self.warn(f"the reference cache keeps nothing from here on: {reason}. Training goes on with the same numbers")
+        self.warn(f"the reference cache is off from now on: {reason}. Training goes on with the same numbers")
 
 
 def _key(image: Tensor) -> str:
