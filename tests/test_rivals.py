@@ -65,7 +65,7 @@ def test_stages_are_announced_once_each() -> None:
     [
         ({"frames": [2, 0], "batch": [1]}, r"method_options\.batch = \[1\]: give one value for each of the 2 stages"),
         ({"frames": [2.5, 0]}, r"method_options\.frames = \[2\.5, 0\]: 2\.5 can't be"),
-        ({"tokens": [0.0, 1.0]}, r"method_options\.tokens = \[0\.0, 1\.0\]: 0 is no share"),
+        ({"tokens": [0.0, 1.0]}, r"method_options\.tokens = \[0\.0, 1\.0\]: 0 is not a share"),
         ({"batch": [-1, 0]}, r"method_options\.batch = \[-1, 0\]: -1 can't be"),
     ],
 )

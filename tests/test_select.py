@@ -31,7 +31,7 @@ def test_costs_by_parts_and_by_place() -> None:
     costs = PassCosts.chain(order, 10.0, {"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 0.5, "b": 0.25, "c": 0.125})
     assert costs.of(["c"]) == 10 + 3 + 0.125
     assert costs.of(["c", "a"]) == 10 + 1 + 3 + 0.5 + 0.25 + 0.125, "everything above the lowest is traversed"
-    with pytest.raises(ValueError, match="'b' has none of at least 0"):
+    with pytest.raises(ValueError, match="'b' has no cost of at least 0"):
         PassCosts(order, dict.fromkeys(order, 1.0), {"a": 1.0, "b": -1.0, "c": 1.0})
 
 

@@ -85,7 +85,7 @@ def test_candidates_by_hand() -> None:
         ("adaptive", {"batches": [-1]}, r"options\.batches = \[-1\]: -1 can't be"),
         ("adaptive", {"workloads": [{"size": 3}]}, r"workloads\[0\] has no 'size'; choose from m, resolution"),
         ("adaptive", {"workloads": [{"m": 1.5}]}, r"workloads\[0\]\.m = 1\.5: a count, or below 1 a share"),
-        ("adaptive", {"workloads": [{"tokens": 0}]}, r"workloads\[0\]\.tokens = \[0\]: 0 is no share"),
+        ("adaptive", {"workloads": [{"tokens": 0}]}, r"workloads\[0\]\.tokens = \[0\]: 0 is not a share"),
         ("adaptive", {"workloads": [{"frames": "2"}]}, r"workloads\[0\]\.frames = '2': must be a number"),
         ("adaptive", {"workloads": [{}], "frames": [2]}, r"options\.frames: no effect with workloads"),
     ],
