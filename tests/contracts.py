@@ -58,7 +58,7 @@ def schedule(name: str) -> None:
 
 
 def method(name: str) -> None:
-    """Trains exactly what it plans, says the same twice, and goes on from its saved state bit for bit."""
+    """Trains exactly what it plans, returns the same plan twice, and continues from its saved state bit for bit."""
     ranked = load("method", name).ranked
     about: dict[str, Any] = {"method": name, "total": 8, "schedule": load("schedule", "linear", stages=2)}
     if not ranked:

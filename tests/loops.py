@@ -50,7 +50,7 @@ class Sizes:
 
 
 class Rig:
-    """A task, its optimizer and a bound method; `infos` and `events` collect what the method says."""
+    """A task, its optimizer and a bound method; `infos` and `events` collect what the method reports."""
 
     def __init__(
         self,

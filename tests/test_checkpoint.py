@@ -126,7 +126,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
-    """A limit on file sizes stands for the disk: writing fails half way, as with no space left."""
+    """A limit on file sizes simulates a full disk: writing fails half way, as with no space left."""
     code = textwrap.dedent("""
         import resource, signal, sys
         from pathlib import Path
@@ -146,7 +146,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
     """)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     first, second, left = done.stdout.splitlines()
-    for step, told in ((1, first), (2, second)):
-        assert told.startswith(f"checkpoint-{step} could not be written to {tmp_path}")
-        assert "earlier checkpoints are intact" in told and "--resume-from-checkpoint latest" in told
+    for step, message in ((1, first), (2, second)):
+        assert message.startswith(f"checkpoint-{step} could not be written to {tmp_path}")
+        assert "earlier checkpoints are intact" in message and "--resume-from-checkpoint latest" in message
     assert left == "['checkpoint-1'] tensor(4950.)"

@@ -99,7 +99,7 @@ def test_a_full_disk_costs_time_only(
     monkeypatch.setattr("entprog.savings.prefix_cache.save_tensors", full)
     run = train(tiny_config(tmp_path / "full", tiny_data, **LAST, train__echo_cache="disk"))
     assert losses(run) == losses(kept)
-    assert (run / "events.jsonl").read_text(encoding="utf-8").count("keeps nothing from here on") == 1
+    assert (run / "events.jsonl").read_text(encoding="utf-8").count("is off from now on") == 1
 
 
 def test_files_taken_away_are_computed_and_charged(kept: Path, tiny_data: Path, tmp_path: Path) -> None:

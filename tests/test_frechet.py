@@ -86,7 +86,7 @@ def test_distance_is_zero_for_equal_sets_symmetric_and_blind_to_turns() -> None:
     assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-12) and distance(a, b) > 1
     turn = torch.linalg.qr(rows(2, 8)).Q
     assert distance(a @ turn, b @ turn) == pytest.approx(distance(a, b), rel=1e-12)
-    assert math.isnan(distance(a.index_fill(0, torch.tensor([3]), torch.inf), b)), "a diverged run is told, not raised"
+    assert math.isnan(distance(a.index_fill(0, torch.tensor([3]), torch.inf), b)), "a diverged run gives NaN, no error"
 
 
 def test_fewer_samples_than_dimensions_leave_a_bias_but_no_error() -> None:
@@ -199,6 +199,6 @@ def test_a_missing_extra_is_told_before_anything_runs(
     (tmp_path / "config.toml").write_text('output_dir = "unused"\n')
     with pytest.raises(SystemExit) as left:
         cli.main(["evaluate", str(tmp_path), "--evaluate.metrics", "frechet"])
-    told = capsys.readouterr()
-    assert left.value.code == 2 and "Traceback" not in told.err and "entprog[metrics]" in told.err
+    output = capsys.readouterr()
+    assert left.value.code == 2 and "Traceback" not in output.err and "entprog[metrics]" in output.err
     assert Config().evaluate.metrics == ("l1", "psnr", "ssim"), "no default needs the extra"

@@ -1,4 +1,4 @@
-"""Exactly the named blocks train; frozen weights do not move by a bit."""
+"""Exactly the named blocks train; frozen weights stay bit-identical."""
 
 import copy
 
@@ -198,7 +198,7 @@ def test_wrong_names_are_told():
         Freezer(task.model, blocks, built, states="discard")
     with pytest.raises(ValueError, match="parameters that this model lacks"):
         freezer.load_state_dict({"active": [], "offloaded": {"blocks.9.x": {}}, "moved": {}})
-    with pytest.raises(ValueError, match="no part of this model"):
+    with pytest.raises(ValueError, match="is not in this model"):
         Freezer(toy_task().model, blocks, built)
 
 

@@ -1,4 +1,4 @@
-"""Frozen weights in fewer bytes: exact where they are said to be, refused where they cannot train."""
+"""Frozen weights in fewer bytes: exact where documented, refused where they cannot train."""
 
 from typing import Any
 
@@ -118,7 +118,7 @@ def test_weights_that_are_no_coarser_train_the_rest_bit_for_bit(kind: str, check
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "nf4"])
 def test_gradients_are_those_of_the_network_with_coarse_weights(kind: str) -> None:
-    """The reference: a plain network whose frozen weights are what the codes stand for."""
+    """The reference: a plain network whose frozen weights are the decoded codes."""
     task, storage, _, freezer = setup(kind)
     freezer.train_only(["blocks.0"])
     task.loss(toy_draws(1)[0]).backward()
@@ -152,10 +152,10 @@ def test_a_held_layer_that_is_asked_to_train_is_refused(kind: str) -> None:
     freezer.train_only(["blocks.3"])
     weight = task.model.blocks[1].query.weight
     weight.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"layer 'blocks.1.query' is asked to train.*train_only"):
+    with pytest.raises(ValueError, match=r"layer 'blocks.1.query' is set to train.*train_only"):
         task.loss(toy_draws(1)[0])
     weight.grad = torch.zeros(16, 16)
-    with pytest.raises(ValueError, match=r"layer 'blocks.1.query' is asked to train"):
+    with pytest.raises(ValueError, match=r"layer 'blocks.1.query' is set to train"):
         optimizer.step()
     with pytest.raises(ValueError, match="choose from full, bf16, int8, nf4, offload"):
         FrozenStorage([], "int4")  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ def test_adapters_on_frozen_codes() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_cuda_device(kind: str) -> None:
-    """Originals wait in pinned memory, and a fetched weight is the weight, whatever the streams do."""
+    """Originals are in pinned memory, and a fetched weight equals its original, whatever the streams do."""
     layers = nn.ModuleList(nn.Sequential(nn.Linear(256, 256), nn.GELU()) for _ in range(6))
     model = nn.Module()
     model.blocks = layers

@@ -42,7 +42,7 @@ FLOORS = (
     "files",
     "core",
 )
-"""The house from the top floor down: each part imports itself and what stands below it, nothing else of ours."""
+"""The layers from the top down: each part imports itself and parts below it, nothing else of ours."""
 
 OUTSIDE: dict[str, set[str]] = {
     "core": {"torch"},

@@ -69,12 +69,12 @@ def test_every_stage_fits(data: Path, tmp_path: Path) -> None:
     plain = run(tmp_path / "plain", data)
     peak = plain[1]["bytes_peak"]
     for name, share in (("cut", 0.75), ("checkpointed", 0.35)):
-        budget = int(peak * share) + 1_000_000  # the fixed draws lie there, too
+        budget = int(peak * share) + 1_000_000  # the fixed draws are in memory, too
         rows = run(tmp_path / name, data, train__memory_budget=f"{budget}B")
-        (told,) = (row for row in lines(tmp_path / name / "events.jsonl") if row["event"] == "fit")
-        assert told["checkpointing"] == (name == "checkpointed") and (told["pieces"] > 1 or told["checkpointing"])
-        simulated = told["bytes_peak"] - told["bytes_reserved"]
-        assert told["bytes_peak"] <= budget and rows[0]["bytes_peak"] == pytest.approx(simulated, rel=0.03)
+        (fitted,) = (row for row in lines(tmp_path / name / "events.jsonl") if row["event"] == "fit")
+        assert fitted["checkpointing"] == (name == "checkpointed") and (fitted["pieces"] > 1 or fitted["checkpointing"])
+        simulated = fitted["bytes_peak"] - fitted["bytes_reserved"]
+        assert fitted["bytes_peak"] <= budget and rows[0]["bytes_peak"] == pytest.approx(simulated, rel=0.03)
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in plain], rel=1e-3)
         assert [row["m"] for row in rows] == [row["m"] for row in plain]
 
@@ -111,9 +111,9 @@ def test_rivals_fit_as_simulated(options: dict[str, Any], data: Path, tmp_path: 
     if options["method"] in ("lora", "mixed"):
         pytest.importorskip("peft")
     rows = run(tmp_path / "run", data, train__memory_budget="1GiB", **options)
-    told = [row for row in lines(tmp_path / "run" / "events.jsonl") if row["event"] == "fit"]
-    simulated = {(row["m"], row["frames"]): row["bytes_peak"] - row["bytes_reserved"] for row in told}
-    assert told and not any(row["checkpointing"] for row in told)
+    fitted = [row for row in lines(tmp_path / "run" / "events.jsonl") if row["event"] == "fit"]
+    simulated = {(row["m"], row["frames"]): row["bytes_peak"] - row["bytes_reserved"] for row in fitted}
+    assert fitted and not any(row["checkpointing"] for row in fitted)
     for row in rows:
         assert row["bytes_peak"] <= 1.05 * simulated[row["m"], row["frames"]], row
     most = max(rows, key=lambda row: row["bytes_peak"])

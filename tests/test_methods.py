@@ -17,7 +17,7 @@ LISA = "benchmarks.rivals.lisa:Lisa"
 BADAM = "benchmarks.rivals.badam:Badam"
 
 INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
-"""What stands before the blocks of the toy."""
+"""Input-side parameters of the toy."""
 
 
 def linear(stages: int) -> Any:
@@ -109,8 +109,8 @@ def test_stages_share_the_steps_and_each_is_announced_once() -> None:
     rig = Rig(schedule=linear(4), total=10)
     rig.run()
     assert [info.stage for info in rig.infos] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
-    told = [(values["stage"], values["m"]) for name, values in rig.events if name == "stage"]
-    assert told == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    announced = [(values["stage"], values["m"]) for name, values in rig.events if name == "stage"]
+    assert announced == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
 def test_a_new_ranking_at_each_stage() -> None:
@@ -135,7 +135,7 @@ def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -
     """Stopped after any step, searches included; saved, read into fresh objects, and finished."""
     every = kind in ("supernet", "probe", *SIZES)
     stops = set(STOPS[states]) if every else {2, 6, 12}
-    whole, told = Rig(**KINDS[kind], total=TOTAL, states=states), {}
+    whole, announced = Rig(**KINDS[kind], total=TOTAL, states=states), {}
     for i in range(TOTAL):
         if i in stops:
             state = {
@@ -144,7 +144,7 @@ def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -
                 "optimizer": optimizer_state(whole.optimizer),
             }
             save_checkpoint(tmp_path, i, state)
-            told[i] = [name for name, _ in whole.events]
+            announced[i] = [name for name, _ in whole.events]
         whole.run(i, i + 1, checked=False)
     expected = weights(whole.task)
     for stop in stops:
@@ -156,7 +156,7 @@ def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -
         again.run(stop, checked=False)
         assert again.losses == whole.losses[stop:], f"stopped after step {stop}"
         assert all(torch.equal(expected[name], value) for name, value in weights(again.task).items())
-        assert told[stop] + [name for name, _ in again.events] == [name for name, _ in whole.events]
+        assert announced[stop] + [name for name, _ in again.events] == [name for name, _ in whole.events]
         if every:
             assert again.method.chosen == whole.method.chosen
             assert again.method.search_flops == whole.method.search_flops
@@ -176,7 +176,7 @@ def test_rankings_are_part_of_the_state() -> None:
     ("options", "message"),
     [
         ({"schedule": linear(5), "total": 4}, r"options\.stages = 5: more stages than the phase has steps \(4\)"),
-        ({"schedule": fixed(5), "total": 4}, r"schedule\.options\.m = \[5\.0\]: 5 blocks asked for, the phase has 4"),
+        ({"schedule": fixed(5), "total": 4}, r"schedule\.options\.m = \[5\.0\]: 5 blocks requested, the phase has 4"),
         (
             {"schedule": adaptive("probe", stages=2, search_steps=6), "total": 12},
             r"schedule\.options\.search_steps = 6: a stage has only 6 steps \(12 steps in 2 stages\)",
@@ -204,7 +204,7 @@ def test_a_schedule_may_name_only_what_there_is() -> None:
             return Workload(("blocks.3",)), {}
 
     rig = Rig(schedule=Odd(), total=30)
-    with pytest.raises(ValueError, match="in stage 1, which is none of its candidates"):
+    with pytest.raises(ValueError, match="in stage 1, which is not one of its candidates"):
         rig.run(checked=False)
 
 
@@ -234,7 +234,7 @@ class Narrowing:
 
 @pytest.mark.parametrize("schedule", [load("schedule", "descending", stages=3), Narrowing()])
 def test_offloaded_states_train_like_kept_ones(schedule: Any) -> None:
-    """Also where a new order freezes what has trained before, and a probe thaws it for a while."""
+    """Also where a new order freezes what has trained before, and a probe unfreezes it for a while."""
     kept, offloaded = (
         Rig(schedule=schedule, total=30, states=states, rerank=lambda: Ranking(ORDER.names[::-1]))
         for states in ("keep", "offload")

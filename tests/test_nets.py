@@ -144,7 +144,7 @@ def test_written_out_attention_equals_the_fused_kernel() -> None:
 def test_the_same_place_has_the_same_code_on_any_grid() -> None:
     device = torch.device("cpu")
     coarse = grid_codes(4, 4, 32, 8.0, device).view(4, 4, 32)
-    # Each third token of a 12x12 grid stands in the middle of a token of the 4x4 grid.
+    # Each third token of a 12x12 grid is in the middle of a token of the 4x4 grid.
     fine = grid_codes(12, 12, 32, 8.0, device).view(12, 12, 32)
     torch.testing.assert_close(fine[1::3, 1::3], coarse)
     oblong = grid_codes(4, 12, 32, 8.0, device).view(4, 12, 32)

@@ -105,8 +105,8 @@ def test_muon_is_that_of_torch_for_matrices_and_adamw_for_the_rest() -> None:
             for optimizer in optimizers:
                 optimizer.step()
         ends.append((wide, tall, bias))
-    for mine, theirs, near in zip(*ends, (2e-3, 2e-3, 1e-6), strict=True):
-        assert (mine - theirs).abs().max() < near
+    for ours, theirs, near in zip(*ends, (2e-3, 2e-3, 1e-6), strict=True):
+        assert (ours - theirs).abs().max() < near
 
 
 def test_muon_steps_matrices_of_one_shape_together_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_going_on_from_a_checkpoint_bit_for_bit(name: str, backward: bool, state
 @pytest.mark.parametrize("checkpointing", [None, "not reentrant"])
 @pytest.mark.parametrize("name", NAMES)
 def test_stepping_in_the_backward_pass_equals_the_plain_step(name: str, checkpointing: str | None) -> None:
-    """Weights that serve twice (the Siamese reference), blocks that freeze and thaw, a search's snapshot."""
+    """Weights that are used twice (the Siamese reference), blocks that freeze and unfreeze, a search's snapshot."""
     ends, norms = [], []
     for backward in (False, True):
         task, blocks, built, freezer = setup(name, checkpointing=checkpointing)

@@ -231,5 +231,5 @@ def test_a_method_with_adapters_is_planned_as_itself(method: str) -> None:
         return
     few, every = sorted((row for row in phase.rows if row.kind == "stage"), key=lambda row: row.m)
     assert few.lowest == 0 and every.trained == rows["full"].trained > few.trained > 0
-    assert every.peak > rows["full"].peak, "adapters of blocks that train in full rest beside them"
+    assert every.peak > rows["full"].peak, "adapters of blocks that train in full stay in memory"
     assert phase.ranking is not None and "ranking its blocks first: at most" in said

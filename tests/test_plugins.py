@@ -68,11 +68,11 @@ def test_names_lists_without_importing():
 @pytest.mark.parametrize("name", names("score"))
 def test_every_score_keeps_the_contract(name):
     plugin = load("score", name)
-    told = describe("score", name)
-    assert told.summary and all(not option.required for option in told.options)
-    assert {o.name: o.default for o in told.options} == {o.name: getattr(plugin, o.name) for o in told.options}
+    about = describe("score", name)
+    assert about.summary and all(not option.required for option in about.options)
+    assert {o.name: o.default for o in about.options} == {o.name: getattr(plugin, o.name) for o in about.options}
     with pytest.raises(FrozenInstanceError):
-        setattr(plugin, told.options[0].name if told.options else "anything", None)
+        setattr(plugin, about.options[0].name if about.options else "anything", None)
     assert plugin == load("score", name)
 
 
@@ -138,7 +138,7 @@ def test_wrong_names_are_told(own):
         load("score", "mien:Mine")
     with pytest.raises(ValueError, match="mine has no 'Mina'; did you mean 'Mine'"):
         load("score", "mine:Mina")
-    with pytest.raises(ValueError, match="no dataclass"):
+    with pytest.raises(ValueError, match="not a dataclass"):
         load("score", "mine:NoDataclass")
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         load("score", "broken:Broken")
@@ -147,15 +147,15 @@ def test_wrong_names_are_told(own):
 
 
 def test_describe_tells_options_and_summary(own):
-    told = describe("score", own)
-    assert told.summary == "Mine alone." and find("score", own).__name__ == "Mine"
-    assert [(o.name, o.type, o.default, o.required) for o in told.options[:4]] == [
+    about = describe("score", own)
+    assert about.summary == "Mine alone." and find("score", own).__name__ == "Mine"
+    assert [(o.name, o.type, o.default, o.required) for o in about.options[:4]] == [
         ("size", "int", None, True),
         ("rate", "float", 0.5, False),
         ("flag", "bool", False, False),
         ("text", "str | None", None, False),
     ]
-    assert told.options[-1].default == []
+    assert about.options[-1].default == []
     assert next(o for o in describe("score", "cei").options if o.name == "skip").type == (
         "'denoising' | 'reference' | 'both'"
     )

@@ -26,7 +26,7 @@ from entprog.prepare.crop import (
     resize,
 )
 from entprog.prepare.folder import _name, prepare_folder
-from entprog.prepare.store import Store, room_needed, split_files
+from entprog.prepare.store import Store, full_disk_reported, split_files
 from entprog.prepare.video import Video, VideoError, read_video, write_gif, write_video
 from entprog.synthetic import render_clip
 
@@ -145,7 +145,7 @@ def test_gif_round_trip(tmp_path):
         (lambda p: write_video(p / "a.mp4", np.zeros((1, 8, 8, 3)), 10), "frames: float64"),
         (lambda p: write_video(p / "a.mp4", ramp(1), 0), "fps: 0"),
         (lambda p: write_gif(p / "a.gif", ramp(1), float("nan")), "fps: nan"),
-        (lambda p: write_video(p / "a.avi", ramp(1), 10), r"path: a.avi is no .mp4"),
+        (lambda p: write_video(p / "a.avi", ramp(1), 10), r"path: a.avi is not an .mp4"),
         (lambda p: read_video(p / "none.mp4"), "it does not exist"),
         (lambda p: read_video(p / "none.mp4", fps=-1), "fps: -1"),
         (lambda p: read_video(p / "none.mp4", max_frames=0), "max_frames: 0"),
@@ -442,7 +442,7 @@ except OSError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "no memory_plan left to write the data set" in done.stdout and "run the same command again" in done.stdout
+    assert "no space left to write the data set" in done.stdout and "run the same command again" in done.stdout
     assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["a.safetensors"]
     store = Store(tmp_path / "out", {"sizes": [16], "fps": 12.0})
     assert [row["name"] for row in store.rows] == ["a"]
@@ -450,8 +450,8 @@ except OSError as error:
 
 
 def test_other_errors_of_the_system_pass_unchanged(tmp_path):
-    with pytest.raises(PermissionError), room_needed(tmp_path):
+    with pytest.raises(PermissionError), full_disk_reported(tmp_path):
         raise PermissionError(errno.EACCES, "no")
-    with pytest.raises(OSError, match="no memory_plan left") as caught, room_needed(tmp_path):
+    with pytest.raises(OSError, match="no space left") as caught, full_disk_reported(tmp_path):
         raise OSError(errno.ENOSPC, "full")
     assert caught.value.errno == errno.ENOSPC

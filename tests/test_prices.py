@@ -42,7 +42,7 @@ def chosen(name: str) -> TrainConfig:
 
 
 def built(samples: int = 2) -> tuple[HumanVideoTask, Blocks, Draw, tuple[str, ...]]:
-    """A task with a pose adapter in every block, a draw, and the names of what stands before the blocks."""
+    """A task with a pose adapter in every block, a draw, and the names of the input-side parameters."""
     task = HumanVideoTask(small_dit(width=64, pose="blocks"), Objective(), full_size=16)
     condition = {"reference": torch.randn(samples, 16, 4, 4), "pose": torch.rand(samples, 2, 3, 16, 16)}
     clip = (samples, 2, 16, 4, 4)
@@ -63,11 +63,11 @@ def test_states_are_known_beforehand(name: str, kind: torch.dtype) -> None:
     shapes = [(64, 64), (64, 96), (64, 65), (7, 5), (300,), (8192,), (2, 48, 64)]
     parameters = [nn.Parameter(torch.randn(shape).to(kind)) for shape in shapes]
     optimizer = build_optimizer(chosen(name), [{"name": "blocks.0", "params": parameters, "lr": 1e-3}])
-    told = [expected_state_bytes(optimizer, optimizer.param_groups[0], p) for p in parameters]
+    simulated = [expected_state_bytes(optimizer, optimizer.param_groups[0], p) for p in parameters]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    for parameter, expected in zip(parameters, told, strict=True):
+    for parameter, expected in zip(parameters, simulated, strict=True):
         real = [state.untyped_storage().nbytes() for state in optimizer.state[parameter].values()]
         assert sorted(expected) == sorted(real), parameter.shape
         assert optimizer_plugin(chosen(name)).state_bytes(parameter, "block") == sum(real)
@@ -80,7 +80,7 @@ def test_the_price_of_a_suffix_is_the_meter_of_its_step(name: str) -> None:
     config, model = chosen(name), task.model
     assert {"patch_embed.weight", "pose_embed.linear.weight"} & set(inputs) and "head.weight" not in inputs
     trainable = {id(p) for path, p in model.named_parameters() if path not in inputs}
-    told = simulate_step(task, blocks, Option(SUFFIX), draw, 2, config, trainable=trainable)
+    simulated = simulate_step(task, blocks, Option(SUFFIX), draw, 2, config, trainable=trainable)
     optimizer = build_optimizer(config, param_groups(model, blocks, lr=1e-4))
     Freezer(model, blocks, optimizer, inputs=inputs).train_only(SUFFIX, inputs=False)
     task.loss(fresh(draw)).backward()
@@ -88,12 +88,12 @@ def test_the_price_of_a_suffix_is_the_meter_of_its_step(name: str) -> None:
     optimizer.zero_grad()
     with Meter(model, optimizer) as meter:
         task.loss(fresh(draw)).backward()
-    assert (told.flops, told.peak) == (meter.flops, meter.peak)
-    assert told.by_category == meter.at_peak
+    assert (simulated.flops, simulated.peak) == (meter.flops, meter.peak)
+    assert simulated.by_category == meter.at_peak
     everything = simulate_step(
         task, blocks, Option(SUFFIX), draw, 2, config, trainable={id(p) for p in model.parameters()}
     )
-    assert everything.flops > 1.2 * told.flops and everything.peak > told.peak
+    assert everything.flops > 1.2 * simulated.flops and everything.peak > simulated.peak
 
 
 def test_measured_costs_end_where_the_backward_ends() -> None:

@@ -194,9 +194,9 @@ class TestCompiled:
         task, blocks = built("plain")
         plain = gradients(task)
         message = r"uncompiled: no C\+\+ compiler found; install g\+\+"
-        with pytest.warns(UserWarning, match=message) as told, compiled(blocks) as state:
+        with pytest.warns(UserWarning, match=message) as caught, compiled(blocks) as state:
             assert same(gradients(task), plain)
-        assert len(told) == 1 and state.failed and not state.graphs
+        assert len(caught) == 1 and state.failed and not state.graphs
 
     def test_a_compiler_that_fails_is_told_once(self) -> None:
         task, blocks = built("plain")
@@ -209,9 +209,9 @@ class TestCompiled:
 
         register_backend(broken, name="broken")
         message = "uncompiled: .*no space for kernels"
-        with pytest.warns(UserWarning, match=message) as told, compiled(blocks, backend="broken") as state:
+        with pytest.warns(UserWarning, match=message) as caught, compiled(blocks, backend="broken") as state:
             assert same(gradients(task), plain)
-        assert len(told) == 1 and "no space" in state.failed
+        assert len(caught) == 1 and "no space" in state.failed
         torch._dynamo.reset()
 
     @pytest.mark.slow

@@ -29,12 +29,12 @@ STATE = 16 * 32 * 4  # bytes of one state: 16 tokens of width 32
 
 
 class Rig:
-    """A task of which blocks.2 and what lies above train, and a cache."""
+    """A task of which blocks.2 and those above train, and a cache."""
 
     def __init__(self, tmp_path: Path, kind: str = "device", limit: int = 2**20, **options: Any) -> None:
         self.model = small_dit(**options)
         self.task = HumanVideoTask(self.model, Objective())
-        self.told: list[str] = []
+        self.warned: list[str] = []
         self.folder = tmp_path / "cache" if kind == "disk" else None
         self.kind, self.limit = kind, limit
         self.open()
@@ -50,7 +50,7 @@ class Rig:
             self.kind,
             self.limit,
             folder=self.folder,
-            warn=self.told.append,  # type: ignore[arg-type]
+            warn=self.warned.append,  # type: ignore[arg-type]
         )
         self.task.reference_cache = self.cache
 
@@ -65,9 +65,9 @@ class Rig:
         """Whether the cache gives what each image alone gives without it."""
         with torch.no_grad():
             slow = [self.model.reference_states(IMAGES[place : place + 1]) for place in places]
-        mine = self.states(*places)
-        return len(mine) == count and all(
-            torch.equal(state, torch.cat([one[i] for one in slow])) for i, state in enumerate(mine)
+        states = self.states(*places)
+        return len(states) == count and all(
+            torch.equal(state, torch.cat([one[i] for one in slow])) for i, state in enumerate(states)
         )
 
     def train(self) -> None:
@@ -93,7 +93,7 @@ def test_hits_and_misses_equal_each_image_alone(kind: str, reference: str, tmp_p
     assert rig.right(0, 1) and rig.asked == (0, 2)
     assert rig.right(1, 2, 0, 1) and rig.asked == (3, 3)
     assert rig.cache.size == 3 * 3 * STATE
-    rig.freezer.train_only(["blocks.3"])  # a longer prefix: known states are gone on from
+    rig.freezer.train_only(["blocks.3"])  # a longer prefix: computed from the known states
     assert rig.right(0, 1, 2, 3, count=4) and rig.asked == (3, 7)
     rig.freezer.train_only(rig.names[1:2])
     assert rig.right(0, 1, count=2) and rig.asked == (5, 7)
@@ -219,8 +219,8 @@ def test_the_limit_holds_and_the_least_recently_used_go(kind: str, tmp_path: Pat
     small = Rig(tmp_path / "small", kind, limit=100)
     assert small.right(0) and small.right(0) and small.asked == (0, 2)
     assert (
-        len(small.told) == 1
-        and "one reference takes 6144 bytes; raise train.reference_cache_bytes = 100" in small.told[0]
+        len(small.warned) == 1
+        and "one reference takes 6144 bytes; raise train.reference_cache_bytes = 100" in small.warned[0]
     )
 
 
@@ -239,7 +239,7 @@ class TestDisk:
         first, second = sorted(rig.folder.iterdir())
         first.write_bytes(first.read_bytes()[:40])
         second.unlink()
-        assert rig.right(0, 1) and rig.asked == (0, 4) and not rig.told
+        assert rig.right(0, 1) and rig.asked == (0, 4) and not rig.warned
         first.write_bytes(b"nonsense")
         rig.open()
         assert rig.right(0, 1) and rig.asked == (1, 1)
@@ -250,10 +250,10 @@ class TestDisk:
         shutil.rmtree(rig.folder)
         for _ in range(2):
             assert rig.right(0, 1, 2)
-        assert len(rig.told) == 1 and "can't be written" in rig.told[0] and "the same numbers" in rig.told[0]
+        assert len(rig.warned) == 1 and "can't be written" in rig.warned[0] and "the same numbers" in rig.warned[0]
         rig.folder.write_text("a file in its place")
         rig.open()
-        assert rig.right(0) and len(rig.told) == 2 and "can't be made" in rig.told[1]
+        assert rig.right(0) and len(rig.warned) == 2 and "can't be made" in rig.warned[1]
 
     def test_a_full_disk(self, tmp_path: Path) -> None:
         rig = Rig(tmp_path, "disk")
@@ -264,7 +264,7 @@ class TestDisk:
                 assert rig.right(0, 1)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert len(rig.told) == 1 and "can't be written" in rig.told[0]
+        assert len(rig.warned) == 1 and "can't be written" in rig.warned[0]
         assert rig.folder is not None and not list(rig.folder.iterdir())
 
 
@@ -296,15 +296,15 @@ def test_a_run_is_the_same_wherever_the_cache_is_and_resumes(small: None, tmp_pa
     runs = {kind: train(config(kind, kind, train__checkpointing_steps=2 if kind == "disk" else 0)) for kind in
             ("off", *KINDS)}  # fmt: skip
     rows = {kind: lines(run / "log.jsonl") for kind, run in runs.items()}
-    losses = {kind: [(row["loss"], row["grad_norm"], row["flops"]) for row in mine] for kind, mine in rows.items()}
+    losses = {kind: [(row["loss"], row["grad_norm"], row["flops"]) for row in logged] for kind, logged in rows.items()}
     assert losses["device"] == losses["host"] == losses["disk"]
     for plain, cached in zip(losses["off"], losses["disk"], strict=True):
         assert cached[0] == pytest.approx(plain[0], rel=1e-4) and cached[2] < plain[2]
     totals = {kind: json.loads((run / "totals.json").read_text()) for kind, run in runs.items()}
     assert totals["off"]["flops_cache"] == 0 < totals["disk"]["flops_cache"]
     assert totals["disk"]["flops"] == totals["host"]["flops"] <= totals["off"]["flops"]
-    told = [row for row in lines(runs["disk"] / "events.jsonl") if row["event"] == "reference_cache"]
-    assert told[-1]["hits"] > 0 and not (runs["disk"] / "reference-cache").exists()
+    warned = [row for row in lines(runs["disk"] / "events.jsonl") if row["event"] == "reference_cache"]
+    assert warned[-1]["hits"] > 0 and not (runs["disk"] / "reference-cache").exists()
     again = shutil.copytree(runs["disk"], tmp_path / "again", ignore=shutil.ignore_patterns("final", "totals.json"))
     train(config("again", "disk"), resume_from_checkpoint="checkpoint-2")
     assert [(r["loss"], r["grad_norm"], r["flops"]) for r in lines(again / "log.jsonl")] == losses["disk"]

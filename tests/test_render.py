@@ -1,4 +1,4 @@
-"""The renderer: what each seed decides, that the pose fits the picture, and that the domains are apart."""
+"""The renderer: what each seed decides, that the pose fits the picture, and that the domains differ."""
 
 import hashlib
 import subprocess

@@ -21,7 +21,7 @@ BADAM = "benchmarks.rivals.badam:Badam"
 GALORE = "benchmarks.rivals.galore:Galore"
 
 KINDS: dict[str, dict[str, Any]] = {
-    # Two stages of five steps a phase, the first four of each searched; ranked anew for the second.
+    # Two stages of five steps a phase, the first four of each searched; ranked again for the second.
     "supernet": {
         "schedule__name": "adaptive", "schedule__options__stages": 2, "schedule__options__search_steps": 4,
         "ranking__score": "gradient", "ranking__again": True, "freeze__states": "offload",
@@ -99,7 +99,7 @@ def same(a: Path, b: Path) -> None:
     timed = {"seconds", "elapsed", "bytes_mean"}
     rows = [[{k: v for k, v in row.items() if k not in timed} for row in lines(run / "log.jsonl")] for run in (a, b)]
     assert rows[0] == rows[1]
-    told = [
+    read = [
         [
             {k: v for k, v in row.items() if k not in timed | {"time"} and not k.startswith("seconds")}
             for row in lines(run / "events.jsonl")
@@ -107,8 +107,8 @@ def same(a: Path, b: Path) -> None:
         ]
         for run in (a, b)
     ]
-    assert [(row["event"], row["step"]) for row in told[0]] == [(row["event"], row["step"]) for row in told[1]]
-    assert told[0] == told[1]
+    assert [(row["event"], row["step"]) for row in read[0]] == [(row["event"], row["step"]) for row in read[1]]
+    assert read[0] == read[1]
     totals = [json.loads((run / "totals.json").read_text()) for run in (a, b)]
     for key in totals[0]:
         if not key.startswith("seconds") and key != "bytes_mean":

@@ -33,8 +33,8 @@ INPUTS = ("embed.weight", "embed.bias", "inlet.weight", "inlet.bias")
 def trained(method: str, steps: int, names: tuple[str, ...] = NAMES, seed: int = 3, **options: Any) -> list[Workload]:
     plugin = load("method", method, **options)
     every = [plugin.workload(i, names, SHAPE, steps, seed) for i in range(steps)]
-    told = list(plugin.workloads(names, SHAPE, steps, seed))
-    assert [w for w, count in told for _ in range(count)] == every, "what is told beforehand is what trains"
+    planned = list(plugin.workloads(names, SHAPE, steps, seed))
+    assert [w for w, count in planned for _ in range(count)] == every, "workloads() lists what trains"
     return every
 
 
@@ -65,7 +65,7 @@ def test_stages_are_announced_once_each() -> None:
     [
         ({"frames": [2, 0], "batch": [1]}, r"method_options\.batch = \[1\]: give one value for each of the 2 stages"),
         ({"frames": [2.5, 0]}, r"method_options\.frames = \[2\.5, 0\]: 2\.5 can't be"),
-        ({"tokens": [0.0, 1.0]}, r"method_options\.tokens = \[0\.0, 1\.0\]: 0 is no share"),
+        ({"tokens": [0.0, 1.0]}, r"method_options\.tokens = \[0\.0, 1\.0\]: 0 is not a share"),
         ({"batch": [-1, 0]}, r"method_options\.batch = \[-1, 0\]: -1 can't be"),
     ],
 )
@@ -136,7 +136,7 @@ def test_badam_lets_inputs_train_in_the_first_blocks_turn() -> None:
         before = weights(rig.task)
         rig.run(i, i + 1)
         moved.append(not torch.equal(before["inlet.weight"], rig.task.model.inlet.weight))
-        assert not torch.equal(before["outlet.weight"], rig.task.model.outlet.weight), "what is behind always trains"
+        assert not torch.equal(before["outlet.weight"], rig.task.model.outlet.weight), "output-side: always trains"
     assert moved == [True, False, False, False] * 2
 
 
@@ -230,8 +230,8 @@ def test_galore_projects_the_blocks_matrices_only() -> None:
     for name, p in task.model.named_parameters():
         state = built.state[p]
         assert ("projection" in state) == (name.startswith("blocks.") and p.ndim == 2), name
-        told = sorted(value.numel() * value.element_size() for value in state.values())
-        assert sorted(built.state_bytes(p)) == told
+        planned = sorted(value.numel() * value.element_size() for value in state.values())
+        assert sorted(built.state_bytes(p)) == planned
         assert all(v.untyped_storage().nbytes() == v.numel() * v.element_size() for v in state.values())
 
 

@@ -62,7 +62,7 @@ def test_linear_and_descending_share_the_blocks_out() -> None:
 
 def test_fixed_takes_counts_and_shares() -> None:
     assert counts(load("schedule", "fixed", m=[3, 0.5, 12, 0.01]), 12) == [3, 6, 12, 1]
-    with pytest.raises(ValueError, match=r"schedule\.options\.m = \[5\.0\]: 5 blocks asked for, the phase has 4"):
+    with pytest.raises(ValueError, match=r"schedule\.options\.m = \[5\.0\]: 5 blocks requested, the phase has 4"):
         load("schedule", "fixed", m=[5]).candidates(0, ranking(4), None, None)
 
 

@@ -107,7 +107,7 @@ def test_tau_range_sample_count_and_early_stop():
             for k in [(d.tau >= 0.3) & (d.tau <= 0.6)]]  # fmt: skip
     assert scores == load("score", "cei").score(task, blocks, kept)
     for name in ("cei", "skip_loss", "influence", "gradient"):
-        with pytest.raises(ValueError, match=r"no sample has tau in \[2.0, 3.0\]: they lie in"):
+        with pytest.raises(ValueError, match=r"no sample has tau in \[2.0, 3.0\]: they are in"):
             load("score", name, tau_min=2.0, tau_max=3.0).score(task, blocks, draws)
         assert load("score", name, samples=11).score(task, blocks, draws).samples == 11
     with pytest.raises(ValueError, match="there are no draws"):

@@ -173,9 +173,9 @@ def test_a_probe_pairs_samples_where_the_task_tells_them() -> None:
         assert a.gain_stderr != b.gain_stderr > 0
     for rig, pairs in ((by_draw, 4), (by_sample, 8), (enough, 24)):
         rig.run(6, 18, checked=False)
-        told = [values for name, values in rig.events if name == "warning"]
-        assert [values["sign"] for values in told] == (["probe"] if pairs < 24 else [])
-        assert all(f"over {pairs} pairs" in values["message"] for values in told)
+        warned = [values for name, values in rig.events if name == "warning"]
+        assert [values["sign"] for values in warned] == (["probe"] if pairs < 24 else [])
+        assert all(f"over {pairs} pairs" in values["message"] for values in warned)
 
 
 def test_one_sample_alone_leaves_the_larger() -> None:

@@ -30,8 +30,8 @@ def test_costs_by_parts_and_by_place() -> None:
     order = ("a", "b", "c")
     costs = PassCosts.chain(order, 10.0, {"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 0.5, "b": 0.25, "c": 0.125})
     assert costs.of(["c"]) == 10 + 3 + 0.125
-    assert costs.of(["c", "a"]) == 10 + 1 + 3 + 0.5 + 0.25 + 0.125, "all that lies above the lowest is traversed"
-    with pytest.raises(ValueError, match="'b' has none of at least 0"):
+    assert costs.of(["c", "a"]) == 10 + 1 + 3 + 0.5 + 0.25 + 0.125, "everything above the lowest is traversed"
+    with pytest.raises(ValueError, match="'b' has no cost of at least 0"):
         PassCosts(order, dict.fromkeys(order, 1.0), {"a": 1.0, "b": -1.0, "c": 1.0})
 
 
@@ -65,7 +65,7 @@ def test_worth_nothing_goes_to_the_cheapest() -> None:
 
 
 def test_depth_pulls_the_choice_upwards() -> None:
-    """A block at the bottom has to be worth the whole backward."""
+    """The lowest block must be worth the cost of the whole backward."""
     order = tuple(f"b{i}" for i in range(10))
     costs = PassCosts.chain(order, 10.0, dict.fromkeys(order, 1.0), dict.fromkeys(order, 1.0))
     flat = {b: 1.0 for b in order} | {"b0": 1.2}

@@ -104,9 +104,9 @@ def test_half_precision_stays_close_and_returns_float32(task: HumanVideoTask, cl
 def test_noising_is_that_of_diffusers(name: str) -> None:
     clean, noise = torch.randn(2, 1000, 3, 4).unbind()
     step = torch.arange(1000)
-    mine = Objective(beta_schedule=name).add(clean, noise, step_to_tau(step))
+    ours = Objective(beta_schedule=name).add(clean, noise, step_to_tau(step))
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule=name).add_noise(clean, noise, step)
-    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_times_and_steps() -> None:

@@ -158,14 +158,14 @@ def test_trainable_reports_agree_with_the_log(finished: Path) -> None:
     for phase in PHASES:
         chosen = next(row for row in rows if row["phase"] == phase and not row["searching"])
         head, blocks, *rest = (finished / phase / "trainable-stage0.txt").read_text().splitlines()
-        told = [re.fullmatch(r"(\S+) (\(.*\)) (\d+) (trained|frozen)", line).groups() for line in rest]  # type: ignore[union-attr]
-        assert {name for name, *_ in told} == set(shapes)
-        assert all(eval(shape) == shapes[name] for name, shape, *_ in told)
-        trained = sum(int(count) for _, _, count, what in told if what == "trained")
+        reported = [re.fullmatch(r"(\S+) (\(.*\)) (\d+) (trained|frozen)", line).groups() for line in rest]  # type: ignore[union-attr]
+        assert {name for name, *_ in reported} == set(shapes)
+        assert all(eval(shape) == shapes[name] for name, shape, *_ in reported)
+        trained = sum(int(count) for _, _, count, what in reported if what == "trained")
         assert head.startswith(f"trained {trained:,} of ") and trained == chosen["trainable_params"]
         assert len(blocks.removeprefix("blocks: ").split(", ")) == chosen["m"]
         if phase == "3-video":
-            assert all(name.startswith("temporal.") for name, *_, what in told if what == "trained")
+            assert all(name.startswith("temporal.") for name, *_, what in reported if what == "trained")
 
 
 def test_totals_add_up(finished: Path) -> None:
@@ -374,9 +374,9 @@ def test_resuming_with_other_settings_lists_them(finished: Path, tiny_data: Path
     )
     with pytest.raises(ValueError) as error:
         train(config, resume_from_checkpoint="latest")
-    told = str(error.value).splitlines()
-    assert told[0].startswith("the configuration differs from the run's own")
-    assert sorted(told[1:]) == ["phases.pose.steps: 12 -> 40", "train.seed: 0 -> 3"]
+    reported = str(error.value).splitlines()
+    assert reported[0].startswith("the configuration differs from the run's own")
+    assert sorted(reported[1:]) == ["phases.pose.steps: 12 -> 40", "train.seed: 0 -> 3"]
 
 
 def test_a_finished_run_may_be_resumed_to_no_effect(finished: Path) -> None:
@@ -469,11 +469,11 @@ def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Pat
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, told
+    _, reported = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, reported
     done = len(lines(log))
     assert 3 <= done < 24 and (run / f"checkpoint-{done}" / "complete").is_file()
-    assert "--resume-from-checkpoint latest" in told and f"stopped at step {done}" in told
+    assert "--resume-from-checkpoint latest" in reported and f"stopped at step {done}" in reported
     about = read(run / "run.json")
     assert about["status"] == "interrupted" and "signal 15" in about["reason"]
     train(config, resume_from_checkpoint="latest")
@@ -484,7 +484,7 @@ def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Pat
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(shipped: None, tiny_data: Path, tmp_path: Path) -> None:
-    """A limit on file sizes stands for the disk."""
+    """A limit on file sizes simulates a full disk."""
     code = textwrap.dedent("""
         import resource, signal, sys
         from entprog.train import log

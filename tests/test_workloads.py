@@ -79,15 +79,15 @@ def test_candidates_by_hand() -> None:
     ("name", "options", "message"),
     [
         ("fixed", {"m": [1, 2], "frames": [2]}, r"schedule\.options\.frames = \[2\]: give one value for each of the 2"),
-        ("linear", {"stages": 1, "tokens": [0.0]}, r"options\.tokens = \[0\.0\]: 0 is no share of the tokens"),
-        ("adaptive", {"tokens": [0.5, 1.5]}, r"options\.tokens = \[0\.5, 1\.5\]: 1\.5 is no share of the tokens"),
+        ("linear", {"stages": 1, "tokens": [0.0]}, r"options\.tokens = \[0\.0\]: 0 is not a share of the tokens"),
+        ("adaptive", {"tokens": [0.5, 1.5]}, r"options\.tokens = \[0\.5, 1\.5\]: 1\.5 is not a share of the tokens"),
         ("adaptive", {"resolutions": [0]}, r"options\.resolutions = \[0\]: 0 can't be; give whole numbers"),
         ("adaptive", {"batches": [-1]}, r"options\.batches = \[-1\]: -1 can't be"),
         ("adaptive", {"workloads": [{"size": 3}]}, r"workloads\[0\] has no 'size'; choose from m, resolution"),
         ("adaptive", {"workloads": [{"m": 1.5}]}, r"workloads\[0\]\.m = 1\.5: a count, or below 1 a share"),
-        ("adaptive", {"workloads": [{"tokens": 0}]}, r"workloads\[0\]\.tokens = \[0\]: 0 is no share"),
+        ("adaptive", {"workloads": [{"tokens": 0}]}, r"workloads\[0\]\.tokens = \[0\]: 0 is not a share"),
         ("adaptive", {"workloads": [{"frames": "2"}]}, r"workloads\[0\]\.frames = '2': must be a number"),
-        ("adaptive", {"workloads": [{}], "frames": [2]}, r"options\.frames: no effect beside workloads"),
+        ("adaptive", {"workloads": [{}], "frames": [2]}, r"options\.frames: no effect with workloads"),
     ],
 )
 def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str) -> None:
@@ -116,12 +116,12 @@ def test_a_recipe_tells_all_sizes_that_it_cannot_have(tmp_path: Path) -> None:
         "[data]\nsubjects = 4\nsizes = [32, 64]\n[schedule.options]\nresolutions = [20, 48, 64]\nbatches = [64]\n"
         "frames = [1, 10]\n[phases.subject]\nbatch = 2\n[phases.video]\nbatch = 2\nresolution = 32\n"
     )
-    told = "\n".join(problems(recipe))
-    assert "resolution 20 of phase subject is no multiple of 8 (patch 2 x codec 4)" in told
-    assert "resolution 48 of phase subject is not among data.sizes = [32, 64]" in told
-    assert "resolution 48 of phase video" not in told, "capped at the phase's own"
-    assert "batch 64 of phase subject is larger than the data set" in told
-    assert "1 frame in phase video, whose temporal blocks need at least 2" in told
+    found = "\n".join(problems(recipe))
+    assert "resolution 20 of phase subject is no multiple of 8 (patch 2 x codec 4)" in found
+    assert "resolution 48 of phase subject is not among data.sizes = [32, 64]" in found
+    assert "resolution 48 of phase video" not in found, "capped at the phase's own"
+    assert "batch 64 of phase subject is larger than the data set" in found
+    assert "1 frame in phase video, whose temporal blocks need at least 2" in found
 
 
 # --- places in the data ---

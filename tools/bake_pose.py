@@ -10,7 +10,7 @@ first.
     python tools/bake_pose.py wheel/mediapipe/modules src/entprog/assets
 
 The graph is a list of ops over numbered tensors in NCHW. Static padding is computed here, so that the
-executor (entprog/prepare/blazepose.py) states nothing about TensorFlow's rules. Pruned detector weights are
+executor (entprog/poses/_networks.py) contains none of TensorFlow's rules. Pruned detector weights are
 kept as a bit mask and values.
 """
 

@@ -2,7 +2,7 @@
 
 FOLDER holds the videos and their MANIFEST.tsv (file, source, path, licence, ..., shows). Each becomes one clip of
 latents at 64 px and keypoints, 12 frames a second; 6 of 20 are held out by a hash of their names. Written to
-src/entprog/assets/clips. Prints what NOTICE has to say about each.
+src/entprog/assets/clips. Prints the lines of each for NOTICE.
 """
 
 import csv
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _signer(shows: str) -> str:
-    """The person, as the manifest tells them apart: "signer A"."""
+    """The person by the manifest's name: "signer A"."""
     found = re.search(r"signer \w", shows)
     if found is None:
         raise SystemExit(f"ship_clips.py: no signer in {shows!r}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, readable by whoever may read their folder; and tensors on the host."""
+"""Atomic files with the folder's own read permissions; and tensors on the host."""
 
 import os
 from collections.abc import Mapping
@@ -12,33 +12,33 @@ __all__ = ["save_tensors", "save_weights", "to_host", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file aside and rename it into place."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", encoding="utf-8") as stream:
+    """Write a text file under a temporary name and rename it."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    aside.replace(path)
+    partial.replace(path)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors that whoever may read the folder may read; by itself the format's writer makes them private."""
+    """Write safetensors with the folder's read permissions; the format's own writer makes files private."""
     save_file(dict(tensors), str(path), None if metadata is None else dict(metadata))
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def save_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write weights aside and rename them into place."""
-    aside = path.with_name(path.name + ".partial")
+    """Write weights under a temporary name and rename them."""
+    partial = path.with_name(path.name + ".partial")
     try:
-        save_tensors({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, aside, metadata)
-        aside.replace(path)
+        save_tensors({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, partial, metadata)
+        partial.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def to_host(state: Tensor) -> Tensor:
-    """A copy in the CPU's memory, pinned where it goes back to a GPU; what is there already stays as it is."""
+    """A copy in host memory, pinned where it goes back to a GPU; what is there already is returned as it is."""
     if state.device.type == "cpu":
         return state
     return torch.empty(state.shape, dtype=state.dtype, pin_memory=True).copy_(state)

@@ -1,4 +1,4 @@
-"""Find an implementation by name: the file's name is its registration."""
+"""Find an implementation by name: a plugin is registered by its file name."""
 
 import dataclasses
 import importlib
@@ -50,7 +50,7 @@ MEMBERS = {
     "codec": ("open",),
     "task": ("build",),
 }
-"""What a class must have to be of a kind (core/types.py)."""
+"""Members that a class of a kind must have (core/types.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `describe` tells of a plugin; `summary` is the first line of its docstring."""
+    """Description of a plugin; `summary` is the first line of its docstring."""
 
     kind: str
     name: str
@@ -74,7 +74,7 @@ class Description:
 
 
 def names(kind: str) -> list[str]:
-    """The names of a kind that come with entprog, sorted; nothing of it is imported."""
+    """The names of a kind that come with entprog, sorted; imports none of them."""
     if kind not in FOLDERS:
         raise ValueError(f"no plugin kind {kind!r}{_nearest(kind, FOLDERS)}")
     spec = importlib.util.find_spec(f"entprog.{FOLDERS[kind]}")
@@ -88,7 +88,7 @@ def find(kind: str, name: str) -> type[Any]:
     """The class behind a name: the one public class of `entprog.<folder>.<name>`, or "package.module:Class".
 
     Raises:
-        ValueError: unknown kind or name (the nearest is named), or something that is no dataclass.
+        ValueError: unknown kind or name (the nearest is named), or not a dataclass.
     """
     known = names(kind)
     if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
@@ -110,15 +110,15 @@ def find(kind: str, name: str) -> type[Any]:
         raise ValueError(f"{kind} {name!r}: {path} has no {attribute!r}{_nearest(attribute, classes)}")
     found = getattr(module, attribute)
     if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
-        raise ValueError(f"{kind} {name!r}: {attribute} is no dataclass, whose fields would be its options")
+        raise ValueError(f"{kind} {name!r}: {attribute} is not a dataclass, whose fields would be its options")
     return found
 
 
 def load(kind: str, name: str, /, **options: Any) -> Any:
-    """Build a plugin with its options; lists become tuples, integers floats, text paths where asked for.
+    """Build a plugin with its options; lists become tuples, integers floats, text paths, as the fields' types need.
 
     Raises:
-        ValueError: unknown kind, name or option, or a value of the wrong type; every wrong option is told.
+        ValueError: unknown kind, name or option, or a value of the wrong type; the message lists every wrong option.
     """
     cls = find(kind, name)
     values, wrong = _checked(cls, kind, name, options)
@@ -128,7 +128,7 @@ def load(kind: str, name: str, /, **options: Any) -> Any:
 
 
 def problems(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
-    """Everything that `load` would complain about, one line each; an empty list if nothing."""
+    """Every error that `load` would raise, one line each; an empty list if none."""
     try:
         cls = find(kind, name)
     except ValueError as error:
@@ -152,13 +152,13 @@ def describe(kind: str, name: str) -> Description:
 
 
 def lacking(kind: str, found: type[Any]) -> list[str]:
-    """What a class has not got and must have to be of a kind."""
+    """Members of its kind that a class lacks."""
     fields = {field.name for field in dataclasses.fields(found)}
     return [member for member in MEMBERS.get(kind, ()) if member not in fields and not hasattr(found, member)]
 
 
 def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
-    """What a plugin's class says of itself in an optional attribute, or `otherwise` where it says nothing.
+    """An optional class attribute of a plugin, or `otherwise` where it has none.
 
     Any plugin may have `packages` (module that it needs -> how to install it); a task the class methods
     `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
@@ -205,7 +205,7 @@ def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """The value as the annotation wants it.
+    """The value converted to the annotation.
 
     Raises:
         TypeError: it doesn't fit.
@@ -231,7 +231,7 @@ def _convert(value: Any, hint: Any) -> Any:
         return float(value)
     if isinstance(hint, type) and issubclass(hint, Path) and isinstance(value, str):
         return hint(value)
-    # True is an int in Python, but not for somebody who asks for a number.
+    # True is an int in Python, but is not accepted as a number.
     if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
     raise TypeError
@@ -264,7 +264,7 @@ def _import(kind: str, name: str, path: str) -> types.ModuleType:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        # A module that exists and lacks one of its own imports is told as it is.
+        # A module that exists and lacks one of its own imports: raise that error unchanged.
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise
         raise ValueError(f"{kind} {name!r}: there is no module {error.name!r} on the import path") from error

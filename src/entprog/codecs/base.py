@@ -13,10 +13,10 @@ class Codec(ABC):
     """A latent space of frames.
 
     Attributes:
-        name: of the kind, as protocols print it.
+        name: of the codec, for protocols.
         channels: C of latents.
-        factor: pixels of a side that become one latent place.
-        frames_factor: frames that become one latent frame; 1 where each frame is by itself.
+        factor: pixels of a side that become one latent position.
+        frames_factor: frames that become one latent frame; 1 where each frame is encoded separately.
     """
 
     name: ClassVar[str]
@@ -27,7 +27,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def hash(self) -> str:
-        """Short fingerprint of the codec's numbers; latents of different codecs do not mix."""
+        """Short hash of the codec's numbers; latents of different codecs do not mix."""
 
     @abstractmethod
     def encode(self, frames: Tensor | np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
 """The PCA patch codec: frames to latents and back by one orthonormal projection of small patches.
 
-A patch of 4 x 4 pixels (48 numbers) becomes 16 channels. Nothing is learned beyond the principal components, so
-encoding a frame takes microseconds and decoding is exact up to the dropped components.
+A patch of 4 x 4 pixels (48 numbers) becomes 16 channels. Only the principal components are fitted, so encoding a
+frame takes microseconds and decoding is exact up to the dropped components.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class PatchCodec(Codec):
         mean: [48] mean patch, in -1..1.
         basis: [16, 48] orthonormal rows, most variance first.
         scale: [16] divisor of each coefficient. Scaling by the square root of a channel's standard deviation
-            (half whitening) keeps coarse channels louder than fine ones, as in pixels, without drowning these.
+            (half whitening) keeps coarse channels larger than fine ones, as in pixels, but less so.
     """
 
     name = "pca-f4c16"
@@ -87,7 +87,7 @@ class PatchCodec(Codec):
         return cls(mean, basis, scale)
 
     def save(self, path: str | Path) -> None:
-        """Write the codec as safetensors, readable by whoever may read the folder."""
+        """Write the codec as safetensors, with the folder's read permissions."""
         path = Path(path)
         tensors = {"mean": self.mean, "basis": self.basis.contiguous(), "scale": self.scale}
         save_file(tensors, str(path), {"name": self.name})
@@ -95,7 +95,7 @@ class PatchCodec(Codec):
 
     @property
     def hash(self) -> str:
-        """Short fingerprint of the codec's numbers; latents of different codecs do not mix."""
+        """Short hash of the codec's numbers; latents of different codecs do not mix."""
         digest = hashlib.sha256()
         for tensor in (self.mean, self.basis, self.scale):
             digest.update(tensor.contiguous().numpy().tobytes())

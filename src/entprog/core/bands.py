@@ -1,4 +1,4 @@
-"""Losses by noise band: the mean loss in each of a few equal intervals of tau, as one mean hides both ends."""
+"""Losses by noise band: the mean loss in each of a few equal intervals of tau, since one mean hides differences."""
 
 import math
 from collections.abc import Sequence

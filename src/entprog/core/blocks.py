@@ -39,14 +39,14 @@ class Blocks(Sequence[Block]):
 
     Args:
         blocks: the blocks; names and parameters must not overlap.
-        role: tells from the bound call arguments of a block (by parameter name, defaults filled in, `*args`
-            as "args[0]", ..., `**kwargs` by key) which pass the call belongs to: "denoising" or "reference".
-        adapters: for blocks whose identity can't be found by itself (they change the shape, or their identity
-            is zero): block name -> function of the bound arguments that gives the output of the skipped
+        role: returns the pass that a call belongs to, "denoising" or "reference", from the bound arguments of the
+            call (by parameter name, defaults filled in, `*args` as "args[0]", ..., `**kwargs` by key).
+        adapters: for blocks whose identity can't be found by the probe (they change the shape, or their identity
+            is zero): block name -> function of the bound arguments that returns the output of the skipped
             block.
 
     Raises:
-        ValueError: two blocks have one name, are nested, or share a parameter; an adapter names no block.
+        ValueError: two blocks have one name, are nested, or share a parameter; an adapter names an unknown block.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Blocks(Sequence[Block]):
     @overload
     def __getitem__(self, key: slice) -> tuple[Block, ...]: ...
     def __getitem__(self, key: int | str | slice) -> Block | tuple[Block, ...]:
-        """A block by exact name or place, or several by slice.
+        """A block by exact name or index, or several by slice.
 
         Raises:
             ValueError: no block has this name.
@@ -114,11 +114,11 @@ def discover_blocks(
     1. The model's own declaration: `entprog_blocks`, a method or attribute that gives names or name -> module
        (and optionally `entprog_role` and `entprog_adapters`, see `Blocks`). A pattern then chooses among the
        declared.
-    2. `pattern`: dotted names in which `*` stands for exactly one whole component, never for part of one:
+    2. `pattern`: dotted names in which `*` matches exactly one whole component, never a part of one:
        "blocks.*" matches blocks.0, but neither blocks.0.attn nor xblocks.0. Several patterns keep their
        order.
-    3. A guess: the outermost module lists of at least two members of one class. Lists that hold less than a
-       tenth of the parameters of the largest are taken for side paths (embedders, refiners) and left out.
+    3. A guess: the outermost module lists with at least two members of one class. Lists with less than a
+       tenth of the parameters of the largest are treated as side paths (embedders, refiners) and left out.
 
     Raises:
         ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
@@ -134,7 +134,7 @@ def discover_blocks(
     else:
         found = _guess(model)
     if not found:
-        raise ValueError(f"no block found in {type(model).__name__}; {_what_was_seen(model)}")
+        raise ValueError(f"no block found in {type(model).__name__}; {_module_lists(model)}")
     return Blocks(
         (Block(name, module) for name, module in found.items()),
         role=role,
@@ -143,7 +143,7 @@ def discover_blocks(
 
 
 def unknown_block(name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is no block: names the nearest."""
+    """The error for an unknown block name, with the nearest known name."""
     names = list(known)
     near = get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; the {len(names)} blocks are {shortened(names)}"
@@ -157,7 +157,7 @@ def outside_parameters(model: nn.Module, blocks: Blocks) -> dict[str, nn.Paramet
 
 
 def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
-    """The declaration of the model, or those of its outermost submodules that have one (wrapped models)."""
+    """The declaration of the model, or those of its outermost submodules that declare blocks (wrapped models)."""
     declaring = [name for name, module in model.named_modules() if hasattr(module, "entprog_blocks")]
     outermost = [n for n in declaring if not any(n != o and n.startswith(o + "." if o else "") for o in declaring)]
     if not outermost:
@@ -171,14 +171,14 @@ def _declared(model: nn.Module) -> dict[str, nn.Module] | None:
         for name in declaration:
             if name not in children:
                 raise ValueError(
-                    f"{type(module).__name__}.entprog_blocks declares {name!r}, which is none of its modules"
+                    f"{type(module).__name__}.entprog_blocks declares {name!r}, which is not one of its modules"
                 )
             found[f"{prefix}.{name}" if prefix else name] = children[name]
     return found
 
 
 def _attribute(model: nn.Module, name: str) -> Any:
-    """What the outermost module that has it says."""
+    """The attribute of the outermost module that has it."""
     return next((getattr(module, name) for module in model.modules() if hasattr(module, name)), None)
 
 
@@ -192,7 +192,7 @@ def _matching(
     for pattern in patterns:
         wanted = pattern.split(".")
         if any("*" in part and part != "*" for part in wanted):
-            raise ValueError(f"pattern {pattern!r}: '*' stands for one whole component; write 'blocks.*'")
+            raise ValueError(f"pattern {pattern!r}: '*' matches one whole component; write 'blocks.*'")
         hits = {name: module for name, module in modules.items() if _matches(name, wanted)}
         if not hits and declared is not None:
             raise ValueError(
@@ -200,7 +200,7 @@ def _matching(
                 f"{shortened(declared)}"
             )
         if not hits:
-            raise ValueError(f"pattern {pattern!r} matches no module; {_what_was_seen(model, pattern)}")
+            raise ValueError(f"pattern {pattern!r} matches no module; {_module_lists(model, pattern)}")
         for name, module in hits.items():
             if isinstance(module, nn.ModuleList | nn.ModuleDict):
                 raise ValueError(f"pattern {pattern!r} matches the list {name!r} itself; write {name + '.*'!r}")
@@ -231,7 +231,7 @@ def _guess(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _what_was_seen(model: nn.Module, pattern: str = "") -> str:
+def _module_lists(model: nn.Module, pattern: str = "") -> str:
     lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
     if not lists:
         return "the model has no module list: name its blocks one by one, or declare entprog_blocks() on it"
@@ -252,7 +252,7 @@ def _refuse_nested(names: Iterable[str]) -> None:
         for i in range(1, len(parts)):
             outer = ".".join(parts[:i])
             if outer in known:
-                raise ValueError(f"block {name!r} lies inside block {outer!r}; choose one of the two")
+                raise ValueError(f"block {name!r} is inside block {outer!r}; choose one of the two")
 
 
 def _refuse_shared_parameters(blocks: Sequence[Block]) -> None:
@@ -272,7 +272,7 @@ def _count(module: nn.Module) -> int:
 
 
 def shortened(names: Iterable[str], most: int = 12) -> str:
-    """Names for a message: the first `most` of them, and how many there are."""
+    """Names for a message: the first `most` of them, and the total count."""
     listed = list(names)
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

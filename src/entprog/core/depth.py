@@ -13,13 +13,13 @@ __all__ = ["block_costs", "depth_order"]
 
 
 def block_costs(task: Predictor, blocks: Blocks, draw: Draw) -> dict[str, dict[str, Any]]:
-    """Measure by one forward where each block stands.
+    """Measure the position of each block by one forward pass.
 
     Returns:
-        block name -> `lowest_depth`, its place from 0 in the order of execution (where the backward ends when it
-        is the lowest active block); `parameters`, their count; `bytes` of these parameters. The denoising calls
-        decide the place; blocks that have a reference call only stand before them, and blocks that the forward
-        never calls last, with a warning.
+        block name -> `lowest_depth`, its index in the order of execution (where the backward ends when it
+        is the lowest active block); `parameters`, their count; `bytes` of these parameters. The index is that of
+        the denoising calls; blocks with reference calls only come before them, and blocks that the forward
+        never calls come last, with a warning.
     """
     place = {name: i for i, name in enumerate(depth_order(task, blocks, draw))}
     return {
@@ -33,7 +33,7 @@ def block_costs(task: Predictor, blocks: Blocks, draw: Draw) -> dict[str, dict[s
 
 
 def depth_order(task: Predictor, blocks: Blocks, draw: Draw) -> tuple[str, ...]:
-    """All blocks by their place in the forward, the lowest first; one forward, without gradient."""
+    """All blocks in the order of the forward pass, the lowest first; runs one forward, without gradient."""
     with torch.no_grad(), Skipper(blocks) as skipper:
         task.predict(draw)
     if skipper.uncalled:

@@ -52,5 +52,5 @@ def knn(x: Tensor, k: int = 3) -> Tensor:
 
 
 def _floor(x: Tensor) -> float:
-    """The smallest spread told from none: keeps the logarithm finite."""
+    """The smallest standard deviation that is not treated as zero: keeps the logarithm finite."""
     return torch.finfo(x.dtype).eps * 1e-3

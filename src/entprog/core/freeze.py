@@ -1,4 +1,4 @@
-"""Choose which blocks train. The forward never changes, and frozen weights do not move by a bit."""
+"""Choose which blocks train. The forward never changes, and frozen weights stay bit-identical."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,14 +17,14 @@ States = Literal["keep", "drop", "offload"]
 
 
 def param_groups(model: nn.Module, blocks: Blocks, **options: Any) -> list[dict[str, Any]]:
-    """One optimizer group a block, in the order of the blocks, and one for everything outside.
+    """One optimizer group for each block, in the order of the blocks, and one for everything outside.
 
     Make the optimizer once with these groups and keep it: groups that come later break learning rate
     schedulers. Each group has a "name": that of its block, or "outside". Parameters that do not require a
     gradient are left out, and with them groups that would be empty.
 
     Args:
-        options: of every group, such as `lr` and `weight_decay`.
+        options: for every group, such as `lr` and `weight_decay`.
     """
     members = {block.name: [p for p in block.parameters() if p.requires_grad] for block in blocks}
     members["outside"] = [p for p in outside_parameters(model, blocks).values() if p.requires_grad]
@@ -34,22 +34,22 @@ def param_groups(model: nn.Module, blocks: Blocks, **options: Any) -> list[dict[
 class Freezer:
     """Lets exactly the named blocks of a model train, and the parameters outside blocks if `outside`.
 
-    What does not require a gradient when the Freezer is made stays frozen for ever. Nothing is moved in the
-    optimizer's groups, so learning rate schedulers and saved states stay valid, whether there is one group a
-    block (`param_groups`) or a single one. A frozen parameter has no gradient at the optimizer's step, so
+    What does not require a gradient when the Freezer is made stays frozen. Nothing is moved between the
+    optimizer's groups, so learning rate schedulers and saved states stay valid, with one group for each
+    block (`param_groups`) or with a single one. A frozen parameter has no gradient at the optimizer's step, so
     neither weight decay nor momentum moves it.
 
     Args:
         optimizer: the one optimizer of the run.
-        states: what becomes of the optimizer's state of a frozen block: "keep" it in place; "drop" it, so
-            that the block starts afresh; "offload" it to the CPU's memory (pinned where the parameter is on a
-            GPU) until the block trains again.
+        states: what happens to the optimizer's state of a frozen block: "keep" it in place; "drop" it, so
+            that the block starts with empty states; "offload" it to host memory (pinned where the parameter is on
+            a GPU) until the block trains again.
         outside: whether parameters outside of blocks train.
         inputs: names of parameters outside of blocks that `train_only` can freeze for single steps. Their
             optimizer states stay in place whatever `states` says.
-        storage: holds the weights of whatever is frozen in fewer bytes; None leaves them as they are.
+        storage: stores frozen weights in fewer bytes; None leaves them as they are.
 
-    `release`, or the end of the context, brings back the gradient flags and offloaded states.
+    `release`, or the end of the context, restores the gradient flags and offloaded states.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Freezer:
         self._names = {name: p for name, p in model.named_parameters()}
         self._trainable = {name for name, p in self._names.items() if p.requires_grad}
         by_id = {id(p): name for name, p in self._names.items()}
-        if strange := [block.name for block in blocks for p in block.parameters() if id(p) not in by_id]:
-            raise ValueError(f"block {strange[0]!r} is no part of this model: discover the blocks of the model itself")
+        if unknown := [block.name for block in blocks for p in block.parameters() if id(p) not in by_id]:
+            raise ValueError(f"block {unknown[0]!r} is not in this model: discover the blocks of the model itself")
         self._members = {block.name: [by_id[id(p)] for p in block.parameters()] for block in blocks}
         self._outside = list(outside_parameters(model, blocks))
         self._offloaded: dict[str, dict[str, Any]] = {}
         self._moved: dict[str, set[str]] = {}
         self._frozen: list[nn.Parameter] = []
         self._active: frozenset[str] = frozenset(blocks.names)
-        if strange := sorted(set(inputs) - set(self._outside)):
-            raise ValueError(f"inputs: {strange[0]!r} is no parameter outside of the blocks")
+        if unknown := sorted(set(inputs) - set(self._outside)):
+            raise ValueError(f"inputs: {unknown[0]!r} is not a parameter outside of the blocks")
         self._inputs = list(inputs) if outside else []
         self._inputs_train = True
         self.outside, self.storage = outside, storage
@@ -93,10 +93,10 @@ class Freezer:
         return tuple(name for name in self._members if name in self._active)
 
     def train_only(self, names: Iterable[str], *, inputs: bool = True) -> None:
-        """Freeze every block that is not named, and `inputs` unless asked for; at once where nothing changes.
+        """Freeze every block that is not named, and `inputs` unless requested; does nothing where nothing changes.
 
         Raises:
-            ValueError: a name is no block.
+            ValueError: a name is not a block.
         """
         wanted = frozenset(names)
         if wanted == self._active and inputs == self._inputs_train:
@@ -104,7 +104,7 @@ class Freezer:
         self._check(wanted)
         for name, members in self._members.items():
             if name in wanted and name not in self._active:
-                self._thaw(members)
+                self._unfreeze(members)
             elif name in self._active and name not in wanted:
                 self._freeze(members)
         self._active = wanted
@@ -112,12 +112,12 @@ class Freezer:
         self._note_frozen()
 
     def everything(self) -> None:
-        """Let all blocks train: a snapshot for a search, and what it is put back into, must both be whole."""
+        """Let all blocks train: a search takes and restores snapshots of the whole model."""
         self.train_only(self._members)
 
     def release(self) -> None:
-        """Give every parameter the gradient flag that it had, and the optimizer its offloaded states."""
-        self._thaw(self._trainable)
+        """Restore every parameter's gradient flag, and the optimizer's offloaded states."""
+        self._unfreeze(self._trainable)
         self._active, self._inputs_train = frozenset(self._members), True
         self._frozen = []
         if self.storage is not None:
@@ -125,7 +125,7 @@ class Freezer:
         self._hook.remove()
 
     def whole(self) -> AbstractContextManager[None]:
-        """The network with all weights as they are, for scores, readings and ema; nothing trains inside."""
+        """The network with its original weights, for scores, holdout readings and EMA; no training inside."""
         return nullcontext() if self.storage is None else self.storage.whole()
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class Freezer:
         self.release()
 
     def trainable_report(self) -> str:
-        """Totals, then one line a tensor: name, shape, count, trained or frozen."""
+        """Totals, then one line for each tensor: name, shape, count, trained or frozen."""
         counts = {name: p.numel() for name, p in self._names.items()}
         trained = [name for name, p in self._names.items() if p.requires_grad]
         total, active = sum(counts.values()), sum(counts[name] for name in trained)
@@ -155,8 +155,8 @@ class Freezer:
     def state_dict(self) -> dict[str, Any]:
         """The active blocks and the offloaded optimizer states by parameter name.
 
-        As with an optimizer's state, tensors are those in use, not copies: copy a snapshot that is to outlive
-        training.
+        As in an optimizer's state, tensors are not copied: copy a snapshot that must stay unchanged while
+        training goes on.
         """
         return {
             "active": list(self.active),
@@ -166,22 +166,22 @@ class Freezer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the active blocks and offloaded states, before or after the optimizer has loaded its own.
+        """Load the active blocks and offloaded states, before or after the optimizer has loaded its own.
 
         Raises:
-            ValueError: a name is no block, or no parameter, of this model.
+            ValueError: a name is not a block, or not a parameter, of this model.
         """
         wanted, offloaded = frozenset(state["active"]), state["offloaded"]
         self._check(wanted)
-        if foreign := [name for name in offloaded if name not in self._names]:
-            raise ValueError(f"offloaded optimizer states of parameters that this model lacks: {foreign[:5]}")
+        if unknown := [name for name in offloaded if name not in self._names]:
+            raise ValueError(f"offloaded optimizer states of parameters that this model lacks: {unknown[:5]}")
         self._offloaded = {}
         for name, members in self._members.items():
             if name in wanted:
-                self._thaw(members)
+                self._unfreeze(members)
             else:
                 self._freeze(members)
-        # States of frozen blocks that stood in the optimizer until now are not those of the snapshot.
+        # Optimizer states of frozen blocks from before the snapshot are not part of it.
         self._offloaded = {
             name: {key: v.clone() if isinstance(v, Tensor) else v for key, v in values.items()}
             for name, values in offloaded.items()
@@ -197,9 +197,9 @@ class Freezer:
                 raise unknown_block(name, self._members)
 
     def _let_inputs_train(self, wanted: bool) -> None:
-        """Back within a few steps, so nothing of them is moved or dropped."""
+        """These train again within a few steps, so none of their states is moved or dropped."""
         if wanted:
-            self._thaw(self._inputs)
+            self._unfreeze(self._inputs)
         else:
             self._freeze(self._inputs, "keep")
         self._inputs_train = wanted
@@ -213,11 +213,11 @@ class Freezer:
                 continue
             values = self.optimizer.state.pop(parameter)
             if self.states == "offload":
-                # Adam's step count may live on the CPU beside a GPU's moments: only what was moved goes back.
+                # Adam's step count may be on the CPU while the moments are on a GPU: only what was moved goes back.
                 self._moved[name] = {k for k, v in values.items() if isinstance(v, Tensor) and _on_device(v)}
                 self._offloaded[name] = {key: _to_host(value) for key, value in values.items()}
 
-    def _thaw(self, names: Iterable[str]) -> None:
+    def _unfreeze(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self._trainable:
                 continue
@@ -249,7 +249,7 @@ def _on_device(value: Tensor) -> bool:
 
 
 def _to_host(value: Any) -> Any:
-    """A copy in the CPU's memory; what is there already stays as it is."""
+    """A copy in host memory; what is there already is returned as it is."""
     if not isinstance(value, Tensor) or not _on_device(value):
         return value
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value)

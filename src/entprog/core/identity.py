@@ -1,4 +1,4 @@
-"""What a block passes on when its residual branches give nothing, found by the zero-parameter probe."""
+"""What a block returns when its residual branches add nothing, found by the zero-parameter probe."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ REMEDY = "give an adapter: Blocks(..., adapters={%r: function of the bound argum
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Each output of a block as the input that it equals: a place among the leaves of the bound arguments.
+    """For each output of a block the input that it equals, as an index among the leaves of the bound arguments.
 
-    `sources` has one place for each output leaf, None for an output that is None; `dtypes` the output's
+    `sources` has one index for each output leaf, None for an output that is None; `dtypes` the output's
     types, which differ from the input's under autocast.
     """
 
@@ -63,16 +63,16 @@ def find_identity(
     """Call a block with every parameter zero and map each output to the input that it equals.
 
     A residual block then passes its inputs through exactly, whatever their order and however they are passed.
-    The probe runs once more with its candidate inputs perturbed, so that an output that equals an input by
-    chance (both zero, one tensor given twice) is told from one that follows it. Deterministic; parameters,
-    buffers and the random state stay as they are.
+    The probe runs once more with its candidate inputs perturbed, which rules out outputs that equal an input by
+    chance (both zero, one tensor passed twice). Deterministic; parameters, buffers and the random state do not
+    change.
 
     Args:
         name: the block's name, for messages.
-        forward: the block's own forward (that on `module` may be swapped).
+        forward: the block's own forward (the one on `module` may be swapped).
 
     Raises:
-        ValueError: an output equals none of the inputs, or several that can't be told apart.
+        ValueError: an output equals none of the inputs, or several that can't be distinguished.
     """
     probed = _Probed(module, forward)
     signature = inspect.signature(forward)
@@ -101,7 +101,7 @@ def find_identity(
 
 
 class _Bare(nn.Module):
-    """The block without the hooks of the block itself, which are not to run for a probe."""
+    """Disable the block's own hooks during a probe."""
 
     def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def _no_identity(
     if any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in leaves):
         return f"{start}its inputs hold NaN: the model's weights or its own inputs are not finite"
     if following:
-        start += f"follows several inputs that can't be told apart: {[paths[i] for i in following]}"
+        start += f"follows several inputs that can't be distinguished: {[paths[i] for i in following]}"
     else:
         start += f"equals none of its tensor inputs with all parameters zero ({seen})"
     return f"{start}; {REMEDY % name}"

@@ -1,4 +1,4 @@
-"""Notice parameters of a block that serve outside of it."""
+"""Find parameters of a block that are used outside of it."""
 
 import warnings
 from collections.abc import Callable
@@ -17,18 +17,18 @@ __all__ = ["used_outside"]
 
 
 def used_outside(model: nn.Module, blocks: Blocks, run: Callable[[], Any]) -> tuple[str, ...]:
-    """Notice parameters of a block that serve outside their block's forward, by running the model once.
+    """Find parameters of a block that are used outside their block's forward, by running the model once.
 
-    Such a parameter still acts when its block is skipped, and its freezing reaches further than the block:
+    Such a parameter still acts when its block is skipped, and freezing the block freezes that use, too:
     the head of diffusers' DiT, for one, embeds the time with block 0's embedding. Any operation that reads
-    the parameter while its block is not executing counts, and so does registration at a second place of the
+    the parameter while its block is not executing counts, and so does registration under a second name in the
     model.
 
     Args:
         run: calls the model once, without gradient.
 
     Returns:
-        Full names of the parameters, in the order of the blocks. A warning names them, too.
+        Full names of the parameters, in the order of the blocks. A warning lists them, too.
     """
     watch = _OutsideUse(blocks)
     with ExitStack() as stack, torch.no_grad():
@@ -76,7 +76,7 @@ class _OutsideUse(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves((args, kwargs or {})):
             name = self.owner.get(id(value))
-            # Reading metadata (dtype, device, shape) is no use: only what yields a tensor is.
+            # Reading metadata (dtype, device, shape) does not count: only operations that return a tensor do.
             if name is not None and not self.depth[name] and _yields_tensor(func, result):
                 self.seen.add(id(value))
         return result

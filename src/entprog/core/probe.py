@@ -1,7 +1,7 @@
 """The snapshot-and-restore estimator: every candidate trains alone from the same weights on the same batches.
 
-Slower than the supernet but it measures what it says: candidates share weights, optimizer state, data, noise and
-learning rate at their start, and each is read once, at its end, on the same holdout samples.
+Slower than the supernet but exact: candidates share weights, optimizer state, data, noise and learning rate at their
+start, and the loss of each is read once, at its end, on the same holdout samples.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch import Tensor, nn, optim
 from entprog.core.types import Schedule, Trial, Workload
 
 PAIRS = 24
-"""Fewer pairs of holdout losses than this leave the standard error itself uncertain by more than a seventh."""
+"""With fewer pairs of holdout losses the standard error itself is off by more than a seventh."""
 
 
 class Snapshot:
-    """Copies of all weights and optimizer states, restored in place."""
+    """Copies of all weights and optimizer states, which are restored in place."""
 
     def __init__(self, weights: dict[str, Tensor], optimizer: dict[int, dict[str, Any]]) -> None:
         self.weights, self.optimizer = weights, optimizer
@@ -26,7 +26,7 @@ class Snapshot:
     @classmethod
     @torch.no_grad()
     def take(cls, model: nn.Module, optimizer: optim.Optimizer) -> "Snapshot":
-        """Copy the parameters that any search can move, those of the optimizer, and their states."""
+        """Copy the parameters that a search can change, those of the optimizer, and their states."""
         inside = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = {n: p.detach().clone() for n, p in model.named_parameters() if id(p) in inside}
         states = {
@@ -38,7 +38,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self, model: nn.Module, optimizer: optim.Optimizer) -> None:
-        """Put the copies back, bit for bit; states that did not exist at the copy are dropped."""
+        """Write the copies back, bit for bit; states that did not exist at the copy are dropped."""
         named = dict(model.named_parameters())
         for name, value in self.weights.items():
             named[name].copy_(value)
@@ -65,7 +65,7 @@ def _parameters(optimizer: optim.Optimizer) -> list[Tensor]:
 
 
 def check_shared(schedule: Schedule, candidates: int) -> None:
-    """Refuse a probe whose steps do not suffice for one a candidate.
+    """Refuse a probe with fewer steps than candidates.
 
     Raises:
         ValueError: naming the option.
@@ -88,10 +88,10 @@ def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float,
 
 
 def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
-    """The chosen workload and the gain per cost of each candidate, one trial a candidate.
+    """The chosen workload and the gain per cost of each candidate; one trial for each candidate.
 
     The best candidate wins unless a larger one (`Trial.size`) is within two standard errors of it: then the
-    larger, since a short horizon flatters small ones (FINDINGS 4).
+    larger one, since a short horizon favours small ones (FINDINGS 4).
     """
     rates = {t.workload: t.gain / getattr(t, cost) for t in trials}
     errors = {t.workload: t.gain_stderr / getattr(t, cost) for t in trials}

@@ -1,4 +1,4 @@
-"""Which blocks to train for what training them costs: position matters, since the backward ends at the lowest one.
+"""Which blocks to train at which cost: position matters, since the backward ends at the lowest active block.
 
 Shape legend: L blocks, m of them active.
 """
@@ -13,13 +13,13 @@ from entprog.core.types import Ranking
 
 @dataclass(frozen=True, slots=True)
 class PassCosts:
-    """What one training step costs by its active set S, in seconds, FLOPs or bytes.
+    """Cost of one training step as a function of its active set S, in seconds, FLOPs or bytes.
 
         cost(S) = alone[lowest(S)] + sum of added[b] over the other blocks b of S
 
-    `alone[b]` is a step that trains b only: the forward, the gradients of all inputs from the loss down to b, and
-    b's own weights. `added[b]` is what b's weights add to a backward that passes through b anyway. Exact where the
-    blocks are a chain, as every transformer's denoising blocks are.
+    `alone[b]` is the cost of a step that trains b only: the forward, the gradients of all inputs from the loss down to
+    b, and b's own weights. `added[b]` is what b's weights add to a backward that passes through b anyway. Exact where
+    the blocks are a chain, as every transformer's denoising blocks are.
 
     Attributes:
         order: all blocks, the lowest first: the order of execution.
@@ -33,15 +33,15 @@ class PassCosts:
     def __post_init__(self) -> None:
         for values in (self.alone, self.added):
             if missing := [name for name in self.order if not values.get(name, -1.0) >= 0]:
-                raise ValueError(f"costs of blocks: {missing[0]!r} has none of at least 0")
+                raise ValueError(f"costs of blocks: {missing[0]!r} has no cost of at least 0")
 
     @classmethod
     def chain(
         cls, order: Sequence[str], forward: float, weights: Mapping[str, float], inputs: Mapping[str, float]
     ) -> "PassCosts":
-        """Costs by parts: a forward pass, each active block's weight gradients, each traversed block's inputs.
+        """Costs by parts: a forward pass, each active block's weight gradients, each traversed block's input gradients.
 
-        The backward traverses every block from the loss down to the lowest active one, which is traversed, too.
+        The backward traverses every block from the loss down to the lowest active one, inclusive.
         """
         names = tuple(order)
         alone = {b: forward + weights[b] + sum(inputs[c] for c in names[k:]) for k, b in enumerate(names)}
@@ -56,7 +56,7 @@ class PassCosts:
 
 @dataclass(frozen=True)
 class Selection(Ranking):
-    """A ranking whose `top(m)` is not its first m blocks but the m that pay best.
+    """A ranking whose `top(m)` returns not its first m blocks but the m with the most importance per cost.
 
     Attributes:
         sets: for m = 1..L the blocks to train, in the ranking's order.
@@ -65,12 +65,12 @@ class Selection(Ranking):
     sets: tuple[tuple[str, ...], ...] = field(default=())
 
     def top(self, m: int) -> tuple[str, ...]:
-        """The m blocks that pay best (0 < m <= L)."""
+        """The m blocks with the most importance per cost (0 < m <= L)."""
         return self.sets[m - 1] if super().top(m) else ()
 
 
 def select_blocks(ranking: Ranking, importance: Mapping[str, float], costs: PassCosts) -> Selection:
-    """The best-paying set of every size, with the order of `ranking` kept for all else."""
+    """The best set of every size, with the order of `ranking` kept for everything else."""
     sets = []
     for m in range(1, len(ranking.names) + 1):
         chosen = set(best_set(importance, costs, m))
@@ -93,13 +93,13 @@ def ranking_from_plain(values: Mapping[str, Any]) -> Ranking:
 def best_set(importance: Mapping[str, float], costs: PassCosts, m: int | None = None) -> tuple[str, ...]:
     """The active set S that maximises sum of importance / cost(S), exactly.
 
-    Every lowest block is tried. With it fixed the cost is a constant and a sum over the others, so for any rate r
-    the best others maximise the sum of (importance - r * added): the largest m - 1 of them. The r at which the best
-    set's importance just pays for its cost is the maximum (Dinkelbach 1967), reached in a few rounds.
+    Every lowest block is tried. With it fixed the cost is a constant plus a sum over the others, so for any rate r
+    the best others maximise the sum of (importance - r * added): the largest m - 1 of them. The maximum is the r at
+    which the best set's importance equals r times its cost (Dinkelbach 1967), reached in a few rounds.
 
-    An importance below 0 counts as 0: what a score takes for harmful is as a rule noise around nothing (its standard
-    error tells), and a negative sum would make the dearest set look best. Among sets that pay alike, as where all
-    importances are 0, the cheapest wins, and then the more important by the values as they are.
+    An importance below 0 counts as 0: a negative score is as a rule noise around zero (see its standard error), and
+    a negative sum would make the most expensive set look best. Among sets of equal value, as where all importances
+    are 0, the cheapest wins, and then the one with the larger plain importance.
 
     Args:
         m: active blocks; None for any number of them.
@@ -111,7 +111,7 @@ def best_set(importance: Mapping[str, float], costs: PassCosts, m: int | None = 
         raise ValueError(f"m = {m}: choose from 1 to {len(costs.order)}, the number of blocks")
     worth = {name: max(importance[name], 0.0) for name in costs.order}
 
-    def pays(chosen: Sequence[str]) -> tuple[float, float, float]:
+    def value(chosen: Sequence[str]) -> tuple[float, float, float]:
         cost = costs.of(chosen)
         rate = sum(worth[name] for name in chosen) / cost if cost > 0 else math.inf
         return rate, -cost, sum(importance[name] for name in chosen)
@@ -123,22 +123,22 @@ def best_set(importance: Mapping[str, float], costs: PassCosts, m: int | None = 
             break
         rate = 0.0
         while True:
-            # The rank among equals is by cost, then by plain importance, then by place: never by chance.
+            # Ties are broken by cost, then by plain importance, then by position: never by chance.
             others = sorted(above, key=_gain(worth, importance, costs, rate))
             count = m - 1 if m is not None else sum(worth[b] > rate * costs.added[b] for b in others)
             chosen = (lowest, *sorted(others[:count], key=costs.order.index))
-            if not best or pays(chosen) > pays(best):
+            if not best or value(chosen) > value(best):
                 best = chosen
-            if not math.isfinite(pays(chosen)[0]) or pays(chosen)[0] <= rate:
+            if not math.isfinite(value(chosen)[0]) or value(chosen)[0] <= rate:
                 break
-            rate = pays(chosen)[0]
+            rate = value(chosen)[0]
     return best
 
 
 def deepest_sets(ranking: Ranking, order: Sequence[str], m: int) -> list[tuple[str, ...]]:
-    """For each lowest block the set of m whose others rank highest, the lowest block first.
+    """For each lowest block the set of m with the highest-ranked others, the lowest block first.
 
-    What to fall back on when a set does not fit: each further set frees more of the backward. The first is the
+    Fallbacks for a set that does not fit in memory: each further set shortens the backward. The first is the
     ranking's own choice.
     """
     place = {name: k for k, name in enumerate(ranking.names)}

@@ -1,4 +1,4 @@
-"""What an option that lists sizes makes of a phase's own shape."""
+"""Options that list sizes, applied to a phase's own shape."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ MULTIPLE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class SizesByStage:
-    """Options that give each stage its sizes.
+    """Options that give each stage its own sizes.
 
     Attributes:
-        resolution: sides in pixels, one for each stage; empty for the phase's own throughout. Below 1 it is a share
-            of the phase's own, 0 is the phase's own, and none goes beyond that.
+        resolution: sides in pixels, one for each stage; empty for the phase's own throughout. A value below 1 is a
+            share of the phase's own, 0 is the phase's own, and larger values are cut to it.
         frames: frames of a clip, likewise.
         tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
         batch: samples of a micro-batch, shares and 0 as above.
@@ -31,14 +31,14 @@ class SizesByStage:
     batch: tuple[int | float, ...] = ()
 
     table: ClassVar[str]
-    """What messages call the table of these options."""
+    """Name of the options table in messages."""
 
     def sizes(self) -> dict[str, Sequence[float]]:
-        """The lists that are given, by name."""
+        """The lists that are not empty, by name."""
         return {name: values for name in ("resolution", "frames", "tokens", "batch") if (values := getattr(self, name))}
 
     def size_at(self, stage: int, shape: Shape | None) -> Shape | None:
-        """The shape of a stage in a phase of this full shape; None where a foreign loop has none.
+        """The shape of a stage in a phase of this full shape; None in a custom loop, which has no shape.
 
         Raises:
             ValueError: sizes are given, but there is no shape.
@@ -52,9 +52,9 @@ class SizesByStage:
 def resized(shape: Shape, values: Mapping[str, float]) -> Shape:
     """The phase's shape with some of its values replaced.
 
-    A number of at least 1 is the size itself, one below 1 a share of the phase's own, and 0 stands for the phase's
-    own; `tokens` are a share in any case. Resolution and frames never go beyond the phase's own, which is its full
-    workload: a phase of one frame trains one frame, whatever the list says for the others.
+    A number of at least 1 is the size itself, one below 1 a share of the phase's own, and 0 is the phase's own;
+    `tokens` is always a share. Resolution and frames are cut to the phase's own, which is its full workload: a phase
+    of one frame trains one frame, whatever the list says for the others.
     """
     given: dict[str, Any] = {name: _size(name, value, shape) for name, value in values.items()}
     return replace(shape, **given)
@@ -72,36 +72,36 @@ def _size(name: str, value: float, shape: Shape) -> float:
 
 
 def check_values(option: str, name: str, values: Sequence[float], *, relative: bool = False) -> None:
-    """Refuse what no shape can have.
+    """Refuse impossible sizes.
 
     Args:
-        option: what the message calls the list, with its table: "schedule.options.frames".
-        relative: whether shares below 1 and 0 may stand there, too (see `resized`).
+        option: name of the list in messages, with its table: "schedule.options.frames".
+        relative: whether shares below 1 and 0 are allowed, too (see `resized`).
 
     Raises:
         ValueError: naming the option.
     """
-    said = f"{option} = {list(values)}"
+    start = f"{option} = {list(values)}"
     if name == "tokens":
         if wrong := [value for value in values if not 0 < value <= 1]:
-            raise ValueError(f"{said}: {wrong[0]:g} is no share of the tokens; give numbers above 0 and at most 1")
+            raise ValueError(f"{start}: {wrong[0]:g} is not a share of the tokens; give numbers above 0 and at most 1")
     elif relative:
         if wrong := [value for value in values if value < 0 or (value > 1 and value != int(value))]:
             raise ValueError(
-                f"{said}: {wrong[0]:g} can't be; give whole numbers, shares below 1, or 0 for the phase's own"
+                f"{start}: {wrong[0]:g} can't be; give whole numbers, shares below 1, or 0 for the phase's own"
             )
     elif wrong := [value for value in values if value < 1 or value != int(value)]:
-        raise ValueError(f"{said}: {wrong[0]:g} can't be; give whole numbers of at least 1")
+        raise ValueError(f"{start}: {wrong[0]:g} can't be; give whole numbers of at least 1")
 
 
 def check_lengths(table: str, sizes: Mapping[str, Sequence[float]], stages: int) -> None:
     """Check lists that give one value for each stage.
 
     Args:
-        table: what the message calls the table of these options.
+        table: name of the options table in messages.
 
     Raises:
-        ValueError: a value that can't be, or a list of another length.
+        ValueError: an impossible value, or a list of another length.
     """
     for name, values in sizes.items():
         check_values(f"{table}.{name}", name, values, relative=True)
@@ -109,18 +109,18 @@ def check_lengths(table: str, sizes: Mapping[str, Sequence[float]], stages: int)
             raise ValueError(f"{table}.{name} = {list(values)}: give one value for each of the {stages} stages")
 
 
-def block_count(m: float, total: int, said: str) -> int:
-    """Blocks that `m` stands for: a count, or below 1 a share of `total`.
+def block_count(m: float, total: int, label: str) -> int:
+    """Number of blocks that `m` means: a count, or below 1 a share of `total`.
 
     Raises:
-        ValueError: more than there are.
+        ValueError: more than `total`.
     """
     count = max(1, round(m * total)) if m < 1 else int(m)
     if count > total:
-        raise ValueError(f"{said}: {count} blocks asked for, the phase has {total}")
+        raise ValueError(f"{label}: {count} blocks requested, the phase has {total}")
     return count
 
 
 def needs_shape(option: str) -> ValueError:
-    """What a foreign loop is told that asks for sizes; `option` is named with its table."""
+    """The error for a custom loop that asks for sizes; `option` is named with its table."""
     return ValueError(f"{option}: sizes can only change where our own loop draws the batches")

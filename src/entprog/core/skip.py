@@ -1,4 +1,4 @@
-"""Run a model without some of its blocks, and without computing again what an earlier run has computed."""
+"""Run a model without some of its blocks, and reuse the outputs of an earlier run where inputs are unchanged."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,15 +20,15 @@ __all__ = ["ROLES", "Call", "Skipper"]
 
 ROLES = ("denoising", "reference")
 
-# Equal values of these types are one value for a block; any other object may hide state that has changed.
+# Values of these types are compared by equality; any other object may hide state that has changed.
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One recorded call of a block; `Skipper.identity` computes what the block would have given skipped.
+    """One recorded call of a block; `Skipper.identity` computes what the block would have returned if skipped.
 
-    `autocast` is the device type and type of numbers that operations were cast to, if they were.
+    `autocast` is the device type and dtype of autocast during the call, if it was on.
     """
 
     role: str
@@ -52,7 +52,7 @@ class Call:
         return torch.autocast(self.autocast[0], self.autocast[1]) if self.autocast else nullcontext()
 
     def answers(self, inputs: tuple[Any, Any]) -> bool:
-        """Whether `inputs` are bitwise those of this call, and nobody has written into what was recorded."""
+        """Whether `inputs` equal those of this call bit for bit, and no recorded tensor was modified since."""
         leaves, structure = tree_flatten(inputs)
         return (
             structure == self.structure
@@ -65,21 +65,20 @@ class Skipper:
     """A context in which blocks can be skipped, and their calls recorded and replayed.
 
     A skipped block passes its inputs on as it would if all its parameters were zero (see `find_identity`), or
-    gives what its adapter in `blocks.adapters` says. The forwards of the blocks are swapped inside the
-    context and come back at its end. Skipping works inside `torch.utils.checkpoint`, too: keep the backward
+    returns the output of its adapter in `blocks.adapters`. The forwards of the blocks are swapped inside the
+    context and restored at its end. Skipping also works inside `torch.utils.checkpoint`: keep the backward
     inside the `skip` context, or the recomputation does not skip.
 
-    `record` and `replay` each hold one forward, without gradient. In a replay, a call whose inputs are
-    bitwise those of the recorded call of the same number of the same block returns the recorded output; any
-    other call runs. So the output is identical to that of a plain run, but all that lies before a skipped
-    block is free. State
-    that a block keeps in attributes, and randomness inside of blocks, are not seen: use the evaluation mode.
+    `record` and `replay` each hold one forward, without gradient. In a replay, a call whose inputs equal those
+    of the recorded call (same block, same call number) bit for bit returns the recorded output; any other call
+    runs. So the output is identical to that of a plain run, but blocks before a skipped block cost nothing.
+    State in attributes of a block, and randomness inside blocks, are not noticed: use the evaluation mode.
 
     Attributes:
-        executed, skipped, replayed: calls of each block by what became of them; recomputation in a backward
-            pass is not counted.
+        executed, skipped, replayed: number of calls of each block; recomputation in a backward pass is not
+            counted.
         order: (block name, role) in the order of their first call.
-        calls: what was recorded, by block name.
+        calls: recorded calls, by block name.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -99,7 +98,7 @@ class Skipper:
 
     def __enter__(self) -> Self:
         if self._stack is not None:
-            raise ValueError("this Skipper is active already; make a second one")
+            raise ValueError("this Skipper is already active; make a second one")
         with ExitStack() as stack:
             for block in self.blocks:
                 stack.enter_context(swapped_forward(block.module, self._switch(block)))
@@ -162,7 +161,7 @@ class Skipper:
             yield
 
     def identity(self, name: str, call: Call) -> Any:
-        """What block `name` would have passed on in a recorded call had it been skipped."""
+        """What block `name` would have returned in a recorded call if it had been skipped."""
         args, kwargs = tree_unflatten(list(call.leaves), call.structure)
         with call.precision():
             return self._passed_on(self.blocks[name], call.role, call.arguments, args, kwargs)
@@ -180,14 +179,14 @@ class Skipper:
             self._mode = "run"
 
     def _switch(self, block: Block) -> Any:
-        """The forward that stands in for that of `block`."""
+        """The forward that replaces that of `block`."""
         name = block.name
         original = self._originals[name] = block.module.forward
         signature = inspect.signature(original)
 
         @wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            # Checkpointing calls blocks again inside the backward: same decision, no count.
+            # Checkpointing calls blocks again inside the backward: same decision, not counted.
             first = torch._C._current_graph_task_id() == -1
             arguments = bind(signature, args, kwargs)
             role = self.blocks.role(arguments)
@@ -241,7 +240,7 @@ class Skipper:
 
 
 def _versions(leaves: Iterable[Any]) -> tuple[int, ...]:
-    """How often each tensor was written into; tensors of the inference mode don't tell, and can't be."""
+    """How often each tensor was modified in place; inference tensors have no version and can't be modified."""
     return tuple(leaf._version for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_inference())
 
 

@@ -37,7 +37,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation in -1..1; 0 where one side is constant, which says nothing about the order."""
+    """Rank correlation in -1..1; 0 where one side is constant and so has no order."""
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"rank correlation of {len(first)} and {len(second)} values: needs two equal lengths >= 2")
     a, b = ranks(first), ranks(second)

@@ -5,8 +5,8 @@ top m blocks of the shared weights, and reads the loss l_m on a small fixed hold
 
     CE(m) = - sum_{s >= 2} (l_m^(s) - l_m^(s-1)) / sum_{s >= 2} T_m^(s),        m* = argmax CE(m)
 
-where s counts the steps that trained m. The numerator telescopes to first minus last reading of shared weights.
-Here a candidate is a whole workload: two of equal m and different shape have readings of their own.
+where s counts the steps that trained m. The numerator telescopes to the first minus the last reading of shared weights.
+Here a candidate is a whole workload: two of equal m and different shape have separate readings.
 """
 
 import random
@@ -17,7 +17,7 @@ from entprog.core.types import Trial, Workload
 
 
 def supernet_candidate(seed: int, step: int, candidates: Sequence[Workload]) -> Workload:
-    """What supernet step `step` trains; a pure function, so asking twice or resuming changes nothing."""
+    """What supernet step `step` trains; a pure function, so calling it twice or resuming changes nothing."""
     return random.Random(f"supernet {seed} {step}").choice(candidates)
 
 
@@ -32,9 +32,9 @@ def convergence_efficiency(trials: Sequence[Trial], cost: str) -> dict[Workload,
     for trial in trials:
         readings.setdefault(trial.workload, []).append(trial)
     efficiency = {}
-    for workload, mine in sorted(readings.items(), key=lambda item: item[1][0].size):
-        spent = sum(getattr(trial, cost) for trial in mine[1:])
-        if len(mine) >= 2 and spent > 0:
-            gained = sum(before.loss_after - after.loss_after for before, after in pairwise(mine))
+    for workload, own in sorted(readings.items(), key=lambda item: item[1][0].size):
+        spent = sum(getattr(trial, cost) for trial in own[1:])
+        if len(own) >= 2 and spent > 0:
+            gained = sum(before.loss_after - after.loss_after for before, after in pairwise(own))
             efficiency[workload] = gained / spent
     return efficiency

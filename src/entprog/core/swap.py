@@ -1,4 +1,4 @@
-"""Put another `forward` on one module instance, and take it away again."""
+"""Replace the `forward` of one module instance, and restore it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ __all__ = ["swapped_forward"]
 def swapped_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Call `forward` in place of `module.forward` within the context.
 
-    The swap lives in the instance, so other instances of the class, hooks and `state_dict` see nothing of it.
-    What stood there before (somebody else's swap included) comes back at the end, on exceptions, too.
+    The swap is on the instance, so other instances of the class, hooks and `state_dict` are not affected.
+    The previous forward (even if swapped by other code) is restored at the end, also after an exception.
     """
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward

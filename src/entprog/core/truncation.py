@@ -1,4 +1,4 @@
-"""Which parameters outside of blocks keep the backward alive below the lowest active block."""
+"""Which parameters outside of blocks extend the backward below the lowest active block."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -18,8 +18,8 @@ __all__ = ["input_parameters"]
 def input_parameters(model: nn.Module, blocks: Blocks, run: Callable[[], Any]) -> tuple[str, ...]:
     """Parameters outside of blocks that the model reads before its last block call has ended.
 
-    Autograd goes down to the lowest parameter that needs a gradient. One at the input (a patch, time or pose
-    embedding) takes it through every block; one that is read after the last block (the head) costs nothing.
+    Autograd goes down to the lowest parameter that needs a gradient. One on the input side (a patch, time or pose
+    embedding) extends it through every block; one that is read after the last block (the head) costs nothing.
 
     Args:
         run: calls the model once; no gradient is kept.
@@ -60,7 +60,7 @@ class _FirstReads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        # Reading metadata (dtype, device, shape) is no use: only what yields a tensor is.
+        # Reading metadata (dtype, device, shape) does not count: only operations that return a tensor do.
         if any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(result)):
             for value in tree_leaves((args, kwargs or {})):
                 name = self.names.get(id(value))

@@ -1,4 +1,4 @@
-"""The values and protocols that pass between the parts of entprog.
+"""The values and protocols that the parts of entprog exchange.
 
 Shape legend: B samples, F frames, C channels, H height, W width.
 """
@@ -40,10 +40,10 @@ class Shape:
 class Workload:
     """What one step trains: the active blocks by exact name, and the shape of its batch.
 
-    `shape` is None where a foreign loop owns its batches: workloads then differ in active blocks only. `inputs`
-    says whether the parameters that stand before the blocks train too: where they do, the backward runs through
-    every block. `echo` is the loop's own: what the frozen blocks below make of the batch is known from an earlier step.
-    Equal workloads are one key, so that all of it together says what was measured.
+    `shape` is None in a custom loop, which draws its own batches: workloads then differ in active blocks only. `inputs`
+    says whether input-side parameters train too: where they do, the backward runs through every block. `echo` is set by
+    the loop: the output of the frozen prefix is known from an earlier step. Equal workloads have equal costs, so a
+    workload is the key of what was measured.
     """
 
     active: tuple[str, ...]
@@ -68,7 +68,7 @@ class Draw:
         target: what a prediction must match, the shape of x: the noise, v, or the velocity (see the task's objective).
         condition: tensors with the batch first, by name; empty where the model has no condition.
         places: [B, K] the tokens that the middle blocks see; None for all of them.
-        hidden: what the frozen prefix makes of the draw, [B, ...] (see `Task.prefix`); None where that is not known.
+        hidden: output of the frozen prefix for the draw, [B, ...] (see `Task.prefix`); None where it is not known.
     """
 
     x: Tensor
@@ -84,28 +84,28 @@ class Draw:
         return self.x.shape[0]
 
     def with_condition_of(self, shift: int) -> "Draw":
-        """The same noised inputs, each with the condition of the sample `shift` places further on."""
+        """The same noised inputs, each with the condition of the sample `shift` positions later."""
         rolled = {name: value.roll(-shift, 0) for name, value in self.condition.items()}
         return replace(self, condition=rolled)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that it holds, by name."""
+        """All its tensors, by name."""
         own = {"x": self.x, "tau": self.tau, "target": self.target, "places": self.places, "hidden": self.hidden}
         return {**{name: value for name, value in own.items() if value is not None}, **self.condition}
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Draw":
-        """The draw with `change` of each of its tensors."""
+        """The draw with `change` applied to each of its tensors."""
         optional = {n: None if v is None else change(v) for n, v in (("places", self.places), ("hidden", self.hidden))}
         condition = {name: change(value) for name, value in self.condition.items()}
         return Draw(change(self.x), change(self.tau), change(self.target), condition, **optional)
 
     def first(self, samples: int) -> "Draw":
-        """Its first samples, at most so many."""
+        """Its first samples, at most this many."""
         return self.each(lambda tensor: tensor[:samples])
 
 
 class Predictor(Protocol):
-    """As much of a task as scores and searches need; tasks/base.py has all of it."""
+    """The part of a task that scores and searches need; see tasks/base.py for all of it."""
 
     model: nn.Module
 
@@ -123,7 +123,7 @@ class Predictor(Protocol):
 
 
 class Trainable(Predictor, Protocol):
-    """As much of a task as savings need; see tasks/base.py."""
+    """The part of a task that savings need; see tasks/base.py."""
 
     @property
     def device(self) -> torch.device: ...
@@ -137,15 +137,15 @@ class Trainable(Predictor, Protocol):
         ...
 
     def prefix_place(self) -> int:
-        """Tells the present frozen prefix from others; 0 where there is none."""
+        """Identifies the present frozen prefix; 0 where there is none."""
         ...
 
     def prefix(self, draw: Draw) -> Draw:
-        """The draw with `hidden`, what the frozen prefix makes of it."""
+        """The draw with `hidden`, the output of the frozen prefix."""
         ...
 
     def hidden_bytes(self, shape: Shape) -> int:
-        """Bytes of `hidden` of a micro-batch."""
+        """Bytes of `hidden` for a micro-batch."""
         ...
 
 
@@ -181,7 +181,7 @@ class Scores:
 class Trial:
     """One measured piece of the search.
 
-    For the supernet one training step; for the probe the whole run of one candidate. `seconds` is wall time,
+    For the supernet one training step; for the probe all steps of one candidate. `seconds` is wall time,
     `flops` the exact count of the same work, `loss_before` and `loss_after` are holdout losses, `gain` their
     difference with `gain_stderr`, the standard error of the difference over paired holdout losses.
     """
@@ -197,12 +197,12 @@ class Trial:
 
     @property
     def gain(self) -> float:
-        """Holdout loss removed."""
+        """Decrease of the holdout loss."""
         return self.loss_before - self.loss_after
 
     @property
     def size(self) -> tuple[float, int]:
-        """What the larger of two candidates has more of: exact FLOPs, and between equals active blocks."""
+        """Sort key: exact FLOPs, then the number of active blocks."""
         return self.flops, len(self.workload.active)
 
 
@@ -212,7 +212,7 @@ Role = Literal["block", "adapter", "outside"]
 
 @dataclass(frozen=True, slots=True)
 class AdamOptions:
-    """What Adam and its relatives have in common; `weight_decay` goes for every optimizer."""
+    """The keys that Adam and its variants share; `weight_decay` is for every optimizer."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -226,22 +226,22 @@ class AdamOptions:
 
 
 class WeightStorage(Protocol):
-    """Holds the weights of frozen layers in fewer bytes; a Freezer tells it what froze (savings/frozen_storage.py)."""
+    """Stores weights of frozen layers in fewer bytes; a Freezer reports what it froze (savings/frozen_storage.py)."""
 
     def follow(self) -> None:
-        """Take over what froze, give back what trains."""
+        """Store the weights that froze, restore those that train."""
         ...
 
     def refuse_trained(self) -> None:
-        """Raise where a held weight was trained."""
+        """Raise where a stored weight was trained."""
         ...
 
     def whole(self) -> AbstractContextManager[None]:
-        """All weights as they are, inside."""
+        """The original weights, inside."""
         ...
 
     def release(self) -> None:
-        """Give everything back."""
+        """Restore all weights."""
         ...
 
 
@@ -276,9 +276,9 @@ class Schedule(Protocol):
         """Workloads to choose from in `stage`, all different, the cheapest first; a pure function.
 
         Args:
-            ranking: all blocks of the phase; the order of a candidate's blocks means nothing.
-            shape: the phase's own, None in a foreign loop: the largest frames and resolution that candidates may have.
-            last: what the stage before trained; None at the first, or where that is not known yet.
+            ranking: all blocks of the phase; the order of a candidate's blocks has no meaning.
+            shape: the phase's own, None in a custom loop: the largest frames and resolution that candidates may have.
+            last: what the previous stage trained; None in the first, or where that is not known yet.
         """
         ...
 
@@ -293,7 +293,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What step i of a phase is, decided before its batch is drawn.
+    """Step i of a phase, decided before its batch is drawn.
 
     Attributes:
         workload: what trains, and the shape of the batch.
@@ -301,7 +301,7 @@ class StepPlan:
             all replay the same steps.
         stage: of the schedule.
         searching: whether the step belongs to a search.
-        discardable: whether it may be undone when its probe ends (averaged weights leave such steps out).
+        discardable: whether it may be undone when its probe ends (EMA leaves such steps out).
     """
 
     workload: Workload
@@ -330,22 +330,22 @@ class MethodContext:
         blocks: the blocks that may train.
         optimizer: the one optimizer of the phase, made with `param_groups`.
         total_steps: optimizer steps of the phase.
-        shape: shape of the phase's batches; None in a foreign loop.
+        shape: shape of the phase's batches; None in a custom loop.
         holdout: fixed draws that a search reads its loss on.
         ranking: blocks by importance; None where a method needs none.
         schedule: how many blocks, when.
-        rerank: ranks anew; None to keep `ranking` for the whole phase.
-        flops: exact FLOPs of one optimizer step of a workload, asked after that step has run.
+        rerank: ranks again; None to keep `ranking` for the whole phase.
+        flops: exact FLOPs of one optimizer step of a workload, called after that step has run.
         reading_flops: exact FLOPs of one holdout reading.
-        cost: "flops" or "seconds": what a choice weighs gain against.
-        states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
+        cost: "flops" or "seconds": the cost that gains are divided by.
+        states: what happens to optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside the blocks train.
-        inputs_every: those of them that are in `inputs` train at every n-th step only (0: never).
-        inputs: names of the parameters outside the blocks that stand before the last of them (see
-            `input_parameters`); needed where `inputs_every` is not 1.
-        storage: holds the weights of frozen linear layers in fewer bytes; None leaves them as they are.
+        inputs_every: those of them in `inputs` train at every n-th step only (0: never).
+        inputs: names of the input-side parameters (see `input_parameters`); needed where `inputs_every` is not 1.
+        storage: stores the weights of frozen linear layers in fewer bytes; None leaves them as they are.
         notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
-            ("warning", sign and message) when a choice will be a poor one.
+        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
+            ("warning", sign and message) when a choice will be unreliable.
         seed: of the search's own draws.
     """
 

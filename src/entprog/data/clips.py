@@ -24,7 +24,7 @@ class Batch:
         latents: [B, F, C, h, w].
         reference: [B, C, h, w], a frame of the same person and scene from another clip where there is one.
         pose: pose maps [B, F, 3, S, S] uint8.
-        positions: [B] place of each sample in the run's data stream; fixes its noise.
+        positions: [B] position of each sample in the run's data stream; fixes its noise.
         clips: name of each sample's clip.
     """
 
@@ -57,10 +57,10 @@ class Clips:
                 f"data: no {split} clip in {shards.folder} has {frames} frames (longest {longest}); "
                 "lower the phase's frames or prepare longer clips"
             )
-        self._mates: dict[tuple[str, str], list[ClipRow]] = defaultdict(list)
+        self._same_scene: dict[tuple[str, str], list[ClipRow]] = defaultdict(list)
         for row in shards.rows:
             if row.split == split:
-                self._mates[row.subject, row.scene].append(row)
+                self._same_scene[row.subject, row.scene].append(row)
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Clips:
         return self.assemble(samples, np.arange(position, position + shape.batch), shape)
 
     def sample(self, position: int, frames: int) -> Sample:
-        """What the sample at `position` shows."""
+        """Clip and frames of the sample at `position`."""
         epoch, place = locate(position, len(self.rows))
         if epoch not in self._orders:
             self._orders = {epoch: shuffled(self.seed, epoch, len(self.rows))}
@@ -80,12 +80,12 @@ class Clips:
         row = self.rows[index]
         where, which, frame = generator(self.seed, 3, epoch, index).random(3)
         start = int(where * (row.frames - frames + 1))
-        mates = [mate for mate in self._mates[row.subject, row.scene] if mate.clip != row.clip]
-        reference = mates[int(which * len(mates))] if mates else row
+        others = [other for other in self._same_scene[row.subject, row.scene] if other.clip != row.clip]
+        reference = others[int(which * len(others))] if others else row
         return Sample(row, start, reference, int(frame * reference.frames))
 
     def assemble(self, samples: list[Sample], positions: np.ndarray, shape: Shape) -> Batch:
-        """Read the samples' tensors and draw their pose maps at one pixel a pixel."""
+        """Read the samples' tensors and draw their pose maps at full resolution."""
         size, frames = shape.resolution, shape.frames
         latents = torch.stack([self.shards.latents(s.row, size, s.start, frames) for s in samples])
         reference = torch.stack([self.shards.latents(s.reference, size, s.reference_frame, 1)[0] for s in samples])

@@ -46,9 +46,9 @@ COLOURS = np.array(
     ],
     np.float32,
 )
-DRAWN_FROM = 0.5  # the least visibility that is drawn: hidden keypoints are, those outside the picture are not
+DRAWN_FROM = 0.5  # smallest visibility that is drawn: hidden keypoints are, those outside the picture are not
 LIMB_SHADE = 0.6
-CHUNK = 64  # maps drawn at once, which bounds the memory
+CHUNK = 64  # maps drawn at once, which limits the memory
 _PALETTE = np.concatenate([COLOURS[: len(LIMBS)] * LIMB_SHADE, COLOURS])
 _LEVELS = 255
 
@@ -56,18 +56,18 @@ _LEVELS = 255
 def draw_pose(keypoints: np.ndarray, size: int) -> np.ndarray:
     """Draws pose maps.
 
-    A pixel takes the colour of the limb or joint that covers it most, dimmed by that cover; among equals the
-    later one wins, and joints come after limbs. Cover falls off smoothly with the distance to the middle of a
+    A pixel takes the colour of the limb or joint that covers it most, dimmed by that cover; in a tie the
+    later one wins, and joints come after limbs. Cover decreases smoothly with the distance to the middle of a
     limb, an ellipse as in OpenPose, or of a joint, a disc. Both are about size / 64 pixels thick and at least
     two.
 
     Args:
         keypoints: [..., 18, 3] in OpenPose-18 order: x, y in units of the side, visibility. A limb is drawn
-            when both its ends have a visibility of 0.5 or more; ends may lie outside the picture.
+            when both its ends have a visibility of 0.5 or more; ends may be outside the picture.
         size: side of the maps in pixels.
 
     Returns:
-        Maps uint8 [..., size, size, 3] on black, the same for a pose alone and in any batch.
+        Maps uint8 [..., size, size, 3] on black; each depends on its own pose only.
 
     Raises:
         ValueError: keypoints have another shape, or the size is below 1.
@@ -85,7 +85,7 @@ def draw_pose(keypoints: np.ndarray, size: int) -> np.ndarray:
 
 
 def half_width(size: int) -> float:
-    """Returns half the thickness of limbs and joints in pixels, before their soft rim."""
+    """Returns half the thickness of limbs and joints in pixels, without their soft edge."""
     return max(0.65, size / 128)
 
 
@@ -93,7 +93,7 @@ def _draw_chunk(poses: np.ndarray, size: int) -> np.ndarray:
     """Draws poses [N, 18, 3]: all pixels of all bounding boxes in one list, the best cover of each kept."""
     visible = poses[..., 2] >= DRAWN_FROM
     places = np.where(visible[..., None], poses[..., :2], 0) * np.float32(size)
-    # A joint is a limb of no length.
+    # A joint is a limb of length zero.
     ends = np.concatenate([LIMBS, np.repeat(np.arange(18)[:, None], 2, 1)])
     drawn = visible[:, ends[:, 0]] & visible[:, ends[:, 1]]
     pose, shape = np.nonzero(drawn)

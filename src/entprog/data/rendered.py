@@ -77,7 +77,7 @@ def render_data_set(
     workers: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Render `spec` into `cache`/rendered-FINGERPRINT unless it is there, and return that folder.
+    """Render `spec` into `cache`/rendered-FINGERPRINT unless it exists, and return that folder.
 
     `workers` counts processes (0: as many as cores). The folder appears under its name only when complete.
 
@@ -88,11 +88,11 @@ def render_data_set(
     final = cache / f"rendered-{spec.fingerprint(codec)}"
     if (final / "index.jsonl").is_file():
         return final
-    aside = cache / f"{final.name}.partial-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
+    partial = cache / f"{final.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
     about = {"codec": codec.name, "codec_hash": codec.hash}
     try:
-        writer = ShardWriter(aside, codec=about, sizes=spec.sizes, fps=spec.fps)
+        writer = ShardWriter(partial, codec=about, sizes=spec.sizes, fps=spec.fps)
         jobs = list(spec.jobs())
         bar = tqdm(jobs, "Rendering", unit="clip", disable=not progress)
         for job, clip in zip(bar, _rendered(spec, jobs, workers or os.cpu_count() or 1), strict=True):
@@ -104,12 +104,12 @@ def render_data_set(
                 scene=str(scene), source=f"rendered:{spec.domain}:{subject}:{motion}:{scene}", split=split,
             )  # fmt: skip
         writer.close()
-        (aside / "spec.json").write_text(json.dumps(asdict(spec), indent=2) + "\n")
+        (partial / "spec.json").write_text(json.dumps(asdict(spec), indent=2) + "\n")
         if final.exists():
             shutil.rmtree(final)
-        aside.rename(final)
+        partial.rename(final)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 

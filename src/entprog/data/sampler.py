@@ -6,7 +6,7 @@ GOLDEN = 0.6180339887498949
 
 
 def locate(position: int, length: int) -> tuple[int, int]:
-    """Epoch and place within it of the sample at `position`, which counts samples from 0."""
+    """Epoch and index within it of the sample at `position`, which counts samples from 0."""
     return divmod(position, length)
 
 
@@ -32,7 +32,7 @@ def stratified_tau(seed: int, positions: np.ndarray) -> np.ndarray:
 def sample_noise(seed: int, position: int, frames: int, full: tuple[int, int, int], cut: tuple[int, int]) -> np.ndarray:
     """Standard normal noise [frames, C, *cut] float32 of one sample.
 
-    Drawn frame by frame at the `full` size (C, H, W) and cut to the top left: the same numbers for the same
+    Drawn frame by frame at the `full` size (C, H, W) and cropped to the top left: the same numbers for the same
     (seed, position) at any frame count and any smaller size.
     """
     noise = generator(seed, 2, position).standard_normal((frames, *full), dtype=np.float32)

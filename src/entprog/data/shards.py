@@ -1,7 +1,7 @@
-"""A prepared data set on disk: safetensors shards of latents and keypoints, and one index row a clip.
+"""A prepared data set on disk: safetensors shards of latents and keypoints, and one index row for each clip.
 
 dataset.json                 format, codec, sizes, fps, counts
-index.jsonl                  one row a kept clip, written last
+index.jsonl                  one row for each kept clip, written last
 shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for each size, pose [T, 18, 3] float32
 """
 
@@ -40,7 +40,7 @@ class ClipRow:
 
 
 class ShardWriter:
-    """Collects clips and writes shards; nothing counts until `close` has written the index."""
+    """Collects clips and writes shards; the data set is valid only once `close` has written the index."""
 
     def __init__(self, out: Path, *, codec: Mapping[str, str], sizes: tuple[int, ...], fps: float) -> None:
         self.out, self.codec, self.sizes, self.fps = out, dict(codec), sizes, fps
@@ -69,9 +69,9 @@ class ShardWriter:
             return
         joined = {key: torch.cat([part[key] for part in self._parts]) for key in self._parts[0]}
         final = self.out / f"shard-{self._shard:05d}.safetensors"
-        aside = final.with_name(final.name + ".partial")
-        save_tensors(joined, aside)
-        aside.replace(final)
+        partial = final.with_name(final.name + ".partial")
+        save_tensors(joined, partial)
+        partial.replace(final)
         self._parts, self._filled, self._bytes = [], 0, 0
         self._shard += 1
 
@@ -135,7 +135,7 @@ class Shards:
 
     def _slice(self, row: ClipRow, key: str, start: int, frames: int) -> Tensor:
         if not 0 <= start <= start + frames <= row.frames:
-            raise ValueError(f"clip {row.clip!r}: frames {start}..{start + frames} asked for, it has {row.frames}")
+            raise ValueError(f"clip {row.clip!r}: frames {start}..{start + frames} requested, it has {row.frames}")
         if row.shard not in self._open:
             self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
         stored = self._open[row.shard].get_slice(key)

@@ -1,4 +1,4 @@
-"""Opens the data set that a configuration names: a prepared folder, the shipped clips, or rendered people."""
+"""Open the data set that a configuration names: a prepared folder, the shipped clips, or rendered people."""
 
 import os
 from importlib.resources import files
@@ -12,7 +12,7 @@ from entprog.data.shards import Shards
 
 
 def cache_folder() -> Path:
-    """Where rendered data is kept: $ENTPROG_CACHE, else the user's cache folder."""
+    """The folder of rendered data: $ENTPROG_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")
 
@@ -23,7 +23,7 @@ def shipped_clips() -> Path:
 
 
 def rendered_people(config: DataConfig) -> RenderedPeople:
-    """What a configuration renders that names neither a folder nor the shipped clips.
+    """What to render for a configuration that names neither a folder nor the shipped clips.
 
     Raises:
         ValueError: `config.domain` is "clips".
@@ -45,7 +45,7 @@ def open_data(config: DataConfig, codec: Codec | None = None, *, progress: bool 
     """The data set of a run; people are rendered at first use.
 
     Raises:
-        ValueError: the folder is no prepared data set, is empty, or holds latents of another codec.
+        ValueError: the folder is not a prepared data set, is empty, or holds latents of another codec.
     """
     codec = codec or PatchCodec.default()
     if config.path:

@@ -17,7 +17,7 @@ Kind = Literal["epsilon", "v", "flow"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is added to clean latents and what a model predicts: x_tau = a x_0 + b eps.
+    """The forward process and the model's target: x_tau = a x_0 + b eps.
 
     | kind | a, b | target | x_0 from a prediction |
     |---|---|---|---|
@@ -57,7 +57,7 @@ class Objective:
         """The objective of a pretrained model, read from its scheduler_config.json.
 
         Raises:
-            ValueError: a prediction type or a number of steps that is not known.
+            ValueError: an unknown prediction type or number of steps.
         """
         name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
         if "FlowMatch" in name or kind == "flow_prediction":
@@ -71,19 +71,19 @@ class Objective:
         return cls(kinds[kind], str(config.get("beta_schedule", "linear")), **numbers)
 
     def a(self, tau: Tensor) -> Tensor:
-        """What clean latents are multiplied by at times tau [B] in 0..1."""
+        """Factor of the clean latents at times tau [B] in 0..1."""
         if self.kind == "flow":
             return 1 - self.model_time(tau)
         return self._abar(tau).sqrt()
 
     def b(self, tau: Tensor) -> Tensor:
-        """What noise is multiplied by at times tau [B] in 0..1."""
+        """Factor of the noise at times tau [B] in 0..1."""
         if self.kind == "flow":
             return self.model_time(tau)
         return (1 - self._abar(tau)).sqrt()
 
     def model_time(self, tau: Tensor) -> Tensor:
-        """The time [B] in 0..1 that a network is given: shifted for flow, tau itself otherwise."""
+        """The time [B] in 0..1 that the network gets: shifted for flow, tau itself otherwise."""
         if self.kind == "flow" and self.shift != 1.0:
             return self.shift * tau / (1 + (self.shift - 1) * tau)
         return tau
@@ -114,14 +114,14 @@ class Objective:
     def shifted(self, tau: Tensor, factor: float) -> Tensor:
         """Times at which the signal-to-noise ratio abar / (1 - abar) is `factor` squared times that of `tau` [B].
 
-        A picture of half the side has a quarter of the tokens to tell the same content by: with `factor` 2, the
-        ratio of the sides, it keeps as much of it at the shifted time as the full one has at `tau` (Hoogeboom et al.
-        2023, "simple diffusion"). Times are those of discrete steps; the table's ends bound them.
+        A picture of half the side has a quarter of the tokens for the same content: with `factor` 2, the
+        ratio of the sides, the shifted time keeps as much of it as `tau` does at full size (Hoogeboom et al.
+        2023, "simple diffusion"). Times are those of discrete steps, clamped to the table's ends.
         """
         table = self._table.double()  # type: ignore[attr-defined]
         log_ratio = torch.log(table / (1 - table))
         wanted = log_ratio[self.steps(tau).cpu()] + 2 * math.log(factor)
-        # The table falls: search it from its end.
+        # The table is descending: search it from its end.
         place = torch.searchsorted(-log_ratio.contiguous(), -wanted.contiguous()).clamp(1, STEPS - 1)
         nearer = (log_ratio[place - 1] - wanted).abs() < (log_ratio[place] - wanted).abs()
         return step_to_tau(torch.where(nearer, place - 1, place).to(tau.device), tau.device)
@@ -132,7 +132,7 @@ class Objective:
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
-    """[B] as [B, 1, ...] beside a tensor [B, ...]."""
+    """[B] reshaped to [B, 1, ...] to broadcast with a tensor [B, ...]."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 

@@ -1,4 +1,4 @@
-"""diffusers' schedulers, set up for a model whose implied clean sample they carry on."""
+"""diffusers' schedulers, set up to take the implied clean sample."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def make_scheduler(name: str, beta_schedule: str, num_inference_steps: int) -> A
     elif name == "ddpm":
         scheduler = DDPMScheduler(**common, clip_sample=False, timestep_spacing="linspace")
     else:
-        # schedules end in almost pure noise, where a solver in log-SNR would take one endless step on a clean
-        # clip that is a mere guess
+        # schedules end in almost pure noise, where a solver in log-SNR would take one infinite step on a clean
+        # clip that is only a guess
         scheduler = DPMSolverMultistepScheduler(
             **common, algorithm_type="dpmsolver++", solver_order=2, lambda_min_clipped=-3.0
         )

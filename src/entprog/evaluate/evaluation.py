@@ -1,4 +1,4 @@
-"""Evaluate: held-out clips generated beside their truth, measured by a pinned protocol.
+"""Evaluate: held-out clips generated and compared with the truth, by a pinned protocol.
 
 Shape legend: F frames, H W height and width in pixels.
 """
@@ -38,13 +38,13 @@ POOLING = {
 
 @dataclass(frozen=True, slots=True)
 class GeneratedClip:
-    """A held-out clip, generated beside its truth; everything on the CPU.
+    """A held-out clip, generated and true; everything on the CPU.
 
     Attributes:
         clip, subject: names as in the data set's index.
         generated, truth: [F, 3, H, W] in 0..1; the truth is the decoded latents.
-        reference: [3, H, W] in 0..1, the image that the model was given.
-        keypoints: [F, 18, 3], the poses that drove it.
+        reference: [3, H, W] in 0..1, the model's reference image.
+        keypoints: [F, 18, 3], the driving poses.
         fps: frames a second.
     """
 
@@ -59,7 +59,7 @@ class GeneratedClip:
 
 @runtime_checkable
 class KeypointMetric(Protocol):
-    """A metric that would rather know the driving keypoints than estimate them from the true clip."""
+    """A metric that uses the driving keypoints instead of estimating them from the true clip."""
 
     def update_keypoints(self, fake: Tensor, keypoints: Tensor) -> None: ...
 
@@ -73,7 +73,7 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: s
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
 
     Returns:
-        What `metrics.json` holds; a table of it is printed, with the protocol.
+        The content of `metrics.json`; a table of it is printed, with the protocol.
 
     Raises:
         ValueError: no finished run, no held-out clip that fits the protocol, or a metric's package is missing.
@@ -104,12 +104,12 @@ def evaluate_task(
     """Generate the held-out clips, measure them and two baselines, write `out`/metrics.json and samples.
 
     The baselines show the same frames: `copy_reference` the reference image throughout, `mean_frame` the mean of
-    up to 512 training frames, evenly spread. With a metric of poses there is `shuffled_poses`, too: the generated
-    frames against the poses of the next clip. "background_l1" is left out where every frame is full of a person,
+    up to 512 training frames, evenly spread. With a metric of poses there is also `shuffled_poses`: the generated
+    frames against the poses of the next clip. "background_l1" is left out where a person fills every frame,
     "identity" where all clips show one subject.
 
     Args:
-        weights: what the protocol calls the task's weights.
+        weights: name of the task's weights in the protocol.
         samples: folder of the videos; `out`/samples/final where not given.
     """
     if not task.generates:
@@ -143,7 +143,7 @@ def evaluate_task(
 
 @torch.no_grad()
 def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
-    """What metrics.json says of a task that makes no clips: the held-out loss, its mean and by noise band."""
+    """metrics.json of a task that makes no clips: the held-out loss, its mean and by noise band."""
     number, phase = [(k, p) for k, p in enumerate(config.phases.values()) if p.steps > 0][-1]
     shape = Shape(phase.resolution, phase.frames, phase.batch)
     samples = task.samples("holdout", phase.frames, config.train.seed)
@@ -154,13 +154,13 @@ def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
         f"loss_{low:g}_{high:g}": mean for (low, high), mean in zip(band_edges(), band_means(losses, taus), strict=True)
     }
     values = {"loss": sum(losses) / len(losses), **{name: mean for name, mean in bands.items() if not math.isnan(mean)}}
-    said = {"samples": len(losses), "loss": "mean over the fixed holdout draws; by band of tau", "weights": weights}
-    return {"protocol": said, "metrics": values, "per_clip": [], "baselines": {}}
+    protocol = {"samples": len(losses), "loss": "mean over the fixed holdout draws; by band of tau", "weights": weights}
+    return {"protocol": protocol, "metrics": values, "per_clip": [], "baselines": {}}
 
 
 def protocol(config: Config, codec: Codec | None, *, clips: int, weights: str) -> dict[str, Any]:
     """How the numbers were made: which frames, size, pooling, sampler, steps, guidance, seed, weights."""
-    said: dict[str, Any] = {
+    protocol: dict[str, Any] = {
         "clips": f"the first {clips} held out, in index order",
         "frames": f"the first {config.evaluate.frames} of each",
         "resolution": config.evaluate.resolution,
@@ -174,8 +174,8 @@ def protocol(config: Config, codec: Codec | None, *, clips: int, weights: str) -
     for name in config.evaluate.metrics:
         pooling = getattr(plugins.find("metric", name), "pooling", "as the plugin defines it")
         pooled = pooling if isinstance(pooling, Mapping) else {name: pooling}
-        said |= {value: {"pooling": text} for value, text in pooled.items()}
-    return said | {name: {"pooling": pooling} for name, pooling in POOLING.items()}
+        protocol |= {value: {"pooling": text} for value, text in pooled.items()}
+    return protocol | {name: {"pooling": pooling} for name, pooling in POOLING.items()}
 
 
 def generate_holdout(
@@ -202,7 +202,7 @@ def generate_holdout(
 def measure(
     fakes: Sequence[Tensor], clips: Sequence[GeneratedClip], names: Sequence[str]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics of `fakes` [F, 3, H, W] against the truth of `clips`: over all of them, and one row a clip."""
+    """Metrics of `fakes` [F, 3, H, W] against the truth of `clips`: over all of them, and one row for each clip."""
     totals = {name: plugins.load("metric", name) for name in names}
     rows: list[dict[str, Any]] = []
     background = [_background(fake, clip) for fake, clip in zip(fakes, clips, strict=True)]
@@ -239,7 +239,7 @@ def _update(metric: Any, fake: Tensor, clip: GeneratedClip) -> None:
 
 
 def _background(fake: Tensor, clip: GeneratedClip) -> float | None:
-    """L1 outside the person's box, over the frames that know where the person is; None where nothing is left."""
+    """L1 outside the person's box, over the frames with a known box; None where nothing is left."""
     height, width = fake.shape[-2:]
     y = (torch.arange(height) + 0.5).view(-1, 1) / height
     x = (torch.arange(width) + 0.5) / width
@@ -257,7 +257,7 @@ def _background(fake: Tensor, clip: GeneratedClip) -> float | None:
 def _nearer_to_own(fakes: Sequence[Tensor], clips: Sequence[GeneratedClip]) -> Iterator[bool]:
     """For each clip whether its fake is nearer to its truth than to the next other subject's.
 
-    Nothing where all clips show one subject.
+    Empty where all clips show one subject.
     """
     for i, (fake, clip) in enumerate(zip(fakes, clips, strict=True)):
         later = [*clips[i + 1 :], *clips[:i]]

@@ -1,4 +1,4 @@
-"""The method for somebody else's training loop."""
+"""Use the method in your own training loop."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class _UsersTask:
         self.loss = loss or (lambda draw: self._squared(draw).mean())
 
     def losses(self, draw: Draw) -> Tensor:
-        """One a sample; with a loss of the user's own, which tells none, that of the whole draw."""
+        """One loss for each sample; with the user's own loss, that of the whole draw for each."""
         if self._own:
             return self.loss(draw).reshape(1)
         return self._squared(draw).reshape(draw.size, -1).mean(1)
@@ -73,11 +73,11 @@ def attach(
         loss: training loss of a draw; mean squared error of `predict` by default.
         blocks: exact names in which `*` is one dotted part ("transformer_blocks.*"), or ready Blocks.
         score, schedule: plugin names with their options.
-        ranking: a known ranking; nothing is scored then.
+        ranking: a known ranking, used instead of a score.
         inputs_every: input-side parameters (embeddings and all else before the blocks) train at every n-th step only,
             0 for never; the backward then ends at the lowest active block. Found by a forward of the first probe draw.
-        gradient_checkpointing: recompute activations of blocks that leave a graph; stays with the model. Leave the
-            model's own switch off then.
+        gradient_checkpointing: recompute activations of blocks that need a gradient; remains on the model. Turn the
+            model's own switch off.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
 
     Raises:
@@ -89,7 +89,7 @@ def attach(
         training = model.training
         model.eval()
         try:
-            if probe:  # warns of what skipping and freezing a block reach beyond it
+            if probe:  # warns of parameters used outside their block
                 used_outside(model, found, lambda: predict(probe[0]))
             ranking = plugins.load("score", score, **(score_options or {})).score(task, found, probe).ranking()
         finally:

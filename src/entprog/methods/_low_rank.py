@@ -1,4 +1,4 @@
-"""LoRA on the linear layers of blocks: put on, trained beside or instead of the blocks, merged and taken off."""
+"""LoRA on the linear layers of blocks: added, trained beside or instead of the blocks, merged and removed."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,17 @@ from entprog.savings.adapters import ADAPTER, adapted_layers
 
 
 def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Iterable[str] = (), seed: int) -> None:
-    """Give every linear layer of the blocks a LoRA adapter of peft's; it adds nothing until its B is trained.
+    """Add a LoRA adapter of peft's to every linear layer of the blocks; its output is zero until its B is trained.
 
-    Which parameters require a gradient stays as it is; adapters do. Deterministic in `seed`; torch's own random
-    state does not move.
+    The gradient flags of other parameters do not change; adapters require gradients. Deterministic in `seed`; torch's
+    own random state does not change.
 
     Args:
         alpha: the adapter's output is scaled by alpha / rank.
-        full: modules that get none, and nothing inside them either: exact names in which `*` is one dotted part.
+        full: modules without adapters, inside them too: exact names in which `*` is one dotted part.
 
     Raises:
-        ValueError: peft is not installed, a pattern of `full` is none, or the blocks have no linear layer.
+        ValueError: peft is not installed, a pattern of `full` matches nothing, or the blocks have no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -35,7 +35,7 @@ def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Ite
     if not layers:
         raise ValueError("the blocks have no linear layer to adapt; train them in full")
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    # A regular expression is matched whole by peft; a list of names would match by their ends, too.
+    # peft matches a regular expression in full; names in a list would match by their ends, too.
     wanted = LoraConfig(r=rank, lora_alpha=alpha, target_modules="|".join(re.escape(name) for name in layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -67,9 +67,9 @@ def spared_modules(blocks: Blocks, patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         parts = pattern.split(".")
         hits = [name for name in names if _matches(name.split("."), parts)]
-        # A phase may lack a whole family of blocks: a pattern that begins like one of another phase is no mistake.
+        # A phase may lack a whole family of blocks: a pattern that begins like one of another phase is not an error.
         if not hits and not re.fullmatch(r"[\w*]+(\.[\w*]+)*", pattern):
-            raise ValueError(f"method_options.full: {pattern!r} is no name; write 'temporal.*' or 'blocks.*.pose'")
+            raise ValueError(f"method_options.full: {pattern!r} matches nothing; write 'temporal.*' or 'blocks.*.pose'")
         found += hits
     return found
 
@@ -99,13 +99,13 @@ def adapter_parameters(layer: Any) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def merge(layer: Any) -> None:
-    """Add an adapter to its layer's weight and start it from nothing: the forward stays as it is, but for rounding."""
+    """Merge an adapter into its layer's weight and reset it to zero: the forward changes by rounding only."""
     layer.base_layer.weight.add_(layer.get_delta_weight(ADAPTER))
     layer.lora_B[ADAPTER].weight.zero_()
 
 
 def take_off(model: nn.Module) -> None:
-    """Merge every adapter and put the plain layers back in their places."""
+    """Merge every adapter and restore the plain layers."""
     for name, layer in adapted_layers(model).items():
         merge(layer)
         above, _, last = name.rpartition(".")
@@ -115,16 +115,16 @@ def take_off(model: nn.Module) -> None:
 
 
 class AdapterFreezer(Freezer):
-    """A Freezer whose saved state holds the adapters, too: what is saved of the model is its plain weights."""
+    """A Freezer whose saved state includes the adapters: the saved model has its plain weights only."""
 
     def __init__(self, model: nn.Module, blocks: Blocks, optimizer: optim.Optimizer, **options: Any) -> None:
         self._layers = {block.name: list(adapted_layers(block.module).values()) for block in blocks}
-        self._refuse_bare(optimizer)
+        self._refuse_missing_adapters(optimizer)
         super().__init__(model, blocks, optimizer, **options)
         ours = {id(p) for layers in self._layers.values() for layer in layers for p in adapter_parameters(layer)}
         self._adapters = {name: p for name, p in model.named_parameters() if id(p) in ours}
 
-    def _refuse_bare(self, optimizer: optim.Optimizer) -> None:
+    def _refuse_missing_adapters(self, optimizer: optim.Optimizer) -> None:
         present = {id(p) for group in optimizer.param_groups for p in group["params"]}
         layers = [layer for layers in self._layers.values() for layer in layers]
         if not layers or any(id(p) not in present for layer in layers for p in adapter_parameters(layer)):
@@ -146,8 +146,8 @@ class AdapterFreezer(Freezer):
 class MixedFreezer(AdapterFreezer):
     """Trains the named blocks in full and the adapters of all others.
 
-    A block that becomes active takes its adapter in (W + s B A) and runs without; one that freezes starts an
-    adapter from nothing. Neither changes what the network computes, but for rounding.
+    A block that becomes active merges its adapter (W + s B A) and runs without it; one that freezes gets a new
+    adapter at zero. Neither changes what the network computes, but for rounding.
     """
 
     def __init__(self, model: nn.Module, blocks: Blocks, optimizer: optim.Optimizer, **options: Any) -> None:
@@ -158,21 +158,21 @@ class MixedFreezer(AdapterFreezer):
         self._full: frozenset[str] = frozenset()
 
     def train_only(self, names: Iterable[str], **options: Any) -> None:
-        """As in a Freezer; what else that takes is passed on."""
+        """As in a Freezer; other arguments are passed on."""
         wanted = frozenset(names)
         super().train_only(wanted, **options)
         if wanted == self._full:
             return
         for block in self._members:
             if block in wanted and block not in self._full:
-                self._take_in(block)
+                self._merge_block(block)
             elif block not in wanted and block in self._full:
                 self._switch(block, on=True)
         self._full = wanted
         self._note_frozen()
 
     def everything(self) -> None:
-        """Blocks and adapters, all on: those of blocks that trained in full add nothing."""
+        """All blocks and adapters trainable: adapters of blocks that trained in full are at zero."""
         super().train_only(self._members)
         for block in self._full:
             self._switch(block, on=True)
@@ -189,10 +189,10 @@ class MixedFreezer(AdapterFreezer):
             self._switch(block, on=block not in self._full)
         self._note_frozen()
 
-    def _take_in(self, block: str) -> None:
+    def _merge_block(self, block: str) -> None:
         for layer in self._layers[block]:
             merge(layer)
-            for parameter in adapter_parameters(layer):  # moments of what is gone
+            for parameter in adapter_parameters(layer):  # the moments belong to the merged adapter
                 self.optimizer.state.pop(parameter, None)
         self._switch(block, on=False)
 

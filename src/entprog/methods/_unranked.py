@@ -1,4 +1,4 @@
-"""What methods without ranking and schedule have in common: what step i trains is known before any step."""
+"""Shared by methods without ranking and schedule: what step i trains is known before training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from entprog.methods.base import Method, MethodPlugin
 
 @dataclass(frozen=True, kw_only=True)
 class Unranked(SizesByStage, MethodPlugin):
-    """Blocks by turn, sizes by stage; a relative overrides which blocks a turn trains. All of it is pure."""
+    """Blocks by turn, sizes by stage; a subclass overrides which blocks a turn trains. All methods are pure."""
 
     ranked: ClassVar[bool] = False
     table: ClassVar[str] = "method_options"
@@ -24,7 +24,7 @@ class Unranked(SizesByStage, MethodPlugin):
 
     @property
     def stages(self) -> int:
-        """As many as the lists of sizes have values; 1 without any."""
+        """The length of the lists of sizes; 1 without any."""
         return max((len(values) for values in self.sizes().values()), default=1)
 
     def turn_steps(self, names: Sequence[str], steps: int) -> int:
@@ -36,7 +36,7 @@ class Unranked(SizesByStage, MethodPlugin):
         return tuple(names)
 
     def reaches_inputs(self, turn: int, names: Sequence[str], seed: int) -> bool:
-        """Whether parameters that stand before the blocks train in a turn."""
+        """Whether input-side parameters train in a turn."""
         return True
 
     def workload(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> Workload:
@@ -48,7 +48,7 @@ class Unranked(SizesByStage, MethodPlugin):
     def workloads(
         self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
     ) -> Iterator[tuple[Workload, int]]:
-        """What a phase trains, in order, each with for how many steps."""
+        """What a phase trains, in order, each with its number of steps."""
         ends = {-(-stage * steps // self.stages) for stage in range(self.stages + 1)}
         ends |= set(range(0, steps, self.turn_steps(names, steps)))
         for start, end in pairwise(sorted(ends)):
@@ -60,7 +60,7 @@ class Unranked(SizesByStage, MethodPlugin):
 
 
 class BoundUnranked(Method):
-    """The method of one phase. A relative may bring another Freezer, or do something between two turns.
+    """The method of one phase. A subclass may use another Freezer, or do something between two turns.
 
     Args:
         freezer: options of the Freezer.
@@ -89,7 +89,7 @@ class BoundUnranked(Method):
         self.announced = -1
 
     def plan(self, i: int) -> StepPlan:
-        """See `Method.plan`: what the options say of step i."""
+        """See `Method.plan`: given by the options."""
         context = self.context
         workload = self.plugin.workload(i, self.names, context.shape, context.total_steps, context.seed)
         return StepPlan(workload, i, self._stage(i))

@@ -52,11 +52,11 @@ class MethodPlugin(ABC):
         """The method of one phase.
 
         Raises:
-            ValueError: something that it needs is missing, or its options do not go with the phase.
+            ValueError: something that it needs is missing, or its options do not fit the phase.
         """
 
     def for_phase(self, frames: int, new: Sequence[str] = ()) -> Self:
-        """The method as it works in a phase on clips of so many frames.
+        """The method for a phase on clips of this many frames.
 
         Args:
             new: patterns of modules that start untrained, which low-rank methods train in full.
@@ -64,13 +64,13 @@ class MethodPlugin(ABC):
         return self
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
-        """The optimizer's groups; a method with parameters of its own puts them on here. See `param_groups`."""
+        """The optimizer's groups; a method with parameters of its own adds them here. See `param_groups`."""
         return param_groups(model, blocks, lr=lr)
 
     def workloads(
         self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
     ) -> Iterable[tuple[Workload, int]]:
-        """What a phase trains, in order, each with for how many steps; nothing where a schedule decides."""
+        """What a phase trains, in order, each with its number of steps; empty where a schedule decides."""
         return ()
 
     @property
@@ -87,7 +87,7 @@ class Method(ABC):
     """A method bound to a phase.
 
     Attributes:
-        freezer: what freezes and thaws the blocks.
+        freezer: freezes and unfreezes the blocks.
         search_seconds, search_flops: spent on searching so far.
     """
 
@@ -97,11 +97,11 @@ class Method(ABC):
 
     @abstractmethod
     def plan(self, i: int) -> StepPlan:
-        """What step i is; asked once a step, before its batch is drawn. Idempotent, and the same on every rank."""
+        """The plan of step i; called once a step, before its batch is drawn. Idempotent, and the same on every rank."""
 
     @abstractmethod
     def step(self, i: int) -> AbstractContextManager[StepPlan]:
-        """Around optimizer step i: exactly the planned blocks train inside; gives the plan."""
+        """Around optimizer step i: exactly the planned blocks train inside; yields the plan."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

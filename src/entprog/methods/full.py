@@ -14,8 +14,8 @@ __all__ = ["Full"]
 class Full(Unranked):
     """Trains all blocks of the phase: the baseline that everything is measured against.
 
-    With sizes it is the rival that only trains cheaper at first: a progression of resolution or frames, small early
-    batches, or tokens that pass the middle blocks by. Nothing is ever frozen, ranked or searched.
+    With sizes it is the baseline that trains cheaper at first: a progression of resolution or frames, small early
+    batches, or tokens that bypass the middle blocks. Nothing is ever frozen, ranked or searched.
 
     Attributes:
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.

@@ -29,7 +29,7 @@ __all__ = ["Lora"]
 class Lora(Unranked):
     """Trains a LoRA adapter (arXiv 2106.09685, by peft) on every linear layer of the phase's blocks.
 
-    What lies outside the blocks trains as it does for every method. At the end of a phase the adapters are
+    Parameters outside the blocks train as they do for every method. At the end of a phase the adapters are
     merged: final weights are plain.
 
     Attributes:
@@ -38,12 +38,12 @@ class Lora(Unranked):
         lr_factor: the adapters' learning rate over the phase's.
         m: how many of the phase's blocks have adapters, counted from the last; a share of them below 1, 0 for all.
             The others do not train at all.
-        m_images: likewise in phases of single frames; empty for `m`. Such phases teach what people and places look
-            like, which on another domain than the base's takes every block, and they are cheap beside those of clips.
-        inputs: whether parameters that stand before the blocks (embeddings, pose adapter at the input) train:
+        m_images: the same for phases of single frames; empty for `m`. Such phases teach appearance, which on another
+            domain than the base's takes every block, and their steps are cheap compared with those of clips.
+        inputs: whether input-side parameters (embeddings, pose adapter at the input) train:
             "always", or "never", so that the backward ends at the lowest adapter.
         full: modules of the blocks that train in full instead, such as "temporal.*" for new ones; `*` is one
-            dotted part. Those that `model.fresh` names are among them by themselves.
+            dotted part. Those that `model.fresh` names are always included.
         resolution, frames, tokens, batch: one value for each of equally long stages, or empty for the phase's own.
     """
 
@@ -73,7 +73,7 @@ class Lora(Unranked):
         return self.inputs == "always"
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
-        """Puts the adapters on, freezes what they stand for, and gives the optimizer's groups."""
+        """Adds the adapters, freezes the layers under them, and returns the optimizer's groups."""
         chosen = self._chosen(blocks)
         spared = spared_modules(chosen, self.full)
         for block in blocks:
@@ -84,7 +84,7 @@ class Lora(Unranked):
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 
     def for_phase(self, frames: int, new: Sequence[str] = ()) -> "Lora":
-        """`m_images` in the place of `m` on single frames; what is new to the network trains in full."""
+        """`m_images` in place of `m` on single frames; new modules train in full."""
         m = self.m if self.m_images is None or frames > 1 else self.m_images
         return replace(self, m=m, full=tuple(dict.fromkeys((*self.full, *new))))
 
@@ -111,7 +111,7 @@ class _Bound(BoundUnranked):
 
 
 def check(rank: int, alpha: int, lr_factor: float) -> None:
-    """Raise ValueError for options that no adapter can have."""
+    """Raise ValueError for options that are impossible for an adapter."""
     for name, value in (("rank", rank), ("alpha", alpha), ("lr_factor", lr_factor)):
         if not value > 0:
             raise ValueError(f"{name} = {value}: must be above 0")

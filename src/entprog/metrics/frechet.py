@@ -14,7 +14,7 @@ __all__ = ["Frechet"]
 
 FRAME_DIMENSIONS, CLIP_DIMENSIONS = 64, 32
 MOTION = 4.0
-"""Weight of motion beside content: on rendered people both vary about equally then."""
+"""Weight of motion relative to content: on rendered people both then vary about equally."""
 NETWORK = f"EfficientNet-Lite0 (ImageNet weights, {FEATURES} pooled features, frames resized to {SIDE} px)"
 
 
@@ -23,12 +23,12 @@ class Frechet:
     """Frechet distance between generated and true frames, and between clips, over EfficientNet-Lite0; 0 is best.
 
     A frame is described by the network's last features, averaged over the picture. A clip is described by the mean
-    of its frames' features (content) beside `MOTION` times the mean absolute difference between successive frames
+    of its frames' features (content), and by `MOTION` times the mean absolute difference between successive frames
     (motion). Gaussians of so many dimensions cannot be fitted to a few dozen clips, so both are first projected to
-    64 and 32 dimensions: a fixed subspace, drawn once at random, that no data has a say in. What is left is the
-    usual bias: the fewer the samples, the larger the distance between two sets of the same kind (fewer than 33 clips
-    or 65 frames do not even span the space). Values compare only at equal counts, frames, sizes and features. Where
-    fakes stand for the same people and poses as the truth, as in `entprog evaluate`, equal clips give 0.
+    64 and 32 dimensions: a fixed random subspace that does not depend on the data. The usual bias remains: the
+    fewer the samples, the larger the distance between two sets of the same kind (fewer than 33 clips
+    or 65 frames do not even span the space). Values are comparable only at equal counts, frames, sizes and features.
+    Where fakes show the same people and poses as the truth, as in `entprog evaluate`, equal clips give 0.
 
     Needs the extra `metrics`; nothing is downloaded. The network runs on the device of the clips, in single precision.
     """
@@ -57,20 +57,20 @@ class Frechet:
             ValueError: clips of one frame, or the extra `metrics` is not installed.
         """
         if min(fake.shape[1], real.shape[1]) < 2:
-            raise ValueError("metric frechet: clips of 1 frame do not move; set evaluate.frames to 2 or more")
+            raise ValueError("metric frechet: clips of 1 frame have no motion; set evaluate.frames to 2 or more")
         (fake_frames, fake_clips), (real_frames, real_clips) = describe(fake), describe(real)
         self._frames.append((fake_frames, real_frames))
         self._clips.append((fake_clips, real_clips))
 
     def compute(self) -> dict[str, float]:
-        """{"frechet_frames": ..., "frechet_clips": ...} over everything taken so far; NaN where a clip is not finite.
+        """{"frechet_frames": ..., "frechet_clips": ...} over all clips; NaN where a clip is not finite.
 
         Raises:
             ValueError: fewer than 2 clips.
         """
         clips = sum(len(fake) for fake, _ in self._clips)
         if clips < 2:
-            raise ValueError(f"metric frechet: {clips} clips; a spread needs 2 or more: raise evaluate.clips")
+            raise ValueError(f"metric frechet: {clips} clips; a covariance needs 2 or more: raise evaluate.clips")
         fake_frames, real_frames = (torch.cat(side) for side in zip(*self._frames, strict=True))
         fake_clips, real_clips = (torch.cat(side) for side in zip(*self._clips, strict=True))
         return {
@@ -91,7 +91,7 @@ def describe(clips: Tensor) -> tuple[Tensor, Tensor]:
 def basis(dimensions: int, kept: int) -> Tensor:
     """Orthonormal columns [dimensions, kept] that span a random subspace, the same on every call, double precision.
 
-    Other signs or another order of the columns, as another QR may give, change no distance.
+    Other signs or another order of the columns, as from another QR, change no distance.
     """
     drawn = torch.randn(dimensions, kept, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return torch.linalg.qr(drawn).Q
@@ -102,8 +102,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 
     d^2 = |mean_a - mean_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2)) with the unbiased covariances S (Dowson and
     Landau, 1982; Heusel et al., arXiv 1706.08500, equation 6). With centred rows A and B, S_a = A^T A / (N - 1), the
-    last trace is the sum of the singular values of A B^T / ((N - 1)(M - 1))^(1/2): no root of a matrix is taken,
-    so that covariances without full rank do no harm. Of A and B only the triangles of their QR are needed.
+    last trace is the sum of the singular values of A B^T / ((N - 1)(M - 1))^(1/2): no matrix root is needed,
+    so covariances without full rank are no problem. Of A and B only the triangles of their QR are needed.
     Double precision; NaN where a value is not finite.
     """
     a, b = a.double(), b.double()

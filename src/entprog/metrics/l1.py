@@ -20,5 +20,5 @@ class L1:
         self._seen.append(((fake.double() - real.double()).abs().sum().item(), fake.numel()))
 
     def compute(self) -> dict[str, float]:
-        """{"l1": ...} over everything taken so far."""
+        """{"l1": ...} over all clips."""
         return {"l1": sum(total for total, _ in self._seen) / sum(count for _, count in self._seen)}

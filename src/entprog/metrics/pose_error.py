@@ -1,4 +1,4 @@
-"""How far the generated person's pose is from the pose asked for."""
+"""Distance of the generated person's pose from the driving pose."""
 
 import hashlib
 from collections import OrderedDict
@@ -17,7 +17,7 @@ NECK, HIPS = 1, (8, 11)
 VISIBLE = 0.5
 BATCH = 16
 KNOWN = 1024
-"""Calls of `estimate` that are remembered."""
+"""Calls of `estimate` that are cached."""
 
 _KNOWN: OrderedDict[tuple[torch.Size, bytes], tuple[Tensor, Tensor]] = OrderedDict()
 
@@ -26,7 +26,7 @@ _KNOWN: OrderedDict[tuple[torch.Size, bytes], tuple[Tensor, Tensor]] = OrderedDi
 class PoseError:
     """Distance of keypoints in torsos (0..1, capped), and the share that is near (PCK).
 
-    A pose estimator that works on photographs reads the generated frames (enlarged to its input). A frame in which
+    A pose estimator for photographs reads the generated frames (enlarged to its input). A frame in which
     it finds nobody counts as a miss of every keypoint, at distance 1.
 
     Attributes:
@@ -77,8 +77,8 @@ class PoseError:
 def estimate(clips: Tensor) -> tuple[Tensor, Tensor]:
     """Keypoints [B, F, 18, 3] and score [B, F] of clips [B, F, 3, H, W] in 0..1.
 
-    Clips that were seen lately are known: an evaluation measures each alone and with all others, and against the
-    poses of its neighbour.
+    Recent clips are cached: an evaluation measures each alone, with all others, and against the poses of the
+    next clip.
     """
     frames = (clips.flatten(0, 1).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu().contiguous()
     key = frames.shape, hashlib.sha256(frames.numpy().tobytes()).digest()

@@ -10,7 +10,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 __all__ = ["PSNR"]
 
 HIGHEST = 100.0
-"""dB of equal frames, whose ratio is endless."""
+"""dB of equal frames, whose ratio is infinite."""
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,5 @@ class PSNR:
         self._frames.append(found.clamp_max(HIGHEST).cpu())
 
     def compute(self) -> dict[str, float]:
-        """{"psnr": ...} over everything taken so far."""
+        """{"psnr": ...} over all clips."""
         return {"psnr": torch.cat(self._frames).mean().item()}

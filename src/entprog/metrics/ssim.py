@@ -10,7 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 __all__ = ["SSIM"]
 
 SIDE = 11
-"""Pixels of a side of the window."""
+"""Side of the window in pixels."""
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class SSIM:
         self._frames.append(found.reshape(len(a)).cpu())
 
     def compute(self) -> dict[str, float]:
-        """{"ssim": ...} over everything taken so far."""
+        """{"ssim": ...} over all clips."""
         return {"ssim": torch.cat(self._frames).mean().item()}

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def pose_features(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cut pose maps into the patches under the tokens, with nothing to train.
+    """Cut pose maps into the patches under the tokens, without parameters.
 
     Args:
         maps: [B, F, 3, S, S] in 0..1, drawn at 8 pixels a token (`S = 8 * grid`), else resampled to that.

@@ -28,7 +28,7 @@ class DiTConfig:
             blocks (the comparison of the paper's Table I); "none" no reference.
         pose: "input" one linear adapter at the input (published); "blocks" zero-initialised adapters at every
             block, beside the one at the input; "none".
-        span: side of the position grid that token centres are spread over, whatever the size of the picture.
+        span: side of the position grid that token centres are spread over, at any resolution.
     """
 
     depth: int = 12
@@ -127,20 +127,20 @@ class VideoDiT(nn.Module):
         Args:
             x: noised latents [B, F, C, H, W]; H and W multiples of the patch.
             tau: diffusion time in 0..1, [B].
-            reference: clean latents of the reference image [B, C, H, W]; zeros stand for a dropped condition.
-            pose: pose maps in 0..1, [B, F, 3, S, S]; zeros stand for a dropped condition; None for no pose at all.
-            reference_states: what the method of that name gave for `reference`, which is then not read. They do
+            reference: clean latents of the reference image [B, C, H, W]; zeros for a dropped condition.
+            pose: pose maps in 0..1, [B, F, 3, S, S]; zeros for a dropped condition; None for no pose at all.
+            reference_states: the output of the method of that name for `reference`, which is then not read. They do
                 not depend on x, tau or pose: a sampler computes them once for all its steps.
             places: [B, K] integers, all different in a row: the tokens of each frame that the middle blocks see
-                (`routed_span`); the others pass these blocks by. In training only; None for all of them.
-            entered: an entrance and the hidden states [B, F, N, D] there, as a call with `until` gave them for the
+                (`routed_span`); the others bypass these blocks. In training only; None for all of them.
+            entered: an entrance and the hidden states [B, F, N, D] there, as a call with `until` returned them for the
                 same arguments: nothing below is run. Not with `places`.
             until: the entrance to stop at. Entrance 2i is that of spatial block i, 2i + 1 that of the temporal block
-                behind it; `lowest_active` gives the one below which nothing trains.
+                after it; `lowest_active` returns the one below which nothing trains.
 
         Returns:
             eps_hat [B, F, C, H, W] in float32, or with `until` hidden states [B, F, N, D]. Temporal blocks run when
-            F > 1, but for those that `idle` names.
+            F > 1, except those that `idle` names.
         """
         frames, grid = x.shape[1], self._grid(x)
         start, h = entered if entered is not None else (0, self._embed(x))
@@ -194,7 +194,7 @@ class VideoDiT(nn.Module):
         return 2 * len(self.blocks)
 
     def idle_temporal(self) -> frozenset[int]:
-        """Places of the temporal blocks that do not train and are the identity: `idle` may leave them out, exactly."""
+        """Indices of the temporal blocks that do not train and are the identity: `idle` may skip them, exactly."""
         return frozenset(
             i
             for i, block in enumerate(self.temporal)
@@ -204,9 +204,9 @@ class VideoDiT(nn.Module):
         )
 
     def routed_span(self) -> tuple[int, int]:
-        """First of the spatial blocks that routed tokens pass by, and the one behind the last.
+        """Index of the first spatial block that routed tokens bypass, and of the one after the last.
 
-        The first two and the last two see every token, one of each in a network of fewer than eight.
+        The first two and the last two see every token; one of each in a network of fewer than eight.
 
         Raises:
             ValueError: too few blocks to route around.
@@ -227,8 +227,8 @@ class VideoDiT(nn.Module):
     ) -> list[Tensor]:
         """Hidden states [B, M, D] of clean references [B, C, H, W] at the entrance of each spatial block.
 
-        `known` are the first of them, as an earlier call has given them: only what follows is computed. `until` is
-        the last entrance wanted.
+        `known` are the first of them, as an earlier call returned them: only the following are computed. `until` is
+        the last entrance needed.
         """
         if self.config.reference == "none":
             return []
@@ -253,7 +253,7 @@ class VideoDiT(nn.Module):
     def _run(self, block: nn.Module, *arguments: Tensor | None) -> Tensor:
         run: Callable[..., Tensor] = block
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            # Below the lowest active block there is no graph, and nothing to save by recomputing.
+            # Below the lowest active block there is no graph, so recomputation would save nothing.
             tensors = (*(t for t in arguments if t is not None), *block.parameters())
             if any(tensor.requires_grad for tensor in tensors):
                 return checkpoint(run, *arguments, use_reentrant=False)
@@ -289,5 +289,5 @@ def build_dit(size: str = "nano", **overrides: Any) -> VideoDiT:
 
 
 def config_dict(config: DiTConfig) -> dict[str, Any]:
-    """The configuration as plain values, as it is written beside the weights."""
+    """The configuration as plain values, as stored with the weights."""
     return asdict(config)

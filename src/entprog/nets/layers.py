@@ -21,8 +21,8 @@ def sinusoids(positions: Tensor, width: int, longest: float = 10000.0) -> Tensor
 def grid_codes(height: int, width: int, dim: int, span: float, device: torch.device) -> Tensor:
     """Two-dimensional position codes [height * width, dim].
 
-    Token centres are spread over the same `span` whatever the grid, so a model trained on a 4x4 grid finds the
-    same codes for the same place of the picture on an 8x8 grid.
+    Token centres are spread over the same `span` whatever the grid, so a model trained on a 4x4 grid has the
+    same codes for the same position in the picture on an 8x8 grid.
     """
     y = (torch.arange(height, device=device) + 0.5) / height * span
     x = (torch.arange(width, device=device) + 0.5) / width * span
@@ -37,7 +37,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 WRITTEN_OUT = 512
-"""Keys up to which attention is written out on a CPU; `entprog plan` sets 0 to see what a GPU would run."""
+"""Largest number of keys whose attention is written out on a CPU; `entprog plan` sets 0 to simulate a GPU."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ class TauEmbedding(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """Self-attention within a frame, open to the tokens of the reference image, then an MLP.
+    """Self-attention within a frame and to the tokens of the reference image, then an MLP.
 
     The same weights serve the reference pass (`reference=None`) and the denoising pass. In the latter the keys and
-    values of the reference hidden states, as they were at this depth, join those of the frame (the Siamese
+    values of the reference hidden states at this depth are appended to those of the frame (the Siamese
     reference of Ent-Prog). Every residual branch ends in a gate that starts at zero, so a new block is the
     identity. With `pose_width`, a zero-initialised linear adapter adds pose features at the block's entrance.
     """
@@ -139,7 +139,7 @@ class SpatialBlock(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Self-attention along the frames at each place, then an MLP; the identity when new."""
+    """Self-attention along the frames at each position, then an MLP; the identity when new."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 2.0) -> None:
         super().__init__()

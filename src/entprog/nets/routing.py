@@ -1,7 +1,7 @@
-"""Let a share of the tokens pass a stretch of blocks by, in training (after TREAD, arXiv 2501.04765).
+"""Let a share of the tokens bypass a range of blocks in training (after TREAD, arXiv 2501.04765).
 
-The same places are taken in every frame of a clip, so that temporal blocks on the way see whole tracks. A token's
-position is in its state since the embedding: nothing else has to know where it stood.
+The same places are used in every frame of a clip, so that temporal blocks see whole tracks. A token's
+position code is in its state since the embedding, so nothing else needs its position.
 
 Shape legend: B samples, F frames, N tokens of a frame, K of them taken, D width.
 """
@@ -15,7 +15,7 @@ def take_tokens(x: Tensor, places: Tensor) -> Tensor:
 
 
 def put_tokens(whole: Tensor, part: Tensor, places: Tensor) -> Tensor:
-    """`whole` [B, F, N, D] with `part` [B, F, K, D] in the place of its tokens at `places` [B, K]."""
+    """`whole` [B, F, N, D] with its tokens at `places` [B, K] replaced by `part` [B, F, K, D]."""
     return whole.to(part.dtype).scatter(2, _index(whole, places), part)
 
 

@@ -13,15 +13,15 @@ from entprog.profiling.states import adamw_states
 __all__ = ["MuonAdamW", "muon_states", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the odd quintic whose iteration takes singular values towards 1, as Muon's author chose them."""
+"""Coefficients of the odd quintic whose iteration takes singular values towards 1, as Muon's author chose them."""
 
 ITERATIONS = 5
 
 TOGETHER = 2**18
-"""Values of small matrices of one shape that are orthogonalised in one go: fewer operations, the same result."""
+"""Values of small matrices of one shape that are orthogonalised in one batch: fewer operations, the same result."""
 
 RMS = 0.2
-"""Root mean square of a step of AdamW, about: with it a learning rate means the same for both (arXiv 2502.16982)."""
+"""Approximate root mean square of an AdamW step: the factor makes learning rates comparable (arXiv 2502.16982)."""
 
 
 class MuonAdamW(Stepping):
@@ -30,13 +30,13 @@ class MuonAdamW(Stepping):
     For a parameter of two dimensions [m, n] in a group with "orthogonal": M <- momentum M + G, then a step of
     lr * 0.2 sqrt(max(m, n)) * `orthogonalised`(G + momentum M), after decoupled weight decay
     (https://kellerjordan.github.io/posts/muon; but for rounding equal to `torch.optim.Muon` with adjust_lr_fn =
-    "match_rms_adamw"). One state in the place of AdamW's two.
+    "match_rms_adamw"). One state instead of AdamW's two.
 
     Args:
         momentum: of matrices, 0..1.
-        rows: so many rows are orthogonalised by themselves where they divide m and n is larger, as if the matrix were
-            several, such as an attention's heads: each iteration then costs `rows` / min(m, n) of what it does for the
-            whole. 0: always the whole matrix.
+        rows: blocks of this many rows are orthogonalised separately where they divide m and n is larger, as if the
+            matrix were several, such as an attention's heads: each iteration then costs `rows` / min(m, n) of the cost
+            for the whole. 0: always the whole matrix.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class MuonAdamW(Stepping):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """See `Stepping`."""
-        self._waiting: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
+        self._pending: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
         loss = super().step(closure)
-        for waiting in self._waiting.values():
-            _along(waiting)
-        self._waiting.clear()
+        for pending in self._pending.values():
+            _step_matrices(pending)
+        self._pending.clear()
         return loss
 
     def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
-        """See `Stepping`; matrices step when all are known, those of one shape together."""
+        """See `Stepping`; matrices step last, those of one shape together."""
         for p in ready:
             assert p.grad is not None
             p.mul_(1.0 - group["lr"] * group["weight_decay"])
@@ -82,11 +82,11 @@ class MuonAdamW(Stepping):
         state["momentum"].mul_(momentum).add_(gradient)
         parts = in_rows(gradient.add(state["momentum"], alpha=momentum), group["rows"])
         size = RMS * math.sqrt(max(parts.shape[1:]))
-        waiting = self._waiting.setdefault(parts.shape[1:], [])
-        if sum(other.numel() for _, other, _ in waiting) + parts.numel() > TOGETHER:
-            _along(waiting)
-            waiting.clear()
-        waiting.append((p, parts, -group["lr"] * size))
+        pending = self._pending.setdefault(parts.shape[1:], [])
+        if sum(other.numel() for _, other, _ in pending) + parts.numel() > TOGETHER:
+            _step_matrices(pending)
+            pending.clear()
+        pending.append((p, parts, -group["lr"] * size))
 
     def _adamw(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         state = self.state[p]
@@ -103,17 +103,17 @@ class MuonAdamW(Stepping):
 
 
 def muon_states(shape: Sequence[int], size: int, *, counted: bool, matrix: bool) -> list[int]:
-    """Bytes of each state of a parameter; `matrix`: whether it is stepped by Muon if it has two dimensions."""
+    """Bytes of each state of a parameter; `matrix`: whether Muon steps it if it has two dimensions."""
     if matrix and len(shape) == 2:
         return [math.prod(shape) * size]
     return adamw_states(shape, size, counted=counted)
 
 
-def _along(waiting: list[tuple[Tensor, Tensor, float]]) -> None:
-    """Step matrices along their updates [k, m, n], all of one m and n, orthogonalised; each by its own length."""
-    if not waiting:
+def _step_matrices(pending: list[tuple[Tensor, Tensor, float]]) -> None:
+    """Step matrices along their updates [k, m, n], all of one m and n, orthogonalised; each with its own step size."""
+    if not pending:
         return
-    matrices, updates, lengths = zip(*waiting, strict=True)
+    matrices, updates, lengths = zip(*pending, strict=True)
     steps = orthogonalised(torch.cat(updates)).split([len(update) for update in updates])
     for matrix, step, length in zip(matrices, steps, lengths, strict=True):
         matrix.add_(step.reshape(matrix.shape), alpha=length)
@@ -126,7 +126,7 @@ def in_rows(matrix: Tensor, rows: int) -> Tensor:
 
 
 def orthogonalised(parts: Tensor) -> Tensor:
-    """Matrices [k, m, n] with their singular values taken near 1: between about .7 and 1.2, but for the very least.
+    """Matrices [k, m, n] with their singular values near 1: between about .7 and 1.2, but for the very smallest.
 
     Five iterations of Newton and Schulz, in bfloat16 on a CUDA device and in the matrices' own precision elsewhere.
     """

@@ -1,4 +1,4 @@
-"""AdamW with 8-bit states: torchao's arithmetic over states that are kept as plain tensors."""
+"""AdamW with 8-bit states: torchao's arithmetic over states in plain tensors."""
 
 import logging
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["AdamW8bit"]
 
 _loud = logging.getLogger("torchao")
 _level = _loud.level
-_loud.setLevel(logging.ERROR)  # it tells of each CUDA library that a CPU does not load
+_loud.setLevel(logging.ERROR)  # it warns of each CUDA library that a CPU does not load
 try:
     from torchao.optim import AdamW8bit as Torchao
     from torchao.optim.adam import single_param_adam
@@ -24,18 +24,18 @@ finally:
     _loud.setLevel(_level)
 
 MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
-"""State -> whether it has a sign."""
+"""State -> whether it is signed."""
 
 
 class AdamW8bit(Stepping):
-    """AdamW whose moments are held in blockwise dynamic 8 bits (arXiv 2110.02861).
+    """AdamW whose moments are stored in blockwise dynamic 8 bits (arXiv 2110.02861).
 
     Equal bit for bit to `torchao.optim.AdamW8bit`, whose states are tensor subclasses that can neither be copied
     nor written to a safetensors file. Here a moment is two plain tensors, "exp_avg.codes" (uint8, the
     parameter's shape) and "exp_avg.scale" (float32, one for 256 values), which are wrapped for each step.
-    Parameters with fewer than 4096 values, or a count that is no multiple of 256, keep full moments.
-    On a CPU the step runs uncompiled, so it needs no compiler, and looks codes up; on a GPU torchao compiles it once
-    a shape.
+    Parameters with fewer than 4096 values, or a count that is not a multiple of 256, keep full moments.
+    On a CPU the step runs uncompiled (no compiler needed) and looks codes up in tables; on a GPU torchao compiles it
+    once for each shape.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -43,7 +43,7 @@ class AdamW8bit(Stepping):
         placeholder = torch.nn.Parameter(torch.zeros(1))
         self._low = Torchao([placeholder], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         devices = {p.device for group in self.param_groups for p in group["params"]}
-        # The values behind the 256 codes. Made here: a step that is metered makes nothing that stays.
+        # The values behind the 256 codes. Made here, so that a metered step leaves no new tensors.
         self._maps = {
             (device, signed): OptimState8bit.zeros((256,), signed, device=device).qmap
             for device in devices
@@ -62,13 +62,13 @@ class AdamW8bit(Stepping):
             self._step(group, on_device)
 
     def state_bytes(self, parameter: Tensor) -> list[int]:
-        """Bytes of each state that the first step makes for a parameter; meters ask beforehand."""
+        """Bytes of each state that the first step makes for a parameter, for meters."""
         counted = parameter.device.type == "cpu"
         parts = plain(parameter)
         return [n for p in parts for n in adamw8bit_states(tuple(p.shape), p.element_size(), counted=counted)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a copy of saved states, each tensor in its own type (torch would make floats of codes)."""
+        """Load a copy of saved states, each tensor in its own type (torch would convert codes to floats)."""
         super().load_state_dict(state_dict)
         parameters = [p for group in self.param_groups for p in group["params"]]
         for place, values in state_dict["state"].items():
@@ -85,7 +85,7 @@ class AdamW8bit(Stepping):
                 self._low.state[p] = self._wrapped(self.state[p])
         self._low.step()
         for p in parameters:
-            # Codes and scales are written in place: only new states are not ours yet.
+            # Codes and scales are written in place: only new states are not stored yet.
             if not self.state.get(p):
                 self.state[p] = _plain(self._low.state[p])
         self._low.state.clear()
@@ -134,8 +134,8 @@ def _plain(state: dict[str, Any]) -> dict[str, Tensor]:
 class _Codes:
     """torchao's `quantize_8bit_with_qmap` of one map, by tables: the same codes, several times faster on a CPU.
 
-    A value's sign, exponent and first 7 bits of mantissa leave at most two codes open, as neighbours in the map lie
-    further apart than that; where the second begins is found by halving the other 16 bits.
+    A value's sign, exponent and first 7 bits of mantissa leave at most two possible codes, as neighbours in the map
+    are further apart than that; where the second begins is found by bisection over the other 16 bits.
     """
 
     def __init__(self, qmap: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What our own optimizers have in common: the closure, and a step of whatever has a gradient, group by group."""
+"""Shared by our own optimizers: the closure, and a step of every parameter with a gradient, group by group."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["Stepping"]
 
 
 class Stepping(optim.Optimizer):
-    """An optimizer that says how the parameters of one group step."""
+    """An optimizer that defines how the parameters of one group step."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

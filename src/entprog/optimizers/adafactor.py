@@ -15,17 +15,17 @@ __all__ = ["Adafactor"]
 
 @dataclass(frozen=True)
 class Adafactor(OptimizerPlugin):
-    """Adafactor (arXiv 1804.04235): a row and a column for each matrix in the place of two states.
+    """Adafactor (arXiv 1804.04235): a row and a column for each matrix instead of two states.
 
-    It measures steps by the size of the weights and wants learning rates near 1e-2.
+    Steps are relative to the size of the weights; use learning rates near 1e-2.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("adam_weight_decay",)
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """See `OptimizerPlugin`."""
-        # torch's default guard is far above the squared gradients of a diffusion model and would level rows and
-        # columns; its square is what guards a squared gradient, and this is the paper's 1e-30.
+        # torch's default epsilon is far above the squared gradients of a diffusion model and would level rows and
+        # columns; it is squared before use, and this is the paper's 1e-30.
         return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=adam.weight_decay)
 
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:

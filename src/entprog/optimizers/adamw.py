@@ -13,7 +13,7 @@ __all__ = ["AdamW"]
 
 @dataclass(frozen=True)
 class AdamW(OptimizerPlugin):
-    """AdamW (arXiv 1711.05101), torch's fused step: two states a parameter."""
+    """AdamW (arXiv 1711.05101), torch's fused step: two states for each parameter."""
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """See `OptimizerPlugin`."""

@@ -1,4 +1,4 @@
-"""AdamW whose states are held in 8 bits."""
+"""AdamW with 8-bit states."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

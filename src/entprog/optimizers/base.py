@@ -1,4 +1,4 @@
-"""What every optimizer of a recipe declares: how it is built, and what its states take."""
+"""What every optimizer plugin declares: how it is built, and the size of its states."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ class OptimizerPlugin(ABC):
 
     Attributes:
         packages: module -> what to install for it, of packages that are not dependencies of entprog.
-        reads: names of the `train.adam_*` keys that change something.
+        reads: names of the `train.adam_*` keys that it uses.
     """
 
     packages: ClassVar[Mapping[str, str]] = {}
@@ -42,11 +42,11 @@ class OptimizerPlugin(ABC):
         """
 
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
-        """Bytes of each state that the first step makes for a parameter; AdamW's where a plugin says nothing else.
+        """Bytes of each state that the first step makes for a parameter; AdamW's unless a plugin overrides it.
 
         Args:
             shape: of the parameter, whose values take `size` bytes each.
-            counted: whether a step count that is kept on the CPU lies beside the parameter.
+            counted: whether to include a step count that is kept on the CPU: true for a parameter on the CPU.
             role: where the parameter belongs.
         """
         return adamw_states(shape, size, counted=counted)

@@ -15,12 +15,12 @@ __all__ = ["Muon"]
 
 @dataclass(frozen=True)
 class Muon(OptimizerPlugin):
-    """Steps the matrices of blocks, adapters too, along their orthogonalised momentum: one state a matrix.
+    """Steps the matrices of blocks and adapters along their orthogonalised momentum: one state for each matrix.
 
     Attributes:
         momentum: decay of the running sum of a matrix's gradients, at least 0 and below 1.
-        rows: rows of a matrix that are orthogonalised by themselves, for less work, such as those of one head;
-            matrices that they do not divide, and narrower ones, are taken whole, as all are with 0.
+        rows: rows of a matrix that are orthogonalised separately, for less work, such as those of one head;
+            0, or a matrix that they do not divide or that is narrower: the whole matrix.
     """
 
     momentum: float = 0.95

@@ -33,7 +33,7 @@ class BlazeGraph(nn.Module):
         for key, shape in graph["pruned"].items():
             stored[key] = _restore(stored.pop(f"{key}.mask"), stored.pop(f"{key}.values"), shape)
         for key, value in stored.items():
-            # channels_last, here and for the images, is what the CPU's convolution kernels run fastest on
+            # the CPU's convolution kernels are fastest with channels_last, here and for the images
             layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
             self.register_buffer(key.replace(".", "_"), value.float().contiguous(memory_format=layout))
         self.input: int = graph["input"]

@@ -19,23 +19,23 @@ from torch import Tensor
 from entprog.poses._networks import DETECTOR_SIDE, LANDMARK_SIDE, BlazeGraph
 
 DETECTOR_THRESHOLD = 0.5
-"""Least detector score of a person (the published value)."""
+"""Smallest detector score of a person (the published value)."""
 FOUND_THRESHOLD = 0.5
-"""Least landmark score of a pose that counts as found (the published value)."""
+"""Smallest landmark score of a pose that counts as found (the published value)."""
 OPENPOSE_18 = (0, -1, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
-"""BlazePose's number for each OpenPose-18 keypoint; -1: the neck, the middle of the shoulders."""
+"""BlazePose's index of each OpenPose-18 keypoint; -1: the neck, the middle of the shoulders."""
 SHOULDERS = (11, 12)
 MARGIN = 1.25
 HEATMAP_SIDE = 64
 COUNT_EVERY = 8
-"""While a person is followed, the detector counts the people in every so many frames."""
+"""While a person is tracked, the detector counts the people every so many frames."""
 BATCH = 32
-"""Frames that `single` hands to the networks at once, which bounds its memory."""
+"""Frames in one batch of `single`, which limits its memory."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Where a person is: a circle around the body, in pixels; `angle` is the lean in radians, 0 upright."""
+    """Position of a person: a circle around the body, in pixels; `angle` is the lean in radians, 0 upright."""
 
     centre: tuple[float, float]
     radius: float
@@ -49,7 +49,7 @@ class Track:
 
     keypoints: float32 [F,18,3], x and y in pixels, visibility 0..1; all zero in frames without a pose.
     score: float32 [F], 0..1; `found` where it is at least FOUND_THRESHOLD.
-    people: int [F], people seen by the detector in the frames where it looked, -1 elsewhere.
+    people: int [F], people found by the detector in the frames where it ran, -1 elsewhere.
     """
 
     keypoints: np.ndarray
@@ -93,12 +93,12 @@ class PoseEstimator:
         """Poses of independent frames: one detection and one landmark pass each, batched.
 
         Args:
-            frames: uint8 [N,H,W,3]; sides under 256 are enlarged first (the networks have seen photographs).
+            frames: uint8 [N,H,W,3]; sides under 256 are enlarged first (the networks were trained on photographs).
 
         Returns:
             Keypoints float32 [N,18,3] (x over the width, y over the height, visibility 0..1) and score
             float32 [N]: below FOUND_THRESHOLD there is no credible pose. Both on the CPU. The largest person
-            is taken; where the detector sees none, the landmark network looks at the whole frame.
+            is used; where the detector finds none, the landmark network reads the whole frame.
         """
         if len(frames) > BATCH:
             parts = [self.single(part) for part in torch.split(frames, BATCH)]
@@ -120,7 +120,7 @@ class PoseEstimator:
         return keypoints, score.cpu()
 
     def read(self, frames: Tensor, circles: list[Person]) -> tuple[Tensor, Tensor, Tensor]:
-        """Landmarks inside one circle a frame: points [N,39,2] in pixels, visibility [N,39], score [N].
+        """Landmarks inside one circle for each frame: points [N,39,2] in pixels, visibility [N,39], score [N].
 
         Points 33 and 34 are auxiliary: the centre of the next circle and a point on its rim (before the
         margin).
@@ -140,7 +140,7 @@ class PoseEstimator:
 
         Args:
             frames: read one by one; any length in constant memory.
-            restart: indices of frames (the first after a cut) at which the person is looked for anew.
+            restart: indices of frames (the first after a cut) at which the person is detected again.
         """
         tracker, again = Tracker(self), set(restart)
         for i, frame in enumerate(frames):
@@ -222,7 +222,7 @@ def _turn(points: Tensor, angle: Tensor) -> Tensor:
 
 
 def _cut_out(images: Tensor, region: Tensor, side: int) -> Tensor:
-    """The turned squares around circles (region [N,4]: x y radius turn) as [N,3,side,side]; black outside."""
+    """The rotated squares around circles (region [N,4]: x y radius angle) as [N,3,side,side]; black outside."""
     height, width = images.shape[2:]
     line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -256,9 +256,9 @@ def _circle(centre: list[float], rim: list[float], score: float) -> Person:
 
 
 def _smooth(last: Person | None, new: Person) -> Person:
-    """The next circle, following slow changes slowly and quick ones at once.
+    """The next circle, smoothed: slow changes are damped, fast ones are not.
 
-    The crop decides the landmarks and the landmarks the next crop: undamped, differences of a pixel grow
+    The crop decides the landmarks and the landmarks the next crop: without smoothing, differences of a pixel grow
     along the video.
     """
     if last is None:

@@ -1,1 +1,1 @@
-"""Real videos -> shards: video decodes, pose finds the person, crop frames it, folder does the whole."""
+"""Real videos -> shards: video decodes, pose finds the person, crop frames it, folder combines these."""

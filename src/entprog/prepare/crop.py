@@ -1,6 +1,6 @@
 """From whole frames to one square around the person: cuts, the square, its pixels and keypoints.
 
-Boxes are (x0, y0, side) in whole pixels of the frame; they may reach beyond it, where the edge is repeated.
+Boxes are (x0, y0, side) in whole pixels of the frame; they may extend beyond it, where the edge is repeated.
 """
 
 from itertools import pairwise
@@ -14,7 +14,7 @@ Box = tuple[int, int, int]
 
 NOSE, NECK = 0, 1
 BEYOND = ((NECK, NOSE, 0.9), (3, 4, 0.5), (6, 7, 0.5), (9, 10, 0.25), (12, 13, 0.25))
-"""Body beyond the keypoints (from, to, share of the limb to go on): top of the head, hands, feet."""
+"""Body beyond the keypoints (from, to, share of the limb to extend by): top of the head, hands, feet."""
 MARGIN = 0.08
 VISIBLE = 0.5
 
@@ -28,12 +28,12 @@ def histogram(frame: np.ndarray) -> np.ndarray:
 
 
 def is_jump(previous: np.ndarray, current: np.ndarray, threshold: float = 0.25) -> bool:
-    """Whether so much of the picture changed its colours between two histograms that it may be a cut."""
+    """Whether the colours changed so much between two histograms that it may be a cut."""
     return bool(np.abs(current - previous).sum() / 2 > threshold)
 
 
 def find_cuts(histograms: list[np.ndarray]) -> list[int]:
-    """Indices of the frames that begin a new shot: a jump that stands out from its neighbours."""
+    """Indices of the frames that begin a new shot: a jump much larger than its neighbours."""
     change = np.array([np.abs(b - a).sum() / 2 for a, b in pairwise(histograms)])
     cuts = []
     for i, value in enumerate(change):
@@ -44,7 +44,7 @@ def find_cuts(histograms: list[np.ndarray]) -> list[int]:
 
 
 def person_box(keypoints: np.ndarray, width: int, height: int) -> Box | None:
-    """One square that holds the person through a clip, as far as the frame shows it.
+    """One square that holds the person through a clip, as far as the frame shows them.
 
     Args:
         keypoints: [F,18,3] in pixels, visibility 0..1.
@@ -105,8 +105,8 @@ def crop_keypoints(keypoints: np.ndarray, box: Box) -> np.ndarray:
 def fill_gaps(keypoints: np.ndarray, found: np.ndarray, longest: int = 3) -> np.ndarray:
     """Keypoints [F,18,3] of frames without a pose, interpolated over time.
 
-    Gaps of up to `longest` frames between two found ones also take over the lesser visibility; in longer gaps
-    and at the ends nothing is visible.
+    Gaps of up to `longest` frames also get the smaller visibility of both ends; in longer gaps
+    and before the first and after the last pose nothing is visible.
     """
     filled = keypoints.astype(np.float32, copy=True)
     known = np.flatnonzero(found)

@@ -36,7 +36,7 @@ Clips = dict[str, dict[str, Tensor]]
 POSE_SHORT_SIDE = 512
 LEAST_FOUND = 0.9
 OFTEN = 0.2
-"""Share of the frames looked at in which a second person makes people = "drop" drop the file."""
+"""With people = "drop", a file is dropped if a second person is in this share of the checked frames."""
 ENCODE_FRAMES = 32
 
 
@@ -53,7 +53,7 @@ class Part:
 def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode) -> tuple[Row, Clips]:
     """One file's row for prepare.jsonl and its clips' tensors ("latents_SIZE" and "pose") by clip name.
 
-    Never fails for what is in the file: the row then says why it was dropped.
+    Never raises for the file's content: the row then says why it was dropped.
     """
     video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE)
     row: Row = {
@@ -67,7 +67,7 @@ def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator,
     row |= {"people_max": 0, "pose_found": 0.0, "crop": None, "crops": {}}
     clips: Clips = {}
     try:
-        track, cuts = _survey(video, estimator, settings["max_frames"])
+        track, cuts = _find_poses(video, estimator, settings["max_frames"])
     except VideoError as error:
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, clips
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
@@ -88,7 +88,7 @@ def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator,
     return row, clips
 
 
-def _survey(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
+def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
     """The first reading: one person's pose in each frame, and the frames that begin a new shot."""
     tracker, histograms = Tracker(estimator), []
     for frame in video:
@@ -112,7 +112,7 @@ def _parts(track: Track, cuts: list[int], video: Video, settings: Row) -> tuple[
         if not len(known):
             reasons.append("no person found")
             continue
-        # before the person comes and after they have gone there is nothing to learn
+        # frames before the first and after the last pose are of no use
         start, end = start + int(known[0]), start + int(known[-1]) + 1
         found = track.found[start:end]
         if end - start < least:

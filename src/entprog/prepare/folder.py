@@ -26,7 +26,7 @@ PEOPLE = ("largest", "drop")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """The data set after a run: files, clips, and why files were dropped; `skipped` were done earlier."""
+    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run."""
 
     out: Path
     kept: int
@@ -52,16 +52,16 @@ def prepare_folder(
     device: str = "cpu",
     progress: bool = True,
 ) -> PrepareResult:
-    """Prepare videos; run again after an interruption, or with more inputs, it goes on where it stopped.
+    """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
 
     Args:
         inputs: video files, and folders (searched recursively for mp4 mov mkv webm avi m4v gif).
         out: folder of the data set; new, empty, or begun by this function with the same settings.
         sizes: sides in pixels for which latents are stored; multiples of 8 from 16 on.
         fps: frames a second of the clips.
-        people: with several people in frame, take the "largest" where the shot begins, or "drop" the file.
+        people: with several people in frame, use the "largest" at the start of the shot, or "drop" the file.
         min_frames: shorter clips are dropped.
-        max_frames: read at most so many frames (at `fps`) of each file; None reads all.
+        max_frames: read at most this many frames (at `fps`) of each file; None reads all.
         holdout: share of the files held out, chosen by a hash of the file name; at least one file is for
             training, and of two or more at least one is held out unless this is 0.
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
@@ -69,7 +69,7 @@ def prepare_folder(
         device: where the pose networks run.
 
     Raises:
-        ValueError: a setting or path is wrong (all are named), or no file could be used (with the reasons).
+        ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
         OSError: the disk is full; finished files are kept.
     """
     paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
@@ -175,7 +175,7 @@ def _is_video(file: Path) -> bool:
 
 
 def _name(file: Path, taken: set[str]) -> str:
-    """The file's stem; with a hash of the whole path where its clips could be confused with another file's."""
+    """The file's stem; with a hash of the whole path where two files have the same stem."""
     stem = file.stem.encode("utf-8", "replace").decode()
     own = re.compile(re.escape(stem) + r"(-\d+)?")
     if not any(own.fullmatch(name) for name in taken):

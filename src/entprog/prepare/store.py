@@ -1,8 +1,8 @@
-"""What `prepare` keeps while it works: settings, a row a file, and clips on their way into the shards.
+"""Files of `prepare` during its work: settings, a row for each file, and clips not yet in the shards.
 
 prepare.json             the settings; a later run must have the same
-prepare.jsonl            one row an input file that is done
-parts/NAME.safetensors   the clips of one file; gone once they are in the shards
+prepare.jsonl            one row for each finished input file
+parts/NAME.safetensors   the clips of one file; deleted once they are in the shards
 """
 
 import errno
@@ -22,19 +22,19 @@ from torch import Tensor
 
 from entprog.data.shards import ClipRow, Shards, ShardWriter
 from entprog.files import write_atomically
-from entprog.prepare.aside import written_aside
+from entprog.prepare.atomic import atomic_path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Store:
-    """One data set being prepared; opening it again goes on where it stopped.
+    """One data set being prepared; opening it again continues where it stopped.
 
     Attributes:
         rows: the rows of prepare.jsonl, in the order in which the files were done.
 
     Raises:
-        ValueError: the folder holds something else, or was begun with other settings (each is named).
+        ValueError: the folder holds something else, or was begun with other settings (each is listed).
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Store:
             self._compare(json.loads(about.read_text(encoding="utf-8")))
         elif out.exists() and any(out.iterdir()):
             raise ValueError(f"out: {out} exists and was not made by prepare; give an empty or a new folder")
-        with room_needed(out):
+        with full_disk_reported(out):
             self.parts.mkdir(parents=True, exist_ok=True)
             write_atomically(about, json.dumps(settings, indent=2) + "\n")
             self.rows = self._done()
@@ -78,13 +78,13 @@ class Store:
 
     def add(self, row: dict[str, Any], clips: dict[str, dict[str, Tensor]]) -> None:
         """Keep one file: its row, and its clips' tensors ("latents_SIZE" and "pose") by clip name."""
-        with room_needed(self.out):
+        with full_disk_reported(self.out):
             if clips:
-                with written_aside(self._part(row)) as aside:
+                with atomic_path(self._part(row)) as partial:
                     tensors = {
                         f"{clip}/{key}": t.contiguous() for clip, named in clips.items() for key, t in named.items()
                     }
-                    save_file(tensors, str(aside))
+                    save_file(tensors, str(partial))
             with (self.out / "prepare.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
                 stream.flush()
@@ -92,9 +92,9 @@ class Store:
         self.rows.append(row)
 
     def finish(self, codec: dict[str, str], holdout: float) -> list[ClipRow]:
-        """Write the shards, dataset.json and the index; then the parts go. The clips' rows, in index order.
+        """Write the shards, dataset.json and the index; then delete the parts. Returns the clips' rows, in index order.
 
-        Clips that are in the index already come first and unchanged, so that the old index stays true until
+        Clips that are in the index already come first and unchanged, so that the old index stays valid until
         the new one replaces it.
         """
         old, settings = self._indexed(), self.settings
@@ -105,7 +105,7 @@ class Store:
             return old
         splits = split_files([row["source"] for row in self.rows if row["clips"]], holdout)
         sizes = tuple(settings["sizes"])
-        with room_needed(self.out):
+        with full_disk_reported(self.out):
             writer = ShardWriter(self.out, codec=codec, sizes=sizes, fps=settings["fps"])
             for clip in old:
                 shards = Shards(self.out)
@@ -137,7 +137,7 @@ class Store:
 
 
 def split_files(sources: list[str], holdout: float) -> dict[str, str]:
-    """Hold files out by a hash of their names ("train" or "holdout"): the same on every machine.
+    """Assign files to "train" or "holdout" by a hash of their names: the same on every machine.
 
     About the share `holdout` is held out; of two or more files (and holdout above 0) at least one is, and at
     least one is for training.
@@ -151,8 +151,8 @@ def split_files(sources: list[str], holdout: float) -> dict[str, str]:
 
 
 @contextmanager
-def room_needed(out: Path) -> Iterator[None]:
-    """A full disk becomes an OSError that says what to do; whatever was finished before stays."""
+def full_disk_reported(out: Path) -> Iterator[None]:
+    """Turn a full disk into an OSError with a remedy; finished files are kept."""
     try:
         yield
     except SafetensorError as error:
@@ -167,5 +167,5 @@ def room_needed(out: Path) -> Iterator[None]:
 
 
 def _full(code: int, out: Path) -> OSError:
-    remedy = "files done so far are kept: make memory_plan and run the same command again"
-    return OSError(code, f"no memory_plan left to write the data set ({os.strerror(code)}); {remedy}", str(out))
+    remedy = "files done so far are kept: free some space and run the same command again"
+    return OSError(code, f"no space left to write the data set ({os.strerror(code)}); {remedy}", str(out))

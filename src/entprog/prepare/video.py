@@ -9,11 +9,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from entprog.prepare.aside import written_aside
+from entprog.prepare.atomic import atomic_path
 
 EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 LONGEST_PAUSE = 2.0
-"""Seconds between two frames; more is taken for a broken clock and replaced by the usual pace."""
+"""Seconds between two frames; a larger gap is treated as a broken timestamp and replaced by the usual interval."""
 
 
 class VideoError(ValueError):
@@ -28,14 +28,14 @@ class Video:
     """The frames of a video file, decoded one by one: iterate for uint8 RGB arrays [H,W,3].
 
     Rotation and non-square pixels from the file's metadata are applied. With `fps`, the frame nearest in time
-    is given for each instant k / fps (so frames are left out or repeated); without, each decoded frame.
-    Iterating again starts anew and gives the same frames.
+    is returned for each time k / fps (so frames are left out or repeated); without, each decoded frame.
+    Iterating again restarts and returns the same frames.
 
     Attributes, complete after the iteration:
         decoded: frames that were decoded (never an estimate from duration x rate).
-        fps: frames a second of what is given.
+        fps: frames a second of the returned frames.
         rotation: degrees counterclockwise that were applied, one of -180, -90, 0, 90, 180.
-        size: (width, height) of the frames given; full_size: what it would be without `short_side`.
+        size: (width, height) of the returned frames; full_size: the same without `short_side`.
 
     Raises:
         VideoError: not a readable video. Raised while iterating.
@@ -44,7 +44,7 @@ class Video:
     def __init__(self, path: str | Path, *, fps: float | None = None, short_side: int | None = None) -> None:
         """`short_side`: frames with a longer short side are reduced to it (area average)."""
         if fps is not None and not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps: {fps} is no frame rate; give a number above 0")
+            raise ValueError(f"fps: {fps} is not a frame rate; give a number above 0")
         self.path, self.wanted, self.short_side = Path(path), fps, short_side
         self.decoded, self.rotation, self.fps = 0, 0, fps or 0.0
         self.size, self.full_size = (0, 0), (0, 0)
@@ -73,7 +73,7 @@ class Video:
                 self.decoded += 1
                 yield self._array(frame)
             return
-        # frame i stands for the instants nearer to it than to frame i + 1, hence one frame of delay
+        # frame i covers the times nearer to it than to frame i + 1, hence one frame of delay
         previous, clock, stamp, given = None, 0.0, None, 0
         for frame in container.decode(stream):
             self.decoded += 1
@@ -88,7 +88,7 @@ class Video:
             yield from self._repeat(previous, given, clock + 0.5 / rate)
 
     def _instants(self, end: float) -> int:
-        """How many instants k / fps lie before `end`; a hair of slack, for times are rounded in files."""
+        """How many times k / fps are before `end`, with a small tolerance, as times are rounded in files."""
         return math.ceil(end * self.fps - 1e-3)
 
     def _repeat(self, frame: av.VideoFrame, given: int, end: float) -> Iterator[np.ndarray]:
@@ -124,7 +124,7 @@ def read_video(
 
     Args:
         fps: resample to this rate by timestamps; None keeps every decoded frame.
-        max_frames: stop after so many.
+        max_frames: stop after this many.
 
     Raises:
         VideoError: not a readable video, or one without frames; a ValueError.
@@ -147,18 +147,18 @@ def read_video(
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 RGB frames [F,H,W,3] as an mp4 that browsers play (H.264, index in front).
 
-    Where FFmpeg lacks x264 it is MPEG-4 part 2. Odd sides grow by one pixel (edge repeated). The file appears
-    whole or not at all.
+    Where FFmpeg lacks x264 it is MPEG-4 part 2. Odd sides grow by one pixel (edge repeated). The file is written
+    atomically.
     """
     path, frames = Path(path), _checked(frames, fps)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"path: {path.name} is no .mp4; give a name that ends in .mp4")
+        raise ValueError(f"path: {path.name} is not an .mp4; give a name that ends in .mp4")
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     h264 = "libx264" in av.codecs_available
-    with written_aside(path) as aside:
+    with atomic_path(path) as partial:
         options = {"movflags": "+faststart"}
-        with av.open(str(aside), "w", format="mp4", options=options) as container:
+        with av.open(str(partial), "w", format="mp4", options=options) as container:
             rate = Fraction(fps).limit_denominator(1001)
             stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate)
             stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
@@ -174,8 +174,8 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
     ends = [round(100 * (i + 1) / fps) * 10 for i in range(len(frames))]
     durations = [max(10, end - start) for start, end in zip([0, *ends], ends, strict=False)]
     images = [Image.fromarray(frame) for frame in frames]
-    with written_aside(path) as aside:
-        images[0].save(aside, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    with atomic_path(path) as partial:
+        images[0].save(partial, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
@@ -183,5 +183,5 @@ def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames: {frames.dtype} {frames.shape}; give at least one frame, uint8 [F,H,W,3]")
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps: {fps} is no frame rate; give a number above 0")
+        raise ValueError(f"fps: {fps} is not a frame rate; give a number above 0")
     return frames

@@ -17,11 +17,11 @@ class Hardware:
     """A device that a step may run on.
 
     Attributes:
-        memory: bytes; `reserve` of it goes to the driver's context, libraries' workspace and fragmentation.
+        memory: bytes; `reserve` of it is for the driver's context, library workspaces and fragmentation.
         bandwidth: bytes a second of its memory.
         bf16, fp16, fp32: dense operations a second, without sparsity; bf16 0 where it is not supported. fp32 is
             that of ordinary arithmetic, as torch does not use TF32 by itself.
-        overhead: seconds that starting one operation takes at least.
+        overhead: minimum seconds to launch one operation.
         source: where the figures are from.
     """
 
@@ -38,16 +38,16 @@ class Hardware:
 
     @property
     def usable(self) -> int:
-        """Bytes that a step's peak may take."""
+        """Largest peak in bytes that a step may have."""
         return max(0, self.memory - self.reserve)
 
     def rate(self, dtype: torch.dtype) -> float:
-        """Dense operations a second in matrix products of a type."""
+        """Dense operations a second in matrix products of a dtype."""
         return {torch.bfloat16: self.bf16, torch.float16: self.fp16}.get(dtype, self.fp32)
 
 
 def _gpu(name: str, title: str, gib: float, gigabytes: float, half: float, single: float, source: str) -> Hardware:
-    """From GiB, GB/s, and TFLOP/s of bf16 and fp16 alike and of fp32."""
+    """From GiB, GB/s, TFLOP/s of bf16 (and fp16), and TFLOP/s of fp32."""
     return Hardware(
         name, title, int(gib * GIB), gigabytes * 1e9, half * 1e12, half * 1e12, single * 1e12, source=source
     )
@@ -72,20 +72,20 @@ DEVICES: dict[str, Hardware] = {
         replace(_gpu("t4", "NVIDIA T4 16 GB", 14.6, 320, 65.0, 8.1, "T4 data sheet"), bf16=0.0),
     )
 }
-"""Devices by the name that `--device` takes. Memory is what the driver shows, a little less than on the box."""
+"""Devices by the name that `--device` takes. Memory is what the driver reports, slightly less than the nominal size."""
 
 
 def find_device(name: str, memory: str = "") -> Hardware:
-    """A device by name; `memory`, such as "24GiB", in the place of its own.
+    """A device by name; `memory`, such as "24GiB", replaces its own.
 
-    "cpu" is the machine that this runs on.
+    "cpu" is this machine.
 
     Raises:
-        ValueError: no such device (names the nearest and all there are), or no size.
+        ValueError: no such device (the message lists the nearest and all known ones), or an invalid size.
     """
     known = [*DEVICES, "cpu"]
-    by_name = {_bare(each): device for each, device in DEVICES.items()}
-    found = this_cpu() if name.lower() == "cpu" else by_name.get(_bare(name))
+    by_name = {_plain_name(each): device for each, device in DEVICES.items()}
+    found = this_cpu() if name.lower() == "cpu" else by_name.get(_plain_name(name))
     if found is None:
         near = get_close_matches(name.lower(), known, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -105,20 +105,20 @@ def find_device(name: str, memory: str = "") -> Hardware:
 def device_here() -> str:
     """Name of the device of this machine: a CUDA device of the table, else "cpu"."""
     if torch.cuda.is_available():
-        title = _bare(torch.cuda.get_device_name())
+        title = _plain_name(torch.cuda.get_device_name())
         for name in sorted(DEVICES, key=len, reverse=True):
-            if _bare(name) in title:
+            if _plain_name(name) in title:
                 return name
     return "cpu"
 
 
-def _bare(name: str) -> str:
-    """A device's name without the maker's words, and without what stands between."""
+def _plain_name(name: str) -> str:
+    """A device's name without vendor words and separators."""
     return re.sub(r"nvidia|geforce|rtx|[^a-z0-9]", "", name.lower())
 
 
 def this_cpu() -> Hardware:
-    """This machine's processor; its rates are rough until they are calibrated."""
+    """This machine's processor; its rates are rough until calibrated."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = torch.get_num_threads()
     fast = 8.0 if torch.cpu._is_avx512_bf16_supported() else 1.0

@@ -1,4 +1,4 @@
-"""Live bytes by category: which storages there are, what they are for, and what was there at the peak."""
+"""Live bytes by category: which storages exist, what they are for, and which were live at the peak."""
 
 import weakref
 from array import array
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "temporaries")
-"""What live bytes are told apart by; `entprog.profiling.meter.Meter` says how."""
+"""Categories of live bytes; see `entprog.profiling.meter.Meter`."""
 
 UNNAMED = ("activations", "temporaries")
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """A storage: its bytes now, and what it is known as. A later insight holds for its whole life.
+    """A storage: its bytes now, and its category, which once known holds for its whole life.
 
-    `parts` are storages that were added up to this one, so that they are what it turns out to be. `watch` calls the
+    `parts` are storages that were summed into this one; they get the same category. `watch` calls the
     ledger when the storage is freed.
     """
 
@@ -53,8 +53,8 @@ class Ledger:
         self._total = 0
         self._live: dict[int, Piece] = {}
         self._pending: dict[int, Piece] = {}
-        # Every change since `_start`, so that the parts of the peak can be named once all is known about them. Two
-        # plain lists and not one of pairs: many small objects that stay make the garbage collector run.
+        # Every change since `_start`, so that the parts of the peak can be categorised later. Two plain lists
+        # instead of one of pairs: many small live objects trigger the garbage collector.
         self._changed: list[Piece] = []
         self._by = array("q")
         self._start: dict[Piece, int] = {}
@@ -94,7 +94,7 @@ class Ledger:
                 elif -(-storage.nbytes() // granularity) * granularity != known.size:
                     self._add(storage, "temporaries", pending)
             elif kind == "sequence":
-                if not (type(value) is list and value and type(value[0]) is int):  # sizes are the most of them
+                if not (type(value) is list and value and type(value[0]) is int):  # most lists are sizes
                     self.add_all(value, pending=pending)
             elif kind == "mapping":
                 self.add_all(value.values(), pending=pending)
@@ -102,7 +102,7 @@ class Ledger:
                 self.add(value, pending=pending)
 
     def label(self, tensor: Tensor, category: str) -> list[Piece]:
-        """Count the tensor's storages as `category`, and return those that were not known as such."""
+        """Count the tensor's storages as `category`, and return those that had no category."""
         renamed = []
         for part in plain(tensor):
             if self._counts(part):
@@ -116,20 +116,20 @@ class Ledger:
         return renamed
 
     def resized(self, storage: torch.UntypedStorage) -> None:
-        """A storage has got another size by itself."""
+        """A storage was resized in place."""
         if storage._cdata in self._live:
             self._add(storage, "", False)
             self.mark()
 
     def join(self, total: Tensor, *summands: Tensor) -> None:
-        """`total` is a new sum: if it turns out to be a gradient, so were its summands."""
+        """`total` is a new sum: if it turns out to be a gradient, so are its summands."""
         keys = [tensor.untyped_storage()._cdata for tensor in (total, *summands) if self._counts(tensor)]
         pieces = [self._live[key] for key in keys if key in self._live]
         if len(pieces) == 1 + len(summands):
             pieces[0].parts = tuple(pieces[1:])
 
     def settle(self) -> None:
-        """The backward pass goes on: what forward passes left are activations."""
+        """The backward pass has begun: what forward passes left are activations."""
         if not self._pending:
             return
         for piece in self._pending.values():
@@ -143,11 +143,11 @@ class Ledger:
             self._peak_at, self._peak_held = len(self._changed), None
 
     def held_at_peak(self) -> dict[Piece, int]:
-        """Each storage that was there at the peak, with its bytes then."""
+        """Each storage that was live at the peak, with its bytes then."""
         return self._after(self._peak_at) if self._peak_held is None else self._peak_held
 
     def set_peak(self, held: dict[Piece, int]) -> None:
-        """What was there at the peak, known from elsewhere."""
+        """Set the peak from values measured elsewhere."""
         self.peak, self._peak_held = sum(held.values()), held
 
     def _counts(self, tensor: Tensor) -> bool:
@@ -180,7 +180,7 @@ class Ledger:
         self._changed.append(piece)
         self._by.append(by)
         if len(self._changed) > self.LONGEST:
-            # Keep what the peak and the present hold, and begin anew: a long run needs no long history.
+            # Keep what the peak and the present need and restart the history, which would grow with the run.
             self._peak_held = self.held_at_peak()
             self._start, self._changed, self._by = self._after(len(self._changed)), [], array("q")
 
@@ -211,12 +211,12 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
         return
     for name in tensor.__tensor_flatten__()[0]:
         part = getattr(tensor, name)
-        if isinstance(part, Tensor):  # a sharded tensor names its mesh, too
+        if isinstance(part, Tensor):  # a sharded tensor lists its mesh, too
             yield from plain(part)
 
 
 class _Kinds(dict[type, Literal["tensor", "wrapper", "sequence", "mapping", "other"]]):
-    """What a value of a type is to `Ledger.add_all`: looked at once a type, since that is slow."""
+    """How `Ledger.add_all` treats values of a type; cached by type, since the check is slow."""
 
     def __missing__(self, kind: type) -> str:
         if issubclass(kind, Tensor):

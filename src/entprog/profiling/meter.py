@@ -21,7 +21,7 @@ __all__ = ["CATEGORIES", "Flops", "Meter", "StepCost", "expected_state_bytes"]
 ADD = torch.ops.aten.add
 
 CUDA_GRANULARITY = 512
-"""torch's CUDA allocator gives memory in multiples of this many bytes."""
+"""torch's CUDA allocator allocates multiples of this many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class StepCost:
     """What one optimizer step costs.
 
     `flops` counts matrix products, convolutions and attention, recomputed ones too; `peak` is the largest sum of
-    live bytes at any time of the step, `by_category` that sum's parts, one for each of `CATEGORIES`.
+    live bytes during the step, `by_category` its parts, one for each of `CATEGORIES`.
     """
 
     flops: int
@@ -38,11 +38,11 @@ class StepCost:
 
 
 class Meter:
-    """Counts while it is entered; results are read afterwards. Numerics are untouched.
+    """Counts while it is entered; read the results afterwards. Numerics do not change.
 
-    Works on real tensors and, entered inside it, under FakeTensorMode, with the same numbers; with FSDP2 it counts
+    Works on real tensors and, entered inside FakeTensorMode, on fake ones, with the same numbers; with FSDP2 it counts
     what this rank holds. A storage counts once however many views it has, from the operation that makes (or first
-    reads) it until it is freed, and again when it is resized. Memory that a kernel takes and gives back inside one
+    reads) it until it is freed, and again when it is resized. Memory that a kernel allocates and frees inside one
     operation is not seen, nor is that of other device types than the model's first parameter.
 
     Categories, exact in their sum:
@@ -50,22 +50,22 @@ class Meter:
     - weights: parameters and buffers of the model, and `held`.
     - gradients: what `.grad` of a parameter holds, from the moment it is computed.
     - optimizer: the optimizer's states. States that a step makes inside count from the start, so the first step
-      of a workload measures like any later one; where no step runs inside, those that parameters with a gradient
-      will need are added as far as they are known beforehand (`expected_state_bytes`).
-    - activations: what a forward pass made or read and left for the backward pass: there when the backward begins,
-      or, recomputed under checkpointing, when the backward goes on. Inputs, outputs and autocast's copies of
+      of a workload measures like any later one; where no step runs inside, the states that parameters with a gradient
+      will need are added as far as they can be computed (`expected_state_bytes`).
+    - activations: what a forward pass made or read and kept for the backward pass: live when the backward begins,
+      or, recomputed under checkpointing, when the backward continues. Inputs, outputs and autocast's copies of
       weights are among them.
-    - temporaries: the rest: freed before the backward, made by the backward (gradients of activations), by
+    - temporaries: everything else: freed before the backward, made by the backward (gradients of activations), by
       clipping or by the optimizer's step.
 
-    FLOPs of the backward pass belong to the block whose forward made the autograd node that runs (sequence
-    numbers tell); what runs in a backward pass while gradients are recorded is recomputation.
+    FLOPs of the backward pass belong to the block whose forward made the autograd node that runs (found by sequence
+    numbers); what runs in a backward pass while gradients are recorded is recomputation.
 
     Args:
         model: its parameters are the weights; None counts FLOPs only.
         optimizer: whose states count, or several of them.
-        blocks: the blocks that FLOPs are told apart by; what runs outside them counts for "".
-        held: further tensors that are there all the time, such as averaged weights.
+        blocks: FLOPs are counted for each of these blocks; what runs outside them counts for "".
+        held: further tensors that are always live, such as EMA weights.
         granularity: every storage is rounded up to a multiple of this many bytes; by default 512 where the model
             is on a CUDA device, as torch's allocator does, else 1.
     """
@@ -105,7 +105,7 @@ class Meter:
 
     @property
     def by_block(self) -> dict[str, Flops]:
-        """FLOPs of each block that ran, all its calls together, and of "" for what lies outside."""
+        """FLOPs of each block that ran, all its calls together, and of "" for everything outside."""
         return {name: Flops(*counts) for name, counts in self._counts.items()}
 
     @property
@@ -136,7 +136,7 @@ class Meter:
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
             if self.model is not None:
-                self._take_stock(self.model)
+                self._count_existing(self.model)
                 for parameter in self.model.parameters():
                     if parameter.requires_grad:
                         stack.callback(first_to_see_gradients(parameter, self._label_gradient).remove)
@@ -173,7 +173,7 @@ class Meter:
         if kwargs:
             ledger.add_all(kwargs.values(), pending=forward)
         ledger.add_all((out,), pending=forward)
-        if not forward and operation is ADD and _alike(*args):
+        if not forward and operation is ADD and _same_shape(*args):
             ledger.join(out, *args)  # gradients of a weight that was used twice
         ledger.mark()
 
@@ -192,12 +192,12 @@ class Meter:
 
     def _leave_block(self, *call: Any) -> None:
         name, first = self._running.pop()
-        # Nodes of a recomputation are thrown away: the backward runs over those of the first forward.
+        # Nodes of a recomputation are discarded: the backward runs over those of the first forward.
         if torch._C._current_graph_task_id() == -1:
             self._spans.append((first, torch.autograd._get_sequence_nr(), name))
 
-    def _take_stock(self, model: nn.Module) -> None:
-        """Count what is there before the first operation."""
+    def _count_existing(self, model: nn.Module) -> None:
+        """Count the tensors that exist before the first operation."""
         for tensor in (*model.parameters(), *model.buffers(), *self._held):
             self._ledger.add(tensor, "weights")
         self._label_gradients()
@@ -206,14 +206,14 @@ class Meter:
         self._ledger.mark()
 
     def _stepping(self) -> Iterator[optim.Optimizer]:
-        """The optimizers, and those inside of ones that only pass their steps on (in the backward pass)."""
+        """The optimizers; for one that steps in the backward pass, the optimizer inside."""
         for optimizer in self.optimizers:
             yield optimizer
             if isinstance(inside := getattr(optimizer, "inside", None), optim.Optimizer):
                 yield inside
 
     def _begin_step(self, optimizer: optim.Optimizer, *call: Any) -> None:
-        """If the step is about to make states, what came before it is measured apart: they belong there, too."""
+        """If the step is about to make states, note the peak before it separately: the states belong to it, too."""
         self._label_gradients()
         if next(self._lacking_states(optimizer), None) is not None:
             self._before_step = self._ledger.held_at_peak()
@@ -229,7 +229,7 @@ class Meter:
                 self._ledger.set_peak(before)
 
     def _expect_states(self, optimizer: optim.Optimizer) -> None:
-        """Add the states that the optimizer's first step will make for the parameters that got a gradient."""
+        """Add the states that the optimizer's first step will make for the parameters that have a gradient."""
         sizes = [
             self._ledger.rounded(size)
             for group, parameter in self._lacking_states(optimizer)
@@ -245,7 +245,7 @@ class Meter:
                     yield group, parameter
 
     def _label_states(self, optimizer: optim.Optimizer) -> list[Piece]:
-        """Name the storages of the states, and return those that were not known as such."""
+        """Categorise the storages of the states, and return those that had no category."""
         members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = [optimizer.state[parameter] for parameter in members if parameter in optimizer.state]
         return [piece for tensor in tensors(states) for piece in self._ledger.label(tensor, "optimizer")]
@@ -261,7 +261,7 @@ class Meter:
             self._ledger.label(parameter.grad, "gradients")
 
 
-def _alike(first: Any, second: Any, *rest: Any) -> bool:
+def _same_shape(first: Any, second: Any, *rest: Any) -> bool:
     return isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
 
 

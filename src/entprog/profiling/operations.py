@@ -21,7 +21,7 @@ def _shapes(value: Any) -> Any:
 
 
 def _quick(formula: Formula) -> Formula:
-    """One of torch's formulas without the walk over its arguments as a tree, which takes longer than many products."""
+    """One of torch's formulas without its slow tree walk over the arguments."""
     of_shapes: Formula | None = getattr(formula, "__wrapped__", None)
     if of_shapes is None:  # it takes the tensors themselves
         return formula
@@ -44,15 +44,14 @@ FORMULAS: dict[Any, Formula] = {
     _aten._scaled_dot_product_fused_attention_overrideable_backward: _attention_backward,
     _aten._int_mm: _product,
 }
-"""FLOPs by operation: those of torch's own counter, and what it leaves at zero (CPU flash attention, int8 products)."""
+"""FLOPs by operation: torch's own formulas, and those it lacks (CPU flash attention, int8 products)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """FLOPs of a step by when they run; a product of [m, k] and [k, n] is 2 m k n.
+    """FLOPs of a step by pass; a product of [m, k] and [k, n] is 2 m k n.
 
-    `recompute` is what the backward pass computes a second time under gradient checkpointing; `backward` is
-    without it.
+    `recompute` is what the backward pass computes a second time under gradient checkpointing; `backward` excludes it.
     """
 
     forward: int = 0

@@ -1,4 +1,4 @@
-"""The slow reference beside the meter: peak bytes as torch's allocators report them."""
+"""Slow reference of the meter: peak bytes as torch's allocators report them."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,10 +12,10 @@ from entprog.profiling.ledger import plain
 def profiled_peak(step: Callable[[], object], existing: Iterable[Tensor]) -> int:
     """Run `step` on the CPU under the profiler; the largest sum of bytes that were allocated at one time.
 
-    Every allocation counts, also what kernels take for themselves.
+    Every allocation counts, also those inside kernels.
 
     Args:
-        existing: tensors that were there before (weights, states, inputs): the profiler doesn't know of them.
+        existing: tensors that existed before (weights, states, inputs), which the profiler does not see.
     """
     sizes = {}
     for tensor in existing:
@@ -34,7 +34,7 @@ def profiled_peak(step: Callable[[], object], existing: Iterable[Tensor]) -> int
 
 
 def cuda_peak(step: Callable[[], object]) -> int:
-    """Run `step`; the largest number of bytes that torch's CUDA allocator had given out, all told."""
+    """Run `step`; the largest number of bytes that torch's CUDA allocator had allocated in total."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     step()

@@ -1,4 +1,4 @@
-"""Bytes of an optimizer's states: what its first step will make for a parameter, known before it does."""
+"""Bytes of an optimizer's states: what its first step will make for a parameter, computed before it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,16 +9,16 @@ from torch import Tensor, optim
 from entprog.profiling.ledger import plain
 
 COUNTER = 4
-"""Bytes of a step count, a float32 of its own for each parameter."""
+"""Bytes of a step count: one float32 for each parameter."""
 
 CODED, SCALED = 4096, 256
-"""8-bit states: parameters of fewer values, or of no multiple of so many (which share a scale), stay whole."""
+"""8-bit states: parameters of fewer values, or of no multiple of the second (values of one scale), keep full states."""
 
 
 def adamw_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """Bytes of fused AdamW's states of a parameter with values of `size` bytes: both moments and the step count.
 
-    `counted`: whether the step count lies beside the parameter; it does on every device.
+    `counted`: whether to include the step count, which is on the parameter's device.
     """
     return [prod(shape) * size] * 2 + [COUNTER]
 
@@ -42,8 +42,8 @@ def adafactor_states(shape: Sequence[int], size: int, *, counted: bool) -> list[
 def expected_state_bytes(optimizer: optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> list[int]:
     """Bytes of each state that the optimizer's first step will make for a parameter of `group`.
 
-    Exact for Adam, AdamW, SGD and Adafactor, and for optimizers with a method `state_bytes(parameter)` that tells;
-    for others as much as two copies of the parameter, which few need.
+    Exact for Adam, AdamW, SGD and Adafactor, and for optimizers with a method `state_bytes(parameter)`; for others
+    two copies of the parameter, an upper bound for most.
     """
     optimizer = getattr(optimizer, "inside", optimizer)  # one that steps in the backward pass has one inside
     if hasattr(optimizer, "state_bytes"):

@@ -1,4 +1,4 @@
-"""What a step costs by its lowest active block, measured: the numbers beside a ranking, and what selection weighs."""
+"""Measured cost of a step by its lowest active block: shown with a ranking, and used by selection."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,15 +24,15 @@ def adamw(parameter: Tensor) -> int:
 
 
 DEPTHS = 3
-"""Lowest active blocks that are tried: the first, the last and one between; others lie on the lines between."""
+"""Number of lowest active blocks that are measured: the first, the last and one between; others are interpolated."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs of forward and backward; `bytes` hold the optimizer's states, too.
+    """Costs of forward and backward; `bytes` include the optimizer's states.
 
-    `exact` tells whether `flops` was counted for every depth. `spent` are the FLOPs that measuring took, `peak` the
-    largest sum of live bytes meanwhile.
+    `exact`: whether `flops` was counted for every depth. `spent` are the FLOPs of measuring, `peak` the largest sum of
+    live bytes meanwhile.
     """
 
     flops: PassCosts
@@ -43,7 +43,7 @@ class Measured:
     peak: int
 
     def of(self, name: str) -> dict[str, float]:
-        """What a table says of a block: a step that trains it alone, and what it adds to one that passes it."""
+        """Table row of a block: the cost of a step that trains it alone, and what it adds to a backward through it."""
         kinds = {"flops": self.flops, "seconds": self.seconds, "bytes": self.bytes}
         alone = {f"step_{kind}": costs.alone[name] for kind, costs in kinds.items()}
         return alone | {f"added_{kind}": costs.added[name] for kind, costs in kinds.items()}
@@ -57,7 +57,7 @@ class _Passes:
     blocks: Blocks
     draw: Draw
     outside: bool
-    resting: frozenset[str]
+    frozen_inputs: frozenset[str]
     states: States
     spent: float = 0.0
     peak: int = 0
@@ -95,7 +95,7 @@ class _Passes:
         return seconds * batch / draw.size
 
     def warm_up(self, active: Sequence[str], batch: int) -> None:
-        """What `time` does, metered in place of timed: with all blocks active nothing takes more memory."""
+        """Meter a step instead of timing it: with all blocks active, which takes the most memory."""
         draw = self.draw.first(batch)
         with self._training(active), Meter(self.task.model) as meter:
             self._pass(draw)
@@ -112,12 +112,12 @@ class _Passes:
 
     @contextmanager
     def _training(self, active: Iterable[str]) -> Iterator[None]:
-        """Exactly these blocks require gradients, and what is outside and does not rest; flags come back at the end."""
+        """Gradients for exactly these blocks, and outside except for frozen inputs; flags are restored at the end."""
         model = self.task.model
         before = {p: p.requires_grad for p in model.parameters()}
         wanted = {id(p) for name in active for p in self.blocks[name].parameters()}
         others = outside_parameters(model, self.blocks).items() if self.outside else ()
-        free = {id(p) for name, p in others if name not in self.resting}
+        free = {id(p) for name, p in others if name not in self.frozen_inputs}
         try:
             for parameter, flag in before.items():
                 parameter.requires_grad_(id(parameter) in wanted or (flag and id(parameter) in free))
@@ -135,19 +135,19 @@ def measure_costs(
     """Run forward and backward on `draw` with the lowest active block at several depths.
 
     Args:
-        order: all blocks by their place in the forward, the lowest first.
+        order: all blocks by their position in the forward, the lowest first.
         draw: one of the phase's own size; up to `batch` of its samples are run.
         batch: samples of a step, to which everything is scaled.
-        outside: whether parameters outside the blocks train, which as a rule takes the backward to the input.
-        exact: count the FLOPs of each block alone, and of each beside the lowest (2 L passes of one sample), where
-            else the depths between are interpolated and what blocks add is shared by their size.
+        outside: whether parameters outside the blocks train, which usually extends the backward to the input.
+        exact: count the FLOPs of each block alone, and of each with the lowest (2 L passes of one sample); otherwise
+            the depths between are interpolated and the added cost is shared among blocks by their size.
         inputs: names of those outside that train at every `every`-th step only, 0 for never. Above 1 both kinds of
-            steps are measured: FLOPs and seconds are the mean over `every` steps, bytes those of the dearer kind.
+            steps are measured: FLOPs and seconds are the mean over `every` steps, bytes those of the larger kind.
         states: bytes of the optimizer's states of a parameter.
     """
 
-    def measured(resting: Collection[str]) -> Measured:
-        passes = _Passes(task, blocks, draw, outside, frozenset(resting), states)
+    def measured(frozen_inputs: Collection[str]) -> Measured:
+        passes = _Passes(task, blocks, draw, outside, frozenset(frozen_inputs), states)
         return _measured(passes, tuple(order), batch, exact)
 
     if not outside or not inputs or every == 1:
@@ -168,7 +168,7 @@ def _measured(passes: _Passes, names: tuple[str, ...], batch: int, exact: bool) 
     passes.warm_up(names, batch)
 
     def costs(at: dict[int, float], everything: float, own: Mapping[str, float]) -> PassCosts:
-        """`own` is what each block's weights cost wherever it stands; the rest lies on lines between the depths."""
+        """`own` is the cost of each block's weights at any depth; the rest is interpolated between the depths."""
         beside = _between({k: value - own[names[k]] for k, value in at.items()})
         alone = {name: value + own[name] for name, value in zip(names, beside, strict=True)}
         rest = max(everything - alone[names[0]] - sum(own[name] for name in names[1:]), 0.0) / above
@@ -187,7 +187,7 @@ def _measured(passes: _Passes, names: tuple[str, ...], batch: int, exact: bool) 
 
 
 def _mean(often: PassCosts, rarely: PassCosts, share: float) -> PassCosts:
-    """Costs of which `share` are the first and the rest the second."""
+    """Costs with `share` of the first and the rest of the second."""
     parts = (
         {name: share * a[name] + (1 - share) * b[name] for name in often.order}
         for a, b in ((often.alone, rarely.alone), (often.added, rarely.added))
@@ -196,7 +196,7 @@ def _mean(often: PassCosts, rarely: PassCosts, share: float) -> PassCosts:
 
 
 def _between(known: dict[int, float]) -> list[float]:
-    """Values at every place from 0 to the last known one, on straight lines."""
+    """Values at every index from 0 to the last known one, linearly interpolated."""
     values = [known[0]]
     for (a, first), (b, second) in pairwise(sorted(known.items())):
         values += [first + (second - first) * (k - a) / (b - a) for k in range(a + 1, b + 1)]

@@ -12,7 +12,7 @@ from entprog.train.ranking import score_phase
 
 
 def rank(config: Config, *, phase: str | None = None) -> None:
-    """Print the ranking of one phase, or of all: what `entprog train` records in its scores.json.
+    """Print the ranking of one phase, or of all, as `entprog train` records it in scores.json.
 
     Raises:
         ValueError: no such phase, or a wrong setting.
@@ -31,7 +31,7 @@ def rank(config: Config, *, phase: str | None = None) -> None:
 
 
 def _text(table: dict[str, Any], ranking: Ranking) -> str:
-    """One line a block, with what a step costs that trains it alone: the backward ends at the lowest active block."""
+    """One line for each block, with the cost of a step that trains it alone."""
     lines = [
         f"{'':>68}    a step whose lowest active block it is",
         f"{'rank':>4}  {'block':<22} {'importance':>11}  {'error':>8}  {'depth':>5}  {'parameters':>11}"

@@ -68,16 +68,16 @@ def sample(
             clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another prepared folder.
         drive: a video file, whose poses are estimated and cropped as `entprog prepare` does, or a clip as above.
         out: folder; gets NAME.mp4 and NAME.gif (reference | pose | generated | drive) and frames/0000.png ...
-        num_inference_steps, guidance_scale, seed, scheduler: as in the run's [sample] where not given.
-        resolution: side in pixels; where not given that of the run's last phase.
-        frames: at most so many; where not given as many as the run's [evaluate] compares.
+        num_inference_steps, guidance_scale, seed, scheduler: the run's [sample] by default.
+        resolution: side in pixels; by default that of the run's last phase.
+        frames: maximum number; by default that of the run's [evaluate].
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
 
     Returns:
         The path of the mp4.
 
     Raises:
-        ValueError: the run, the reference or the drive can't be used; told with what to give instead.
+        ValueError: the run, the reference or the drive can't be used; the message says what to give instead.
     """
     run, out = Path(run), Path(out)
     if out.exists() and not out.is_dir():
@@ -114,7 +114,7 @@ def sample(
 
 
 class _Source:
-    """Clips by name: of the run's own data, opened when first asked for, or of a prepared folder."""
+    """Clips by name: of the run's own data, opened at first use, or of a prepared folder."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -186,7 +186,7 @@ def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned as its metadata say, at most 1536 pixels a side."""
+    """uint8 [H, W, 3], rotated by its metadata, at most 1536 pixels a side."""
     try:
         with Image.open(path) as opened:
             turned = ImageOps.exif_transpose(opened)
@@ -234,7 +234,7 @@ def write_panels(
     Args:
         target: path without suffix; its folder is made.
         reference: [3, H, W] in 0..1. keypoints: [F, 18, 3]. generated, truth: [F, 3, H, W] in 0..1.
-        frames: folder of the generated frames at their own size, 0000.png ...; replaced where it is there.
+        frames: folder of the generated frames at their own size, 0000.png ...; an existing one is replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     count, side = len(generated), generated.shape[-1]
@@ -260,17 +260,17 @@ def _enlarged(images: Tensor, side: int) -> np.ndarray:
 
 
 def _write_frames(folder: Path, frames: np.ndarray) -> None:
-    """uint8 [F, H, W, 3] as 0000.png ...; the folder appears whole, in place of an earlier one."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Write uint8 [F, H, W, 3] as 0000.png ..., atomically, in place of an earlier folder."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        partial.mkdir(parents=True)
         for i, frame in enumerate(frames):
-            Image.fromarray(frame).save(aside / f"{i:04d}.png")
+            Image.fromarray(frame).save(partial / f"{i:04d}.png")
         if folder.exists():
             if any(not re.fullmatch(r"\d{4}\.png", path.name) for path in folder.iterdir()):
                 raise ValueError(f"out = {str(folder.parent)!r}: {folder.name} holds other files; choose another")
             shutil.rmtree(folder)
-        aside.rename(folder)
+        partial.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

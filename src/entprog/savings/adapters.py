@@ -1,7 +1,7 @@
-"""A model that carries low-rank adapters, or holds frozen weights otherwise, seen as the model it stands for.
+"""A model with low-rank adapters or frozen storage, seen as the plain model.
 
 Adapters are peft's: a linear layer is replaced by one that holds it as `base_layer`, with `lora_A` and `lora_B`
-beside it. Weights that a `FrozenStorage` holds are their originals. Without either, every function here gives
+beside it. Weights in a `FrozenStorage` are replaced by their originals. Without either, every function here returns
 what the model itself would.
 """
 
@@ -26,13 +26,13 @@ def adapted_layers(module: nn.Module) -> dict[str, Any]:
 
 
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters under the names that they have without adapters; those of adapters are left out."""
+    """The parameters under the names that they have without adapters; adapter parameters are left out."""
     adapted = bool(adapted_layers(model))
     return {_plain(name): p for name, p in model.named_parameters() if not (adapted and _of_adapter(name))}
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state as without adapters, whose own weights are left out, not merged; weights as `original`."""
+    """The model's state without adapters (left out, not merged); weights as `original`."""
     adapted = bool(adapted_layers(model))
     state = {_plain(name): v for name, v in model.state_dict().items() if not (adapted and _of_adapter(name))}
     return state | {name: original(p).detach() for name, p in plain_parameters(model).items()}
@@ -40,7 +40,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def effective_weights(model: nn.Module) -> dict[str, Tensor]:
-    """By plain name, the weights that the forward acts with: W + s B A where an adapter is on, else W itself."""
+    """By plain name, the weights that the forward uses: W + s B A where an adapter is on, else W itself."""
     weights: dict[str, Tensor] = {
         name: original(p).detach().to(p.device) for name, p in plain_parameters(model).items()
     }
@@ -52,7 +52,7 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The forward without adapters; which are on, and what requires a gradient, is as before at the end."""
+    """The forward without adapters; active adapters and gradient flags are restored at the end."""
     layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]
     flags = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
     for layer in layers:

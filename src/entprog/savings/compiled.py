@@ -1,4 +1,4 @@
-"""torch.compile for each block by itself, with a bounded and counted number of graphs."""
+"""torch.compile for each block separately, with a limited and counted number of graphs."""
 
 import importlib.util
 import os
@@ -18,12 +18,12 @@ from entprog.core.swap import swapped_forward
 __all__ = ["Compiled", "compiled", "missing_compiler"]
 
 LIMIT = 64
-"""Graphs that one kind of block may have: passes x (frozen, active, above) x sizes; more run uncompiled."""
+"""Graphs that one class of block may have: passes x (frozen, active, above) x sizes; further ones run uncompiled."""
 
 
 @dataclass
 class Compiled:
-    """What became of the compilation: `graphs` compiled so far, and why it was given up, if it was."""
+    """Result of the compilation: `graphs` compiled so far, and why it was stopped, if it was."""
 
     graphs: int = 0
     failed: str = ""
@@ -33,13 +33,13 @@ class Compiled:
 def compiled(blocks: Blocks, *, backend: str = "inductor", limit: int = LIMIT) -> Iterator[Compiled]:
     """Within the context, each block's forward runs compiled; blocks of one class share their graphs.
 
-    A graph is made anew for each combination of shapes, of pass (reference or denoising), and of what needs a
+    A graph is compiled for each combination of shapes, of pass (reference or denoising), and of what needs a
     gradient (a frozen block below the lowest active one, above it, an active block), so each change of the
-    active set may compile; from `limit` graphs of one class on, new combinations run uncompiled. Sizes are taken as
-    they are (no dynamic shapes). Under a dispatch mode, as the meter is, blocks run uncompiled.
+    active set may compile; after `limit` graphs of one class, new combinations run uncompiled. Shapes are
+    static. Under a dispatch mode, as the meter is, blocks run uncompiled.
 
-    Not bit-identical: fused operations round otherwise. Where the compiler is missing or fails, one warning says
-    so and everything runs as it would without. Enter `recomputed` and `Skipper` inside this context.
+    Not bit-identical: fused operations round differently. Where the compiler is missing or fails, one warning says
+    so and everything runs uncompiled. Enter `recomputed` and `Skipper` inside this context.
     """
     state = Compiled()
     reason = missing_compiler(next(blocks[0].parameters()).device) if backend == "inductor" else ""
@@ -82,7 +82,7 @@ def _compiling(block: Block, backend: Callable[..., Any], state: Compiled) -> Ca
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        # A meter must see the operations, and fake tensors can't be compiled for.
+        # A meter must see the operations, and fake tensors can't be compiled.
         if state.failed or torch._C._len_torch_dispatch_stack():
             return original(*args, **kwargs)
         try:

@@ -1,8 +1,8 @@
 """Weights of frozen linear layers in fewer bytes, or off the device, with the originals kept exactly.
 
-A layer whose weight trains is left alone. One whose weight is frozen gives up its weight: bfloat16 values, int8 or
-NF4 codes (or a copy in the host's memory) take its place, and each forward, and each backward that passes through,
-makes the weight anew for as long as one product takes. Activations grow by nothing: no weight is kept for the backward.
+A layer whose weight trains is not changed. The weight of a frozen layer is replaced by bfloat16 values, int8 or NF4
+codes (or a copy in host memory); each forward, and each backward that passes through, decodes the weight for
+the time of one product. Activations do not grow: no weight is kept for the backward.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,29 +26,29 @@ BLOCK = 64
 """Values that share one scale."""
 
 BUFFERS = ("frozen_codes", "frozen_scales")
-"""What a layer holds in its weight's place, beside its state."""
+"""Buffers that a layer holds instead of its weight; they are not part of its state."""
 
 
 def original(parameter: Tensor) -> Tensor:
-    """The weight behind a parameter that has given up its own; of any other the parameter itself.
+    """The original weight of a parameter whose weight is stored; for any other the parameter itself.
 
-    On a CUDA device the originals are in the host's memory.
+    On a CUDA device the originals are in host memory.
     """
     kept: Tensor | None = getattr(parameter, "_entprog_original", None)
     return parameter if kept is None else kept
 
 
 class FrozenStorage:
-    """Follows which linear layers are frozen, and holds the weights of those by `kind`.
+    """Follows which linear layers are frozen, and stores their weights as `kind`.
 
-    "bf16" changes nothing where products run in bfloat16, as under autocast: what is held is what they round the weight
-    to. "int8" and "nf4" change what the network computes (see `encode` for how much); "offload" does not: the weight
-    stays in the host's memory (pinned, beside a CUDA device) and is fetched for each use, the next one's ahead of
-    time on a stream of its own. A parameter that has given up its weight reads as NaN of the right shape, so a
-    use that passes the layer by is seen at once. `original` and `whole` give what it was, bit for bit.
+    "bf16" changes nothing where products run in bfloat16, as under autocast, which rounds the weight to the same
+    values. "int8" and "nf4" change what the network computes (see `encode` for how much); "offload" does not: the
+    weight stays in host memory (pinned for a CUDA device) and is copied for each use, the next one ahead of time
+    on a separate stream. A parameter whose weight is stored reads as NaN of the right shape, so a use that bypasses
+    the layer is noticed at once. `original` and `whole` give the original weights, bit for bit.
 
     Args:
-        blocks: the model's; only linear layers inside these are held.
+        blocks: the model's; only linear layers inside these are stored.
     """
 
     def __init__(self, blocks: Iterable[Block], kind: Kind) -> None:
@@ -67,33 +67,33 @@ class FrozenStorage:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Names of the layers whose weights are held, in the order of the blocks."""
+        """Names of the layers whose weights are stored, in the order of the blocks."""
         return tuple(name for name, _ in self._layers if name in self._held)
 
     def follow(self) -> None:
-        """Take the weights of layers that do not train, and give back those of layers that do; call at each change."""
+        """Store the weights of layers that do not train, and restore those of layers that do; call at each change."""
         before = self.held
         for name, layer in self._layers:
             if any(p.requires_grad for p in layer.parameters(recurse=False)):
                 if name in self._held:
-                    self._held.pop(name).give_back()
+                    self._held.pop(name).restore()
             elif name not in self._held:
                 self._held[name] = _Held(name, layer, self.kind, self._fetcher)
         if self.held != before:
             self._fetcher.order([self._held[name] for name in self.held])
 
     def refuse_trained(self) -> None:
-        """Raise ValueError where a layer that is held has been asked to train behind our back."""
+        """Raise ValueError where a stored layer was set to train without going through the Freezer."""
         for held in self._held.values():
             held.refuse_trained()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """The network as it would be without this: for scores, readings, ema. Nothing may train inside."""
+        """The network with its original weights: for scores, holdout readings, EMA. Nothing may train inside."""
         held = [] if self._is_whole else list(self._held.values())
         was, self._is_whole = self._is_whole, True
         for each in held:
-            each.give_back()
+            each.restore()
         try:
             yield
         finally:
@@ -102,9 +102,9 @@ class FrozenStorage:
                 each.take()
 
     def release(self) -> None:
-        """Give every weight back."""
+        """Restore every weight."""
         for held in self._held.values():
-            held.give_back()
+            held.restore()
         self._held = {}
 
 
@@ -117,12 +117,12 @@ class _Held:
         self.shape, self.dtype, self.device = weight.shape, weight.dtype, weight.device
         self.original = _on_host(weight)
         if kind == "nf4":
-            _pairs(self.device)  # a step that is metered makes nothing that stays
+            _pairs(self.device)  # made here, so that a metered step leaves no new tensors
         self.packed = () if kind == "offload" else encode(weight, kind)
         self.take()
 
     def take(self) -> None:
-        """Put the held weight in the layer's place."""
+        """Replace the layer's weight by the stored one."""
         weight = self.layer.weight
         weight._entprog_original = self.original  # type: ignore[attr-defined]
         weight.data = torch.full((1, 1), torch.nan, dtype=self.dtype, device=self.device).expand(self.shape)
@@ -130,8 +130,8 @@ class _Held:
         for name, tensor in zip(BUFFERS, self.packed, strict=False):  # where meters look for bytes
             self.layer.register_buffer(name, tensor, persistent=False)
 
-    def give_back(self) -> None:
-        """The layer as it was."""
+    def restore(self) -> None:
+        """Restore the layer."""
         del self.layer.__dict__["forward"]
         for name, _ in zip(BUFFERS, self.packed, strict=False):
             delattr(self.layer, name)
@@ -140,7 +140,7 @@ class _Held:
         del weight._entprog_original  # type: ignore[attr-defined]
 
     def weight(self, dtype: torch.dtype, *, backward: bool) -> Tensor:
-        """The weight on its device, [out, in], for one use; in `dtype` where it is made for it."""
+        """The weight on its device, [out, in], for one use; in `dtype` where it is decoded."""
         if self.kind != "offload":
             return decode(self.packed, self.kind, self.shape, dtype)
         if self.device.type == "cpu":
@@ -148,7 +148,7 @@ class _Held:
         return self.fetcher.fetch(self, backward=backward)
 
     def used(self) -> None:
-        """The one use of what `weight` gave is over."""
+        """To be called after the use of what `weight` returned."""
         if self.kind == "offload" and self.device.type != "cpu":
             self.fetcher.used(self)
 
@@ -156,8 +156,8 @@ class _Held:
         parameters = [self.layer.weight] if self.layer.bias is None else [self.layer.weight, self.layer.bias]
         if any(p.requires_grad for p in parameters):
             raise ValueError(
-                f"layer {self.name!r} is asked to train, but its weight is held as {self.kind!r}: let the Freezer do "
-                'it (train_only), which brings the original back first, or set freeze.storage = "full"'
+                f"layer {self.name!r} is set to train, but its weight is stored as {self.kind!r}: use the Freezer's "
+                'train_only, which restores the original first, or set freeze.storage = "full"'
             )
 
 
@@ -169,7 +169,7 @@ def _forward(held: _Held, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W^T + b; dL/dx = dL/dy W, with W made anew in each direction; W and b get no gradient."""
+    """y = x W^T + b; dL/dx = dL/dy W, with W decoded in each direction; W and b get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, held: _Held) -> Tensor:
@@ -189,14 +189,14 @@ class _Linear(torch.autograd.Function):
 
 
 def _computed_in(x: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The type in which a product with x runs: that of autocast, else that of the weight."""
+    """The dtype in which a product with x runs: that of autocast, else that of the weight."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
 
 @dataclass
 class _Slot:
-    """Room on the device for one weight: what it holds, and the events of its arrival and of its last use."""
+    """Device memory for one weight: what it holds, and the events of its arrival and of its last use."""
 
     memory_plan: Tensor
     place: int = -1
@@ -205,9 +205,9 @@ class _Slot:
 
 
 class _Fetcher:
-    """Copies weights from pinned memory to a CUDA device, the next one while the present one is at work.
+    """Copies weights from pinned memory to a CUDA device, the next one while the present one is in use.
 
-    Two slots of the largest weight's size take turns; events on both streams keep a copy from overtaking a use.
+    Two slots of the largest weight's size alternate; events on both streams keep a copy from overwriting one in use.
     """
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class _Fetcher:
         self.layers, self.places, self.slots = layers, {id(held): k for k, held in enumerate(layers)}, []
 
     def fetch(self, held: _Held, *, backward: bool) -> Tensor:
-        """The weight on the device, to be used once on the current stream and then told to `used`."""
+        """The weight on the device, to be used once on the current stream, followed by a call of `used`."""
         place = self.places[id(held)]
         slot = self._slot(place) or self._send(place, avoid=-1)
         following = place - 1 if backward else place + 1
@@ -233,7 +233,7 @@ class _Fetcher:
         return slot.memory_plan[: held.shape.numel()].view(held.shape)
 
     def used(self, held: _Held) -> None:
-        """The use of a weight is on the current stream by now: what comes next may take its memory after it."""
+        """The use of a weight is queued on the current stream: later copies may overwrite it after that."""
         slot = self._slot(self.places[id(held)])
         if slot is not None:
             slot.used.record(torch.cuda.current_stream(held.device))
@@ -292,7 +292,7 @@ def encode(weight: Tensor, kind: str) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def decode(packed: tuple[Tensor, ...], kind: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """The weight [out, in] that `encode` packed, as near as the codes are."""
+    """The weight [out, in] that `encode` packed, up to the rounding of its codes."""
     if kind == "bf16":
         return packed[0].to(dtype)
     codes, scales = packed
@@ -306,7 +306,7 @@ def decode(packed: tuple[Tensor, ...], kind: str, shape: torch.Size, dtype: torc
 @cache
 def normal_levels() -> tuple[float, ...]:
     """The 16 values of NF4: 8 quantiles of a normal distribution above zero, 7 below, and zero, scaled to -1..1."""
-    end = 0.9677083  # half of a sixteenth, averaged over both sides, lies beyond the outermost levels
+    end = 0.9677083  # half of a sixteenth, averaged over both sides, is beyond the outermost levels
     normal = NormalDist()
     above = [normal.inv_cdf(end + (0.5 - end) * k / 8) for k in range(8)]
     below = [-normal.inv_cdf(end + (0.5 - end) * k / 7) for k in range(7)]
@@ -315,7 +315,7 @@ def normal_levels() -> tuple[float, ...]:
 
 @contextmanager
 def fresh_tables() -> Iterator[None]:
-    """Inside, tables are made anew, and they are gone afterwards: of fake tensors none may serve real ones."""
+    """Inside, tables are new, and they are dropped at the end: tables of fake tensors must not be used later."""
     _pairs.cache_clear()
     try:
         yield
@@ -331,7 +331,7 @@ def _pairs(device: torch.device) -> Tensor:
 
 
 def _on_host(weight: Tensor) -> Tensor:
-    """The weight in the host's memory; on a CPU itself."""
+    """The weight in host memory; on a CPU itself."""
     if weight.device.type == "cpu":
         return weight
     return torch.empty(weight.shape, dtype=weight.dtype, pin_memory=True).copy_(weight)

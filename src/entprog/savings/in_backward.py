@@ -1,4 +1,4 @@
-"""The optimizer of a phase as the recipe names it, and the one that steps inside the backward pass."""
+"""The optimizer of a phase as the recipe names it, and an optimizer that steps inside the backward pass."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -55,7 +55,7 @@ def build_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.
 
 
 def release(optimizer: optim.Optimizer) -> None:
-    """Take an optimizer's hooks off its parameters, so that the next one has them to itself."""
+    """Remove an optimizer's hooks from its parameters, so that only the next one's run."""
     if isinstance(optimizer, InBackward):
         optimizer.release()
 
@@ -63,15 +63,15 @@ def release(optimizer: optim.Optimizer) -> None:
 class InBackward(optim.Optimizer):
     """Steps each parameter as soon as its gradient is there, and frees the gradient at once.
 
-    A facade: groups, states and saved states are those of the optimizer inside, which is pointed at one
-    parameter at a time. Equal to it bit for bit where a parameter's step depends on no other parameter. `step`
-    itself only runs its hooks. Peak memory falls by the gradients only if these are what stands at the peak:
-    with gradient checkpointing; without it activations fall while gradients rise and nothing is won.
+    A wrapper: groups, states and saved states are those of the optimizer inside, which is given one parameter at a
+    time. Equal to it bit for bit where a parameter's step depends on no other parameter. `step`
+    itself only runs its hooks. Peak memory falls by the gradients only if gradients are live at the peak:
+    with gradient checkpointing; without it activations fall while gradients rise and nothing is saved.
 
     A parameter that does not require a gradient is never stepped, even by a graph built before it was frozen.
 
     Args:
-        inside: the optimizer that does the work; from now on only through this one.
+        inside: the optimizer that does the work; use it through this one only.
     """
 
     def __init__(self, inside: optim.Optimizer) -> None:
@@ -84,14 +84,14 @@ class InBackward(optim.Optimizer):
         ]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Nothing is left to do: the backward pass has stepped already. `closure` is only called."""
+        """Does nothing: the backward pass has stepped already. `closure` is only called."""
         return None if closure is None else closure()
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> float:
-        """Norm of the gradients that have been stepped since the last call, as `clip_grad_norm_` computes it.
+        """Norm of the gradients that were stepped since the last call, as `clip_grad_norm_` computes it.
 
         Args:
-            parameters: in the order in which they would have been given there.
+            parameters: in the order in which `clip_grad_norm_` would get them.
         """
         norms = [self._norms[id(p)] for p in parameters if id(p) in self._norms]
         self._norms = {}
@@ -104,7 +104,7 @@ class InBackward(optim.Optimizer):
         self.param_groups, self.state = self.inside.param_groups, self.inside.state
 
     def release(self) -> None:
-        """Take the hooks off the parameters."""
+        """Remove the hooks from the parameters."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -115,7 +115,7 @@ class InBackward(optim.Optimizer):
             return
         if parameter.requires_grad:
             self._norms[id(parameter)] = torch.linalg.vector_norm(gradient)
-            # A search restores states by replacing them, so what is inside must look at the present ones.
+            # A search restores states by replacing them, so the optimizer inside must use the present ones.
             self.inside.state = self.state
             self.inside.param_groups = [{**self.param_groups[self._group[id(parameter)]], "params": [parameter]}]
             self.inside.step()

@@ -21,17 +21,17 @@ Key = tuple[frozenset[str], Shape]
 
 @dataclass
 class MemoryPlan:
-    """What a phase may use, and how each of its workloads runs in it.
+    """The budget of a phase, and how each of its workloads runs in it.
 
     Attributes:
         order: the phase's blocks, the lowest first.
         shape: the phase's own.
         draw: gives a draw of one sample of a shape.
         sizes: resolutions that the data set stores.
-        reserved: bytes that lie there whatever trains: averaged weights, fixed draws.
-        states: what becomes of optimizer states of frozen blocks.
-        trainable: parameters that may train in this phase, by id, as they stood before any was frozen.
-        options: how a workload runs, once `take` has been asked about it.
+        reserved: bytes that are always in use: EMA weights, fixed draws.
+        states: what happens to optimizer states of frozen blocks.
+        trainable: ids of the parameters that may train in this phase, taken before any was frozen.
+        options: how a workload runs, once `take` was called for it.
     """
 
     task: Trainable
@@ -53,16 +53,16 @@ class MemoryPlan:
     ) -> Fit:
         """The cheapest way to train `active` at `shape`, with states of `kept` blocks and `beside` more bytes.
 
-        `leanest` tries only the way that takes the least memory: where that does not fit, nothing does.
+        `leanest` tries only the option that takes the least memory: where that does not fit, nothing does.
         """
-        lying = tuple(name for name in self.order if name in set(kept) - set(active)) if self.states == "keep" else ()
+        frozen = tuple(name for name in self.order if name in set(kept) - set(active)) if self.states == "keep" else ()
 
         def measure(option: Option) -> Any:
-            key = (option, shape, lying)
+            key = (option, shape, frozen)
             if key not in self.known:
                 self.known[key] = simulate_step(
                     self.task, self.blocks, option, self.draw(shape), shape.batch, self.config.train,
-                    trainable=self.trainable, kept=lying,
+                    trainable=self.trainable, kept=frozen,
                 )  # fmt: skip
             return self.known[key]
 
@@ -76,9 +76,9 @@ class MemoryPlan:
     def take(
         self, workload: Workload, ranking: Ranking | None, kept: Iterable[str] = (), beside: int = 0
     ) -> Workload | None:
-        """The workload as it can run: itself, or with as many blocks further up; None where nothing fits.
+        """The workload that fits: itself, or with as many blocks further up; None where nothing fits.
 
-        Without a ranking its blocks are what they are.
+        Without a ranking its blocks do not change.
         """
         shape, m = workload.shape or self.shape, len(workload.active)
         kept = list(kept)
@@ -93,25 +93,25 @@ class MemoryPlan:
         return None
 
     def option(self, workload: Workload) -> Option:
-        """How to run a workload that `take` gave."""
+        """How to run a workload that `take` returned."""
         return self.options[self.key(workload)]
 
     def key(self, workload: Workload) -> Key:
-        """What tells workloads apart, whatever the order of their blocks."""
+        """Key of a workload that ignores the order of its blocks."""
         return frozenset(workload.active), workload.shape or self.shape
 
     def refusal(self, stage: int, workload: Workload, beside: int = 0) -> ValueError:
-        """What to say where nothing fits: what is missing, and what would do."""
+        """The error where nothing fits: what is missing, and what would fit."""
         shape, m, total = workload.shape or self.shape, len(workload.active), self.reserved + beside
         top = self.try_to_fit(self.order[-m:], shape, (), beside, leanest=True)
-        said = f"train.memory_budget = {self.config.train.memory_budget!r}: "
+        label = f"train.memory_budget = {self.config.train.memory_budget!r}: "
         weights = top.cost.by_category.get("weights", 0)
         if weights + total > self.budget:
             more = f" and {written_bytes(total)} of averaged weights, draws and copies" if total else ""
-            return ValueError(f"{said}the weights alone take {written_bytes(weights)}{more}; raise it")
+            return ValueError(f"{label}the weights alone take {written_bytes(weights)}{more}; raise it")
         return ValueError(
-            f"{said}stage {stage} with {m} of {len(self.order)} blocks, {shape.frames} frames of {shape.resolution} px "
-            f"in batches of {shape.batch} takes at least {written_bytes(top.cost.peak + total)}; "
+            f"{label}stage {stage} with {m} of {len(self.order)} blocks, {shape.frames} frames of {shape.resolution} px"
+            f" in batches of {shape.batch} takes at least {written_bytes(top.cost.peak + total)}; "
             f"{self._would_fit(m, shape, beside)}"
         )
 
@@ -171,19 +171,19 @@ class Fitted:
         Raises:
             ValueError: none does; it says what would.
         """
-        asked = (stage, ranking, shape, last)
-        if asked not in self.answers:
+        key = (stage, ranking, shape, last)
+        if key not in self.answers:
             named = self.inside.candidates(stage, ranking, shape, last)
             kept, beside = self.kept(stage, ranking, shape), self.copies(len(named))
             taken = [self.memory_plan.take(workload, ranking, kept, beside) for workload in named]
             found = tuple(dict.fromkeys(workload for workload in taken if workload is not None))
             if not found:
                 raise self.memory_plan.refusal(stage, named[0], beside)
-            self.answers[asked] = (
+            self.answers[key] = (
                 found,
                 {self.memory_plan.key(workload): self.memory_plan.option(workload) for workload in found},
             )
-        found, options = self.answers[asked]
+        found, options = self.answers[key]
         self.memory_plan.options.update(options)  # of this stage: an earlier one may have had more bytes left
         return found
 
@@ -194,12 +194,12 @@ class Fitted:
         return self.inside.choose(trials, cost)
 
     def kept(self, stage: int, ranking: Ranking, shape: Shape | None) -> set[str]:
-        """Blocks that may have trained by the end of a stage, whose states lie there where they are kept."""
+        """Blocks that may have trained by the end of a stage, whose states are in memory where they are kept."""
         earlier = (self.inside.candidates(k, ranking, shape, None) for k in range(stage + 1))
         return {name for candidates in earlier for workload in candidates for name in workload.active}
 
     def copies(self, candidates: int) -> int:
-        """Bytes of what a probe of so many candidates keeps: weights and states at its start and at each end."""
+        """Bytes that a probe of this many candidates keeps: weights and states at its start and at each end."""
         if self.estimator != "probe" or candidates < 2:
             return 0
         memory_plan, train = self.memory_plan, self.memory_plan.config.train
@@ -223,10 +223,10 @@ class Fitted:
 def fit_phase(
     memory_plan: MemoryPlan, schedule: Schedule | None, ranking: Ranking | None, planned: Iterable[Workload] = ()
 ) -> tuple[Schedule | None, MemoryPlan]:
-    """The schedule with candidates that fit, and how they run; both checked for every stage before any trains.
+    """The schedule with candidates that fit, and how they run; both checked for every stage before training starts.
 
     States of frozen blocks are kept as the recipe says where that fits, else offloaded on a CUDA device; elsewhere
-    they are dropped, unless a search would take them up again.
+    they are dropped, unless a search would need them later.
 
     Args:
         planned: what a method without a schedule will train; all blocks at the phase's shape if nothing is named.
@@ -251,7 +251,7 @@ def fit_phase(
 
 
 def described(memory_plan: MemoryPlan) -> Iterator[dict[str, Any]]:
-    """One line for each workload that was fitted: how it runs, what it takes, and why it does not run cheaper."""
+    """One line for each fitted workload: how it runs, what it takes, and why it does not run cheaper."""
     for (active, shape), option in memory_plan.options.items():
         same = {
             key: cost for key, cost in memory_plan.known.items() if key[1] == shape and set(key[0].active) == active
@@ -268,7 +268,7 @@ def described(memory_plan: MemoryPlan) -> Iterator[dict[str, Any]]:
 
 
 def in_words(line: dict[str, Any]) -> str:
-    """A line of `described` for the screen."""
+    """A line of `described` for the terminal."""
     how = [f"{line['pieces']} pieces a batch"] if line["pieces"] > 1 else []
     how += ["checkpointing"] if line["checkpointing"] else []
     how += [f"states: {line['states']}"] if line["states"] != "keep" else []
@@ -280,7 +280,7 @@ def in_words(line: dict[str, Any]) -> str:
 
 
 def check_budget(config: Config, task: Trainable) -> None:
-    """Refuse at once what no phase could fit.
+    """Refuse at once a budget that no phase fits in.
 
     Raises:
         ValueError: the budget is below the weights.
@@ -290,35 +290,35 @@ def check_budget(config: Config, task: Trainable) -> None:
         return
     weights = sum(map(_bytes, (*task.model.parameters(), *task.model.buffers())))
     if weights > budget:
-        said = f"train.memory_budget = {config.train.memory_budget!r}"
-        raise ValueError(f"{said}: the weights alone take {written_bytes(weights)}; raise it")
+        label = f"train.memory_budget = {config.train.memory_budget!r}"
+        raise ValueError(f"{label}: the weights alone take {written_bytes(weights)}; raise it")
 
 
 def make_memory_plan(
     config: Config, task: Trainable, blocks: Blocks, order: Sequence[str], shape: Shape,
     draw: Callable[[Shape], Draw], sizes: Sequence[int], fixed: Sequence[Draw],
-    resting: Collection[str] = (), waiting: int = 0, recompute: bool = False,
+    never_trained: Collection[str] = (), cached_steps: int = 0, recompute: bool = False,
 ) -> MemoryPlan:  # fmt: skip
     """The memory plan of a phase that has a budget.
 
     Args:
-        fixed: draws that lie in memory for the whole phase.
-        resting: names of parameters that never train in this phase.
-        waiting: steps whose samples come again, for which the prefix cache keeps hidden states.
+        fixed: draws that stay in memory for the whole phase.
+        never_trained: names of parameters that never train in this phase.
+        cached_steps: steps whose samples come again, for which the prefix cache keeps hidden states.
         recompute: whether the phase recomputes activations.
     """
     budget = parse_bytes(config.train.memory_budget)
-    assert budget is not None, "asked for without train.memory_budget"
+    assert budget is not None, "needs train.memory_budget"
     reserved = sum(_bytes(tensor) for each in fixed for tensor in each.tensors().values())
     if config.train.ema_decay:
         reserved += sum(4 * p.numel() for p in task.model.parameters())
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
     if task.device.type == "cpu" and config.train.echo_cache == "host":
-        draws = waiting * config.train.gradient_accumulation_steps
+        draws = cached_steps * config.train.gradient_accumulation_steps
         reserved += draws * task.hidden_bytes(shape)
     named = task.model.named_parameters()
-    trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(resting))
+    trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(never_trained))
     states = config.freeze.states
     config = replace(config, train=replace(config.train, gradient_checkpointing=recompute))  # as the phase has it
     return MemoryPlan(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)

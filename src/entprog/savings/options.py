@@ -13,8 +13,8 @@ class Option:
     Attributes:
         active: the blocks that train.
         checkpointing: whether activations are recomputed in the backward pass.
-        states: what becomes of optimizer states of frozen blocks: "keep", "drop" or "offload".
-        pieces: equal micro-batches that the batch is cut into; gradients add up, so the effective batch stays.
+        states: what happens to optimizer states of frozen blocks: "keep", "drop" or "offload".
+        pieces: equal micro-batches that the batch is split into; gradients add up, so the effective batch is the same.
     """
 
     active: tuple[str, ...]
@@ -25,13 +25,13 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What `fit` found.
+    """Result of `fit`.
 
     Attributes:
         option: the first that fits; where none does, the one that needs the fewest bytes.
-        cost: what it was measured to take; `cost.peak` leaves out what was reserved.
+        cost: its measured cost; `cost.peak` excludes what was reserved.
         fits: whether it fits.
-        tried: every option that was measured on the way, with its peak.
+        tried: every option that was measured, with its peak.
     """
 
     option: Option
@@ -45,8 +45,8 @@ def fit(options: Iterable[Option], measure: Callable[[Option], StepCost], budget
 
     Args:
         options: at least one, the cheapest in time first; measured one by one until one fits.
-        measure: what a step of an option takes; run it under FakeTensorMode and nothing is allocated.
-        reserved: bytes that lie there whatever the option: averaged weights, fixed draws.
+        measure: returns the cost of a step of an option; under FakeTensorMode nothing is allocated.
+        reserved: bytes that are in use whatever the option: EMA weights, fixed draws.
     """
     tried: list[tuple[Option, StepCost]] = []
     for option in options:
@@ -63,12 +63,12 @@ def fit(options: Iterable[Option], measure: Callable[[Option], StepCost], budget
 def ways(active: Sequence[str], batch: int, *, states: str = "keep", checkpointing: bool = False) -> list[Option]:
     """All ways to run one workload, the cheapest first.
 
-    Cutting a batch into pieces costs no FLOPs, recomputation a forward pass: so pieces come first, the fewest
+    Splitting a batch into pieces costs no FLOPs, recomputation a forward pass: so pieces come first, the fewest
     before the most, and then the same with checkpointing.
 
     Args:
-        batch: samples of the uncut batch; pieces are its divisors.
-        checkpointing: on already: then nothing is tried without.
+        batch: samples of the whole batch; pieces are its divisors.
+        checkpointing: already on: then nothing is tried without it.
     """
     pieces = [n for n in range(1, batch + 1) if batch % n == 0]
     return [

@@ -13,20 +13,20 @@ from entprog.files import save_tensors, to_host
 from entprog.profiling.meter import StepCost
 
 Key = tuple[int, Shape]
-"""A draw of a phase: its first sample, and its shape."""
+"""Key of a draw of a phase: its first sample, and its shape."""
 
 
 @dataclass
 class PrefixCache:
     """Hidden states at the entrance of the lowest active block, of the draws that come again.
 
-    Exactly as computed: a step that finds them has the numbers that it would have without. They are of use as long as
-    the lowest active block stays the same, since whatever lies below it is frozen meanwhile.
+    Stored exactly as computed, so a step gives the same numbers with and without them. They are valid as long as
+    the lowest active block is the same, since everything below it is frozen meanwhile.
 
     Args:
         task: its `prefix` computes them.
         window: steps whose draws are kept, the newest.
-        folder: they go there, a file a draw; None: they stay in the CPU's memory.
+        folder: where they are stored, one file for each draw; None: in host memory.
         warn: called with one message when the folder can't be written; training goes on with the same numbers.
     """
 
@@ -39,11 +39,11 @@ class PrefixCache:
     _kept: dict[Key, Tensor | Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.folder is not None:  # of a sitting that was interrupted
+        if self.folder is not None:  # of an earlier session that was interrupted
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def knows(self, keys: Sequence[Key]) -> bool:
-        """Whether all draws of a step are here for the blocks that are active now; forgets what is of no more use."""
+        """Whether all draws of a step are cached for the present active blocks; drops what is no longer needed."""
         self._most = self.window * len(keys)
         entrance = self.task.prefix_place()
         if entrance != self._entrance:
@@ -56,7 +56,7 @@ class PrefixCache:
         return all(key in self._kept for key in keys)
 
     def of(self, draw: Draw, key: Key) -> Draw:
-        """The draw with its hidden states, computed where they are not known."""
+        """The draw with its hidden states, computed where they are not cached."""
         known = self._read(key)
         if known is not None:
             return replace(draw, hidden=known.to(draw.x.device, non_blocking=True))
@@ -67,11 +67,11 @@ class PrefixCache:
 
     @property
     def held(self) -> list[Tensor]:
-        """What lies in memory."""
+        """The tensors in memory."""
         return [state for state in self._kept.values() if isinstance(state, Tensor)]
 
     def full(self, cost: StepCost) -> StepCost:
-        """A step's cost with as many held as there will be, where they lie beside the weights."""
+        """A step's cost with a full cache, where the cache is in the same memory as the weights."""
         held = self.held
         if self.task.device.type != "cpu" or not held:
             return cost
@@ -80,7 +80,7 @@ class PrefixCache:
         return replace(cost, peak=cost.peak + missing, by_category=parts)
 
     def clear(self) -> None:
-        """Forget everything, files included."""
+        """Drop everything, files included."""
         self._kept.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -89,14 +89,14 @@ class PrefixCache:
         try:
             self._kept[key] = to_host(state) if self.folder is None else self._written(key, state)
         except (OSError, SafetensorError) as error:
-            said = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
-            self.warn(f"the prefix cache keeps nothing from here on: {said}. Training goes on, slower")
+            reason = f'{self.folder} can\'t be written ({error}); free space, or set train.echo_cache = "host"'
+            self.warn(f"the prefix cache is off from now on: {reason}. Training goes on, slower")
             self.clear()
             self.window = self._most = 0
         while len(self._kept) > self._most:
-            gone = self._kept.pop(next(iter(self._kept)))
-            if isinstance(gone, Path):
-                gone.unlink(missing_ok=True)
+            oldest = self._kept.pop(next(iter(self._kept)))
+            if isinstance(oldest, Path):
+                oldest.unlink(missing_ok=True)
 
     def _written(self, key: Key, state: Tensor) -> Path:
         assert self.folder is not None
@@ -112,7 +112,7 @@ class PrefixCache:
             return known
         try:
             with safe_open(str(known), "pt") as file:
-                # Copied, since what is mapped from a file need not be aligned as computed tensors are.
+                # Copied, since tensors mapped from a file may be aligned differently from computed ones.
                 return file.get_tensor("state").clone()
         except (OSError, SafetensorError):
             del self._kept[key]

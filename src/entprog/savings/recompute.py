@@ -18,14 +18,14 @@ __all__ = ["recompute", "recomputed"]
 
 @contextmanager
 def recomputed(blocks: Blocks) -> Iterator[None]:
-    """Within the context, blocks keep their inputs only and compute their activations again in the backward.
+    """Within the context, blocks keep their inputs only and recompute their activations in the backward.
 
-    A call is checkpointed where it leaves a graph: gradients are enabled, and an argument or a parameter of the
-    block needs one. So blocks below the lowest active one run as they are, in each pass of a Siamese model by
-    itself; they have nothing to save. Non-reentrant: frozen inputs are no obstacle, and random numbers
-    (dropout) and autocast are those of the first run. Gradients are equal bit for bit to those without.
+    A call is checkpointed where its output needs a gradient: gradients are enabled, and an argument or a parameter of
+    the block needs one. So blocks below the lowest active one run as they are, separately in each pass of a Siamese
+    model; they keep no activations. Non-reentrant: inputs need no gradient, and random numbers
+    (dropout) and autocast are those of the first run. Gradients are bit-identical to those without.
 
-    The backward may come after the context has ended. A `Skipper` goes inside this context.
+    The backward may come after the context has ended. Enter a `Skipper` inside this context.
     """
     with ExitStack() as stack:
         for block in blocks:
@@ -34,7 +34,7 @@ def recomputed(blocks: Blocks) -> Iterator[None]:
 
 
 def recompute(blocks: Blocks) -> None:
-    """As `recomputed`, for good: for a loop that has no place to end a context."""
+    """As `recomputed`, permanently: for a loop that has no place to end a context."""
     for block in blocks:
         block.module.__dict__["forward"] = _saving(block)
 

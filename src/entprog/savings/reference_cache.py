@@ -1,4 +1,4 @@
-"""An exact cache of what the frozen part of the reference pass computes.
+"""An exact cache of the output of the frozen part of the reference pass.
 
 Shape legend: B samples, C latent channels, h w latent height and width, M reference tokens, D width.
 """
@@ -26,7 +26,7 @@ Kind = Literal["device", "host", "disk"]
 
 @dataclass(slots=True)
 class _Entry:
-    """The states of one reference, and the digest of all weights before each; on disk `states` is None."""
+    """The states of one reference, and for each the digest of all weights before it; on disk `states` is None."""
 
     chain: tuple[str, ...]
     states: list[Tensor] | None
@@ -34,32 +34,31 @@ class _Entry:
 
 
 class ReferenceCache:
-    """Keeps the hidden states of reference images at the entrances of frozen blocks.
+    """Caches the hidden states of reference images at the entrances of frozen blocks.
 
-    A state depends on the image and on the weights that lie before it: the embeddings and the blocks below. As long
+    A state depends on the image and on the weights before it: the embeddings and the blocks below. As long
     as none of these can train, the state is computed once for each image; from the lowest active block on, the
-    reference pass runs at every step as it always does, with its gradient. In a phase of temporal blocks nothing of
-    it is left to run.
+    reference pass runs at every step, with its gradient. In a phase of temporal blocks the whole pass is cached.
 
-    Entries carry digests of the weights that they were computed with. Whatever changes these (training, a loaded
-    checkpoint, an assignment in place) makes the entry useless from the first changed block on, and nothing else
-    does: weights that come back bit for bit find their entries again. Digests are taken anew where a tensor's
-    version counter has moved or its parameter has been trainable; a write through `Tensor.data` moves no counter,
-    and is not seen.
+    Entries carry digests of the weights that they were computed with. Any change of these (training, a loaded
+    checkpoint, an assignment in place) invalidates the entry from the first changed block on, and nothing else
+    does: restoring the same weights makes their entries valid again. A digest is recomputed where a tensor's
+    version counter has moved or its parameter was trainable; a write through `Tensor.data` moves no counter
+    and is not noticed.
 
-    Each image is computed alone, never in a batch, since matrix products of another size may round otherwise.
-    Its states are so a function of weights and image: a hit equals a miss bit for bit, whatever else the batch
+    Each image is computed alone, never in a batch, since matrix products of another size may round differently.
+    So its states are a function of weights and image: a hit equals a miss bit for bit, whatever else the batch
     holds, and neither the limit nor a resumed run changes a number.
 
     Args:
-        kind: "device" keeps states beside the weights, "host" in the CPU's memory, "disk" in `folder`.
+        kind: "device" keeps states on the model's device, "host" in host memory, "disk" in `folder`.
         limit: bytes of all entries; the least recently used go first.
-        folder: of kind "disk": made here, one safetensors file an image; files of an earlier sitting are used.
-        warn: called with one message when the cache must give up; training goes on with the same numbers.
-        computing: gives a context for what is computed, from its form: equal forms are the same work.
+        folder: of kind "disk": made here, one safetensors file for each image; files of an earlier session are used.
+        warn: called with one message when caching stops after an error; training goes on with the same numbers.
+        computing: returns a context for the computation of a form of work: equal forms cost the same.
 
     Attributes:
-        hits, misses: images that were answered from the cache, and that were not.
+        hits, misses: images that were found in the cache, and that were not.
         size: bytes of all entries.
     """
 
@@ -82,7 +81,7 @@ class ReferenceCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._digests: dict[int, tuple[tuple[object, ...], str]] = {}
         self._trained: dict[int, int] = {}
-        self._sitting = uuid.uuid4().hex
+        self._session = uuid.uuid4().hex
         self._last: tuple[str, ...] = ()
         self._ready: tuple[Tensor, list[Tensor]] | None = None
         self._closed = False
@@ -91,9 +90,9 @@ class ReferenceCache:
             self._open(folder)
 
     def prepare(self, reference: Tensor) -> None:
-        """Compute or find what `states` will give for this very tensor; call it where the model will be called.
+        """Compute or find what `states` will return for this very tensor; call it in the same context as the model.
 
-        Autocast is part of what an entry is kept under.
+        Autocast is part of an entry's key.
         """
         self._ready = None
         chain = self._chain()
@@ -105,8 +104,8 @@ class ReferenceCache:
     def states(self, reference: Tensor, *, last: bool = True) -> list[Tensor] | None:
         """The first states [B, M, D] for `VideoDiT.reference_states(known=...)`, once for each `prepare`.
 
-        None where this tensor was not prepared, or where nothing before the first block is frozen. They can be asked
-        for again where this is not the `last` time.
+        None where this tensor was not prepared, or where nothing before the first block is frozen. They can be read
+        again unless this is the `last` time.
         """
         ready = self._ready
         if last:
@@ -114,14 +113,14 @@ class ReferenceCache:
         return ready[1] if ready is not None and ready[0] is reference else None
 
     def close(self) -> None:
-        """Forget everything, files included."""
+        """Drop everything, files included."""
         self._entries.clear()
         self.size = 0
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _of_one(self, image: Tensor, chain: tuple[str, ...]) -> list[Tensor]:
-        """The states [1, M, D] of one image [1, C, h, w], as many as there are frozen entrances."""
+        """The states [1, M, D] of one image [1, C, h, w], one for each frozen entrance."""
         key = _key(image)
         known = self._read(key, chain, image.device)
         if len(known) >= len(chain):
@@ -134,7 +133,7 @@ class ReferenceCache:
         return states
 
     def _chain(self) -> tuple[str, ...]:
-        """For each entrance that only frozen weights lie before, the digest of all of these."""
+        """For each entrance with only frozen weights before it, the digest of all of these."""
         model = self.model
         parts: list[tuple[nn.Module, ...]] = [(model.patch_embed, model.tau_embed)]
         parts += [(block,) for block in model.reference_stack()]
@@ -157,8 +156,8 @@ class ReferenceCache:
 
     def _digest(self, place: int, tensors: Sequence[Tensor]) -> str:
         if any(t.is_meta or t.untyped_storage().nbytes() < t.nbytes for t in tensors):
-            # Held elsewhere, in fewer bits or on the host: other weights after each step that could train them.
-            return f"{self._sitting} {place} {self._trained.get(place, 0)}"
+            # Stored in fewer bits or on the host: assume new weights after each step that could train them.
+            return f"{self._session} {place} {self._trained.get(place, 0)}"
         versions = tuple((id(t), t.data_ptr(), t._version, t.dtype, t.shape) for t in tensors)
         known = self._digests.get(place)
         if known is None or known[0] != versions:
@@ -166,7 +165,7 @@ class ReferenceCache:
         return known[1]
 
     def _trim(self) -> None:
-        """Let go of what the weights of now can't use; files lose nothing but their place."""
+        """Drop entries that do not match the present weights."""
         for key, entry in list(self._entries.items()):
             valid = _common(entry.chain, self._last)
             if not valid:
@@ -178,7 +177,7 @@ class ReferenceCache:
                 self.size += entry.size
 
     def _read(self, key: str, chain: tuple[str, ...], device: torch.device) -> list[Tensor]:
-        """The leading states of an entry that are still right, on `device`."""
+        """The leading states of an entry that are still valid, on `device`."""
         entry = self._entries.get(key)
         if entry is None:
             return []
@@ -188,7 +187,7 @@ class ReferenceCache:
             return [state.to(device, non_blocking=True) for state in entry.states[:valid]]
         try:
             with safe_open(str(self._file(key)), "pt") as file:
-                # Copied, since what is mapped from a file need not be aligned as computed tensors are.
+                # Copied, since tensors mapped from a file may be aligned differently from computed ones.
                 return [file.get_tensor(str(i)).clone().to(device) for i in range(valid)]
         except (OSError, SafetensorError):
             self._drop(key)
@@ -220,13 +219,13 @@ class ReferenceCache:
 
     def _save(self, key: str, chain: tuple[str, ...], states: list[Tensor]) -> None:
         file = self._file(key)
-        aside = file.with_suffix(".partial")
+        partial = file.with_suffix(".partial")
         try:
             tensors = {str(i): state.contiguous().cpu() for i, state in enumerate(states)}
-            save_tensors(tensors, aside, {"chain": json.dumps(chain)})
-            aside.replace(file)
+            save_tensors(tensors, partial, {"chain": json.dumps(chain)})
+            partial.replace(file)
         finally:
-            aside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def _open(self, folder: Path) -> None:
         try:
@@ -259,11 +258,11 @@ class ReferenceCache:
 
     def _give_up(self, reason: str) -> None:
         self._closed = True
-        self.warn(f"the reference cache keeps nothing from here on: {reason}. Training goes on with the same numbers")
+        self.warn(f"the reference cache is off from now on: {reason}. Training goes on with the same numbers")
 
 
 def _key(image: Tensor) -> str:
-    """Content, size and precision: what the states of one image are a function of, but for the weights."""
+    """Content, size and precision: everything but the weights that the states of an image depend on."""
     kind = image.device.type
     precision = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "no"
     about = f"{tuple(image.shape)} {image.dtype} {precision} "

@@ -1,4 +1,4 @@
-"""One training step without its numbers: what it would allocate and compute, in no memory and little time."""
+"""One training step on fake tensors: what it would allocate and compute, without memory and in little time."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -22,18 +22,18 @@ def simulate_step(
     task: Trainable, blocks: Blocks, option: Option, draw: Draw, batch: int, config: TrainConfig,
     *, trainable: Collection[int], kept: Sequence[str] = (),
 ) -> StepCost:  # fmt: skip
-    """What one optimizer step of `batch` samples a micro-batch takes, run as `option` says.
+    """Cost of one optimizer step of `batch` samples a micro-batch, run as `option` says.
 
     The model's parameters are replaced by fake ones of their size and device, so nothing is allocated and no weight
-    is copied. What never trains, such as inputs with `freeze.inputs_every = 0`, is left out of `trainable`: the
-    backward then ends at the lowest active block, as the real one does. An optimizer in the backward pass is taken
-    for one that steps after it, an upper bound.
+    is copied. Parameters that never train, such as inputs with `freeze.inputs_every = 0`, are left out of `trainable`:
+    the backward then ends at the lowest active block, as the real one does. An optimizer in the backward pass is
+    simulated as one that steps after it, an upper bound.
 
     Args:
         draw: one sample or more of the step's own size.
-        trainable: ids of the parameters that may train; of those in blocks only the option's do, and adapters, except
-            beside weights that train themselves.
-        kept: blocks besides the active ones whose optimizer states lie in memory.
+        trainable: ids of the parameters that may train; of those in blocks only the option's do, and adapters where
+            the layer's own weights do not.
+        kept: blocks besides the active ones whose optimizer states are in memory.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     active = {id(p) for name in option.active for p in blocks[name].parameters()}
@@ -60,13 +60,13 @@ def simulate_step(
         optimizer = build_optimizer(plain, param_groups(model, copies, lr=1e-4))
         count = config.gradient_accumulation_steps * option.pieces
         samples = batch // option.pieces
-        run = min(count, 2)  # from the second on, gradients lie there during the forward pass
+        run = min(count, 2)  # from the second on, gradients are live during the forward pass
         with Meter(model, optimizer) as meter:
             for _ in range(run):
                 fake_task.loss(_of_size(draw, samples)).backward()
     cost = replace(meter.cost(), flops=meter.flops // run * count)
-    resting = (p for name in kept for p in blocks[name].parameters())
-    states = sum(optimizer_plugin(config).state_bytes(p, "block") for p in resting)
+    kept_parameters = (p for name in kept for p in blocks[name].parameters())
+    states = sum(optimizer_plugin(config).state_bytes(p, "block") for p in kept_parameters)
     if not states:
         return cost
     parts = dict(cost.by_category)

@@ -10,7 +10,7 @@ from entprog.core.types import Shape, Trial, Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Unsearched(SizesByStage):
-    """The part of a Schedule that a search would need; `candidates` of a subclass gives one workload a stage."""
+    """The part of a Schedule that a search would need; a subclass's `candidates` has one workload a stage."""
 
     table: ClassVar[str] = "schedule.options"
 

@@ -13,12 +13,12 @@ from entprog.core.types import Ranking, Shape, Trial, Workload
 __all__ = ["Adaptive"]
 
 LISTS = {"resolutions": "resolution", "frames": "frames", "tokens": "tokens", "batches": "batch"}
-"""Options that list sizes -> the value of a shape that they list."""
+"""Options that list sizes -> the field of a shape that they set."""
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Search among block counts, and sizes if asked for, from the last choice up (Ent-Prog's adaptive schedule).
+    """Search among block counts, and sizes if listed, from the last choice up (Ent-Prog's adaptive schedule).
 
     The source names neither the number of stages nor the sets M_k. Here M_k spreads evenly from the last
     choice (at first: one width-th of the blocks) to all L, so block counts never fall. Where sizes are listed, a
@@ -30,13 +30,13 @@ class Adaptive:
         search_steps: training steps of the search in each stage; the paper takes one epoch. The probe divides
             them evenly among its candidates.
         width: block counts in M_k, at least 2.
-        estimator: "supernet" (published) or "probe" (snapshot and restore), the one for sizes.
-        resolutions: sides in pixels to choose from; empty for the phase's own. None goes beyond the phase's own.
+        estimator: "supernet" (published) or "probe" (snapshot and restore, needed for sizes).
+        resolutions: sides in pixels to choose from; empty for the phase's own. Values are cut to the phase's own.
         frames: frames of a clip to choose from, likewise.
         tokens: shares of the tokens that the middle blocks see, above 0 and at most 1.
         batches: samples of a micro-batch to choose from.
-        workloads: candidates by hand in place of all that, such as `{m = 4, resolution = 32, frames = 2}`: m is a
-            count, or below 1 a share; what is left out is all blocks, and the phase's own size.
+        workloads: explicit candidates instead of all that, such as `{m = 4, resolution = 32, frames = 2}`: m is a
+            count, or below 1 a share; fields left out mean all blocks and the phase's own sizes.
     """
 
     stages: int = 4
@@ -58,7 +58,7 @@ class Adaptive:
         for option, name in LISTS.items():
             check_values(f"schedule.options.{option}", name, getattr(self, option))
             if self.workloads and getattr(self, option):
-                raise ValueError(f"schedule.options.{option}: no effect beside workloads; write it into each of them")
+                raise ValueError(f"schedule.options.{option}: no effect with workloads; write it into each of them")
         for k, table in enumerate(self.workloads):
             self._check_table(k, table)
 

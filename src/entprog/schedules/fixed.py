@@ -1,4 +1,4 @@
-"""Block counts as given."""
+"""Block counts from the recipe."""
 
 from dataclasses import dataclass
 

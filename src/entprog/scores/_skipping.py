@@ -18,7 +18,7 @@ Skip = Literal["denoising", "reference", "both"]
 
 @contextmanager
 def scoring(model: nn.Module, *, gradient: bool = False) -> Iterator[None]:
-    """Evaluation mode, with gradient or without; each module's mode comes back at the end."""
+    """Evaluation mode, with gradient or without; each module's mode is restored at the end."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -34,8 +34,7 @@ def without_each(
 ) -> Iterator[tuple[str | None, Result]]:
     """Yield (None, result of the whole model), then (name, result without that block) for each block.
 
-    With `fast`, blocks before the skipped one are replayed; the results are identical. `fast=False` is the
-    slow
+    With `fast`, blocks before the skipped one are replayed; the results are identical. `fast=False` is the slow
     reference: L + 1 plain forwards.
     """
     roles = ROLES if skip == "both" else (skip,)
@@ -61,7 +60,7 @@ def notes_on(skipper: Skipper, skip: Skip, option: str = "skip") -> tuple[str, .
     """Notes about an `option`, or blocks, without effect.
 
     Raises:
-        ValueError: a reference pass is looked for where there is none.
+        ValueError: a reference pass is asked for where there is none.
     """
     notes: tuple[str, ...] = ()
     if skip != "denoising" and "reference" not in skipper.roles:
@@ -83,10 +82,10 @@ def summary(
     weights: Sequence[float] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Scores:
-    """Scores from one value a sample (or draw, with its weight) for each block.
+    """Scores from one value for each sample (or draw, with its weight) of each block.
 
     Raises:
-        ValueError: a value is not finite, so that there is no order.
+        ValueError: a value is not finite, so the blocks can't be ordered.
     """
     results = {name: mean_and_error(each, weights) for name, each in values.items()}
     for name, (mean, _) in results.items():
@@ -103,10 +102,10 @@ def summary(
 def choose(
     draws: Sequence[Draw], tau_min: float, tau_max: float, samples: int | None = None
 ) -> list[tuple[Draw, list[int]]]:
-    """Draws with the places of their first `samples` samples in all whose tau is in [tau_min, tau_max].
+    """Draws with the indices of their first `samples` samples in all whose tau is in [tau_min, tau_max].
 
     Raises:
-        ValueError: there are no draws, or no sample is in range, or none is asked for.
+        ValueError: there are no draws, no sample is in range, or `samples` is below 1.
     """
     if samples is not None and samples < 1:
         raise ValueError(f"samples = {samples}: use at least 1, or leave it out for all")
@@ -119,7 +118,7 @@ def choose(
             chosen.append((draw, places))
     if not chosen:
         taus = [tau for draw in draws for tau in draw.tau.tolist()]
-        seen = f"they lie in [{min(taus):.3g}, {max(taus):.3g}]" if taus else "there are no draws"
+        seen = f"they are in [{min(taus):.3g}, {max(taus):.3g}]" if taus else "there are no draws"
         raise ValueError(f"no sample has tau in [{tau_min}, {tau_max}]: {seen}; widen tau_min and tau_max")
     return chosen
 

@@ -30,13 +30,13 @@ class CEI:
     draws.
 
     Attributes:
-        entropy: the entropy of a prediction: of a Gaussian with its sigma, or of its elements without
-            assumption.
+        entropy: how the entropy of a prediction is computed: as that of a Gaussian with its sigma, or from its elements
+            without assumption.
         sigma: over what the standard deviation is taken: all elements of a sample, or elementwise over
             `conditions` conditions of the same x_tau and tau (log sigma averaged over elements).
         skip: the passes in which a block is skipped.
         tau_min, tau_max: samples with tau outside are left out.
-        samples: use so many at most.
+        samples: use at most this many.
         stable: stop once the rank correlation of the order with that from the first half of the samples is
             above this, after at least 32 samples.
         conditions: how many conditions `sigma = "conditions"` compares (limited by the size of the draws).
@@ -62,7 +62,7 @@ class CEI:
         if self.conditions < 2:
             raise ValueError(f"conditions = {self.conditions}: a standard deviation needs at least 2")
         if self.stable is not None and not 0 < self.stable < 1:
-            raise ValueError(f"stable = {self.stable}: a rank correlation between 0 and 1, such as 0.95")
+            raise ValueError(f"stable = {self.stable}: must be a rank correlation between 0 and 1, such as 0.95")
 
     def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """The entropy inflation of each block in nats, with the standard error over samples.
@@ -112,7 +112,7 @@ class CEI:
             chosen = part(draw.with_condition_of(shift), places)
             for name, eps_hat in without_each(skipper, partial(task.predict, chosen), self.skip, fast=self.fast):
                 predictions.setdefault(name, []).append(eps_hat)
-        # An element that no condition moves would have a sigma of zero; its share of noise must not decide.
+        # An element that no condition changes would have a sigma of zero; its noise must not decide.
         floor = 1e-6 * float(predictions[None][0].double().std())
         return _split(
             {
@@ -127,7 +127,7 @@ def _split(entropy: dict[str | None, Tensor]) -> tuple[Tensor, dict[str, Tensor]
 
 
 def _agreement(rises: dict[str, list[float]], used: int) -> float:
-    """Rank correlation of the order with that from the first half of the samples; 0 while there are few."""
+    """Rank correlation of the order with that from the first half of the samples; 0 while there are few samples."""
     if used < FEWEST_FOR_STABLE or len(rises) < 2:
         return 0.0
     half = used // 2

@@ -1,4 +1,4 @@
-"""Gradient scores: how hard the loss pulls at a block."""
+"""Gradient scores: how large the loss gradient of a block is."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,13 @@ class Gradient:
     """Size of the loss gradient in a block, or its signal to noise ratio over draws.
 
     With g_d the gradient of draw d in a block of n parameters: l1 is the mean over draws of sum |g_d| / n, l2
-    of sqrt(sum g_d^2 / n), fisher of sum g_d^2 / n (the diagonal of the empirical Fisher information), all a
-    parameter, so that blocks of any size compare. snr is the mean over parameters of |mean_d g_d| / std_d
-    g_d.
+    of sqrt(sum g_d^2 / n), fisher of sum g_d^2 / n (the diagonal of the empirical Fisher information); all are divided
+    by n, so that blocks of any size compare. snr is the mean over parameters of |mean_d g_d| / std_d g_d.
 
     Attributes:
         norm: which of these.
         tau_min, tau_max: samples with tau outside are left out.
-        samples: use so many at most.
+        samples: use at most this many.
     """
 
     norm: Literal["l1", "l2", "fisher", "snr"] = "l1"
@@ -39,11 +38,10 @@ class Gradient:
     def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """The gradient score of each block, with the standard error over draws (none for snr).
 
-        Gradients and gradient flags of the model stay as they are.
+        Gradients and gradient flags of the model do not change.
 
         Raises:
-            ValueError: no sample has tau in range; snr with a single draw; a block without parameters to
-                train.
+            ValueError: no sample has tau in range; snr with a single draw; a block without trainable parameters.
         """
         chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
         if self.norm == "snr" and len(chosen) < 2:
@@ -65,7 +63,7 @@ class Gradient:
                     else:
                         sums[place] = self._sum(gradient)
 
-                _hand_on_gradients(task.loss(part(draw, places)), everything, take)
+                _stream_gradients(task.loss(part(draw, places)), everything, take)
                 found = iter(sums)
                 for name, parameters in members.items():
                     count = sum(p.numel() for p in parameters)
@@ -98,7 +96,7 @@ class _Moments:
         self.spread += change * (gradient.float() - self.mean)
 
     def ratio(self) -> Tensor:
-        """|mean| / standard deviation of each element; 0 where no gradient ever came."""
+        """|mean| / standard deviation of each element; 0 where there was no gradient."""
         deviation = (self.spread / (self.count - 1)).sqrt()
         return torch.where(self.mean == 0, 0.0, self.mean.abs() / deviation.clamp_min(1e-30))
 
@@ -108,11 +106,11 @@ def _snr(moments: Sequence[_Moments]) -> float:
     return math.fsum(float(m.ratio().sum(dtype=torch.float64)) for m in moments) / count
 
 
-def _hand_on_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]) -> None:
-    """Call `take` with the place and the gradient of each parameter, zeros where there is none.
+def _stream_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]) -> None:
+    """Call `take` with the index and the gradient of each parameter, zeros where there is none.
 
-    Each comes as soon as the backward pass has it, and none is kept: a network's gradients never lie in memory
-    together.
+    Each call is made as soon as the backward pass has the gradient, and none is kept: the gradients of the whole
+    network are never in memory at the same time.
     """
     left = set(range(len(parameters)))
 
@@ -120,7 +118,7 @@ def _hand_on_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: C
         def run(gradient: Tensor) -> Tensor:
             left.discard(place)
             take(place, gradient)
-            return gradient.new_zeros(()).expand_as(gradient)  # holds one number
+            return gradient.new_zeros(()).expand_as(gradient)  # stores one number
 
         return run
 

@@ -1,4 +1,4 @@
-"""Block influence: how far a block turns its tokens."""
+"""Block influence: how much a block changes the direction of its tokens."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ __all__ = ["Influence"]
 
 @dataclass(frozen=True)
 class Influence:
-    """1 - cosine between what a block would pass on and what it gives, averaged over tokens (ShortGPT).
+    """1 - cosine between a block's identity output and its output, averaged over tokens (ShortGPT).
 
     A token is a vector along the last axis. One forward for each draw (arXiv 2403.03853, equation 1).
 
     Attributes:
-        calls: the passes in which a block is looked at.
+        calls: the passes in which a block is measured.
         tau_min, tau_max: samples with tau outside are left out.
-        samples: use so many at most.
+        samples: use at most this many.
     """
 
     calls: Literal["denoising", "reference", "both"] = "denoising"
@@ -38,8 +38,8 @@ class Influence:
         """Influences, weighted by the samples of each draw, with the standard error over draws.
 
         Raises:
-            ValueError: no sample has tau in range; what a block passes on can't be found; no reference pass
-                where one is to be looked at.
+            ValueError: no sample has tau in range; a block's identity can't be found; no reference pass where one is
+                to be measured.
         """
         turns: dict[str, list[float]] = {name: [] for name in blocks.names}
         sizes: list[float] = []

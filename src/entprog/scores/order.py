@@ -1,4 +1,4 @@
-"""Orders that measure nothing: the controls of every other score, and orders from elsewhere."""
+"""Orders without measurement: controls for every other score, and orders from a file."""
 
 import importlib
 import json
@@ -23,7 +23,7 @@ class Order:
             `of`, or from the "file" `path`.
         seed: of the random order.
         path: of the file: a scores.json of a run, or one block name a line, most important first.
-        of: the score, with its default options, whose order "reverse" turns around.
+        of: the score, with its default options, whose order "reverse" reverses.
     """
 
     order: Literal["random", "first", "last", "reverse", "file"] = "random"
@@ -38,7 +38,7 @@ class Order:
             raise ValueError('of = "order": choose a score that measures, such as "cei"')
 
     def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
-        """Descending integers in the order chosen; `draws` matter for "reverse" only.
+        """Descending integers in the chosen order; `draws` are used by "reverse" only.
 
         Raises:
             ValueError: the file can't be read, or doesn't name exactly the blocks.

@@ -19,7 +19,7 @@ class SkipLoss:
     Attributes:
         skip: the passes in which a block is skipped.
         tau_min, tau_max: samples with tau outside are left out.
-        samples: use so many at most.
+        samples: use at most this many.
         fast: replay blocks before the skipped one; off for the slow reference, with identical values.
     """
 

@@ -1,4 +1,4 @@
-"""Meshes worn over the body: long hair and buns follow the head, skirts hang around the legs."""
+"""Meshes attached to the body: long hair and buns follow the head, skirts hang around the legs."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Attachment:
 
 
 def build_attachments(body: Body, shape: Shape, look: Look, rotations: Array, heads: Array) -> list[Attachment]:
-    """Builds what this look wears, for the posed bones: rotations [F, B, 3, 3], heads [F, B, 3]."""
+    """Builds the attachments of this look for the posed bones: rotations [F, B, 3, 3], heads [F, B, 3]."""
     attachments = []
     if look.hair_style in ("long", "bun"):
         attachments.append(_build_hair(body, shape, look.hair_style, rotations, heads))
@@ -94,9 +94,9 @@ def _build_skirt(body: Body, shape: Shape, look: Look, rotations: Array, heads: 
     for share in np.linspace(0, 1, SKIRT_ROWS):
         left, right = (_along_leg(body, heads, side, look.way_down(share)) for side in "LR")
         centre = (left + right) / 2 + up * (WAIST_ABOVE_HIPS * (1 - share))
-        apart = left - right
-        half_gap = np.linalg.norm(apart, axis=1) / 2
-        level = apart - (apart * up).sum(1, keepdims=True) * up
+        difference = left - right
+        half_gap = np.linalg.norm(difference, axis=1) / 2
+        level = difference - (difference * up).sum(1, keepdims=True) * up
         across = unit(level + 1e-3 * left_way)
         forward = np.cross(up, across)
         widening, folds = min(1.0, 4 * share), 1 + 0.05 * share * np.sin(8 * around + look.phases[0])
@@ -104,7 +104,7 @@ def _build_skirt(body: Body, shape: Shape, look: Look, rotations: Array, heads: 
         half_depth = depth * (0.9 + 0.1 * widening) + 0.02 + 0.9 * look.skirt_flare * share
         x, y = half_width[:, None] * np.cos(around) * folds, half_depth * np.sin(around) * folds
         rings.append(centre[:, None] + across[:, None] * x[..., None] + forward[:, None] * y[..., None])
-        # The pattern is laid out as if the cloth hung straight down, so it stays put as the legs move.
+        # The pattern is laid out as if the cloth hung straight down, so it does not slide as the legs move.
         drop = body.rest_joint("uleg.L")[2] + WAIST_ABOVE_HIPS - share * (WAIST_ABOVE_HIPS + look.skirt_length * 0.5)
         surface.append(np.stack([width * np.cos(around), depth * np.sin(around), np.full_like(around, drop)], -1))
     vertices = np.stack(rings, 1).reshape(len(heads), -1, 3)

@@ -14,7 +14,7 @@ COEFFICIENT_STEP = 1 / 32  # the asset stores shape coefficients in int8 units o
 
 @dataclass(frozen=True, slots=True)
 class SurfacePoints:
-    """Where points lie on the average body: what decides which garment covers them. All fields [N]."""
+    """Where points are on the average body, which decides the garment that covers them. All fields [N]."""
 
     x: Array  # metres, to the subject's left
     y: Array  # metres, to the back
@@ -28,7 +28,7 @@ class SurfacePoints:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One person at rest, standing on z = 0: vertices [V, 3], joints [B, 3], keypoints [K, 3], in metres."""
+    """One person in the rest pose, feet on z = 0: vertices [V, 3], joints [B, 3], keypoints [K, 3], in metres."""
 
     vertices: Array
     joints: Array
@@ -122,7 +122,7 @@ def deform(points: Array, weights: Array, joints: Array, rotations: Array, heads
     """Moves points with the bones by linear blend skinning.
 
     Args:
-        points: at rest [N, 3]; weights: [N, B]; joints: bone heads at rest [B, 3].
+        points: in the rest pose [N, 3]; weights: [N, B]; joints: bone heads in the rest pose [B, 3].
         rotations: of each bone in the world [F, B, 3, 3]; heads: posed bone heads [F, B, 3].
 
     Returns:

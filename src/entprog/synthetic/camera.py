@@ -36,7 +36,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """Where a scene's camera stands; angles in radians, `bottom` and `span` in heights of the person."""
+    """The position of a scene's camera; angles in radians, `bottom` and `span` in heights of the person."""
 
     bottom: float
     span: float

@@ -15,8 +15,8 @@ class Capsule:
     """A moving capsule of a kind; start and end differ, are [F, 3] and keep their distance.
 
     Attributes:
-        side: what the pattern keeps to as the capsule turns [F, 3], not along it.
-        radii: at start and end; `squash` is the thickness by the width, which lies along `side`.
+        side: direction [F, 3] that the pattern is aligned with, not parallel to the capsule.
+        radii: at start and end; `squash` is thickness / width, the width being along `side`.
     """
 
     kind: int
@@ -31,7 +31,7 @@ def capsule_mesh(capsules: Sequence[Capsule]) -> tuple[Array, Array, Array, Arra
     """Makes one mesh of all capsules.
 
     Returns:
-        Vertices and normals [F, V, 3], faces [T, 3], and the surface [V, 5]: the place in the frame of the
+        Vertices and normals [F, V, 3], faces [T, 3], and the surface [V, 5]: the position in the frame of the
         capsule (along from its start, across along `side`, up), how near its tip, -1..1, and its kind.
     """
     start, end, side = (np.stack([getattr(one, name) for one in capsules], 1) for name in ("start", "end", "side"))

@@ -1,4 +1,4 @@
-"""One clip: a person, or a creature, of one seed, moving by another, in a place of a third."""
+"""One clip: a person or a creature from one seed, its motion from another, its scene from a third."""
 
 from dataclasses import dataclass
 
@@ -38,10 +38,10 @@ KEYPOINTS = (
     "right_ear",
     "left_ear",
 )
-# A keypoint counts as seen when the surface in front of it is this close, in metres: those of the face lie
+# A keypoint counts as seen when the surface in front of it is this close, in metres: those of the face are
 # near the skin, the others inside the limbs.
 FACE_DEPTH, BODY_DEPTH = 0.06, 0.27
-YOUNG_SHARE = 0.3  # how often a drawn child or teenager is kept, against an adult
+YOUNG_SHARE = 0.3  # how often a drawn child or teenager is kept, relative to an adult
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class RenderedClip:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person in motion as one mesh: vertices, normals [F, V, 3], keypoints [F, K, 3] and the rest fixed.
+    """A person in motion as one mesh: vertices, normals [F, V, 3], keypoints [F, K, 3]; other fields are fixed.
 
     Attributes:
         faces: [T, 3]; `face_region` [T] is the region of an attachment's face, -1 on the body itself.
@@ -82,7 +82,7 @@ class Person:
     motion_kind: str
 
     def paint(self, triangle: Array, surface: Array, normal: Array, to_camera: Array) -> tuple[Array, Array]:
-        """Returns colours before light and normals [N, 3] of points of the surface.
+        """Returns unlit colours and normals [N, 3] of points of the surface.
 
         Args:
             triangle: faces the points lie on [N]; surface: columns of `SurfacePoints` there [N, 8].
@@ -117,12 +117,12 @@ def render_clip(
     Args:
         subject: seed of the person: body, skin, hair, clothes; or of the creature: build and hide.
         motion: seed of the movement alone; more frames extend it.
-        scene: seed of the place, the light and the camera, which aims for the height of the subject and never
+        scene: seed of the place, the light and the camera, which is aimed at the height of the subject and never
             follows: three scenes in four have a fixed camera, whose background is the same in every frame and
             clip where neither person nor shadow covers it.
         frames: number of frames, at least 1; size: side of the picture in pixels, at least 16; fps: above 0.
         domain: `source`, `target`, `all` or `creatures`: who, where and which movements are drawn (see `Domain`).
-        supersample: each pixel ema a square of this many samples a side.
+        supersample: each pixel averages a square of this many samples a side.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
@@ -159,7 +159,7 @@ def render_clip(
 
 
 def draw_figure(subject: int, motion: int, domain: Domain, frames: int, fps: float) -> Figure:
-    """Draws who a subject seed stands for in a domain, moving by a motion seed."""
+    """Draws the person or creature of a subject seed in a domain, moving by a motion seed."""
     if domain.shows_people:
         return draw_person(load_body(), subject, motion, domain, frames, fps)
     return draw_creature(subject, motion, domain, frames, fps)
@@ -205,7 +205,7 @@ def draw_frame(figure: Figure, frame: int, scene: Scene, camera: Camera, backdro
     """Draws one frame.
 
     Returns:
-        The image [S, S, 3] in 0..1 and the depth of the figure [S, S] in metres, infinite beside it.
+        The image [S, S, 3] in 0..1 and the depth of the figure [S, S] in metres, infinite outside it.
     """
     image = backdrop.image * (1 - _shadow(figure.ground_contacts[frame], backdrop))[..., None]
     points, vertex_depth = camera.project(figure.vertices[frame])
@@ -236,10 +236,10 @@ def _order_keypoints(body: Body, keypoints: Array) -> Array:
 
 
 def _shadow(contacts: Array, backdrop: Backdrop) -> Array:
-    """Returns how much of the light the figure takes from each pixel of the floor [S, S].
+    """Returns the share of light that the figure blocks at each pixel of the floor [S, S].
 
     There is a soft spot below each foot, wider when lifted, and one below the hips or the trunk. Faint rims are cut, so
-    that the floor beyond is untouched.
+    that the floor beyond does not change.
     """
     x, y = backdrop.ground[..., 0], backdrop.ground[..., 1]
     *feet, hips = contacts

@@ -11,7 +11,7 @@ from entprog.synthetic.random import choose, random_stream
 
 SKIN, TOP, BOTTOM, SHOE, HAIR = range(5)
 
-# Human skin in sRGB from light to dark; what lies between two neighbours is a natural tone too.
+# Human skin in sRGB from light to dark; interpolated tones are natural, too.
 SKIN_TONES = np.array(
     [
         [0.95, 0.80, 0.71],
@@ -92,7 +92,7 @@ class Look:
         return regions
 
     def colours(self, body: Body, points: SurfacePoints, regions: Array) -> Array:
-        """Returns the colour of each point before light [N, 3] float32, given what covers it."""
+        """Returns the unlit colour of each point [N, 3] float32, given what covers it."""
         x, z = points.x, points.z
         colour = np.empty((len(x), 3), np.float32)
         colour[:] = self.skin
@@ -116,7 +116,7 @@ class Look:
         return np.clip(colour, 0, 1)
 
     def thickness_of(self, regions: Array) -> Array:
-        """Returns how far each region lies above the skin [N], in metres."""
+        """Returns the height of each region above the skin [N], in metres."""
         return np.choose(regions, [0, self.thickness, self.thickness, 0.006, HAIR_THICKNESS[self.hair_style]])
 
     def _under_hair(self, body: Body, points: SurfacePoints) -> Array:
@@ -211,9 +211,9 @@ def draw_look(seed: int, domain: Domain) -> Look:
         sleeve=choose(rng, SLEEVES),
         neckline=choose(rng, (0.0, 0.0, 0.06, 0.1)),
         top=choose(rng, domain.tops),
-        top_colours=_keep_apart(top_colours),
+        top_colours=_separated(top_colours),
         bottom=choose(rng, domain.bottoms),
-        bottom_colours=_keep_apart(bottom_colours),
+        bottom_colours=_separated(bottom_colours),
         shoe_colour=_draw_cloth_colour(rng),
         sole_colour=np.full(3, choose(rng, (0.9, 0.15))),
         pattern_scale=rng.uniform(12, 26),
@@ -236,8 +236,8 @@ def _draw_cloth_colour(rng: np.random.Generator) -> Array:
     return colour_from_hsv(rng.random(), choose(rng, (muted, vivid)), rng.uniform(0.12, 0.95))
 
 
-def _keep_apart(colours: Array) -> Array:
-    """Lightens or darkens the second of two colours [2, 3] that could not be told apart."""
+def _separated(colours: Array) -> Array:
+    """Lightens or darkens the second of two colours [2, 3] that are too similar."""
     first, second = colours
     if np.abs(first - second).max() < 0.3:
         second = second * 0.35 if first.max() > 0.5 else 1 - (1 - second) * 0.35

@@ -1,7 +1,7 @@
 """Creatures that are not people: a fat or a slim trunk, a head on a neck, and four limbs that radiate from it.
 
-All parts are capsules. The front limbs take the place of arms in the pose, the hind ones that of legs, so that poses,
-shards and training are as with people. Proportions are in heights of the creature, angles in radians.
+All parts are capsules. In the pose the front limbs are the arms, the hind ones the legs, so that poses, shards and
+training are as with people. Proportions are in heights of the creature, angles in radians.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ HUES = (0.2, 0.95)  # from lime by green, blue and violet to crimson: no human s
 class Build:
     """The proportions of a creature; pairs are (front, hind)."""
 
-    height: float  # metres: what the camera takes for the height of a person
+    height: float  # metres: the height of a person for the camera
     trunk: float  # half the length, without its round ends
     girth: tuple[float, float]
     squash: float  # thickness of the trunk by its width
@@ -47,7 +47,7 @@ class Build:
 
     @property
     def feet(self) -> Array:
-        """Where the ankles rest on the ground below the trunk [4, 3]: x left, -y ahead."""
+        """Positions of the ankles on the ground below the trunk [4, 3]: x left, -y ahead."""
         azimuth, stance = np.repeat(self.azimuth, 2), np.repeat(self.stance, 2)
         return np.stack([SIDES * stance * np.sin(azimuth), -stance * np.cos(azimuth), np.full(4, 1.6 * self.limb)], 1)
 
@@ -64,7 +64,7 @@ class Hide:
     phases: Array
 
     def colours(self, surface: Array) -> Array:
-        """Returns the colours before light [N, 3] float32 of points of a surface [N, 5]."""
+        """Returns the unlit colours [N, 3] float32 of points of a surface [N, 5]."""
         part, tip = np.round(surface[:, 4]), surface[:, 3]
         colour = np.where(self._is_second(surface[:, :3], part)[:, None], self.second, self.first)
         colour[(part == TOE) | (part == HORN)] = self.toe
@@ -110,7 +110,7 @@ class Creature:
     motion_kind: str
 
     def paint(self, triangle: Array, surface: Array, normal: Array, to_camera: Array) -> tuple[Array, Array]:
-        """Returns colours before light and normals [N, 3] of points of the surface (see `Person.paint`)."""
+        """Returns unlit colours and normals [N, 3] of points of the surface (see `Person.paint`)."""
         return self.look.colours(surface), normal
 
 
@@ -160,7 +160,7 @@ def draw_build(seed: int, domain: Domain) -> Build:
 
 
 def draw_hide(seed: int, domain: Domain) -> Hide:
-    """Draws the pattern and the colours of a seed, strong ones."""
+    """Draws the pattern and the colours of a seed, saturated ones."""
     rng = random_stream("hide", seed, domain.name)
     low, span = HUES[0], HUES[1] - HUES[0]
     hue = rng.uniform(0, span)
@@ -203,7 +203,7 @@ def _pose(build: Build, gait: Gait) -> tuple[list[Capsule], Array]:
 
 
 def _pose_head(build: Build, looking: Array, chest: Array) -> tuple[list[Capsule], list[Array]]:
-    """Returns the head that looks some way [F, 3, 3] on its neck, and nose, eyes and ears [F, 3] each."""
+    """Returns the rotation [F, 3, 3] of the head on its neck, and nose, eyes and ears [F, 3] each."""
 
     def way(x: float, y: float, z: float) -> Array:
         return unit(rotate(looking, np.array([x, y, z])))

@@ -1,4 +1,4 @@
-"""Families of people or creatures, places and movements that a clip may be drawn from."""
+"""Families of people or creatures, places and movements that clips are drawn from."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Domain:
     """What a family of clips may show. A choice named twice is drawn twice as often.
 
-    `source` and `target` are made for pretraining and fine-tuning: what is learned from one is useful but not
-    enough for the other. They share no body, hair style, top or movement, and no wall but the plain one.
+    `source` and `target` are made for pretraining and fine-tuning: training on one helps, but does not suffice,
+    for the other. They share no body, hair style, top or movement, and no wall but the plain one.
 
     ===========  =====================================  ========================================
     field        source                                 target
@@ -25,8 +25,8 @@ class Domain:
     motions      walk, sway, exercise                   dance, spin
     ===========  =====================================  ========================================
 
-    `all` draws from both. `creatures` shows no people but jointed animals that are none of this world (see
-    creatures.py), in the places of `all`: what is learned from people is put to the test on them. Their `tops`
+    `all` draws from both. `creatures` shows no people but invented jointed animals (see creatures.py), in the
+    places of `all`: a test of how training on people generalises. Their `tops`
     are the patterns of their hides; the other fields of people are empty.
     """
 
@@ -97,7 +97,7 @@ DOMAINS = {domain.name: domain for domain in (SOURCE, TARGET, ALL, CREATURES)}
 
 
 def find_domain(name: str) -> Domain:
-    """Returns the domain of that name, or raises a ValueError that lists the names there are."""
+    """Returns the domain of that name, or raises a ValueError that lists the known names."""
     if name not in DOMAINS:
         raise ValueError(f"domain: unknown value {name!r}; choose one of {', '.join(sorted(DOMAINS))}")
     return DOMAINS[name]

@@ -15,11 +15,11 @@ IN_THE_AIR = 0.5  # share of a cycle that a stepping foot is off the ground
 
 @dataclass(frozen=True, slots=True)
 class Gait:
-    """What the body follows, in heights of the creature; feet are right and left in front, right and left behind.
+    """Targets of the body, in heights of the creature; feet are right and left in front, right and left behind.
 
     Attributes:
         place: the middle of the trunk [F, 3]; turns: its yaw, pitch and roll from rest [F, 3] in radians.
-        feet: where the ankles should be [F, 4, 3].
+        feet: targets of the ankles [F, 4, 3].
     """
 
     kind: str
@@ -42,11 +42,11 @@ def draw_gait(seed: int, domain: Domain, frames: int, fps: float, clearance: flo
     cycle = 2 * np.pi * seconds / period + phase
 
     def track(time: Array) -> Array:
-        """Where it wants to be at times [...]: x, y and yaw [..., 3]."""
+        """Target at times [...]: x, y and yaw [..., 3]."""
         return stray * np.sin(time[..., None] * rates + starts) + [0, 0, heading]
 
     def stand(time: Array) -> Array:
-        """Where the feet belong [F, 4, 3] at a time of each [F, 4]."""
+        """Targets of the feet [F, 4, 3] at a time of each [F, 4]."""
         there = track(time)
         return np.einsum("fnij,nj->fni", rotation_about("z", there[..., 2]), rest) + there * [1, 1, 0]
 
@@ -79,7 +79,7 @@ def draw_gait(seed: int, domain: Domain, frames: int, fps: float, clearance: flo
 
 
 def _step(time: Array, period: float, offsets: Array, stand: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Plants each foot and lifts it over to where it belongs next; offsets [4] of the feet in cycles.
+    """Plants each foot and lifts it to its next target; offsets [4] of the feet in cycles.
 
     Returns:
         The feet on the ground [F, 4, 3] and how high each is in its flight [F, 4], 0..1.

@@ -43,8 +43,8 @@ def bend_limb(start: Array, target: Array, upper: float, lower: float, ahead: Ar
 
     Args:
         start: where the limb is attached [F, 3]; target: where its end should be [F, 3].
-        upper, lower: lengths of the bones, which are kept: a target out of reach is pointed at.
-        ahead: the way the joint bends [F, 3], not along the limb.
+        upper, lower: lengths of the bones, which are kept: towards a target out of reach the limb is straight.
+        ahead: the direction in which the joint bends [F, 3], not along the limb.
 
     Returns:
         The joint, in the plane of start, target and `ahead`, and the end of the limb [F, 3] each.

@@ -1,4 +1,4 @@
-"""Movement: what the body is asked to do at each moment, as smooth functions of time.
+"""Movement: targets of the body over time, as smooth functions.
 
 Keys fall on the beats of a tempo and are joined by a spline. Each quantity has a random stream of its own and
 its keys are drawn in order, so more frames extend the same movement.
@@ -61,7 +61,7 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """What the skeleton follows. Angles in radians, lengths in metres; the second axis is (left, right).
+    """Targets of the skeleton. Angles in radians, lengths in metres; the second axis is (left, right).
 
     Attributes:
         yaw: heading of the body [F]; feet_yaw: heading of the feet [F].
@@ -109,7 +109,7 @@ def spline(keys: Array, beats: Array) -> Array:
 
 
 def _count_keys(beats: Array) -> int:
-    """The number of keys the spline can reach: a longer clip reaches more, never other ones."""
+    """The number of keys the spline can reach: a longer clip reaches further keys, the first stay the same."""
     return int(np.floor(beats[-1])) + 3
 
 

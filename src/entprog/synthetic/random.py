@@ -12,7 +12,7 @@ Choice = TypeVar("Choice")
 def random_stream(*words: str | int) -> np.random.Generator:
     """Returns the generator that belongs to these words: equal words give equal numbers, on every machine.
 
-    A quantity drawn from a stream of its own does not move when another one is added, and a longer draw from
+    A quantity drawn from a separate stream does not change when another one is added, and a longer draw from
     it begins with the shorter one.
     """
     return np.random.default_rng([zlib.crc32(word.encode()) if isinstance(word, str) else word for word in words])

@@ -12,7 +12,7 @@ def rasterise(points: Array, depth: Array, faces: Array, height: int, width: int
     """Finds the nearest triangle at each pixel centre.
 
     All triangles are scanned at once: the pixels of every bounding box in one long list, tested by edge
-    functions, and the nearest kept by an integer key of (depth, place in the list), so equal depths resolve
+    functions, and the nearest kept by an integer key of (depth, index in the list), so equal depths resolve
     the same way everywhere. Triangles facing away are culled.
 
     Args:

@@ -11,16 +11,16 @@ from entprog.synthetic.domains import Domain
 from entprog.synthetic.geometry import Array, unit
 from entprog.synthetic.random import choose, random_stream
 
-FAR = 60.0  # metres: nothing is drawn in more detail beyond
+FAR = 60.0  # metres: nothing beyond is drawn in more detail
 
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """The empty scene as a camera sees it.
+    """The empty scene as the camera sees it.
 
     Attributes:
         image: [S, S, 3] in 0..1; is_floor: which pixels are floor [S, S].
-        ground: where each of those lies on the ground [S, S, 2], in metres.
+        ground: position of each of those on the ground [S, S, 2], in metres.
     """
 
     image: Array
@@ -108,7 +108,7 @@ def _papered_wall(scene: Scene, x: Array, z: Array) -> Array:
 
 
 def _curtain(scene: Scene, x: Array, z: Array) -> Array:
-    """Folds that hang down, a little aslant."""
+    """Hanging folds, slightly slanted."""
     way = (x + 0.12 * z * np.sin(scene.phases[2])) * scene.scale * 2.2
     folds = 0.72 + 0.2 * np.sin(way * 2 + scene.phases[3]) + 0.12 * np.sin(way * 4.7 + scene.phases[4])
     return scene.wall_colour * folds[..., None]

@@ -10,7 +10,7 @@ SIDES = (("L", 0, 1), ("R", 1, -1))  # name, index in the movement's (left, righ
 
 
 class _Posing:
-    """The bones of all frames, set one after another from the root outwards."""
+    """The bones of all frames, placed one after another from the root outwards."""
 
     def __init__(self, body: Body, joints: Array, frames: int) -> None:
         self.index = body.bone_index
@@ -30,7 +30,7 @@ class _Posing:
         return self.joints[self.index[second]] - self.joints[self.index[first]]
 
     def attach(self, bone: str, parent: str) -> None:
-        """Puts the bone's head where its parent carries it."""
+        """Moves the bone's head with its parent."""
         self.heads[:, self.index[bone]] = self.head(parent) + rotate(self.rotation(parent), self.between(parent, bone))
 
     def turn(self, bone: str, parent: str, *turns: Array) -> None:
@@ -42,7 +42,7 @@ class _Posing:
         self.rotations[:, self.index[bone]] = rotation
 
     def point(self, bone: str, tip: str, direction: Array, carried_by: Array) -> None:
-        """Turns the bone along direction [F, 3] by the smallest rotation from where it is carried."""
+        """Turns the bone along direction [F, 3] by the smallest rotation from its parent's orientation."""
         carried = rotate(carried_by, self.between(bone, tip))
         self.rotations[:, self.index[bone]] = rotation_between(carried, direction) @ carried_by
 
@@ -76,7 +76,7 @@ def _pose_trunk(bones: _Posing, movement: Movement, heading: Array) -> None:
             rotation_about("y", -0.53 * sideways),
             rotation_about("z", twist / 3),
         )
-    # The neck undoes part of the lean, so that people keep looking ahead.
+    # The neck compensates part of the lean, so that people keep looking ahead.
     nodding = rotation_about("x", 0.3 * nod - 0.48 * forward)
     bones.turn("neck", "spine3", rotation_about("z", 0.4 * turn), nodding)
     bones.turn("head", "neck", rotation_about("z", 0.6 * turn), rotation_about("x", 0.5 * nod))
@@ -95,7 +95,7 @@ def _pose_arm(bones: _Posing, movement: Movement, heading: Array, side: str, col
 
 
 def _pose_leg(bones: _Posing, movement: Movement, heading: Array, side: str, column: int, sign: int) -> None:
-    """The leg reaches for where its foot should be; the knee bends the way the person faces."""
+    """Moves the leg to the foot's target; the knee bends in the direction the person faces."""
     thigh, shin, foot = f"uleg.{side}", f"lleg.{side}", f"foot.{side}"
     bones.attach(thigh, "root")
     hip = bones.head(thigh)

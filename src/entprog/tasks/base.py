@@ -1,4 +1,4 @@
-"""The Task contract: what is trained, on what, and how it is judged. The only thing of a task that others import.
+"""The Task contract: what is trained, on which data, and how it is evaluated. Others import nothing else of a task.
 
 Shape legend: B samples, F frames, H W height and width in pixels.
 """
@@ -30,11 +30,11 @@ __all__ = ["CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskP
 
 
 class Batch(Protocol):
-    """Clean training samples; what else it holds is between a task's `samples` and its `draw`."""
+    """Clean training samples; further fields are shared only by a task's `samples` and its `draw`."""
 
     @property
     def positions(self) -> np.ndarray:
-        """[B] place of each sample in the run's data stream; everything random about it follows from its place."""
+        """[B] position of each sample in the run's data stream; everything random about a sample follows from it."""
         ...
 
 
@@ -60,19 +60,19 @@ class Positions:
         return 2**31
 
     def batch(self, position: int, shape: Shape) -> "Positions":
-        """The places only."""
+        """The positions only."""
         return Positions(np.arange(position, position + shape.batch))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutClip:
-    """A held-out clip with the conditions to generate it anew; everything on the CPU.
+    """A held-out clip with the conditions to generate it; everything on the CPU.
 
     Attributes:
         clip, subject: names as in the data set's index.
         truth: [F, 3, H, W] in 0..1.
-        reference: [3, H, W] in 0..1, the image that the model is given.
-        keypoints: [F, 18, 3], the poses that drive it: x, y in 0..1 and a confidence.
+        reference: [3, H, W] in 0..1, the model's reference image.
+        keypoints: [F, 18, 3], the driving poses: x, y in 0..1 and a confidence.
         fps: frames a second.
         conditions: what the task's `generate` takes for this clip.
         key: fixes the noise of its generation.
@@ -90,13 +90,13 @@ class HeldOutClip:
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """How a task may keep what its frozen parts computed.
+    """How a task caches the output of its frozen parts.
 
     Attributes:
         train: the `train.reference_cache*` keys.
-        folder: for what is kept on disk.
-        warn: called with one message when a cache must give up; training goes on with the same numbers.
-        computing: a context around what is computed for the cache, by its form: equal forms are the same work.
+        folder: for the cache on disk.
+        warn: called with one message when caching stops after an error; training goes on with the same numbers.
+        computing: a context around each computation for the cache, by its form: equal forms cost the same.
     """
 
     train: TrainConfig
@@ -106,21 +106,21 @@ class CacheOptions:
 
 
 class TaskPlugin(ABC):
-    """Plugin kind "task": its fields are the options of `task_options`, `build` gives the task of a run."""
+    """Plugin kind "task": its fields are the options of `task_options`, `build` returns the task of a run."""
 
     @classmethod
     def problems(cls, config: Config) -> Iterable[Finding]:
-        """What keeps a configuration from running as this task, found before anything is built."""
+        """Errors in a configuration of this task, found before anything is built."""
         return ()
 
     @classmethod
     def missing(cls, config: Config) -> Iterable[Finding]:
-        """Files that a run needs, but a plan does not, and that are not there."""
+        """Missing files that a run needs, but a plan does not."""
         return ()
 
     @classmethod
     def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
-        """Keys of the task's own tables that change nothing; `given` holds the dotted keys that the user wrote."""
+        """Keys of the task's own tables without effect; `given` holds the dotted keys that the user wrote."""
         return ()
 
     @classmethod
@@ -137,22 +137,22 @@ class TaskPlugin(ABC):
         """The task on its device.
 
         Args:
-            weights: a safetensors file of trained weights; empty for those that the configuration starts from.
+            weights: a safetensors file of trained weights; empty for the configuration's starting weights.
         """
 
 
 class Task(TaskPlugin):
     """A model, its data, its objective and its conditions.
 
-    A task of one's own gives `setup`, `draw` and `predict`; everything else has a default. `task = "package.module:
-    Class"` then trains it: ranking, search, savings, resume, evaluation and report know no other task than this.
+    A task of your own defines `setup`, `draw` and `predict`; everything else has a default. `task = "package.module:
+    Class"` then trains it: ranking, search, savings, resume, evaluation and report use this contract only.
 
     Attributes:
         model: the network.
         autocast: dtype of the forward pass ("bf16", "fp16") or "no"; see `precision`.
-        generates: whether the task makes clips (`held_out`, `generate`); one that does not is judged by its loss.
-        codec: the latent space of its clips; None where it has none.
-        sizes: resolutions that the data is stored in, where it is stored in any.
+        generates: whether the task makes clips (`held_out`, `generate`); otherwise it is evaluated by its loss.
+        codec: the latent space of its clips; None without one.
+        sizes: resolutions that the data is stored in, if it is stored.
     """
 
     model: nn.Module
@@ -175,18 +175,18 @@ class Task(TaskPlugin):
         return self
 
     def setup(self, config: Config) -> None:
-        """Make `self.model` (and what else `draw` and `predict` need) from a configuration."""
+        """Make `self.model` (and whatever `draw` and `predict` need) from a configuration."""
         raise ValueError(f"{type(self).__name__}: define setup(config), which makes self.model")
 
     def check(self, config: Config) -> None:
-        """Refuse, before any work, phases that the data can't feed.
+        """Refuse, before any work, phases that the data does not suffice for.
 
         Raises:
             ValueError: naming the key and the remedy.
         """
 
     def save(self, folder: Path) -> None:
-        """Write what users load elsewhere; model.safetensors is among it."""
+        """Write the files that users load elsewhere, model.safetensors among them."""
         save_weights(dict(self.model.state_dict()), folder / "model.safetensors")
 
     def with_model(self, model: nn.Module) -> Self:
@@ -197,7 +197,7 @@ class Task(TaskPlugin):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     def precision(self) -> Any:
@@ -211,10 +211,10 @@ class Task(TaskPlugin):
         """The blocks that a phase may train, in execution order.
 
         Args:
-            patterns: `ranking.pattern`; empty for the model's own declaration, or what is found.
+            patterns: `ranking.pattern`; empty for the model's own declaration, or automatic discovery.
 
         Raises:
-            ValueError: nothing is left.
+            ValueError: no block is left.
         """
         found = discover_blocks(self.model, list(patterns) or None)
         chosen = [block for block in found if self.in_phase(block.name, phase)]
@@ -225,41 +225,41 @@ class Task(TaskPlugin):
         return Blocks(chosen, role=found.role)
 
     def in_phase(self, block: str, phase: PhaseConfig) -> bool:
-        """Whether a phase may train a block; all of them where a task does not tell families apart."""
+        """Whether a phase may train a block; by default all of them."""
         return True
 
     def enter(self, phase: PhaseConfig) -> None:
-        """Be as a phase wants it: conditions shown or not, families of blocks on or off."""
+        """Switch to the mode of a phase: conditions shown or not, families of blocks on or off."""
 
     def leave(self) -> None:
-        """After the last phase: be as sampling wants it."""
+        """After the last phase: switch to the mode for sampling."""
 
     def start_training(self) -> None:
-        """Called when it is settled which parameters a phase may train, before its first step."""
+        """Called before a phase's first step, once it is decided which parameters may train."""
 
     def recompute(self, on: bool) -> None:
-        """Whether activations of blocks are computed again in the backward pass (gradient checkpointing)."""
+        """Whether activations of blocks are recomputed in the backward pass (gradient checkpointing)."""
         stack: ExitStack = self.__dict__.setdefault("_recomputing", ExitStack())
         stack.close()
         if on:
             stack.enter_context(recomputed(discover_blocks(self.model)))
 
     def new_modules(self) -> tuple[str, ...]:
-        """Patterns of modules inside blocks that start untrained, `*` for one dotted part; LoRA trains them in full."""
+        """Patterns of untrained modules inside blocks, `*` for one dotted part; LoRA trains them in full."""
         return ()
 
     # Data and loss
 
     def samples(self, split: str, frames: int, seed: int) -> Samples:
-        """A split of the data, "train" or "holdout", for clips of so many frames."""
+        """A split of the data, "train" or "holdout", for clips of this many frames."""
         return Positions()
 
     @abstractmethod
     def draw(self, batch: Any, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
-        """Fix everything random about a batch; a pure function of (seed, positions), whatever the batch it is in.
+        """Fix everything random about a batch; a pure function of (seed, positions), whatever the batch.
 
         Args:
-            dropout: share of samples whose conditions are left out; None for the training's own share.
+            dropout: share of samples whose conditions are dropped; None for the training's own share.
         """
 
     @abstractmethod
@@ -286,38 +286,38 @@ class Task(TaskPlugin):
     # Savings
 
     def prepare(self, draw: Draw) -> None:
-        """Before a training step's loss: let caches find or compute what they can give for this draw."""
+        """Before a training step's loss: look up or compute the cached states for this draw."""
 
     def prefix_place(self) -> int:
-        """Tells the present frozen prefix (the blocks below the lowest active one) from others; 0: there is none."""
+        """Identifies the present frozen prefix (the blocks below the lowest active one); 0: there is none."""
         return 0
 
     def prefix(self, draw: Draw) -> Draw:
-        """The draw with `hidden`, what the frozen prefix makes of it, so that `predict` starts there.
+        """The draw with `hidden`, the output of the frozen prefix, so that `predict` starts there.
 
-        Right as long as those weights and the lowest active block stay what they are. The draw comes back as it is
+        Valid as long as those weights and the lowest active block do not change. Returns the draw unchanged
         where there is no frozen prefix.
         """
         return draw
 
     def hidden_bytes(self, shape: Shape) -> int:
-        """Bytes of `hidden` of a micro-batch; 0 where `prefix` gives none."""
+        """Bytes of `hidden` of a micro-batch; 0 where `prefix` returns none."""
         return 0
 
     def open_cache(self, options: CacheOptions) -> None:
-        """Make what `train.reference_cache` asks for; a task that has nothing to cache does nothing."""
+        """Make the cache of `train.reference_cache`; does nothing for a task without one."""
 
     def cache_counts(self) -> dict[str, int] | None:
         """Hits, misses and bytes of the cache so far; None without one."""
         return None
 
     def close_cache(self) -> None:
-        """Forget what was cached, files included."""
+        """Drop the cached states, files included."""
 
     # Clips
 
     def held_out(self, settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
-        """The first `settings.clips` held-out clips with their conditions, in batches that `generate` takes at once."""
+        """The first `settings.clips` held-out clips with their conditions, in batches for `generate`."""
         raise ValueError(f"{type(self).__name__}: makes no clips")
 
     def generate(
@@ -332,10 +332,10 @@ class Task(TaskPlugin):
 
 
 def fixed_draws(task: Task, samples_of: Samples, shape: Shape, samples: int, seed: int, *, most: int = 0) -> list[Draw]:
-    """`samples` samples in as few draws of up to `most` as will do, without condition dropout.
+    """`samples` samples in the fewest draws of up to `most`, without condition dropout.
 
-    `most` is a training step's batch if 0, but at most 8: reading draws takes no more than training.
-    Their sizes differ by at most one, so that the mean over draws is all but the mean over samples. A pure
+    `most` is a training step's batch if 0, but at most 8, so reading draws takes no more memory than training.
+    Their sizes differ by at most one, so the mean over draws is close to the mean over samples. A pure
     function of its arguments.
     """
     count = -(-samples // (most or min(8, shape.batch)))

@@ -1,4 +1,4 @@
-"""A finished run, opened: its configuration, and its task with the trained weights."""
+"""Open a finished run: its configuration, and its task with the trained weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +27,12 @@ def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config
     """Configuration and task of a finished run.
 
     Args:
-        weights: "model", "ema", or "auto": averaged weights where the run kept them.
-        device: where the task goes; empty for the run's own. What trained in fp16 on a CUDA device runs elsewhere as
-            "auto" does.
+        weights: "model", "ema", or "auto": EMA weights where the run kept them.
+        device: where the task goes; empty for the run's own. A run trained in fp16 on a CUDA device uses the precision
+            "auto" elsewhere.
 
     Raises:
-        ValueError: no run, not finished, averaged weights asked for that it has not got, or no such device.
+        ValueError: no run, not finished, EMA weights requested that it does not have, or no such device.
     """
     final = run / "final"
     if not (run / "config.toml").is_file():
@@ -48,7 +48,7 @@ def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config
         config = replace(config, device=device, train=replace(config.train, mixed_precision=precision))
     averaged = final / "ema.safetensors"
     if weights == "ema" and not averaged.is_file():
-        raise ValueError(f"weights = 'ema': {run} has no averaged weights; set train.ema_decay, or choose model")
+        raise ValueError(f"weights = 'ema': {run} has no EMA weights; set train.ema_decay, or choose model")
     chosen = averaged if averaged.is_file() and weights != "model" else final / "model.safetensors"
     task = build_task(config, str(chosen))
     task.model.eval()

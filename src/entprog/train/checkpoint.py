@@ -24,32 +24,32 @@ MARK = "__tensor__"
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` as run/checkpoint-`step`: aside, flushed to disk, then renamed.
+    """Write `state` as run/checkpoint-`step`: to a temporary folder, flushed to disk, then renamed.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; what was there before is untouched.
+        OSError: the disk is full or the folder cannot be written; earlier checkpoints are not changed.
     """
     final = run / f"checkpoint-{step}"
-    aside = run / f".checkpoint-{step}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
+    partial = run / f".checkpoint-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        partial.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         plain = _split({"format": FORMAT, **state}, "", tensors)
-        save_tensors(tensors, aside / "state.safetensors")
-        _write(aside / "state.json", json.dumps(plain))
-        _write(aside / "complete", f"{step}\n")
-        _flush(aside / "state.safetensors")
+        save_tensors(tensors, partial / "state.safetensors")
+        _write(partial / "state.json", json.dumps(plain))
+        _write(partial / "complete", f"{step}\n")
+        _flush(partial / "state.safetensors")
         _put_back(run)
         old = run / f".checkpoint-{step}.old"
         if final.exists():
             final.rename(old)
-        aside.rename(final)
+        partial.rename(final)
         _flush(run)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         _put_back(run)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"checkpoint-{step} could not be written to {run} ({error}); earlier checkpoints are intact. "
             "Free some space and go on with --resume-from-checkpoint latest"
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"resume_from_checkpoint = {str(path)!r}: truncated or damaged ({error}); name an earlier checkpoint"
         ) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise ValueError(f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train anew")
+        raise ValueError(f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train again")
     missing: list[str] = []
     state = _join(plain, tensors, missing)
     if missing:
@@ -110,7 +110,7 @@ def prune(run: Path, limit: int) -> None:
     """Delete the oldest checkpoints beyond `limit` (0: keep all)."""
     if limit:
         for old in checkpoints(run)[:-limit]:
-            # First what makes it count: a kill in between must not leave half of one that looks whole.
+            # First remove the "complete" marker: a kill in between must not leave half a checkpoint that looks whole.
             (old / "complete").unlink()
             shutil.rmtree(old)
 
@@ -127,7 +127,7 @@ def _put_back(run: Path) -> None:
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        # safetensors refuses views of one storage: a clone stands alone.
+        # safetensors refuses views that share a storage: clone.
         tensors[path] = value.detach().cpu().clone().contiguous()
         return {MARK: path}
     if isinstance(value, dict):

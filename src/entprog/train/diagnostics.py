@@ -1,4 +1,4 @@
-"""The failure signs of the method (METHOD: what its readers ask for), watched while training goes on."""
+"""The failure signs of the method (METHOD lists them), watched during training."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from entprog.core.statistics import spearman
 
 WINDOW = 12
-"""Steps before and after a change that a loss spike is judged on."""
+"""Steps before and after a change that are compared for a loss spike."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Watch:
     spent: float = 0.0
 
     def order(self, values: Mapping[str, float], needed: Mapping[str, float]) -> None:
-        """Sign 1: the order has nothing to do with what training needs (the gradient's size by block)."""
+        """Sign 1: the ranking does not correlate with what training needs (the gradient's size by block)."""
         names = list(values)
         agreement = spearman([values[n] for n in names], [needed[n] for n in names])
         if agreement < 0.1:
@@ -57,7 +57,7 @@ class Watch:
                 )
 
     def search(self, spent: float, full: float | None, steps: Sequence[float]) -> None:
-        """Sign 2: the search costs more FLOPs than freezing has saved against training all blocks."""
+        """Sign 2: the search costs more FLOPs than freezing has saved compared with training all blocks."""
         if not spent or full is None:
             return
         saved = sum(full - flops for flops in steps)
@@ -69,7 +69,7 @@ class Watch:
             )
 
     def background_error(self, value: float) -> None:
-        """Sign 4: the error away from the person rises between validations."""
+        """Sign 4: the error outside the person rises between validations."""
         self.background.append(value)
         if len(self.background) >= 2 and value > 1.15 * min(self.background[:-1]):
             self.warn(

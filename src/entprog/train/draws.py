@@ -18,7 +18,7 @@ def draw_size(ranking: RankingConfig, batch: int) -> int:
 
 
 def save_draws(folder: Path, probe: list[Draw], holdout: list[Draw]) -> None:
-    """Write the fixed draws, so that anyone can read the same losses again."""
+    """Write the fixed draws, so that the same losses can be read again later."""
     tensors = {}
     for kind, draws in (("probe", probe), ("holdout", holdout)):
         for k, draw in enumerate(draws):

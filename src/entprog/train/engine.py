@@ -12,12 +12,12 @@ from entprog.tasks.base import CacheOptions
 from entprog.train.state import Session
 
 CACHE = "reference-cache"
-"""The folder of a run that holds cached references; a run that is finished has none."""
+"""The folder of a run that holds cached references; a finished run has none."""
 
 
 @contextmanager
 def engine(session: Session) -> Iterator[None]:
-    """Put the configured savings into the session's task; blocks get their own forward back at the end."""
+    """Add the configured savings to the run's task; blocks get their own forward back at the end."""
     settings, task, log = session.config.train, session.task, session.log
 
     def warn(message: str) -> None:
@@ -36,7 +36,7 @@ def engine(session: Session) -> Iterator[None]:
 
 
 def log_savings(session: Session) -> None:
-    """Events of what the engine has done so far."""
+    """Events of what the savings have done so far."""
     counts = session.task.cache_counts()
     if session.compiled is not None:
         session.log.event("compile", {"graphs": session.compiled.graphs})

@@ -1,4 +1,4 @@
-"""What a method and the watch report while a phase runs: events, lines above the bar, reports, readings charged."""
+"""Reports of a method and of the diagnostics during a phase: events, printed lines, report files, charged readings."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class ReadingFlops:
 
 
 class Notes:
-    """Turns what the method reports into events and trainable reports."""
+    """Turns what the method reports into events, and into reports of trainable parameters."""
 
     def __init__(self, session: Session, folder: Path) -> None:
         self.session, self.folder = session, folder

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: one JSON line a step, one an event, and its status."""
+"""Files that a run writes while it trains: one JSON line for each step, one for each event, and its status."""
 
 import json
 import math
@@ -23,7 +23,7 @@ class RunLog:
     """log.jsonl, events.jsonl and, if asked for, TensorBoard.
 
     Resuming cuts both files back to the checkpoint's step, so that a resumed run's log reads like one that never
-    stopped. `elapsed` counts seconds of work over all sittings.
+    stopped. `elapsed` counts seconds of work over all sessions of the run.
     """
 
     def __init__(self, run: Path, report_to: str = "none") -> None:
@@ -46,17 +46,17 @@ class RunLog:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of work so far, earlier sittings included."""
+        """Seconds of work so far, earlier sessions included."""
         return self._before + time.perf_counter() - self._start
 
     def resume(self, step: int, elapsed: float) -> None:
-        """Forget what was logged at or after `step`, and go on counting from `elapsed` seconds."""
+        """Drop what was logged at or after `step`, and continue counting from `elapsed` seconds."""
         self._steps.cut(lambda row: row["step"] < step)
         self._events.cut(lambda row: row["elapsed"] <= elapsed)
         self._before, self._start = elapsed, time.perf_counter()
 
     def line(self, row: dict[str, Any]) -> None:
-        """Append a step's line; NaN and infinities become null-safe strings' JSON equivalents."""
+        """Append a step's line; NaN and infinities become null."""
         self._steps.add(row)
         if self._board is not None:
             for key, name in (("loss", "train/loss"), ("lr", "lr"), ("grad_norm", "grad_norm"),
@@ -126,7 +126,7 @@ def now() -> str:
 
 
 def describe_run(config: Config, device: torch.device, command: str) -> dict[str, Any]:
-    """The head of run.json: what runs, where, from which commit and with which versions."""
+    """The first part of run.json: what runs, where, from which commit and with which versions."""
     return {
         "status": "running",
         "reason": None,
@@ -158,16 +158,16 @@ def write_status(run: Path, values: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that runs, "-dirty" where the package was changed; None for an installed one."""
+    """The commit of the source tree, with "-dirty" where the package was changed; None for an installed one."""
     if which("git") is None:
         return None
-    package, said = Path(__file__).parents[1], []
+    package, outputs = Path(__file__).parents[1], []
     for command in ("git rev-parse --short=12 HEAD", "git status --porcelain -- ."):
         done = subprocess.run(command.split(), cwd=package, capture_output=True, text=True, check=False)
         if done.returncode:
             return None
-        said.append(done.stdout.strip())
-    return said[0] + "-dirty" * bool(said[1])
+        outputs.append(done.stdout.strip())
+    return outputs[0] + "-dirty" * bool(outputs[1])
 
 
 def _version() -> str:

@@ -97,7 +97,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         phase.position.took(i, plan.replays, first, samples, searching=plan.searching)
         if not plan.discardable:
             session.ema.update(task.model)
-        if task.device.type == "cuda":  # the optimizer's step is still under way
+        if task.device.type == "cuda":  # the optimizer's step is still running
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         cost = session.costs[workload]
@@ -112,7 +112,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             break  # the end of a phase reads the holdout and saves, and only then stops
         stopped = session.stop is not None and session.stop.number is not None
         if config.validation_steps and session.step % config.validation_steps == 0:
-            session.validate(phase)  # also before a stop: the run that goes on would leave this reading out
+            session.validate(phase)  # also before a stop: the resumed run would skip this reading
         if stopped or (config.checkpointing_steps and session.step % config.checkpointing_steps == 0):
             save(i + 1)
         if stopped:
@@ -138,7 +138,7 @@ def _forward_backward(session: Session, phase: Phase, first: int, workload: Work
 
 
 def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[int, Shape]:
-    """How many micro-batches a step has, and their shape: a memory budget may have cut the batch."""
+    """Number and shape of a step's micro-batches: a memory budget may have split the batch."""
     shape, pieces = workload.shape or phase.shape, 1
     if phase.memory_plan is not None:
         pieces = phase.memory_plan.option(workload).pieces
@@ -147,13 +147,13 @@ def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[
 
 
 def _keys(session: Session, phase: Phase, first: int, workload: Workload) -> list[Key]:
-    """What tells the micro-batches of a step from others of the phase."""
+    """Key of the micro-batches of a step within the phase."""
     count, shape = _micro_batches(session, phase, workload)
     return [(first + k * shape.batch, shape) for k in range(count)]
 
 
 def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
-    """The k-th micro-batch of a step, with what is cached of its references; what is not is computed now."""
+    """The k-th micro-batch of a step, with the cached states of its references; missing ones are computed now."""
     _, shape = _micro_batches(session, phase, workload)
     batch = phase.setup.samples.batch(first + k * shape.batch, shape)
     draw = session.task.draw(batch, shape, phase.setup.seed)
@@ -169,7 +169,7 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
         return
     cached = session.task.cache_counts() is not None
     for k in range(_micro_batches(session, phase, workload)[0] if cached else 0):
-        _drawn(session, phase, first, workload, k)  # a workload costs what its steps cost once references are known
+        _drawn(session, phase, first, workload, k)  # references are cached before: measure the cost of later steps
     filled = session.fills.flops
     held = [*session.ema.weights.values(), *(phase.prefix_cache.held if phase.prefix_cache is not None else ())]
     with Meter(session.task.model, phase.optimizer, held=held) as meter:
@@ -183,7 +183,7 @@ def learning_rates(
 ) -> Callable[[int], float]:
     """The learning rate of a phase's step as a pure function, by diffusers' scheduler of that name.
 
-    The schedule has `total` steps (None: the phase's) of which `first` lie before the phase.
+    The schedule has `total` steps (None: the phase's) of which `first` are before the phase.
     """
     dummy = optim.SGD([nn.Parameter(torch.zeros(1))], lr=phase.learning_rate)
     scheduler = get_scheduler(
@@ -199,7 +199,7 @@ def learning_rates(
 
 
 def _clip(model: nn.Module, optimizer: optim.Optimizer, limit: float) -> float:
-    if isinstance(optimizer, InBackward):  # all is stepped by now
+    if isinstance(optimizer, InBackward):  # all parameters are stepped already
         return optimizer.gradient_norm(model.parameters())
     gradients = [p for p in model.parameters() if p.grad is not None]
     return float(nn.utils.clip_grad_norm_(gradients, limit or math.inf))

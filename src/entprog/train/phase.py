@@ -1,4 +1,4 @@
-"""What one phase trains on, built once and alike for `entprog train` and `entprog rank`."""
+"""The setup of a phase, built in the same way for `entprog train` and `entprog rank`."""
 
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ class PhaseSetup:
         outside: whether parameters outside all blocks train.
         samples: the training data.
         probe, holdout: fixed draws, the same for every method that uses this seed.
-        plugin: the method as it works in this phase.
+        plugin: the method for this phase.
         inputs: names of input-side parameters that do not train at every step.
-        inputs_rest: whether those never train.
+        inputs_frozen: whether those never train.
     """
 
     number: int
@@ -48,7 +48,7 @@ class PhaseSetup:
     holdout: list[Draw]
     plugin: MethodPlugin
     inputs: tuple[str, ...]
-    inputs_rest: bool
+    inputs_frozen: bool
 
     @property
     def folder(self) -> str:
@@ -57,7 +57,7 @@ class PhaseSetup:
 
     @classmethod
     def build(cls, task: Task, config: Config, number: int, name: str) -> "PhaseSetup":
-        """Enter the phase: the task is as the phase wants it, and exactly what may train in it requires a gradient.
+        """Enter the phase: the task is in the phase's mode, and exactly the phase's parameters require a gradient.
 
         Raises:
             ValueError: a wrong setting, such as a pattern that leaves no block.

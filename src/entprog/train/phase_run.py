@@ -75,14 +75,14 @@ def run_one_phase(session: Session, number: int, name: str, saved: dict[str, Any
 
 
 def _begin(session: Session, setup: PhaseSetup, *, resumed: bool) -> Path:
-    """The phase's folder, with its fixed draws; what the run counts by phase starts anew."""
+    """The phase's folder, with its fixed draws; resets what the run counts by phase."""
     folder = session.run / setup.folder
     folder.mkdir(exist_ok=True)
     session.log.phase = folder.name
     session.costs.clear()
     session.history.clear()
     if not resumed:
-        session.ema.updates = 0  # other blocks begin to train: their average warms up anew
+        session.ema.updates = 0  # other blocks begin to train: their average warms up again
         session.log.event("phase", {"blocks": list(setup.blocks.names), "config": asdict(setup.settings)})
         save_draws(folder, setup.probe, setup.holdout)
     return folder
@@ -111,8 +111,8 @@ def _fit(
         one,
         task.sizes,
         [*setup.probe, *setup.holdout],
-        resting=setup.inputs if setup.inputs_rest else (),
-        waiting=settings.echo_window if settings.echo > 1 else 0,
+        never_trained=setup.inputs if setup.inputs_frozen else (),
+        cached_steps=settings.echo_window if settings.echo > 1 else 0,
         recompute=config.train.gradient_checkpointing or settings.gradient_checkpointing,
     )
     planned = setup.plugin.workloads(setup.blocks.names, setup.shape, settings.steps, setup.seed)
@@ -168,7 +168,7 @@ def _restore(session: Session, phase: Phase, saved: dict[str, Any]) -> int:
     if saved["scaler"]:
         phase.scaler.load_state_dict(saved["scaler"])
     session.history.extend(saved["history"])
-    for cost in saved["costs"]:  # as first measured, when fewer optimizer states may have been there
+    for cost in saved["costs"]:  # as first measured, when fewer optimizer states may have existed
         workload = Workload.from_plain(cost.pop("workload"))
         session.costs[workload] = StepCost(**cost)
     return int(saved["phase_step"])

@@ -6,13 +6,13 @@ from typing import Any
 class Position:
     """Counts samples, so that a step of any batch begins right where the last one ended.
 
-    A search that replays steps (`method.replays`) goes back to the sample at which the replayed step began, and goes
-    on from there in its own batches: all candidates of a probe begin with the same sample. Training after it goes on
-    behind everything that the search has drawn. While all steps take one number of samples, step i begins at sample
-    `replays(i) * samples`.
+    A search that replays steps (`method.replays`) goes back to the sample at which the replayed step began, and
+    continues in its own batches: all candidates of a probe begin with the same sample. Training after it continues
+    after the last sample that the search has drawn. While all steps take one number of samples, step i begins at
+    sample `replays(i) * samples`.
 
-    With an `echo` above 1 each sample trains so many steps: `window` steps take new ones, and the next
-    `(echo - 1) * window` go through these again in the same order. No search goes with that.
+    With an `echo` above 1 each sample trains that many steps: `window` steps take new ones, and the next
+    `(echo - 1) * window` repeat these in the same order. It can't be combined with a search.
     """
 
     def __init__(self, echo: int = 1, window: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Score a phase's blocks, write down the order with its costs, and charge the work to the run."""
+"""Score a phase's blocks, write their order and costs, and charge the work to the run."""
 
 import json
 import time
@@ -36,8 +36,8 @@ def rank_blocks(task: Predictor, blocks: Blocks, draws: list[Draw], config: Rank
 
 
 def ranking_table(task: Predictor, blocks: Blocks, draw: Draw, scores: Scores, config: RankingConfig) -> dict[str, Any]:
-    """What scores.json says of a ranking: order, values, errors, and what each block costs to train."""
-    strayed = used_outside(task.model, blocks, lambda: task.predict(draw))
+    """The content of scores.json: order, values, errors, and what each block costs to train."""
+    outside_uses = used_outside(task.model, blocks, lambda: task.predict(draw))
     return {
         "score": config.score,
         "options": config.options,
@@ -46,12 +46,12 @@ def ranking_table(task: Predictor, blocks: Blocks, draw: Draw, scores: Scores, c
         "values": dict(scores.values),
         "stderr": dict(scores.stderr),
         "cost": block_costs(task, blocks, draw),
-        "warnings": [*scores.notes, *(f"used outside its block, too: {name}" for name in strayed)],
+        "warnings": [*scores.notes, *(f"used outside its block, too: {name}" for name in outside_uses)],
     }
 
 
 def weighed(config: Config, device: torch.device) -> str:
-    """What choices weigh gain against: "flops" or "seconds"."""
+    """The cost that choices divide gains by: "flops" or "seconds"."""
     if config.train.cost_unit != "auto":
         return config.train.cost_unit
     return "flops" if device.type == "cpu" else "seconds"
@@ -78,7 +78,7 @@ def _states(config: TrainConfig, inside: Collection[int]) -> Callable[[Tensor], 
 
 
 def selected(table: dict[str, Any], ranking: Ranking, config: Config, device: torch.device) -> Ranking:
-    """The ranking as `ranking.select` wants its top m; `table` is what scores.json says of the phase's blocks."""
+    """The ranking with the top m of `ranking.select`; `table` is the content of scores.json."""
     select = config.ranking.select
     if select == "importance":
         return ranking
@@ -97,7 +97,7 @@ class Scored:
         table: the content of scores.json.
         ranking: by importance.
         needed: size of the gradient by block, which the ranking is compared with.
-        live: bytes by category at the peak, where that was in scoring; empty where it was in timing steps.
+        live: bytes by category at the peak, if that was in scoring; empty if it was in timing steps.
     """
 
     table: dict[str, Any]
@@ -107,17 +107,17 @@ class Scored:
 
 
 def score_phase(task: Task, setup: PhaseSetup, config: Config, held: Collection[Tensor] = ()) -> Scored:
-    """Score a phase's blocks and measure what they cost to train; what all of that took is in the table, too.
+    """Score a phase's blocks and measure what they cost to train; the cost of doing so is in the table, too.
 
     Args:
-        held: tensors of the run that lie in memory meanwhile, such as averaged weights.
+        held: tensors of the run that are in memory meanwhile, such as EMA weights.
     """
     started = time.perf_counter()
     with Meter(task.model, None, held=held) as meter:  # costs and the gradient's size are part of what ranking costs
         scores, ranking = rank_blocks(task, setup.blocks, setup.probe, config.ranking)
         table = ranking_table(task, setup.blocks, setup.probe[0], scores, config.ranking)
         needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
-    # Beside the meter, not inside: it would slow the passes that are timed.
+    # Outside the meter, which would slow the timed passes.
     measured = add_costs(table, task, setup, config)
     peak = max(meter.peak, measured.peak + sum(tensor.nbytes for tensor in held))
     about = {"seconds": time.perf_counter() - started, "flops": meter.flops + measured.spent, "bytes_peak": peak}
@@ -149,9 +149,9 @@ def rank_phase(session: Session, setup: PhaseSetup, folder: Path, watch: Watch, 
 def reranker(
     session: Session, setup: PhaseSetup, folder: Path, optimizer: optim.Optimizer
 ) -> Callable[[], Ranking] | None:
-    """Ranks the same blocks anew on the same draws, charged to the run; None unless `ranking.again`.
+    """Ranks the same blocks again on the same draws, charged to the run; None unless `ranking.again`.
 
-    What blocks cost stays as `rank_phase` measured it. The states of `optimizer` lie in memory meanwhile.
+    Block costs stay as `rank_phase` measured them. The states of `optimizer` are in memory meanwhile.
     """
     if not session.config.ranking.again:
         return None

@@ -20,7 +20,7 @@ from entprog.train.engine import engine
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
-from entprog.train.run_folder import check_blocks, kept, open_folder, try_to_say
+from entprog.train.run_folder import check_blocks, kept, open_folder, try_to_note_end
 from entprog.train.state import EMA, Session, StopSignal, Totals, terminable
 
 
@@ -35,15 +35,15 @@ def train(
         config: the whole run; `config.output_dir` must not exist unless resuming.
         resume_from_checkpoint: "latest" or a checkpoint folder; the run continues bit for bit on a CPU.
         command: what the user typed, kept in run.json.
-        after_step: called after each step, outside of what is timed; then no bar is shown.
+        after_step: called after each step, outside the timed part; then no progress bar is shown.
 
     Raises:
-        ValueError: a wrong context, a folder that exists, a checkpoint that does not fit, or a loss that is not
+        ValueError: a wrong setting, a folder that exists, a checkpoint that does not fit, or a loss that is not
             finite.
         OSError: the disk is full.
         SystemExit: 128 + n after signal n, with a checkpoint saved.
     """
-    # 1. The run folder, before any work: never overwritten, complete from its first second.
+    # 1. The run folder, before any work: never overwritten, complete from the start.
     run = Path(config.output_dir)
     saved = open_folder(run, config, resume_from_checkpoint)
 
@@ -82,7 +82,7 @@ def train(
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) or type(error).__name__
-        try_to_say(run, log, kind, reason)
+        try_to_note_end(run, log, kind, reason)
         raise
     finally:
         log.close()
@@ -90,7 +90,7 @@ def train(
 
 
 def _phases(session: Session, saved: dict[str, Any] | None) -> None:
-    """4. to 8. for each phase in turn; those before the checkpoint's are done already."""
+    """4. to 8. for each phase in turn; phases before the checkpoint's are skipped."""
     phases = running(session.config)
     total = sum(phase.steps for _, phase in phases)
     first = saved["phase_number"] if saved else 0

@@ -27,7 +27,7 @@ RESUMABLE = (
 
 
 def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
-    """Make the folder, or check that a checkpoint in it may be continued with this configuration."""
+    """Make the folder, or check that a checkpoint in it may be resumed with this configuration."""
     if resume is None:
         if run.exists():
             raise ValueError(
@@ -94,7 +94,7 @@ def check_blocks(config: Config, task: Task) -> None:
             check_shared(schedule, len(candidates))
 
 
-def try_to_say(run: Path, log: RunLog, kind: str, reason: str) -> None:
+def try_to_note_end(run: Path, log: RunLog, kind: str, reason: str) -> None:
     """Note why a run ended; a full disk must not hide the first error."""
     try:
         log.event("stop", {"reason": reason})

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and how it becomes a checkpoint."""
+"""The state that a training run carries from step to step, and how it is saved in a checkpoint."""
 
 import signal
 import time
@@ -42,7 +42,7 @@ class Totals:
     byte_seconds: float = 0.0
 
     def so_far(self) -> dict[str, float]:
-        """What was spent until now, as a point of a curve needs it."""
+        """What was spent until now, as a point of a curve."""
         return {
             "flops": self.flops + self.flops_scoring + self.flops_cache,
             "seconds": self.seconds_training + self.seconds_scoring,
@@ -80,12 +80,12 @@ class EMA:
 
     @property
     def size(self) -> int:
-        """Bytes of the averaged weights."""
+        """Bytes of the EMA weights."""
         return sum(weight.numel() * weight.element_size() for weight in self.weights.values())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move towards the model; the decay warms up as (1 + n) / (10 + n)."""
+        """Move the average towards the model; the decay warms up as (1 + n) / (10 + n)."""
         if not self.weights:
             return
         self.updates += 1
@@ -95,7 +95,7 @@ class EMA:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The averaged weights in the model's place, bit-exactly undone at the end; nothing where there are none."""
+        """The model with the EMA weights, restored bit-exactly at the end; does nothing without EMA."""
         if not self.weights:
             yield
             return
@@ -114,7 +114,7 @@ class EMA:
 
 
 class Fills:
-    """What the reference cache computes: its FLOPs, metered once for each form of work, and its seconds."""
+    """FLOPs of the reference cache's computations, metered once for each form of work, and their seconds."""
 
     def __init__(self) -> None:
         self.flops, self.seconds = 0, 0.0
@@ -122,7 +122,7 @@ class Fills:
 
     @contextmanager
     def __call__(self, form: Hashable) -> Iterator[None]:
-        """Around the computing of one reference; equal forms take the same FLOPs."""
+        """Around the computation of one reference; equal forms take the same FLOPs."""
         started = time.perf_counter()
         if form in self._known:
             yield
@@ -142,7 +142,7 @@ class Fills:
 
 @dataclass
 class Session:
-    """One sitting of a run."""
+    """One process's part of a run, from start or resume to its end."""
 
     config: Config
     run: Path
@@ -162,7 +162,7 @@ class Session:
     after_step: Callable[[], None] | None = None
 
     def span(self, number: int) -> tuple[int, int | None]:
-        """Steps before phase `number` and in all, where the learning rate's schedule spans the run."""
+        """Steps before phase `number` and in all, where the learning rate's schedule covers the run."""
         if self.config.train.lr_span == "phase":
             return 0, None
         steps = [phase.steps for phase in self.config.phases.values() if phase.steps > 0]
@@ -186,7 +186,7 @@ class StopSignal:
 
         try:
             before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever owns it decides
+        except ValueError:  # not the main thread: signal handlers are left to the main thread
             yield
             return
         try:
@@ -198,14 +198,14 @@ class StopSignal:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Where no loop watches it, SIGTERM leaves by SystemExit(143): folders are tidied and the status is told."""
+    """Where no loop handles it, SIGTERM exits by SystemExit(143), so folders are cleaned up, status is written."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     try:
         before = signal.signal(signal.SIGTERM, leave)
-    except ValueError:  # not the main thread: whoever owns it decides
+    except ValueError:  # not the main thread: signal handlers are left to the main thread
         yield
         return
     try:
@@ -215,7 +215,7 @@ def terminable() -> Iterator[None]:
 
 
 def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's states with string keys, ready for a checkpoint; groups are made anew."""
+    """An optimizer's states with string keys, for a checkpoint; groups are not saved."""
     return {str(k): v for k, v in optimizer.state_dict()["state"].items()}
 
 

@@ -1,4 +1,4 @@
-"""Holdout readings and samples while a run trains."""
+"""Holdout readings and samples during training."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ __all__ = ["holdout_loss", "validate"]
 
 @torch.no_grad()
 def validate(session: Session, phase: Phase) -> None:
-    """Holdout loss, its mean and by noise band, with the weights that will be used (averaged ones where kept).
+    """Holdout loss, its mean and by noise band, with the final weights (EMA where kept).
 
-    Samples follow where `train.validation_clips` asks for them.
+    Samples are written where `train.validation_clips` asks for them.
     """
     config, task = session.config, session.task
     with phase.method.freezer.whole(), session.ema.applied(task.model):

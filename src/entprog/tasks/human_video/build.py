@@ -14,9 +14,9 @@ from entprog.nets.dit import VideoDiT, build_dit
 def build_model(config: ModelConfig, weights: str = "") -> VideoDiT:
     """The transformer with its starting weights.
 
-    Weights that the file has not got (per-block pose adapters, a separate reference network) keep their
+    Weights that are not in the file (per-block pose adapters, a separate reference network) keep their
     initialisation: adapters start at zero, a separate reference network as a copy of the spatial blocks. So do
-    those that `config.fresh` names. `weights`: a file in the place of what `config` says, nothing of it fresh.
+    those that `config.fresh` names. `weights`: a file that replaces the `config`'s, with nothing fresh.
     """
     model = build_dit(config.size, reference=config.reference, pose=config.pose)
     model.reference_gradient = config.reference_gradient
@@ -51,7 +51,7 @@ def _is_of(name: str, kind: str) -> bool:
 
 
 def new_modules(config: ModelConfig) -> tuple[str, ...]:
-    """Patterns of the modules inside blocks that start untrained, `*` for one dotted part."""
+    """Patterns of the untrained modules inside blocks, `*` for one dotted part."""
     return tuple({"pose": "blocks.*.pose", "temporal": "temporal.*"}[kind] for kind in config.fresh)
 
 
@@ -69,13 +69,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"model.init = {str(path)!r}: not a readable safetensors file ({error})") from error
     own = model.state_dict()
-    strange = sorted(stored.keys() - own.keys())
+    unknown = sorted(stored.keys() - own.keys())
     wrong = [k for k in stored.keys() & own.keys() if stored[k].shape != own[k].shape]
     missing = [k for k in own.keys() - stored.keys() if not _may_be_new(k)]
-    if strange or wrong or missing:
+    if unknown or wrong or missing:
         what = "; ".join(
             f"{label}: {', '.join(sorted(names)[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            for label, names in (("unknown", strange), ("other shape", wrong), ("missing", missing))
+            for label, names in (("unknown", unknown), ("other shape", wrong), ("missing", missing))
             if names
         )
         raise ValueError(f"model.init = {str(path)!r}: these weights are of another model ({what})")

@@ -1,4 +1,4 @@
-"""Whether a data set can feed the phases of a run."""
+"""Whether a data set suffices for the phases of a run."""
 
 from entprog.config.schema import Config
 from entprog.core.types import Shape
@@ -9,11 +9,11 @@ from entprog.tasks.human_video.held_out import holdout_clips
 
 
 def check_data(config: Config, shards: Shards) -> None:
-    """Refuse, before any work, phases that the data set can't feed.
+    """Refuse, before any work, phases that the data set does not suffice for.
 
     Raises:
         ValueError: a resolution that is not stored, too few frames, or a batch larger than the data set, of a phase
-            or of what its schedule may train; the same for the evaluation at the end.
+            or of what its schedule may train; likewise for the evaluation at the end.
     """
     for name, phase in config.phases.items():
         if not phase.steps:
@@ -40,6 +40,6 @@ def check_data(config: Config, shards: Shards) -> None:
         holdout_clips(shards, config.evaluate.frames)
 
 
-def _check_stored(said: str, size: int, shards: Shards) -> None:
+def _check_stored(label: str, size: int, shards: Shards) -> None:
     if size not in shards.sizes:
-        raise ValueError(f"{said}: the data set stores {list(shards.sizes)}; prepare it with that size too")
+        raise ValueError(f"{label}: the data set stores {list(shards.sizes)}; prepare it with that size too")

@@ -14,14 +14,14 @@ OUTSIDE = ("patch_embed", "pose_embed", "tau_embed", "head_modulation", "head")
 Attention = Literal["cpu", "math", "flash"]
 
 WRITTEN_OUT = 512
-"""On a CPU attention over so many keys or fewer is written out as two products (`nets.layers.attend`)."""
+"""Largest number of keys whose attention is written out as two products on a CPU (`nets.layers.attend`)."""
 
 FREQUENCIES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a step's input measures: latents [batch, frames, channels, height, width]."""
+    """Sizes of a step's input: latents [batch, frames, channels, height, width]."""
 
     batch: int
     frames: int
@@ -43,7 +43,7 @@ def step_flops(
     attention: Attention = "cpu",
     routed: int | None = None,
 ) -> Flops:
-    """FLOPs of one forward and backward pass of `nets.dit.VideoDiT`; equals `plan.meter.Meter` exactly.
+    """FLOPs of one forward and backward pass of `nets.dit.VideoDiT`; equals `profiling.meter.Meter` exactly.
 
     The equation. Each product of an [m, k] by a [k, n] matrix costs P = 2 m k n in the forward pass, and in the
     backward pass P for its left factor and P for its right one, each only if that factor needs a gradient:
@@ -53,12 +53,12 @@ def step_flops(
         recompute = sum of the forward P of each checkpointed block call whose output needs a gradient
 
     A weight needs a gradient where its block, or its module outside the blocks, trains. Any other tensor does
-    where something that it was computed from does. So everything below the lowest trained place costs its
-    forward alone; the first projections of the lowest active block (queries, keys and values, the reference's
+    where something that it was computed from does. So everything below the lowest trained position costs its
+    forward only; the first projections of the lowest active block (queries, keys and values, the reference's
     keys and values, adaLN modulation) compute a gradient of their weights, but none of their inputs. One
     parameter that trains at the input or in tau's embedding makes every product above it cost its input's
-    gradient too. The two products of an attention written out are products like others, so their backward
-    costs at most 2x; fused (flash) attention computes the scores again and all four gradients if any is needed:
+    gradient too. The two products of an attention written out are ordinary products, so their backward
+    costs at most 2x; fused (flash) attention recomputes the scores, and all four gradients if any is needed:
     5/2 of its forward.
 
     The optimizer's step has no products.
@@ -67,17 +67,17 @@ def step_flops(
         active: names of the blocks that train ("blocks.3", "temporal.0", "reference_blocks.1"); None for all.
         outside: whether the modules outside the blocks train, or the names of those that do (of `OUTSIDE`).
         reference: "run" the reference pass, "given" as `reference_states` that need no gradient, or "none".
-        reference_gradient: as the model's switch of that name: whether the backward goes through the reference
+        reference_gradient: the model's switch of that name: whether the backward goes through the reference
             pass.
-        temporal_off: as the model's switch of that name.
+        temporal_off: the model's switch of that name.
         pose: whether pose maps are shown; `config.pose` says where they enter.
         checkpointing: whether every block call is checkpointed, or the names of the blocks that are.
-        attention: "math" for two products, "flash" for the fused kernel, "cpu" for what the model does on a CPU:
+        attention: "math" for two products, "flash" for the fused kernel, "cpu" for the model's choice on a CPU:
             written out over at most 512 keys, fused beyond.
         routed: tokens of a frame that the middle blocks see; None for all.
 
     Raises:
-        ValueError: a name is no block, or no module outside the blocks.
+        ValueError: an unknown block, or an unknown module outside the blocks.
     """
     counter = _Counter(config, sizes, active, outside, checkpointing, attention)
     return counter.step(reference, reference_gradient, not temporal_off, pose, routed)
@@ -94,7 +94,7 @@ def block_names(config: DiTConfig) -> list[str]:
 
 
 class _Counter:
-    """Walks through the forward pass as the model does, and notes of every tensor whether it needs a gradient."""
+    """Walks through the forward pass as the model does, and tracks for every tensor whether it needs a gradient."""
 
     def __init__(
         self,

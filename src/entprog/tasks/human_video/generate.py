@@ -18,7 +18,7 @@ from entprog.nets.dit import VideoDiT
 
 
 class Denoiser(Protocol):
-    """As much of the task as sampling needs."""
+    """The part of the task that sampling needs."""
 
     model: VideoDiT
     objective: Objective
@@ -47,7 +47,7 @@ def sample_clips(
     """Generate clips of the reference's person in the given poses.
 
     At each step the model's noise gives the implied clean clip x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar), which
-    the scheduler carries to the next time. Guidance (Ho & Salimans 2022) is
+    the scheduler moves to the next time. Guidance (Ho & Salimans 2022) is
     eps = eps(nothing) + scale (eps(reference, pose) - eps(nothing)), where "nothing" is zeros for both, as in
     training; scale 1 runs one branch only.
 
@@ -56,15 +56,15 @@ def sample_clips(
         reference: clean latents of the reference images [B, C, h, w].
         pose: pose maps [B, F, 3, S, S], uint8 or floats in 0..1; None for a model that sees none.
         frames: F where `pose` is None (default 1).
-        keys: one integer >= 0 a clip: its noise follows from (seed, key) alone, not from the batch it is in.
-        codec: where given, the implied clean clip is clamped to 0..1 in pixels at each step. Worth it: near pure
-            noise that clip is a wild guess, and one wild step is never made good again.
+        keys: one integer >= 0 for each clip: its noise depends on (seed, key) only, not on the batch.
+        codec: where given, the implied clean clip is clamped to 0..1 in pixels at each step. Near pure noise that
+            clip is a rough guess, and later steps do not correct a large error.
 
     Returns:
         Latents [B, F, C, h, w], float32, on the task's device.
 
     Raises:
-        ValueError: an unknown scheduler, or a step count, scale or number of keys that can't be.
+        ValueError: an unknown scheduler, or an impossible step count, scale or number of keys.
     """
     if len(keys) != len(reference):
         raise ValueError(f"keys = {list(keys)}: give one for each of the {len(reference)} clips")

@@ -16,14 +16,14 @@ from entprog.tasks.base import HeldOutClip
 
 MEAN_FRAMES = 512
 BATCH_TOKENS = 16384
-"""Tokens of the clips that are generated at once."""
+"""Tokens of the clips that are generated in one batch."""
 
 
 def holdout_clips(shards: Shards, frames: int) -> Clips:
     """The held-out clips of at least `frames` frames."""
     longest = max((row.frames for row in shards.rows if row.split == "holdout"), default=0)
     if not longest:
-        raise ValueError(f"data: {shards.folder} holds no clip out; prepare it with a holdout share above 0")
+        raise ValueError(f"data: {shards.folder} has no held-out clip; prepare it with a holdout share above 0")
     if longest < frames:
         raise ValueError(f"evaluate.frames = {frames}: the longest held-out clip has {longest}; choose at most that")
     return Clips(shards, "holdout", frames=frames)
@@ -50,7 +50,7 @@ def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) ->
 
 
 def holdout_samples(clips: Clips, count: int) -> list[Sample]:
-    """The first `count` clips from frame 0 on, each with a reference fixed by its place in the index.
+    """The first `count` clips from frame 0 on, each with a reference fixed by its index.
 
     The reference is a frame of another clip of the same subject and scene where there is one.
     """
@@ -61,9 +61,9 @@ def holdout_samples(clips: Clips, count: int) -> list[Sample]:
     samples = []
     for index, row in enumerate(clips.rows[:count]):
         which, frame = generator(0, 7, index).random(2)
-        mates = [mate for mate in rows[row.subject, row.scene] if mate.clip != row.clip] or [row]
-        mate = mates[int(which * len(mates))]
-        samples.append(Sample(row, 0, mate, int(frame * mate.frames)))
+        others = [other for other in rows[row.subject, row.scene] if other.clip != row.clip] or [row]
+        other = others[int(which * len(others))]
+        samples.append(Sample(row, 0, other, int(frame * other.frames)))
     return samples
 
 

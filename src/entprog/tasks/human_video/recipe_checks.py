@@ -1,4 +1,4 @@
-"""What a recipe may not say, or says for nothing, when the task is human video."""
+"""Settings that are wrong or without effect when the task is human video."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from entprog.config.schema import Config, PhaseConfig
 from entprog.methods.config_checks import begins_frozen, inputs_rest, sizes_from
 
 RENDERED = ("domain", "subjects", "clips_per_subject", "holdout", "frames", "sizes", "seed", "workers", "cache")
-"""Keys of [data] that say what to render."""
+"""Keys of [data] that are options of rendering."""
 
 
 def problems(config: Config) -> Iterator[Finding]:
-    """Everything about model and data that keeps this configuration from running, files apart."""
+    """All errors in the model and data settings of this configuration, except missing files."""
     yield from _model(config)
     yield from _new_pose(config)
     yield from _data(config)
@@ -25,7 +25,7 @@ def problems(config: Config) -> Iterator[Finding]:
 
 
 def missing(config: Config) -> Iterator[Finding]:
-    """Files that a run needs and that are not there."""
+    """Missing files that a run needs."""
     data, init, backbone = config.data, config.model.init, config.model.backbone
     if data.path and not Path(data.path).is_dir():
         yield Finding(
@@ -42,14 +42,14 @@ def missing(config: Config) -> Iterator[Finding]:
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
-    """Settings that change nothing; `given` holds the dotted keys that the user wrote."""
+    """Settings without effect; `given` holds the dotted keys that the user wrote."""
     train, phases = config.train, running(config).values()
     if train.validation_clips and not any(phase.pose for phase in phases):
         yield Finding(
             ("train.validation_clips",),
             f" = {train.validation_clips}: no effect, as no phase has pose = true: nothing can be animated",
         )
-    if "model.pose" in given and (why := _pose_rests(config)):
+    if "model.pose" in given and (why := _why_pose_frozen(config)):
         yield Finding(
             ("model.pose",),
             f' = "input": its adapter stays as model.init has it, as {why}; set model.pose = "blocks" to train poses',
@@ -108,15 +108,15 @@ def _model(config: Config) -> Iterator[Finding]:
 
 def _new_pose(config: Config) -> Iterator[Finding]:
     """A new pose adapter at the input must train at some step."""
-    if "pose" in config.model.fresh and (why := _pose_rests(config)):
+    if "pose" in config.model.fresh and (why := _why_pose_frozen(config)):
         yield Finding(
             ("model.pose", "model.fresh", "freeze", "method_options"),
             f' = "input": the new adapter (model.fresh) never trains, as {why}; set model.pose = "blocks"',
         )
 
 
-def _pose_rests(config: Config) -> str:
-    """Why a pose adapter at the input trains at no step; empty where it does, or is not there or not used."""
+def _why_pose_frozen(config: Config) -> str:
+    """Why a pose adapter at the input never trains; empty where it trains, does not exist or is not used."""
     posed = [phase for phase in running(config).values() if phase.pose]
     if config.model.pose != "input" or not posed:
         return ""
@@ -181,31 +181,31 @@ def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
 
 
 def _workloads(source: Any, table: str, name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
-    """The sizes that a schedule or method gives a phase by its options, where they are not the phase's own."""
-    data, said = config.data, (table, f"phases.{name}")
+    """The sizes that a schedule or method gives a phase by its options, where they differ from the phase's own."""
+    data, where = config.data, (table, f"phases.{name}")
     clips = data.subjects * data.clips_per_subject
     for resolution in dict.fromkeys(shape.resolution for shape in _shapes(source, phase)):
         if resolution != phase.resolution and resolution % 8:
-            yield Finding(said, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
+            yield Finding(where, f": resolution {resolution} of phase {name} is no multiple of 8 (patch 2 x codec 4)")
         elif resolution != phase.resolution and data.rendered and resolution not in data.sizes:
             yield Finding(
-                (*said, "data.sizes"),
+                (*where, "data.sizes"),
                 f": resolution {resolution} of phase {name} is not among data.sizes = {list(data.sizes)}, "
                 "the sizes that are rendered",
             )
     for batch in dict.fromkeys(shape.batch for shape in _shapes(source, phase)):
         if batch != phase.batch and data.rendered and batch > clips:
             yield Finding(
-                (*said, "data.subjects", "data.clips_per_subject"),
+                (*where, "data.subjects", "data.clips_per_subject"),
                 f": batch {batch} of phase {name} is larger than the data set, "
                 f"data.subjects * data.clips_per_subject = {clips} clips",
             )
     if phase.blocks == "temporal" and phase.frames > 1 and any(s.frames == 1 for s in _shapes(source, phase)):
-        yield Finding(said, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
+        yield Finding(where, f": 1 frame in phase {name}, whose temporal blocks need at least 2")
 
 
 def _shapes(source: Any, phase: PhaseConfig) -> tuple[Any, ...]:
     """Every shape that a phase may train at."""
-    from entprog.core.types import Shape  # torch comes with it, and the help must not wait for that
+    from entprog.core.types import Shape  # imports torch, which is too slow for the command line's help
 
     return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))

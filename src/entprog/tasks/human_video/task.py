@@ -63,14 +63,14 @@ class HumanVideoTask(Task):
     Attributes:
         model: the transformer.
         objective: the forward process and what the model predicts.
-        full_size: largest side in pixels of the data set; noise is drawn at it and cut to smaller shapes.
+        full_size: largest side in pixels of the data set; noise is drawn at it and cropped to smaller shapes.
         pose: whether the phase shows poses to the model (phase 1 does not).
         dropout: share of samples whose whole condition is zeroed, for classifier-free guidance.
-        neutral: side in pixels at which times are as drawn; at any other they are shifted to as much signal
-            (`Objective.shifted`). 0: never.
+        neutral: side in pixels at which times are used as drawn; at any other they are shifted to the same
+            signal-to-noise ratio (`Objective.shifted`). 0: never.
         autocast: dtype of the forward pass ("bf16", "fp16") or "no".
-        reference_cache: answers the frozen part of the reference pass for draws that `prepare` has seen.
-        config: of the run; where it is None, `shards` must be given for `samples`, `held_out` and `mean_frame`.
+        reference_cache: output of the frozen part of the reference pass, for draws that `prepare` has seen.
+        config: of the run; if None, `shards` must be given for `samples`, `held_out` and `mean_frame`.
     """
 
     model: VideoDiT
@@ -95,7 +95,7 @@ class HumanVideoTask(Task):
 
     @property
     def data(self) -> Shards:
-        """The data set, opened (rendered people: rendered) when it is first needed."""
+        """The data set, opened (rendered people: rendered) at first use."""
         if self.shards is None:
             self.shards = open_data(self.config.data if self.config else DataConfig(), self.codec)
         return self.shards
@@ -115,7 +115,7 @@ class HumanVideoTask(Task):
         check_data(config, self.data)
 
     def save(self, folder: Path) -> None:
-        """See `Task.save`; config.json says what the weights are of."""
+        """See `Task.save`; config.json describes the model of the weights."""
         super().save(folder)
         write_atomically(folder / "config.json", json.dumps(asdict(self.model.config), indent=2) + "\n")
 
@@ -143,7 +143,7 @@ class HumanVideoTask(Task):
         self.pose, self.model.temporal_off = True, False
 
     def start_training(self) -> None:
-        """New temporal blocks that do not train stay the identity for the whole phase: they are left out, exactly."""
+        """New temporal blocks that do not train stay the identity for the whole phase: they are skipped, exactly."""
         self.model.idle = self.model.idle_temporal()
 
     def recompute(self, on: bool) -> None:
@@ -164,11 +164,11 @@ class HumanVideoTask(Task):
         """Fix everything random about a batch: tau, noise and which conditions are dropped.
 
         A pure function of (seed, positions): the same sample gets the same tau, noise and dropout in any batch,
-        on any rank, and at any size (noise is drawn at full size and cut). With `shape.tokens` below 1 the draw says
-        which tokens the middle blocks see.
+        on any rank, and at any size (noise is drawn at full size and cropped). With `shape.tokens` below 1 the draw
+        lists which tokens the middle blocks see.
 
         Raises:
-            ValueError: the resolution is no multiple of codec factor times patch.
+            ValueError: the resolution is not a multiple of codec factor times patch.
         """
         factor = self.codec.factor
         unit = factor * self.model.config.patch
@@ -196,7 +196,7 @@ class HumanVideoTask(Task):
     def _places(self, positions: np.ndarray, shape: Shape, seed: int) -> Tensor:
         """The tokens that the middle blocks see, [B, K] in order, K at least 1; fixed by (seed, position) and size.
 
-        A smaller share takes some of the places of a larger one.
+        A smaller share takes a subset of the places of a larger one.
         """
         side = shape.resolution // self.codec.factor // self.model.config.patch
         count = max(1, round(shape.tokens * side * side))
@@ -225,9 +225,9 @@ class HumanVideoTask(Task):
     # Savings
 
     def prepare(self, draw: Draw) -> None:
-        """Before a training step's loss: let the cache find or compute what it can give for this draw's references.
+        """Before a training step's loss: look up or compute the cached states for this draw's references.
 
-        Only what was prepared is answered from it, once: scores and readings of the holdout run the whole network.
+        Only prepared draws use the cache, once: scores and readings of the holdout run the whole network.
         """
         if self.reference_cache is not None:
             with self.precision():
@@ -239,19 +239,19 @@ class HumanVideoTask(Task):
 
     @torch.no_grad()
     def prefix(self, draw: Draw) -> Draw:
-        """See `Task.prefix`; `hidden` is [B, F, N, D]. Where middle blocks see a share of the tokens there is none."""
+        """See `Task.prefix`; `hidden` is [B, F, N, D]. None where middle blocks see a share of the tokens."""
         until = self.model.lowest_active()
         if not until or draw.places is not None:
             return draw
         return replace(draw, hidden=self._run(draw, until=until))
 
     def hidden_bytes(self, shape: Shape) -> int:
-        """Bytes of hidden states [B, F, N, D] of a micro-batch at one place of the network."""
+        """Bytes of hidden states [B, F, N, D] of a micro-batch at one position in the network."""
         tokens = (shape.resolution // (self.codec.factor * self.model.config.patch)) ** 2
         return shape.batch * shape.frames * tokens * self.model.config.width * (4 if self.autocast == "no" else 2)
 
     def open_cache(self, options: CacheOptions) -> None:
-        """The reference cache that `train.reference_cache` asks for."""
+        """The reference cache of `train.reference_cache`."""
         kind = options.train.reference_cache
         if kind == "off":
             return
