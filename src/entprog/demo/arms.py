@@ -84,19 +84,22 @@ QUICK = Demo(
     about="real videos, in a minute: few steps and few samples, to see that it runs more than what it can do",
     arms=CLIPS.arms,
     keys={
-        "phases.pose.steps": "24",
-        "phases.video.steps": "8",
-        "ranking.samples": "8",
+        "phases.pose.steps": "20",
+        "phases.pose.batch": "4",
+        "phases.video.steps": "6",
+        "phases.video.batch": "1",
+        "ranking.samples": "4",
         "schedule.options": "{stages = 1, search_steps = 4}",
         "train.lr_warmup_steps": "2",
         "train.holdout_clips": "6",
+        "evaluate.metrics": '["l1", "psnr", "ssim"]',
         "evaluate.clips": "2",
-        "evaluate.frames": "8",
+        "evaluate.frames": "6",
         "evaluate.videos": "2",
-        "sample.num_inference_steps": "8",
+        "sample.num_inference_steps": "6",
     },
     before="before",
-    clip=2.5,
+    clip=1.5,
 )
 
 RENDERED = Demo(
