@@ -55,7 +55,10 @@ def figures(folder: Path, data: Path, options: dict[str, Any]) -> list[Any]:
     return steps + ranked
 
 
-@pytest.mark.parametrize("kind", RUNS)
+SLOW = ("progressive, recomputed", "mixed, muon", "frozen storage, 8-bit states")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in RUNS])
 def test_the_quick_loop_counts_what_the_plain_one_does(
     kind: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
