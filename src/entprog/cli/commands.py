@@ -31,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo"), quick: bool = False, rendered: bool =
 
     Args:
         out: folder of all runs; finished ones in it are kept, interrupted ones go on.
-        quick: a minute in all: few steps and few samples.
+        quick: little over a minute in all: few steps and few samples.
         rendered: rendered people, in full and by the published method.
     """
     from entprog.demo import demo as verb

@@ -81,7 +81,7 @@ CLIPS = Demo(
 QUICK = Demo(
     name="quick",
     recipe="demo-clips.toml",
-    about="real videos, in little over a minute: few steps and few samples, to see that it runs more than what it can do",
+    about="real videos, 80 seconds: few steps and few samples, to see that it runs more than what it can do",
     arms=CLIPS.arms,
     keys={
         "phases.pose.steps": "20",
