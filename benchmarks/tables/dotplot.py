@@ -41,7 +41,7 @@ def dotplot(title: str, note: str, names: Sequence[str], panels: Sequence[Panel]
     if not names:
         return ""
     height = TOP + BOTTOM + ROW * len(names)
-    memory_plan = WIDTH - NAMES - EDGE - ROOM * (len(panels) - 1)
+    available = WIDTH - NAMES - EDGE - ROOM * (len(panels) - 1)
     shares = sum(panel.share for panel in panels)
     body = []
     for i, name in enumerate(names):
@@ -52,7 +52,7 @@ def dotplot(title: str, note: str, names: Sequence[str], panels: Sequence[Panel]
         body.append(f'<text x="{NAMES - 16}" y="{middle + 4}" text-anchor="end"{weight}>{escape(name)}</text>')
     left = float(NAMES)
     for panel in panels:
-        width = memory_plan * panel.share / shares
+        width = available * panel.share / shares
         body += _drawn(panel, names, left, width, height)
         left += width + ROOM
     return (

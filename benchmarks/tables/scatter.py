@@ -143,5 +143,5 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _wider(low: float, high: float) -> tuple[float, float]:
-    memory_plan = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - memory_plan, high + memory_plan
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin

@@ -101,7 +101,7 @@ def packed_bytes(parts: Parts, kind: str) -> int:
     """Bytes on the device of linear layers' weights held as `freeze.storage = kind`.
 
     Each holds codes and a float32 scale for `BLOCK` values, and one value in the weight's place. "offload" has
-    memory_plan for two of the largest.
+    room for two of the largest.
     """
     placeholders = sum(each.size * count for each, count in parts.items())
     if kind == "offload":

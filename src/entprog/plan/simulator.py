@@ -122,7 +122,7 @@ class Simulator:
         return total(inside), total(beside), total(outside)
 
     def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
-        """Bytes of weights as they are held, adapters and ema among them."""
+        """Bytes of weights as they are held, adapters and EMA among them."""
         everything = self.inventory.everything()
         found = weighed(everything) + (4 * counted(everything) if case.averaged else 0)
         for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own

@@ -198,7 +198,7 @@ def _computed_in(x: Tensor, dtype: torch.dtype) -> torch.dtype:
 class _Slot:
     """Device memory for one weight: what it holds, and the events of its arrival and of its last use."""
 
-    memory_plan: Tensor
+    buffer: Tensor
     place: int = -1
     arrived: Any = None
     used: Any = None
@@ -230,7 +230,7 @@ class _Fetcher:
         if 0 <= following < len(self.layers) and self._slot(following) is None:
             self._send(following, avoid=place)
         torch.cuda.current_stream(held.device).wait_event(slot.arrived)
-        return slot.memory_plan[: held.shape.numel()].view(held.shape)
+        return slot.buffer[: held.shape.numel()].view(held.shape)
 
     def used(self, held: _Held) -> None:
         """The use of a weight is queued on the current stream: later copies may overwrite it after that."""
@@ -260,7 +260,7 @@ class _Fetcher:
         slot.place = place
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(slot.used)
-            slot.memory_plan[: held.shape.numel()].copy_(held.original.flatten(), non_blocking=True)
+            slot.buffer[: held.shape.numel()].copy_(held.original.flatten(), non_blocking=True)
             slot.arrived.record(self.stream)
         return slot
 
