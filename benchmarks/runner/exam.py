@@ -42,7 +42,7 @@ def examine(run: Path, config: Config, data: DataConfig, *, clips: int, repeats:
     shards = open_data(data)
     task.on(shards)
     phase = [phase for phase in config.phases.values() if phase.steps][-1]
-    shape = Shape(phase.resolution, phase.frames, phase.batch)
+    shape = Shape.of(phase.sides, phase.frames, phase.batch)
     held = Clips(shards, "holdout", seed=SEED, frames=phase.frames)
     if len(held) < clips:
         raise ValueError(f"exam.clips = {clips}: only {len(held)} held-out clips have {phase.frames} frames")

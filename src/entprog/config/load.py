@@ -162,7 +162,8 @@ class Reader:
                 self.problem("method", f" = {shown(method)}: brings a preset of its own; leave out preset = {preset!r}")
             preset = method
             tree = {**tree, "method": PRESETS[method]["method"], "preset": preset}
-        return laid_over(presets.under(preset, tree), tree) if isinstance(preset, str) else tree
+        tree = laid_over(presets.under(preset, tree), tree) if isinstance(preset, str) else tree
+        return laid_over(presets.of_task(tree), tree)
 
     def config(self, tree: dict[str, Any]) -> Config:
         """The configuration, with the default for each value that was refused."""

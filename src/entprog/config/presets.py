@@ -72,6 +72,18 @@ def under(preset: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def of_task(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the task that a recipe names, those of "phases.*" for each phase."""
+    task = tree.get("task", value_of(Config(), "task"))
+    try:
+        values = dict(plugins.declared("task", task, "defaults", {})) if isinstance(task, str) else {}
+    except (ValueError, ImportError):  # said by checks.py
+        return {}
+    phase, phases = values.pop("phases.*", {}), tree.get("phases")
+    tables = [name for name, table in phases.items() if isinstance(table, dict)] if isinstance(phases, dict) else []
+    return values | ({"phases": dict.fromkeys(tables, phase)} if phase else {})
+
+
 def _frames(phase: str, table: Any) -> Any:
     start = PUBLISHED.get(phase, PhaseConfig()).frames
     return table.get("frames", start) if isinstance(table, dict) else start

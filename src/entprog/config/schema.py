@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from entprog.toml.values import LARGEST, interval
+from entprog.toml.values import LARGEST, Sides, interval, sides
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -28,6 +28,7 @@ def key(
     options: str = "",
     packages: dict[str, dict[str, str]] | None = None,
     also: tuple[str, ...] = (),
+    strict: bool = True,
     **limits: Any,
 ) -> Any:
     """A key of a recipe.
@@ -39,6 +40,7 @@ def key(
         options: dotted key of the table that holds this plugin's options.
         packages: value -> {module that it needs: how to install it}.
         also: what other trainers call it.
+        strict: whether a number is checked here; False where its type checks itself.
         limits: the range of a number, or of each number of a list, as pydantic names it: ge, gt, le, lt.
     """
     more: dict[str, Any] = {"plugin": plugin, "options": options, "packages": packages or {}, "also": also}
@@ -46,7 +48,7 @@ def key(
     start: dict[str, Any] = {"default_factory": dict} if default is dict else {"default": default}
     if isinstance(default, bool | int | float):
         # Strict, as True is an int in Python, and pydantic reads "1" as 1: no number to somebody who asks for one.
-        start |= {"strict": True} | ({"le": LARGEST} if type(default) is int else {}) | limits
+        start |= {"strict": True} | ({"le": LARGEST} if type(default) is int else {}) | limits if strict else {}
     return Field(**start, description=meaning, json_schema_extra=more)
 
 
@@ -97,17 +99,39 @@ class ModelConfig:
     fresh: tuple[Literal["pose", "temporal"], ...] = key(
         (), 'modules that start untrained whatever the weights hold: "pose" (its adapters), "temporal" (its blocks)'
     )
-    reference: Literal["siamese", "separate", "none"] = key(
-        "siamese", '"siamese" shares the weights with the reference pass; "separate" is the paper\'s comparison'
+    reference: Literal["siamese", "separate", "none", "native", "frame"] = key(
+        "siamese",
+        '"siamese" shares the weights with the reference pass; "separate" is the paper\'s comparison. Pretrained: '
+        '"native" the model\'s own inputs for an image, "frame" one more latent frame, outside the loss, or "none"',
     )
     reference_gradient: bool = key(True, "whether gradients flow through the reference pass")
-    pose: Literal["input", "blocks", "none"] = key(
-        "input", '"input" one linear adapter (published); "blocks" zero-initialised adapters at every block'
+    pose: Literal["input", "blocks", "native", "none"] = key(
+        "input",
+        '"input" one linear adapter (published); "blocks" zero-initialised adapters at every block; "native" a '
+        "pretrained model's own pose path",
     )
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = key(
         "squaredcos_cap_v2", "noise schedule by its diffusers name"
     )
     condition_dropout: float = key(0.1, "share of samples trained without condition, for guidance", ge=0, lt=1)
+    pretrained: str = key("", 'task = "pretrained": a folder in diffusers\' layout, or a hub id', also=("model_id",))
+    revision: str = key("", "of a hub id: a branch, tag or commit")
+    component: str = key("", 'what trains: "transformer", "transformer_2" (Wan 2.2\'s low-noise expert) or "unet"')
+    family: str = key("", 'how the network is called: empty for a known one, or your own as "package.module:Class"')
+    dtype: Literal["bf16", "fp16", "float32"] = key("bf16", "pretrained: how frozen weights are held")
+    weights: Literal["float32", "bf16"] = key(
+        "float32", 'pretrained: how trained weights are held; "bf16" is rounded stochastically at each step'
+    )
+    flow_shift: float = key(0.0, "pretrained flow models: the shift of noise levels; 0 for the scheduler's", ge=0)
+    timestep_sampling: Literal["uniform", "logit_normal"] = key(
+        "uniform", 'pretrained flow models: times are "uniform" or "logit_normal"'
+    )
+    timestep_range: tuple[float, ...] = key(
+        (), "pretrained: lowest and highest noise level that trains; empty for all, of two experts the component's own"
+    )
+    drop: dict[Literal["text", "pose", "reference"], float] = key(
+        dict, "pretrained: share of samples without each condition, for guidance; .1 each unless given"
+    )
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)
@@ -181,7 +205,7 @@ class PhaseConfig:
     outside: bool = key(True, "whether parameters outside the blocks train in this phase")
     pose: bool = key(True, "whether the model sees poses")
     frames: int = key(1, "frames of a training clip", ge=1)
-    resolution: int = key(64, "side in pixels", **SIDES)
+    resolution: Sides = key(64, 'side in pixels, or "HEIGHTxWIDTH" where the model takes rectangles', strict=False)
     batch: int = key(8, "samples of a micro-batch", ge=1, also=("batch_size", "train_batch_size"))
     learning_rate: float = key(1e-5, "peak learning rate", gt=0, also=("lr",))
     gradient_checkpointing: bool = key(
@@ -194,6 +218,11 @@ class PhaseConfig:
         ge=1,
     )
     echo_window: int = key(32, "so many steps take new samples before these come again", ge=1)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return sides(self.resolution)
 
 
 PUBLISHED: dict[str, PhaseConfig] = {
@@ -288,7 +317,9 @@ class TrainConfig:
 class SampleConfig:
     """[sample] how clips are generated."""
 
-    scheduler: Literal["ddim", "ddpm", "dpm++"] = key("ddpm", '"ddim", "ddpm" (IDDPM spacing) or "dpm++"')
+    scheduler: Literal["ddim", "ddpm", "dpm++", "native"] = key(
+        "ddpm", '"ddim", "ddpm" (IDDPM spacing) or "dpm++"; "native" the one that comes with a pretrained model'
+    )
     num_inference_steps: int = key(12, "model calls a clip", ge=1, le=1000)
     guidance_scale: float = key(1.5, "classifier-free guidance; 1 for none", ge=0, also=("cfg",))
     seed: int = key(0, "of the initial noise", ge=0, le=SEEDS)
@@ -304,8 +335,13 @@ class EvaluateConfig:
     )
     clips: int = key(16, "held-out clips (0: training ends without an evaluation)", ge=0)
     frames: int = key(10, "frames of each, from its first frame on", ge=1)
-    resolution: int = key(64, "side in pixels at which generated and true frames are compared", **SIDES)
+    resolution: Sides = key(64, "side in pixels at which generated and true frames are compared", strict=False)
     videos: int = key(4, "clips that are written as mp4 and GIF", ge=0)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return sides(self.resolution)
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 class Shape:
     """The size of what one step trains on.
 
-    `resolution` is the side of the frame in pixels, `frames` the frames of a clip, `batch` the samples of one
-    micro-batch, `tokens` the share of tokens that the middle blocks see (1.0: all of them).
+    `resolution` is the side of the frame in pixels (of a rectangle the height), `frames` the frames of a clip, `batch`
+    the samples of one micro-batch, `tokens` the share of tokens that the middle blocks see (1.0: all of them), `width`
+    that of a rectangle (0: a square).
     """
 
     resolution: int
     frames: int
     batch: int
     tokens: float = 1.0
+    width: int = 0
 
     def __post_init__(self) -> None:
         for name in ("resolution", "frames", "batch"):
@@ -34,6 +36,22 @@ class Shape:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
         if not 0 < self.tokens <= 1:
             raise ValueError(f"tokens = {self.tokens}: a share of the tokens, above 0 and at most 1 (1: no routing)")
+
+    @classmethod
+    def of(cls, sides: tuple[int, int], frames: int, batch: int) -> "Shape":
+        """The shape of frames of this height and width."""
+        height, width = sides
+        return cls(height, frames, batch, width=0 if width == height else width)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.resolution, self.width or self.resolution
+
+    @property
+    def size(self) -> str:
+        """The size as a recipe has it: "64", or "480x832"."""
+        return f"{self.resolution}x{self.width}" if self.width else str(self.resolution)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import diffusers
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
+
+from entprog.diffusion.levels import FlowLevels, Levels, LogNormalLevels, TableLevels, Timesteps, dynamic_shift, ranged
 
 STEPS = 1000
 
@@ -31,6 +34,7 @@ class Objective:
             or "squaredcos_cap_v2" (IDDPM's cosine). Not used by flow.
         shift: of flow's times: tau becomes shift tau / (1 + (shift - 1) tau).
         beta_start, beta_end: of the linear schedules.
+        levels: the noise levels of a pretrained model, in the place of schedule and shift; None for our own models.
     """
 
     kind: Kind = "epsilon"
@@ -38,6 +42,7 @@ class Objective:
     shift: float = 1.0
     beta_start: float = 0.0001
     beta_end: float = 0.02
+    levels: Levels | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in ("epsilon", "v", "flow"):
@@ -53,31 +58,68 @@ class Objective:
         object.__setattr__(self, "_table", scheduler.alphas_cumprod)
 
     @classmethod
-    def from_scheduler_config(cls, config: Mapping[str, Any]) -> "Objective":
+    def from_scheduler_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        shift: float = 0.0,
+        sampling: Timesteps = "uniform",
+        part: tuple[float, float] = (0.0, 1.0),
+        tokens: int = 0,
+    ) -> "Objective":
         """The objective of a pretrained model, read from its scheduler_config.json.
 
+        Args:
+            shift: of flow's times; 0 for that of the file.
+            sampling: how flow's times are drawn.
+            part: the lowest and highest noise level that is trained, 0 and 1 for all.
+            tokens: of a sample, for a scheduler whose shift depends on them.
+
         Raises:
-            ValueError: an unknown prediction type or number of steps.
+            ValueError: the scheduler says what can't be trained on, or an option does not apply to it.
         """
         name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
-        if "FlowMatch" in name or kind == "flow_prediction":
-            return cls("flow", shift=float(config.get("flow_shift", config.get("shift", 1.0))))
+        continuous = config.get("timestep_type") == "continuous"
+        if why := ranged(*part, ends=not continuous):
+            raise ValueError(f"model.timestep_range: {why}")
+        if "FlowMatch" in name or kind == "flow_prediction" or config.get("use_flow_sigmas"):
+            own = float(config.get("flow_shift") or config.get("shift") or 1.0)
+            if config.get("use_dynamic_shifting"):
+                own = dynamic_shift(config, tokens)
+            levels: Levels = FlowLevels(shift or own, sampling, *part)
+            return cls("flow", shift=shift or own, levels=levels)
         kinds: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v"}
         if kind not in kinds:
-            raise ValueError(f"scheduler_config.json: prediction_type = {kind!r}: expected {', '.join(kinds)} or flow")
-        if (steps := config.get("num_train_timesteps", STEPS)) != STEPS:
-            raise ValueError(f"scheduler_config.json: num_train_timesteps = {steps}: expected {STEPS}")
-        numbers = {key: float(config[key]) for key in ("beta_start", "beta_end") if key in config}
-        return cls(kinds[kind], str(config.get("beta_schedule", "linear")), **numbers)
+            raise ValueError(
+                f"scheduler_config.json: prediction_type = {kind!r} of {name or 'no class'}: expected "
+                f"{', '.join(kinds)} or flow"
+            )
+        if shift or sampling != "uniform":
+            key = "flow_shift" if shift else "timestep_sampling"
+            raise ValueError(f"model.{key}: only for flow models, but {name or 'the scheduler'} predicts {kinds[kind]}")
+        if continuous:
+            levels = LogNormalLevels()
+        else:
+            levels = TableLevels(_scheduler(name, config).alphas_cumprod, *part)
+        if kind == "epsilon" and isinstance(levels, TableLevels) and not levels.alphas[-1] > 0:
+            raise ValueError(
+                "scheduler_config.json: rescale_betas_zero_snr = true with prediction_type = 'epsilon': at the last step "
+                "nothing is left of the picture; a model that was trained so predicts v_prediction"
+            )
+        return cls(kinds[kind], levels=levels)
 
     def a(self, tau: Tensor) -> Tensor:
         """Factor of the clean latents at times tau [B] in 0..1."""
+        if self.levels is not None:
+            return self.levels.a(tau)
         if self.kind == "flow":
             return 1 - self.model_time(tau)
         return self._abar(tau).sqrt()
 
     def b(self, tau: Tensor) -> Tensor:
         """Factor of the noise at times tau [B] in 0..1."""
+        if self.levels is not None:
+            return self.levels.b(tau)
         if self.kind == "flow":
             return self.model_time(tau)
         return (1 - self._abar(tau)).sqrt()
@@ -87,6 +129,10 @@ class Objective:
         if self.kind == "flow" and self.shift != 1.0:
             return self.shift * tau / (1 + (self.shift - 1) * tau)
         return tau
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The time [B] in the unit of a pretrained model's scheduler; without levels the discrete step."""
+        return self.steps(tau) if self.levels is None else self.levels.time(tau)
 
     def add(self, clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
         """x_tau of clean latents [B, ...] with `noise` of the same shape at `tau` [B]."""
@@ -139,3 +185,19 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 def step_to_tau(step: Tensor | int, device: torch.device | str = "cpu") -> Tensor:
     """The time in 0..1 in the middle of a discrete step."""
     return (torch.as_tensor(step, device=device, dtype=torch.float32) + 0.5) / STEPS
+
+
+def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """diffusers' scheduler of that class, which has a table of its noise levels."""
+    found = getattr(diffusers, name or "DDPMScheduler", None)
+    if found is None or not hasattr(found, "from_config"):
+        raise ValueError(
+            f"scheduler_config.json: _class_name = {name!r}: no scheduler of diffusers {diffusers.__version__}"
+        )
+    scheduler = found.from_config(dict(config))
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"scheduler_config.json: _class_name = {name!r}: gives no noise levels to train on; put the scheduler of the "
+            "model's training there"
+        )
+    return scheduler

@@ -119,7 +119,7 @@ def evaluate_task(
     generated = generate_holdout(task, config.evaluate, config.sample, progress=progress)
     names = config.evaluate.metrics
     values, rows = measure([clip.generated for clip in generated], generated, names)
-    mean = task.mean_frame(config.evaluate.resolution)
+    mean = task.mean_frame(config.evaluate.sides[0])
     copied = [clip.reference.expand_as(clip.truth) for clip in generated]
     baselines = {"copy_reference": measure(copied, generated, names)[0]}
     if mean is not None:
@@ -145,7 +145,7 @@ def evaluate_task(
 def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
     """metrics.json of a task that makes no clips: the held-out loss, its mean and by noise band."""
     number, phase = [(k, p) for k, p in enumerate(config.phases.values()) if p.steps > 0][-1]
-    shape = Shape(phase.resolution, phase.frames, phase.batch)
+    shape = Shape.of(phase.sides, phase.frames, phase.batch)
     samples = task.samples("holdout", phase.frames, config.train.seed)
     draws = fixed_draws(task, samples, shape, config.train.holdout_clips, config.train.seed * 1000 + number + 700)
     losses = [loss for draw in draws for loss in task.losses(draw).tolist()]

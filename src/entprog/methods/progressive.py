@@ -336,7 +336,7 @@ class BoundProgressive(Method):
 def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
     """Short names that distinguish a stage's candidates: m, and the parts of the shape that differ."""
     names = [str(len(workload.active)) for workload in candidates]
-    for part in ("@{0.resolution}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
+    for part in ("@{0.size}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
         if len(set(names)) == len(names):
             break
         shapes = [workload.shape for workload in candidates]

@@ -44,7 +44,7 @@ class Planner:
         """What a step of a phase depends on, with all that its workloads have in common."""
         config = self.config
         case = Case(
-            shape=Shape(settings.resolution, settings.frames, settings.batch),
+            shape=Shape.of(settings.sides, settings.frames, settings.batch),
             pose=settings.pose,
             temporal_off=settings.blocks == "spatial",
             outside=settings.outside and config.freeze.outside,

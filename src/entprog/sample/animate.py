@@ -93,7 +93,7 @@ def sample(
         "scheduler": scheduler,
     }
     settings = updated(config.sample, "sample", given)
-    size = resolution or list(config.phases.values())[-1].resolution
+    size = resolution or list(config.phases.values())[-1].sides[0]
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
     count = frames or config.evaluate.frames

@@ -110,7 +110,7 @@ class MemoryPlan:
             more = f" and {written_bytes(total)} of averaged weights, draws and copies" if total else ""
             return ValueError(f"{label}the weights alone take {written_bytes(weights)}{more}; raise it")
         return ValueError(
-            f"{label}stage {stage} with {m} of {len(self.order)} blocks, {shape.frames} frames of {shape.resolution} px"
+            f"{label}stage {stage} with {m} of {len(self.order)} blocks, {shape.frames} frames of {shape.size} px"
             f" in batches of {shape.batch} takes at least {written_bytes(top.cost.peak + total)}; "
             f"{self._would_fit(m, shape, beside)}"
         )

@@ -102,7 +102,7 @@ class PrefixCache:
         assert self.folder is not None
         self.folder.mkdir(exist_ok=True)
         first, shape = key
-        path = self.folder / f"{first}-{shape.resolution}-{shape.frames}-{shape.batch}.safetensors"
+        path = self.folder / f"{first}-{shape.size}-{shape.frames}-{shape.batch}.safetensors"
         save_tensors({"state": state.contiguous().cpu()}, path)
         return path
 

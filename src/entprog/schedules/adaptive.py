@@ -1,5 +1,6 @@
 """Choose each stage's workload by measured convergence efficiency."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -134,4 +135,4 @@ def _smaller(shape: Shape | None, last: Shape | None) -> bool:
 
 def _work(shape: Shape | None) -> float:
     """Tokens of a step in some unit."""
-    return shape.resolution**2 * shape.frames * shape.tokens * shape.batch if shape else 1.0
+    return math.prod(shape.sides) * shape.frames * shape.tokens * shape.batch if shape else 1.0

@@ -1,16 +1,38 @@
 """Values of TOML: what was typed, of which type and in which range it must be, and how an error shows it."""
 
+import re
 import tomllib
 import typing
 from datetime import date, time
 from difflib import get_close_matches
 from math import isfinite
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 LARGEST = 2**63 - 1
 """The largest integer."""
+
+LEAST_SIDE, MOST_SIDE = 16, 4096
+
+
+def sides(value: int | str) -> tuple[int, int]:
+    """Height and width in pixels of a side such as 64, or of a rectangle such as "480x832"."""
+    height, _, width = str(value).partition("x")
+    return int(height), int(width or height)
+
+
+def _checked_sides(value: Any) -> Any:
+    whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"\d{1,5}x\d{1,5}", value))
+    if not whole or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides(value)):
+        raise PydanticCustomError("sides", "no size of a picture")
+    height, width = sides(value)
+    return height if height == width else value
+
+
+Sides = Annotated[int | str, PlainValidator(_checked_sides)]
+"""The size of a picture: a side in pixels, or "HEIGHTxWIDTH"."""
 
 
 def interval(**limits: float) -> str | None:
@@ -48,6 +70,8 @@ def expected(kind: Any) -> str:
         return "a list of " + {int: "integers", float: "numbers", str: "texts"}[inner]
     if typing.get_origin(kind) is dict:
         return "a table"
+    if kind == int | str:
+        return f'a side of {LEAST_SIDE} to {MOST_SIDE} pixels, or "HEIGHTxWIDTH"'
     return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
 
 

@@ -68,7 +68,7 @@ class PhaseSetup:
         outside = settings.outside and config.freeze.outside
         _let_train(task, blocks, outside)
         seed = config.train.seed * 1000 + number
-        shape = Shape(settings.resolution, settings.frames, settings.batch)
+        shape = Shape.of(settings.sides, settings.frames, settings.batch)
         samples = task.samples("train", settings.frames, seed)
         most = draw_size(config.ranking, settings.batch)
         probe = fixed_draws(task, samples, shape, config.ranking.samples, seed + 500, most=most)

@@ -88,7 +88,7 @@ def check_blocks(config: Config, task: Task) -> None:
         if not plugins.ranked(config.method):
             continue
         schedule = plugins.load("schedule", config.schedule.name, **config.schedule.options)
-        any_order, shape = Ranking(tuple(blocks.names)), Shape(phase.resolution, phase.frames, phase.batch)
+        any_order, shape = Ranking(tuple(blocks.names)), Shape.of(phase.sides, phase.frames, phase.batch)
         for stage in range(schedule.stages):
             candidates = schedule.candidates(stage, any_order, shape, None)
             check_shared(schedule, len(candidates))

@@ -18,7 +18,7 @@ def check_data(config: Config, shards: Shards) -> None:
     for name, phase in config.phases.items():
         if not phase.steps:
             continue
-        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.resolution, shards)
+        _check_stored(f"phases.{name}.resolution = {phase.resolution}", phase.sides[0], shards)
         clips = len(Clips(shards, "train", frames=phase.frames))
         Clips(shards, "holdout", frames=phase.frames)
         if phase.batch > clips:
@@ -27,7 +27,7 @@ def check_data(config: Config, shards: Shards) -> None:
                 f"{phase.frames} frames; lower it, or use train.gradient_accumulation_steps"
             )
         source, table = sizes_from(config)
-        for shape in source.shapes(Shape(phase.resolution, phase.frames, phase.batch)):
+        for shape in source.shapes(Shape.of(phase.sides, phase.frames, phase.batch)):
             said = f"{table}: resolution {shape.resolution} of phase {name}"
             _check_stored(said, shape.resolution, shards)
             if shape.batch > clips:
@@ -36,7 +36,7 @@ def check_data(config: Config, shards: Shards) -> None:
                     f"training clips of {phase.frames} frames"
                 )
     if config.evaluate.clips:
-        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.resolution, shards)
+        _check_stored(f"evaluate.resolution = {config.evaluate.resolution}", config.evaluate.sides[0], shards)
         holdout_clips(shards, config.evaluate.frames)
 
 

@@ -32,12 +32,12 @@ def holdout_clips(shards: Shards, frames: int) -> Clips:
 def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) -> Iterator[list[HeldOutClip]]:
     """The first `settings.clips` clips from their first frame on, decoded, with the conditions to generate them."""
     samples = holdout_samples(clips, settings.clips)
-    tokens = settings.frames * (settings.resolution // codec.factor // patch) ** 2
+    tokens = settings.frames * (settings.sides[0] // codec.factor // patch) ** 2
     size = min(len(samples), max(1, BATCH_TOKENS // tokens))
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
         keys = np.arange(start, start + len(part))
-        batch = clips.assemble(part, keys, Shape(settings.resolution, settings.frames, len(part)))
+        batch = clips.assemble(part, keys, Shape.of(settings.sides, settings.frames, len(part)))
         truths, references = codec.decode(batch.latents), codec.decode(batch.reference)
         yield [
             HeldOutClip(

@@ -6,6 +6,7 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config.checks import Finding, and_others, running
+from entprog.config.presets import value_of
 from entprog.config.schema import Config, PhaseConfig
 from entprog.methods.config_checks import begins_frozen, inputs_rest, sizes_from
 
@@ -92,6 +93,11 @@ def _model(config: Config) -> Iterator[Finding]:
             f' = "base": the shipped weights are of size "nano", but model.size = "{model.size}"; '
             'set init = "scratch" or a path',
         )
+    if model.reference in ("native", "frame") or model.pose == "native":
+        pretrained = "model.pose" if model.pose == "native" else "model.reference"
+        yield Finding((pretrained,), f' = "{value_of(config, pretrained)}": only task = "pretrained" takes that')
+    if model.pretrained:
+        yield Finding(("model.pretrained",), f' = "{model.pretrained}": needs task = "pretrained"')
     skip = config.ranking.options.get("skip")
     if model.reference == "none" and skip in ("reference", "both"):
         yield Finding(
@@ -154,6 +160,12 @@ def _data(config: Config) -> Iterator[Finding]:
 
 def _phase(name: str, phase: PhaseConfig, config: Config) -> Iterator[Finding]:
     dotted, data = f"phases.{name}", config.data
+    if isinstance(phase.resolution, str):
+        yield Finding(
+            (f"{dotted}.resolution",),
+            f' = "{phase.resolution}": this task trains on squares; give one side, such as 64',
+        )
+        return
     if phase.resolution % 8:
         yield Finding((f"{dotted}.resolution",), f" = {phase.resolution}: no multiple of 8")
     elif data.rendered and phase.resolution not in data.sizes:
@@ -208,4 +220,4 @@ def _shapes(source: Any, phase: PhaseConfig) -> tuple[Any, ...]:
     """Every shape that a phase may train at."""
     from entprog.core.types import Shape  # imports torch, which is too slow for the command line's help
 
-    return tuple(source.shapes(Shape(phase.resolution, phase.frames, phase.batch)))
+    return tuple(source.shapes(Shape.of(phase.sides, phase.frames, phase.batch)))

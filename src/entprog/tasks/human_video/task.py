@@ -45,7 +45,7 @@ def build_task(config: Config, weights: str = "") -> "HumanVideoTask":
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, weights)
     model.gradient_checkpointing = config.train.gradient_checkpointing
-    full = max(config.data.sizes) if config.data.rendered else max(p.resolution for p in config.phases.values())
+    full = max(config.data.sizes) if config.data.rendered else max(p.sides[0] for p in config.phases.values())
     return HumanVideoTask(
         model.to(device),
         Objective(beta_schedule=config.model.beta_schedule),
@@ -134,7 +134,7 @@ class HumanVideoTask(Task):
         """Poses shown or not, temporal blocks off in phases of spatial ones, activations recomputed or not."""
         train = self.config.train if self.config else None
         self.pose = phase.pose
-        self.neutral = phase.resolution if train and train.resolution_shift else 0
+        self.neutral = phase.sides[0] if train and train.resolution_shift else 0
         self.model.temporal_off, self.model.idle = phase.blocks == "spatial", frozenset()
         self.recompute(phase.gradient_checkpointing or bool(train and train.gradient_checkpointing))
 
