@@ -1,4 +1,4 @@
-"""The Family contract: how a class of pretrained networks is called. Task, training and planning know nothing else of it.
+"""The Family contract: how a class of pretrained networks is called; nothing else of a family is known outside.
 
 Shape legend: B samples, F pixel frames, T latent frames, C latent channels, h w latent height and width, N tokens of a
 latent frame, L text tokens, K reference images.
@@ -74,15 +74,16 @@ class Configs:
 
 
 class Family(ABC):
-    """Networks that are called in one way. A subclass in a file of this folder, named in its `__all__`, is found by the
-    `_class_name` of config.json; `model.family = "package.module:Class"` names one of your own.
+    """Networks that are called in one way.
 
-    `inputs` is all that must be defined. Latents are [B, T, C, h, w] on our side, whatever the network takes; T is 1 for
-    images.
+    A subclass in a file of this folder, named in its `__all__`, is found by the `_class_name` of config.json;
+    `model.family = "package.module:Class"` names one of your own.
+
+    `inputs` is all that must be defined. Latents are [B, T, C, h, w] on our side, whatever the network takes; T is 1
+    for images.
 
     Attributes:
         networks: diffusers' classes that it calls.
-        tested: what the support table says of it.
         patterns: block names, `*` for one dotted part; empty: found by the network's module lists.
         posed: patterns of the blocks that pose adapters can stand in; empty for all blocks.
         single_stack: whether the output of a block is all that later blocks need of those before it, so that the
@@ -110,7 +111,7 @@ class Family(ABC):
     # What the configuration files say
 
     def objective(self, **settings: Any) -> Objective:
-        """The objective that scheduler_config.json names; `settings` as `Objective.from_scheduler_config` takes them."""
+        """The objective of scheduler_config.json; `settings` as `Objective.from_scheduler_config` takes them."""
         return Objective.from_scheduler_config(self.configs.scheduler, **settings)
 
     @property
