@@ -1,4 +1,4 @@
-"""The Family contract: how a class of pretrained networks is called. Task, training and planning know nothing else of it.
+"""The Family contract: how a class of pretrained networks is called; nothing else of a family is known outside.
 
 Shape legend: B samples, F pixel frames, T latent frames, C latent channels, h w latent height and width, N tokens of a
 latent frame, L text tokens, K reference images.
@@ -75,15 +75,16 @@ class Configs:
 
 
 class Family(ABC):
-    """Networks that are called in one way. A subclass in a file of this folder, named in its `__all__`, is found by the
-    `_class_name` of config.json; `model.family = "package.module:Class"` names one of your own.
+    """Networks that are called in one way.
 
-    `inputs` is all that must be defined. Latents are [B, T, C, h, w] on our side, whatever the network takes; T is 1 for
-    images.
+    A subclass in a file of this folder, named in its `__all__`, is found by the `_class_name` of config.json;
+    `model.family = "package.module:Class"` names one of your own.
+
+    `inputs` is all that must be defined. Latents are [B, T, C, h, w] on our side, whatever the network takes; T is 1
+    for images.
 
     Attributes:
         networks: diffusers' classes that it calls.
-        tested: what the support table says of it.
         patterns: block names, `*` for one dotted part; empty: found by the network's module lists.
         posed: patterns of the blocks that pose adapters can stand in; empty for all blocks.
         single_stack: whether the output of a block is all that later blocks need of those before it, so that the
@@ -110,7 +111,7 @@ class Family(ABC):
     # What the configuration files say
 
     def objective(self, **settings: Any) -> Objective:
-        """The objective that scheduler_config.json names; `settings` as `Objective.from_scheduler_config` takes them."""
+        """The objective of scheduler_config.json; `settings` as `Objective.from_scheduler_config` takes them."""
         return Objective.from_scheduler_config(self.configs.scheduler, **settings)
 
     @property
@@ -148,11 +149,6 @@ class Family(ABC):
         """`patterns`, in the order in which the blocks run."""
         return self.patterns
 
-    def part(self) -> tuple[float, float]:
-        """The lowest and highest noise level that this component denoises: where a model has one network for much noise
-        and one for little. `model.timestep_range` takes its place where that is set."""
-        return 0.0, 1.0
-
     def notes(self) -> tuple[str, ...]:
         """What a user must know who trains this component of this model."""
         return ()
@@ -173,6 +169,21 @@ class Family(ABC):
     def skip_adapters(self, network: nn.Module) -> Mapping[str, Adapter]:
         """The outputs of skipped blocks that can't be found by the probe (see `Blocks`), by block name."""
         return {}
+
+    @property
+    def joint_tokens(self) -> int:
+        """Text tokens that the blocks return beside the video's (joint attention), which a prefix cache keeps, too."""
+        return 0
+
+    @property
+    def frames_factor(self) -> int:
+        """Pixel frames of a latent frame, after the first; by the VAE's configuration."""
+        scale = self.configs.codec.get("scale_factor_temporal") or self.configs.codec.get("temporal_compression_ratio")
+        return int(scale or 1)
+
+    def part(self) -> tuple[float, float]:
+        """The lowest and highest noise level that this component sees; of two experts its own share."""
+        return 0.0, 1.0
 
     def tokens(self, latent: Latent) -> tuple[int, int, int]:
         """Frames, rows and columns of the tokens that a sample becomes."""
