@@ -119,6 +119,7 @@ class Wan(Family):
             found["image_embeds"] = stored.get("image_embeds", like.new_zeros(batch, IMAGE_TOKENS, self.clip))
         return found
 
+    @torch.no_grad()
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
         return {"text": unpadded(embeds[0])}
