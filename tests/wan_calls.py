@@ -14,7 +14,7 @@ from entprog.codecs.diffusers import DiffusersCodec
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import read_configs
-from tests.tiny_pipelines import saved
+from tiny_pipelines import saved
 
 FRAMES = 9
 PROMPT = "a person dances in the room"

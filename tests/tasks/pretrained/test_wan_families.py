@@ -13,7 +13,7 @@ from entprog.core.skip import Skipper
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Configs, Latent
 from entprog.tasks.pretrained.folder import read_configs
-from tests.tiny_pipelines import saved
+from tiny_pipelines import saved
 from wan_calls import FRAMES, PROMPT, STEPS, USES, captured, condition, family, latent, network
 
 EXPERTS = ("wan-2.2-i2v", "wan-2.2-t2v-a14b")
