@@ -30,7 +30,7 @@ def write_windows(
         shape = (length, codec.channels, small, small)
         tensors = {
             "latents": torch.randn(shape, generator=random), "pose": _walking(frames, i),
-            "control": torch.randn(shape, generator=random),
+            "control": torch.randn(shape, generator=random), "blank": torch.randn(shape, generator=random),
             "reference": torch.randn(2, 1, *shape[1:], generator=random),
             "first": torch.randn(2, *shape, generator=random),
             "image": torch.randint(0, 256, (2, 3, side, side), generator=random, dtype=torch.uint8),

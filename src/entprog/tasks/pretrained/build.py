@@ -12,8 +12,10 @@ __all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
 
 def declare_blocks(network: nn.Module, family: Family) -> None:
     """Note the family's blocks on the network, so that every search for blocks finds the same in the same order."""
-    if family.patterns:
-        network.__dict__["entprog_blocks"] = discover_blocks(network, family.patterns).names
+    if family.block_patterns:
+        network.__dict__["entprog_blocks"] = discover_blocks(network, family.block_patterns).names
+    if adapters := family.skip_adapters(network):
+        network.__dict__["entprog_adapters"] = dict(adapters)
 
 
 def frames_of_a_token(family: Family) -> int:
@@ -27,6 +29,8 @@ def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> Pos
     Raises:
         ValueError: the base has no pose path of its own, or no blocks that take adapters.
     """
+    if why := family.problem(pose=model.pose, reference=model.reference):
+        raise ValueError(why)
     name = type(network).__name__
     if model.pose == "native" and not family.native_pose:
         raise ValueError(
