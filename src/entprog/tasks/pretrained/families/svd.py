@@ -22,8 +22,8 @@ TIME_IDS = (6.0, 127.0, 0.02)
 class SVD(UNet):
     """UNetSpatioTemporalConditionModel, as StableVideoDiffusionPipeline calls it.
 
-    The image goes in twice: as its CLIP embedding, and as latents on further channels of every frame. The latter are not
-    multiplied by the VAE's scaling factor. Without a reference both are zero, as in the unconditional half of
+    The image goes in twice: as its CLIP embedding, and as latents on further channels of every frame. The latter are
+    not multiplied by the VAE's scaling factor. Without a reference both are zero, as in the unconditional half of
     classifier-free guidance. EDM's target is v, its time ln(sigma) / 4 (`diffusion.levels.LogNormalLevels`).
     """
 
