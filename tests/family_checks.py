@@ -1,6 +1,6 @@
 """What every family of pretrained networks must do, on a tiny pipeline: captured calls, conditions, skipping."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,13 @@ def captured(network: nn.Module) -> Iterator[Captured]:
         handle.remove()
 
 
+@torch.no_grad()
+def conditions_of(family: Family, pipeline: Any, prompts: Sequence[str], latent: Latent, **settings: str) -> Any:
+    """The conditions of samples with these prompts, by the pipeline's text encoders."""
+    texts = family.padded([family.encode_text(pipeline, prompt) for prompt in prompts])
+    return family.condition({}, texts, latent, **settings)
+
+
 def copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
@@ -135,8 +142,12 @@ def assert_recovers(family: Family, latent: Latent) -> None:
     assert float(apart.max()) <= 1e-5, apart
 
 
-def assert_skips(loaded: Loaded, run: Callable[[], Tensor]) -> None:
-    """Blocks run in their declared order, and a skipped one does what the model without it would do."""
+def assert_skips(loaded: Loaded, run: Callable[[], Tensor], *, shared: str = "") -> None:
+    """Blocks run in their declared order, and a skipped one does what the model without it would do.
+
+    Args:
+        shared: part of the names of block parameters that are used outside their block, too.
+    """
     blocks = loaded.blocks()
     with torch.no_grad(), Skipper(blocks) as skipper:
         whole = run()
@@ -144,16 +155,17 @@ def assert_skips(loaded: Loaded, run: Callable[[], Tensor]) -> None:
         for block in blocks:
             with skipper.skip(block.name):
                 skipped = run()
-            with removed(block.module, skipper.blocks.adapters.get(block.name)):
+            with removed(block.module, skipper.blocks.adapters.get(block.name), shared):
                 assert torch.equal(skipped, run()), block.name
             assert not torch.equal(skipped, whole), block.name
 
 
 @contextmanager
-def removed(module: nn.Module, adapter: Callable[[Mapping[str, Any]], Any] | None) -> Iterator[None]:
-    """The branches of a block multiplied by 0: every parameter zero, but those of a shortcut that its adapter runs."""
+def removed(module: nn.Module, adapter: Callable[[Mapping[str, Any]], Any] | None, shared: str) -> Iterator[None]:
+    """A block without its branches: parameters zero, but those of a shortcut that its adapter runs, and `shared`."""
     shortcut = getattr(getattr(module, "spatial_res_block", module), "conv_shortcut", None) if adapter else None
     spared = {id(p) for p in shortcut.parameters()} if shortcut is not None else set()
+    spared |= {id(p) for name, p in module.named_parameters() if shared and shared in name}
     kept = {p: p.detach().clone() for p in module.parameters() if id(p) not in spared}
     with torch.no_grad():
         for parameter in kept:

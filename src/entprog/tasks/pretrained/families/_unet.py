@@ -9,12 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter
-from entprog.tasks.pretrained.families.base import Family
+from entprog.tasks.pretrained.families.base import Condition, Family, Latent
 
 __all__: list[str] = []  # no family of its own
 
 KINDS = ("resnets", "attentions", "motion_modules")
 """The lists of a level, in the order in which each of its layers runs through them."""
+
+CLIP_TOKENS = 77
 
 
 class UNet(Family):
@@ -60,8 +62,37 @@ class UNet(Family):
                 found[name] = shortcut_of(shortcut)
         return found
 
+    def size_problem(self, latent: Latent) -> str:
+        """Why the network can't take samples of this size; empty where it can."""
+        return ""
+
     def control(self, latents: Tensor) -> Tensor:
         return latents.flatten(0, 1)
+
+
+class TextUNet(UNet):
+    """A U-Net that takes the hidden states of a CLIP text encoder, those of padding included."""
+
+    @property
+    def text_length(self) -> int:
+        return int(self.configs.text.get("text_encoder", {}).get("max_position_embeddings", CLIP_TOKENS))
+
+    def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
+        return (Condition("text", (self.text_length, int(self.network["cross_attention_dim"])), "text"),)
+
+    def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+        return {"text": pipeline.encode_prompt(prompt, pipeline.device, 1, False)[0][0]}
+
+    def problem(self, *, pose: str, reference: str) -> str:
+        """Why these settings can't be used with this network; empty where they can."""
+        if self.network.get("addition_embed_type"):
+            return (
+                f"addition_embed_type = {self.network['addition_embed_type']!r} (SDXL) of config.json is not supported"
+            )
+        given, predicted = int(self.network["in_channels"]), self.channels
+        if given != predicted:
+            return f"{given} channels in and {predicted} out (inpainting, image to video) are not supported"
+        return ""
 
 
 def layers(path: str, level: nn.Module) -> list[str]:
