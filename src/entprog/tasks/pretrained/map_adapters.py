@@ -12,21 +12,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from entprog.tasks.pretrained.adapters import Side, pose_tokens
+from entprog.tasks.pretrained.adapters import Side
 
-__all__ = ["MapAdapter", "map_adapters", "pose_features_of", "with_map_adapter"]
+__all__ = ["MapAdapter", "as_features", "map_adapters", "with_map_adapter"]
 
 
-def pose_features_of(maps: Tensor, frames: int, group: int, grid: tuple[int, int]) -> Tensor:
-    """What is under each place of the latents: [B, T, D, rows, columns] of maps [B, F, 3, H, W] in 0..1.
-
-    Args:
-        frames: latent frames T.
-        group: pixel frames g of each.
-        grid: rows and columns of the latents.
-    """
-    tokens = pose_tokens(maps, frames, group, grid)
-    return tokens.view(len(maps), frames, *grid, -1).permute(0, 1, 4, 2, 3).contiguous()
+def as_features(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pose tokens [B, T rows columns, D], as `adapters.pose_tokens` gives them, as maps [B, T, D, rows, columns]."""
+    samples, _, depth = tokens.shape
+    return tokens.view(samples, -1, *grid, depth).permute(0, 1, 4, 2, 3).contiguous()
 
 
 class MapAdapter(nn.Module):

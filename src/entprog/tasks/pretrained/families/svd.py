@@ -62,7 +62,7 @@ class SVD(UNet):
     ) -> dict[str, Tensor]:
         if reference != "native":
             return {}
-        return {"image": stored["reference"] / self.scale, "image_embeds": stored["image_embeds"]}
+        return {"image": stored["reference"].float() / self.scale, "image_embeds": stored["image_embeds"].float()}
 
     def encode_image(self, pipeline: Any, image: Any) -> Tensor:
         """The CLIP embedding [1, D] of a reference image (PIL), as the pipeline makes it."""
