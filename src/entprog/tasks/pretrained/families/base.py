@@ -276,6 +276,16 @@ class Family(ABC):
         """Why clips can't be generated; empty where they can."""
         return ""
 
+    def sampler(self, scheduler: Any) -> Any:
+        """The scheduler that generates: by default the folder's own; another one where the step of that takes more than
+        (prediction, time, latents)."""
+        return scheduler
+
+    def size_problem(self, latent: Latent) -> str:
+        """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
+        multiple of the patch is checked elsewhere."""
+        return ""
+
 
 def stacked(tokens: Sequence[Tensor], length: int) -> Tensor:
     """Texts [L_i, D] as [B, length, D], cut or filled with zeros."""
