@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.family_checks import Loaded, assert_skips
+from family_checks import Loaded, assert_skips
 from torch import Tensor, nn
 
 from entprog.core.blocks import discover_blocks

@@ -3,11 +3,13 @@
 Shape legend: F pixel frames, H W height and width in pixels.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from entprog.config.load import ConfigWarning
 from entprog.config.schema import Config, EvaluateConfig
 from entprog.core.types import Shape
 from entprog.data.windows import WindowRow, WindowSamples, prompt_hash
@@ -106,6 +108,8 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
                     f"phases.{name}.batch = {phase.batch}: larger than the data set's {count} training windows; lower "
                     "it, or use train.gradient_accumulation_steps"
                 )
+    for note in family.notes():
+        warnings.warn(note, ConfigWarning, stacklevel=2)
     if config.evaluate.clips:
         windows_of(task, "holdout", config.evaluate)
 
@@ -121,6 +125,8 @@ def _check_multiple(task: "PretrainedTask", said: str, sides: tuple[int, int], f
     _, rows, columns = task.family.patch
     factor = int(task.data.about["codec"]["factor"])
     latent = task.latent(sides, frames)
+    if why := task.family.size_problem(task.framed(task.led(latent))):
+        raise ValueError(f"{said}: {why}")
     if latent.height % rows or latent.width % columns:
         raise ValueError(
             f"{said}: no multiple of {factor * rows}x{factor * columns} pixels (VAE {factor} x patch), the size of a token"
