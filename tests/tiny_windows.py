@@ -14,8 +14,8 @@ PROMPTS = ("a person signs", "a man walks")
 
 
 def write_windows(
-    out: Path, model: Path, *, component: str = "", frames: int = 5, sides: tuple[int, int] = (32, 32), windows: int = 6,
-    seed: int = 0,
+    out: Path, model: Path, *, component: str = "", frames: int = 5, sides: tuple[int, int] = (32, 32),
+    windows: int = 6, seed: int = 0,
 ) -> Path:  # fmt: skip
     """`windows` windows, a third of them held out, with every tensor that the model may ask for."""
     configs = read_configs(model, component)

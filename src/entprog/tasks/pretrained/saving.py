@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-
 from entprog.codecs.loading import weights_hash
 from entprog.files import save_tensors, save_weights
 

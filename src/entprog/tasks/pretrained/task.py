@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ FRAME = "frame"
 OWN = (POSE, CONTROL, FRAME)
 """Conditions of the task itself, beside those of the family."""
 
-DROPPED = ("text", "pose", "reference")
+DROPPED: tuple[Literal["text", "pose", "reference"], ...] = ("text", "pose", "reference")
 """Keys of `model.drop`."""
 
 
@@ -168,7 +168,7 @@ class PretrainedTask(Task):
         clean = clean.to(device)
         eps = torch.from_numpy(np.stack(noise)).to(device)
         rates = {group: model.drop.get(group, DROP) if dropout is None else dropout for group in DROPPED}
-        kept = {
+        kept: dict[str, Tensor] = {
             group: self._kept(batch.positions, seed, place, rate) for place, (group, rate) in enumerate(rates.items())
         }
         nothing = self.data.text(prompt_hash(""))
