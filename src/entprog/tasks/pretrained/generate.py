@@ -46,7 +46,9 @@ def generate_clips(
     return shown[:, : int(conditions["frames"][0])] if "frames" in conditions else shown
 
 
-def conditioned(task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str) -> dict[str, Tensor]:
+def conditioned(
+    task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str
+) -> dict[str, Tensor]:
     """What the network gets beside the latents, with the text or with the empty one."""
     count = len(conditions["pose"])
     padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
