@@ -95,6 +95,7 @@ class Family(ABC):
         entrance: name of the module that embeds the latents (a convolution or a linear layer), for
             `model.pose = "input"`.
         text_length: tokens that text is padded to; 0 for a network without text.
+        posed_maps: whether the blocks of `posed` take maps [B T, C, h, w], as U-Nets do, and not tokens.
     """
 
     networks: ClassVar[tuple[str, ...]]
@@ -103,6 +104,7 @@ class Family(ABC):
     single_stack: ClassVar[bool] = True
     head: ClassVar[tuple[str, ...]] = ("proj_out", "norm_out", "scale_shift_table", "conv_out", "conv_norm_out")
     entrance: ClassVar[str] = "patch_embedding"
+    posed_maps: ClassVar[bool] = False
 
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
@@ -190,6 +192,10 @@ class Family(ABC):
         frames, rows, columns = self.patch
         return -(-latent.frames // frames), latent.height // rows, latent.width // columns
 
+    def block_names(self, network: nn.Module) -> list[str]:
+        """The blocks in order of execution, where patterns can't put them in it; empty: as `patterns` say."""
+        return []
+
     # Conditions. A `latent` is the size of what the network gets: frames in front of the clip's own are counted in its
     # `frames`, but not in its `pixel_frames`.
 
@@ -268,6 +274,16 @@ class Family(ABC):
 
     def sampling_problem(self, scheduler: Any) -> str:
         """Why clips can't be generated; empty where they can."""
+        return ""
+
+    def sampler(self, scheduler: Any) -> Any:
+        """The scheduler that generates: by default the folder's own; another one where the step of that takes more than
+        (prediction, time, latents)."""
+        return scheduler
+
+    def size_problem(self, latent: Latent) -> str:
+        """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
+        multiple of the patch is checked elsewhere."""
         return ""
 
 
