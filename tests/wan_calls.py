@@ -149,10 +149,15 @@ def captured(name: str, guidance: float = 2.0) -> Captured:
     return Captured(tuple(calls), {key: value[None] for key, value in stored.items()}, ended)
 
 
-def condition(name: str, text: Tensor | None = None) -> dict[str, Tensor]:
-    """What the family makes of the stored tensors of a use; text [1, L, D], zeros by default."""
+def condition(name: str, text: Tensor | None = None, *, stored_as: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What the family makes of the stored tensors of a use; text [1, L, D], zeros by default.
+
+    Args:
+        stored_as: the precision of numbers on disk.
+    """
     use, known = USES[name], family(USES[name].folder)
     every = captured(name).stored
+    every = {key: v.to(stored_as).float() if v.is_floating_point() else v for key, v in every.items()}
     stored = {key: every[key] for key in known.stored(pose=use.pose, reference=use.reference)}
     if text is None:
         text = torch.zeros(1, known.text_length, int(known.network["text_dim"]))

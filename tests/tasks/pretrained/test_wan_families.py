@@ -45,6 +45,15 @@ def test_the_network_gets_what_the_pipeline_feeds_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", USES)
+def test_float16_on_disk_changes_the_inputs_by_a_thousandth(name: str) -> None:
+    known, call = family(USES[name].folder), captured(name).calls[0]
+    given = condition(name, call.arguments["encoder_hidden_states"], stored_as=torch.float16)
+    inputs = known.inputs(latents_of(name, call), torch.tensor([call.time]), given)
+    for key, value in inputs.items():
+        torch.testing.assert_close(value.float(), call.arguments[key].float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", USES)
 def test_conditions_are_what_condition_gives(name: str) -> None:
     use, known = USES[name], family(USES[name].folder)
     declared = known.conditions(latent(name), pose=use.pose, reference=use.reference)
@@ -196,7 +205,8 @@ def test_sampling_by_the_family_ends_where_the_pipeline_does(name: str) -> None:
 
 def blocks_of(name: str, model: nn.Module) -> Blocks:
     known = family(name)
-    return discover_blocks(model, known.block_patterns or None, adapters=known.skip_adapters(model))
+    names = known.block_names(model) or list(known.patterns)
+    return discover_blocks(model, names or None, adapters=known.skip_adapters(model))
 
 
 def run(name: str, model: nn.Module) -> Tensor:
