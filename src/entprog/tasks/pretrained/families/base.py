@@ -146,11 +146,6 @@ class Family(ABC):
         """See the class."""
         return 0
 
-    @property
-    def block_patterns(self) -> tuple[str, ...]:
-        """`patterns`, in the order in which the blocks run."""
-        return self.patterns
-
     def notes(self) -> tuple[str, ...]:
         """What a user must know who trains this component of this model."""
         return ()
