@@ -99,14 +99,14 @@ def metric(name: str) -> None:
     assert values and all(isinstance(value, float) for value in values.values())
 
 
-def codec(name: str) -> None:
+def codec(name: str, **options: Any) -> None:
     """Frames to latents of the declared size and back."""
-    found = load("codec", name).open()
-    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    found = load("codec", name, **options).open()
+    frames = np.random.default_rng(0).integers(0, 256, (1 + found.frames_factor, 32, 32, 3), dtype=np.uint8)
     latents = found.encode(frames)
     assert latents.shape == (2, found.channels, 32 // found.factor, 32 // found.factor) and found.name and found.hash
     back = found.decode(latents)
-    assert back.shape == (2, 3, 32, 32) and back.min() >= 0 and back.max() <= 1
+    assert back.shape == (1 + found.frames_factor, 3, 32, 32) and back.min() >= 0 and back.max() <= 1
 
 
 def task(name: str) -> None:

@@ -28,8 +28,9 @@ __all__ = [
     "ranked",
 ]
 
-CONTRACTS = ("base", "config_checks", "finished_run")
-"""Modules of a kind's folder that are no plugins: its contract, what it asks of a configuration, what opens it."""
+CONTRACTS = ("base", "config_checks", "finished_run", "loading")
+"""Modules of a kind's folder that are no plugins: its contract, what it asks of a configuration, what opens it, what
+reads its files."""
 
 FOLDERS = {
     "score": "scores",

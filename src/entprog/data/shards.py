@@ -104,6 +104,11 @@ class Shards:
                 f"make them with: entprog prepare VIDEOS {folder}"
             )
         self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        if self.about.get("format") == 2:
+            raise ValueError(
+                f"data.path = {str(folder)!r}: format 2, windows for a pretrained model; "
+                "prepare the videos without --codec for this task"
+            )
         if self.about.get("format") != FORMAT:
             raise ValueError(
                 f"{about}: format {self.about.get('format')!r}, this version reads {FORMAT}; prepare it again"

@@ -103,8 +103,8 @@ class Objective:
             levels = TableLevels(_scheduler(name, config).alphas_cumprod, *part)
         if kind == "epsilon" and isinstance(levels, TableLevels) and not levels.alphas[-1] > 0:
             raise ValueError(
-                "scheduler_config.json: rescale_betas_zero_snr = true with prediction_type = 'epsilon': at the last step "
-                "nothing is left of the picture; a model that was trained so predicts v_prediction"
+                "scheduler_config.json: rescale_betas_zero_snr = true with prediction_type = 'epsilon': at the last "
+                "step nothing is left of the picture; a model that was trained so predicts v_prediction"
             )
         return cls(kinds[kind], levels=levels)
 
@@ -197,7 +197,7 @@ def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
     scheduler = found.from_config(dict(config))
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
-            f"scheduler_config.json: _class_name = {name!r}: gives no noise levels to train on; put the scheduler of the "
-            "model's training there"
+            f"scheduler_config.json: _class_name = {name!r}: gives no noise levels to train on; put the scheduler of "
+            "the model's training there"
         )
     return scheduler
