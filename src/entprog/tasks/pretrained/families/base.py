@@ -149,6 +149,21 @@ class Family(ABC):
         """See the class."""
         return 0
 
+    @property
+    def joint_tokens(self) -> int:
+        """Text tokens that the blocks return beside the video's (joint attention), which a prefix cache keeps, too."""
+        return 0
+
+    @property
+    def frames_factor(self) -> int:
+        """Pixel frames of a latent frame, after the first; by the VAE's configuration."""
+        scale = self.configs.codec.get("scale_factor_temporal") or self.configs.codec.get("temporal_compression_ratio")
+        return int(scale or 1)
+
+    def part(self) -> tuple[float, float]:
+        """The lowest and highest noise level that this component sees; of two experts its own share."""
+        return 0.0, 1.0
+
     def tokens(self, latent: Latent) -> tuple[int, int, int]:
         """Frames, rows and columns of the tokens that a sample becomes."""
         frames, rows, columns = self.patch

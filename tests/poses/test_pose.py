@@ -21,7 +21,7 @@ from entprog.poses.blazepose import (
 )
 from entprog.prepare.video import read_video
 
-CLIP = Path(__file__).parents[2] / "shared" / "clips" / "intel__walk.mkv"
+CLIP = Path(__file__).parents[3] / "shared" / "clips" / "intel__walk.mkv"
 NOSE, NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP = 0, 1, 2, 5, 8
 
 

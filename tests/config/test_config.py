@@ -14,7 +14,7 @@ from entprog.toml.values import outside
 from entprog.train.run_folder import RESUMABLE, differences
 from recipes import problems
 
-SHIPPED = Path(__file__).parents[1]
+SHIPPED = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from entprog.sample.animate import sample
 from entprog.train.run import train
 from tiny import tiny_config
 
-CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from entprog.config.schema import Config
 
 ASSETS = files("entprog") / "assets"
 ARMS: dict[str, dict[str, Any]] = tomllib.loads(
-    (Path(__file__).parent.parent / "benchmarks" / "suites" / "arms.toml").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "benchmarks" / "suites" / "arms.toml").read_text(encoding="utf-8")
 )
 NAMED = (
     "full", "full-saving", "full-cheap", "full-frames", "full-resolution", "full-batch", "lora-16", "lora-128", "lisa",

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN: every folder's arrows point down, none up)."""
+"""Who may import whom (DESIGN: every folder's arrows point down, none up), and where the tests of each folder are."""
 
 import ast
 import sys
@@ -9,6 +9,7 @@ import pytest
 import entprog
 
 ROOT = Path(entprog.__file__).parent
+TESTS = Path(__file__).parents[1]
 
 FLOORS = (
     "__main__",
@@ -109,3 +110,11 @@ def test_nobody_pickles() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, file.name
+
+
+def test_tests_mirror_the_package() -> None:
+    """tests/<room>/ is for entprog/<room>; `house` for the repository as a whole, `benchmarks` for that folder."""
+    tests = [file.relative_to(TESTS) for file in TESTS.rglob("test_*.py")]
+    assert {file.parts[0] for file in tests} <= {*FLOORS, "house", "benchmarks"}
+    assert {len(file.parts) for file in tests} == {2}
+    assert len({file.name for file in tests}) == len(tests), "pytest imports test files by name"

@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
 from entprog.tasks.human_video.build import load_weights
 from entprog.train.run import train
-from test_resume import same
-from tiny import lines, synthetic_data, tiny_config
+from tiny import lines, same, synthetic_data, tiny_config
 
 pytest.importorskip("peft")
 

@@ -18,7 +18,7 @@ from tiny import opened, synthetic_data
 
 pytest.importorskip("peft")
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "entprog.toml"
+SHIPPED = Path(__file__).parents[2] / "recipes" / "entprog.toml"
 QUIET = {"train": {"threads": 1, "mixed_precision": "no", "holdout_clips": 2}, "evaluate": {"clips": 0}}
 
 

@@ -27,7 +27,7 @@ from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 from entprog.tasks.human_video.task import HumanVideoTask
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "wan-14b-80gb.toml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "fsdp_step.py"
+SCRIPT = Path(__file__).parents[1] / "fsdp_step.py"
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:

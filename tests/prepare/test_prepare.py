@@ -30,7 +30,7 @@ from entprog.prepare.store import Store, full_disk_reported, split_files
 from entprog.prepare.video import Video, VideoError, read_video, write_gif, write_video
 from entprog.synthetic import render_clip
 
-CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 CODEC = {"codec": "stand-in", "codec_hash": "0"}
 
 

@@ -23,7 +23,7 @@ from benchmarks.runner.run_plan import plan
 from benchmarks.runner.run_record import Record, of_run
 from fake_run import make_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def record_with_lists(arm: str = "full") -> Record:

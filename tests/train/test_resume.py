@@ -1,6 +1,5 @@
 """A run that was stopped ends like one that was not, bit for bit."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from entprog.config.schema import Config
 from entprog.train.log import RunLog
 from entprog.train.run import train
-from tiny import lines, synthetic_data, tiny_config
+from tiny import lines, same, synthetic_data, tiny_config
 
 LISA = "benchmarks.rivals.lisa:Lisa"
 BADAM = "benchmarks.rivals.badam:Badam"
@@ -89,32 +86,6 @@ def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.T
         pytest.importorskip("torchao")
     run = tmp_path_factory.mktemp(request.param) / "run"
     return request.param, train(config(request.param, run, data, train__checkpointing_steps=1))
-
-
-def same(a: Path, b: Path) -> None:
-    """Weights, ema, log, search and totals of two runs are equal but for times (and what weighs with them)."""
-    for name in ("model", "ema"):
-        first, second = (load_file(str(run / "final" / f"{name}.safetensors")) for run in (a, b))
-        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), name
-    timed = {"seconds", "elapsed", "bytes_mean"}
-    rows = [[{k: v for k, v in row.items() if k not in timed} for row in lines(run / "log.jsonl")] for run in (a, b)]
-    assert rows[0] == rows[1]
-    read = [
-        [
-            {k: v for k, v in row.items() if k not in timed | {"time"} and not k.startswith("seconds")}
-            for row in lines(run / "events.jsonl")
-            if row["event"] not in ("checkpoint", "resume", "stop")
-        ]
-        for run in (a, b)
-    ]
-    assert [(row["event"], row["step"]) for row in read[0]] == [(row["event"], row["step"]) for row in read[1]]
-    assert read[0] == read[1]
-    totals = [json.loads((run / "totals.json").read_text()) for run in (a, b)]
-    for key in totals[0]:
-        if not key.startswith("seconds") and key != "bytes_mean":
-            assert totals[0][key] == totals[1][key], key
-    for file in a.rglob("trainable-stage*.txt"):
-        assert file.read_text() == (b / file.relative_to(a)).read_text()
 
 
 @pytest.mark.parametrize("where", [1, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 6, 0))])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import app as bench_app
+from checkout import ONE_THREAD, ROOT
 from entprog.cli.app import app
 from entprog.cli.overrides import OVERRIDING, with_overrides_set
 from entprog.config.load import read_config
-from tests.test_examples import ONE_THREAD, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOG = ROOT / "docs" / "lab.md"

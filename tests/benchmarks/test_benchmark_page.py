@@ -10,7 +10,7 @@ from benchmarks.runner.results_file import results_file
 from benchmarks.studies import fill
 from benchmarks.tables import noise_bands, speedup
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE: dict[str, dict[str, str]] = json.loads(
     (ROOT / "tests" / "golden" / "benchmark_tables.json").read_text(encoding="utf-8")
 )

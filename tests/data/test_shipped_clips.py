@@ -13,7 +13,7 @@ from entprog.config.load import ConfigWarning, config_of
 from entprog.config.schema import DataConfig
 from entprog.data.source import open_data, rendered_people, shipped_clips
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LARGEST = 5_000_000
 
 

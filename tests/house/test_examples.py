@@ -1,13 +1,10 @@
-"""What examples show runs; tests/test_docs.py does the same for README and docs."""
+"""What examples show runs; tests/house/test_docs.py does the same for README and docs."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+from checkout import ONE_THREAD, ROOT
 
 
 def test_a_foreign_loop_trains_by_stages() -> None:
