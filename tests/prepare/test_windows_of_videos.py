@@ -19,7 +19,7 @@ from entprog.prepare.crop import cut_out, keypoints_in, person_rectangle
 from entprog.prepare.folder import PrepareResult
 from entprog.prepare.video import read_video, write_video
 from entprog.prepare.window_file import window_starts
-from entprog.prepare.window_folder import prepare_windows, size_multiple, text_encoders
+from entprog.prepare.window_folder import prepare_windows, size_multiple
 from entprog.synthetic import render_clip
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
@@ -304,18 +304,6 @@ def test_sizes_follow_the_patch_of_the_transformer(tmp_path: Path, codec: Diffus
     for patch, multiple in (([1, 2, 2], 16), (1, 8), ([1, 4, 4], 32)):
         (tmp_path / "transformer" / "config.json").write_text(json.dumps({"patch_size": patch}))
         assert size_multiple(tmp_path, codec) == multiple
-
-
-def test_text_encoders_are_named_by_their_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no text_encoder/ with a config.json"):
-        text_encoders(tmp_path)
-    for name, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "T5EncoderModel")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [kind]}))
-    about = text_encoders(tmp_path)
-    assert about["class"] == "CLIPTextModel+T5EncoderModel" and len(about["hash"]) == 16
-    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"weights")
-    assert text_encoders(tmp_path)["hash"] != about["hash"]
 
 
 def test_two_real_clips(tmp_path: Path, codec: DiffusersCodec) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from entprog.data.shards import FORMAT
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.file import Encode, prepare_file
+from entprog.prepare.inputs import find_videos
 from entprog.prepare.store import Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -164,29 +165,6 @@ def _check(
         wrong.append(f'codec: {codec}; give encode and {{"codec": ..., "codec_hash": ...}} together, or neither')
     if wrong:
         raise ValueError("\n".join(wrong))
-
-
-def find_videos(inputs: list[Path]) -> Iterator[Path]:
-    """Files as given, folders in sorted order, each file once. An unreadable folder is an error."""
-
-    def stop(error: OSError) -> None:
-        raise ValueError(f"inputs: cannot read the folder {error.filename} ({error.strerror})") from error
-
-    seen = set()
-    for path in inputs:
-        found = [path]
-        if path.is_dir():
-            walk = os.walk(path, onerror=stop)
-            found = sorted(Path(folder, name) for folder, _, names in walk for name in names)
-            found = [file for file in found if _is_video(file)]
-        for file in found:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
-
-
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
 
 
 def free_name(file: Path, taken: set[str]) -> str:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from tqdm import tqdm
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
 from entprog.poses.blazepose import PoseEstimator
-from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, find_videos, free_name
+from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, free_name
+from entprog.prepare.inputs import find_videos
 from entprog.prepare.video import EXTENSIONS
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
@@ -187,33 +187,6 @@ def size_multiple(folder: str | Path, codec: DiffusersCodec) -> int:
         said = json.loads(path.read_text(encoding="utf-8")).get("patch_size", 1)
         patch = int(said[-1]) if isinstance(said, list) else int(said or 1)
     return codec.factor * patch
-
-
-def text_encoders(folder: str | Path) -> dict[str, str]:
-    """{"class": ..., "hash": ...} of the text encoders in a pipeline's folder: a hash of their files.
-
-    Raises:
-        ValueError: there are none.
-    """
-    encoders = sorted(path for path in Path(folder).glob("text_encoder*") if (path / "config.json").is_file())
-    if not encoders:
-        raise ValueError(
-            f"--text = {str(folder)!r}: no text_encoder/ with a config.json in it; give a pipeline's folder"
-        )
-    digest, classes = sha256(), []
-    for encoder in encoders:
-        config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
-        classes += config.get("architectures", [encoder.name])[:1]
-    for place in sorted(
-        path for path in Path(folder).glob("t*") if path.name.startswith(("text_encoder", "tokenizer"))
-    ):
-        for file in sorted(place.glob("*")):
-            if file.suffix in (".json", ".safetensors", ".model", ".txt"):
-                digest.update(f"{place.name}/{file.name}\0".encode())
-                with file.open("rb") as stream:
-                    while block := stream.read(2**24):
-                        digest.update(block)
-    return {"class": "+".join(classes), "hash": digest.hexdigest()[:16]}
 
 
 def _wrong_sizes(sizes: Sequence[str], codec: DiffusersCodec, multiple: int) -> list[str]:
