@@ -147,7 +147,7 @@ def _fetched(name: str, revision: str, weights: bool) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise ValueError(
-            f'model.pretrained = {name!r}: huggingface_hub is not installed; pip install "entprog[pretrained]"'
+            f"model.pretrained = {name!r}: huggingface_hub is not installed; pip install \"entprog[pretrained]\""
         ) from error
     wanted = [*JSON, *(("*/*.safetensors", "*/*.model", "*/*.txt") if weights else ())]
     try:

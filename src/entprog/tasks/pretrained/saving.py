@@ -58,9 +58,7 @@ def base_tensors(component: Path) -> Iterator[tuple[str, Tensor]]:
 
 def moved(now: Mapping[str, Tensor], component: Path) -> dict[str, Tensor]:
     """The tensors that differ from the base's, compared exactly in float32, or that the base has not."""
-    same = {
-        name for name, base in base_tensors(component) if name in now and torch.equal(now[name].float(), base.float())
-    }
+    same = {name for name, base in base_tensors(component) if name in now and torch.equal(now[name].float(), base.float())}
     return {name: tensor for name, tensor in now.items() if name not in same}
 
 

@@ -66,7 +66,9 @@ def objective_of(family: Family, model: ModelConfig, tokens: int = 0) -> Objecti
     """The family's objective with what the recipe says of its noise levels."""
     part = tuple(model.timestep_range) or family.part()
     low, high = part
-    return family.objective(shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens)
+    return family.objective(
+        shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens
+    )
 
 
 @dataclass
