@@ -15,7 +15,7 @@ from entprog.core.types import Shape
 from entprog.data.posemap import draw_pose_in
 from entprog.data.windows import Windows, WindowSamples, prompt_hash
 from entprog.prepare import window_file
-from entprog.prepare.crop import cut_out, keypoints_in, person_rectangle
+from entprog.prepare.crop import crop, cut_out, face_boxes, keypoints_in, person_rectangle, resize
 from entprog.prepare.folder import PrepareResult
 from entprog.prepare.video import read_video, write_video
 from entprog.prepare.window_file import window_starts
@@ -148,6 +148,32 @@ def test_what_is_not_asked_for_is_not_stored(videos: Path, tmp_path: Path, codec
     assert WindowSamples(windows, "train").sample(0)[1] is None
 
 
+def test_videos_of_the_face(videos: Path, tmp_path: Path, codec: DiffusersCodec) -> None:
+    run([videos / "a.mp4"], tmp_path / "out", codec, face=24, references=0)
+    windows, frames = Windows(tmp_path / "out"), read_video(videos / "a.mp4", fps=16)[0]
+    (about,) = rows(tmp_path / "out")
+    x0, y0, width, height = about["crops"]["a"]["64x48"]
+    for row in windows.rows:
+        found = windows.read(row)
+        assert found["face"].shape == (9, 3, 24, 24) and found["face"].dtype == torch.uint8
+        pixels = found["pose"].numpy() * [width, height, 1] + [x0, y0, 0]
+        box = face_boxes(pixels)[3]
+        square = resize(torch.from_numpy(crop(frames[row.start + 3], box))[None], 24)[0]
+        assert (found["face"][3].permute(1, 2, 0).float() - square.float()).abs().mean() < 20  # keypoints are rounded
+        nose = (pixels[3, 0, :2] - box[:2]) / box[2]
+        assert (abs(nose - 0.5) < 0.3).all()
+    assert torch.equal(windows.read(windows.rows[0])["face"][5:], windows.read(windows.rows[1])["face"][:4])
+
+
+def test_the_square_around_a_face() -> None:
+    keypoints = np.zeros((4, 18, 3), np.float32)
+    keypoints[1:3, [0, 1, 14], 2] = 1
+    keypoints[:, 0, :2], keypoints[:, 14, :2], keypoints[:, 1, :2] = [50, 40], [54, 36], [50, 60]
+    keypoints[2, :, 0] += 10
+    assert face_boxes(keypoints) == [(35, 21, 34), (35, 21, 34), (45, 21, 34), (45, 21, 34)]
+    assert face_boxes(keypoints[:1]) == []
+
+
 def test_a_control_video_is_cut_as_its_video(videos: Path, tmp_path: Path, codec: DiffusersCodec) -> None:
     inverse = tmp_path / "inverse.mp4"
     frames, _ = read_video(videos / "a.mp4", fps=16)
@@ -239,6 +265,7 @@ def test_an_interrupted_run_goes_on_and_new_files_are_added(
         ({"frames": 0}, r"frames = 0: .*use 1 or 5"),
         ({"max_frames": 5}, "max_frames: 5 is below frames, 9"),
         ({"references": -1}, "references: -1"),
+        ({"face": -1}, "face: -1"),
         ({"fps": 0}, "fps: 0"),
         ({"people": "all"}, "people: 'all'"),
         ({"holdout": 1.0}, "holdout: 1.0"),

@@ -17,6 +17,10 @@ Rectangle = tuple[int, int, int, int]
 NOSE, NECK = 0, 1
 BEYOND = ((NECK, NOSE, 0.9), (3, 4, 0.5), (6, 7, 0.5), (9, 10, 0.25), (12, 13, 0.25))
 """Body beyond the keypoints (from, to, share of the limb to extend by): top of the head, hands, feet."""
+FACE = (0, 14, 15, 16, 17)
+"""Nose, eyes, ears."""
+FACE_SIDE = 1.7
+"""Side of the square around a face, in distances from nose to neck."""
 MARGIN = 0.08
 VISIBLE = 0.5
 
@@ -108,6 +112,25 @@ def _extent(keypoints: np.ndarray, width: int, height: int) -> tuple[np.ndarray,
     high = np.percentile(np.where(hidden, -np.inf, xy).max(1), 98, axis=0)
     size = np.array([width, height])
     return low.clip(0, size), high.clip(0, size)
+
+
+def face_boxes(keypoints: np.ndarray) -> list[Box]:
+    """A square around the face in each frame, of keypoints [F,18,3] in pixels; empty where no frame shows a face.
+
+    Its middle is that of the visible nose, eyes and ears. Frames that do not show nose and neck have the square of the
+    nearest frame that does.
+    """
+    seen = np.flatnonzero((keypoints[:, [NOSE, NECK], 2] >= VISIBLE).all(1))
+    if not len(seen):
+        return []
+    boxes = []
+    for frame in keypoints[seen[np.abs(seen - np.arange(len(keypoints))[:, None]).argmin(1)]]:
+        shown = frame[list(FACE)]
+        middle = shown[shown[:, 2] >= VISIBLE, :2].mean(0)
+        side = max(2, round(FACE_SIDE * float(np.linalg.norm(frame[NOSE, :2] - frame[NECK, :2]))))
+        x0, y0 = np.round(middle - side / 2).astype(int)
+        boxes.append((int(x0), int(y0), side))
+    return boxes
 
 
 def crop(frame: np.ndarray, box: Box) -> np.ndarray:

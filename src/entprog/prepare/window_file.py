@@ -19,7 +19,17 @@ from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.posemap import draw_pose_in
 from entprog.data.windows import OF_REFERENCES, STORED
 from entprog.poses.blazepose import PoseEstimator
-from entprog.prepare.crop import Rectangle, cut_out, fill_gaps, keypoints_in, person_rectangle
+from entprog.prepare.crop import (
+    Box,
+    Rectangle,
+    crop,
+    cut_out,
+    face_boxes,
+    fill_gaps,
+    keypoints_in,
+    person_rectangle,
+    resize,
+)
 from entprog.prepare.file import Person, Row, find_person, finished
 from entprog.prepare.video import Video, VideoError
 
@@ -41,12 +51,14 @@ class Encoders:
     Attributes:
         control: what "control" holds: "" nothing, "draw" drawn poses, else a second video of the same person.
         first: whether to store what an image-to-video model sees of each reference, encoded whole.
+        face: side in pixels of the videos of the face that are stored; 0 for none.
     """
 
     codec: DiffusersCodec
     images: EncodeImages | None = None
     control: str = ""
     first: bool = False
+    face: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class WindowClip:
         references: frames of the reference images.
         boxes: the rectangle for each size, at full size of the frames.
         keypoints: of the shot, [n,18,3] in pixels of the full frame; the first is of frame `offset`.
+        faces: of the shot, a square for each frame.
     """
 
     starts: tuple[int, ...]
@@ -65,6 +78,7 @@ class WindowClip:
     boxes: dict[Size, Rectangle]
     keypoints: np.ndarray = field(repr=False)
     offset: int
+    faces: list[Box] = field(default_factory=list, repr=False)
 
 
 class ControlError(ValueError):
@@ -132,7 +146,8 @@ def _clips(person: Person, sizes: list[Size], settings: Row, encoders: Encoders)
     """The clips of a file, in order, and why shots were left out."""
     codec, length, count = encoders.codec, settings["frames"], settings["references"]
     latents = codec.latent_frames(length) * codec.channels * sum(h * w for h, w in sizes) // codec.factor**2
-    together = max(1, CLIP_BYTES // (2 * latents * (2 if encoders.control else 1)))
+    window_bytes = 2 * latents * (2 if encoders.control else 1) + 3 * length * encoders.face**2 * len(sizes)
+    together = max(1, CLIP_BYTES // window_bytes)
     clips, reasons = [], list(person.reasons)
     for shot in person.shots:
         boxes = {size: person_rectangle(shot.keypoints[shot.found], *person.size, size[1] / size[0]) for size in sizes}
@@ -141,10 +156,14 @@ def _clips(person: Person, sizes: list[Size], settings: Row, encoders: Encoders)
             reasons.append("person too small")
             continue
         filled = fill_gaps(shot.keypoints, shot.found)
+        faces = face_boxes(filled) if encoders.face else []
+        if encoders.face and not faces:
+            reasons.append("no face found")
+            continue
         starts = [shot.start + start for start in window_starts(shot.end - shot.start, length)]
         for i in range(0, len(starts), together):
             some = tuple(starts[i : i + together])
-            clips.append(WindowClip(some, _references(some, length, count), fitting, filled, shot.start))
+            clips.append(WindowClip(some, _references(some, length, count), fitting, filled, shot.start, faces))
     return clips, reasons
 
 
@@ -161,12 +180,13 @@ def _encode(
     frames, length, position = iter(Video(file, fps=settings["fps"])), settings["frames"], -1
     controls = None if control is None else _control_frames(control, settings["fps"], person.size)
     seen: dict[Size, dict[int, tuple[np.ndarray, np.ndarray | None]]] = {}
+    faces: dict[int, Tensor] = {}
     for clip in clips:
         wanted: dict[Size, dict[int, np.ndarray]] = {size: {} for size in clip.boxes}
         encoded: dict[str, list[Tensor]] = {}
         for start in clip.starts:
             kept = {size: {i: pair for i, pair in seen.get(size, {}).items() if i >= start} for size in clip.boxes}
-            seen = kept
+            seen, faces = kept, {i: face for i, face in faces.items() if i >= start}
             while position < start + length - 1:
                 frame, position = next(frames), position + 1
                 driving = None if controls is None else next(controls)
@@ -174,17 +194,27 @@ def _encode(
                     seen[size][position] = (
                         cut_out(frame, box, size), None if driving is None else cut_out(driving, box, size)
                     )  # fmt: skip
+                if clip.faces and position >= start:
+                    faces[position] = _face(frame, clip.faces[position - clip.offset], encoders.face)
             for size in clip.boxes:
                 wanted[size] |= {i: seen[size][i][0] for i in clip.references if i in seen[size]}
                 window = [seen[size][i] for i in range(start, start + length)]
                 for name, value in _window(window, clip, start, size, encoders).items():
                     encoded.setdefault(f"{_size(size)}/{name}", []).append(value)
+                if clip.faces:
+                    face = torch.stack([faces[i] for i in range(start, start + length)])
+                    encoded.setdefault(f"{_size(size)}/face", []).append(face)
         tensors = {name: torch.stack(values) for name, values in encoded.items()}
         for size in clip.boxes if clip.references else ():
             images = torch.from_numpy(np.stack([wanted[size][i] for i in clip.references]))
             found = _reference(images, length, encoders)
             tensors |= {f"{_size(size)}/{name}": value for name, value in found.items()}
         yield tensors
+
+
+def _face(frame: np.ndarray, box: Box, side: int) -> Tensor:
+    """The square's pixels, uint8 [3,side,side]."""
+    return resize(torch.from_numpy(crop(frame, box))[None], side)[0].movedim(-1, 0).contiguous()
 
 
 def _control_frames(path: Path, fps: float, size: tuple[int, int]) -> Iterator[np.ndarray]:

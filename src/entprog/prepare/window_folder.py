@@ -32,6 +32,7 @@ def prepare_windows(
     fps: float = 16.0,
     references: int = 4,
     first: bool | None = None,
+    face: int = 0,
     control: str = "",
     controls: Mapping[Path, Path] | None = None,
     captions: Mapping[Path, str] | None = None,
@@ -56,6 +57,7 @@ def prepare_windows(
         fps: frames a second of the windows.
         references: images of the same clip that are stored with each window; 0 for none.
         first: store what an image-to-video model sees of them, encoded whole; None: for Wan's VAE only.
+        face: side in pixels of a video of the face that is stored with each window; 0 for none.
         control: "" for none, "draw" for drawn poses, or the name of the metadata's column that `controls` is from.
         controls: each video's control video.
         captions: each video's caption; a video without one has "", or the caption of an earlier run.
@@ -73,7 +75,7 @@ def prepare_windows(
     multiple = multiple or 2 * codec.factor
     wrong = [
         *_wrong_sizes(sizes, codec, multiple),
-        *_wrong_settings(paths, fps, references, people, max_frames, holdout),
+        *_wrong_settings(paths, fps, references, face, people, holdout),
     ]
     wrong += _wrong_frames(frames, codec, max_frames)
     if (text is None) != (encode_text is None):
@@ -86,7 +88,7 @@ def prepare_windows(
     driving = _controls(files, control, controls)
     known = {path.resolve(): caption for path, caption in (captions or {}).items()}
     first = codec.kind == "AutoencoderKLWan" if first is None else first
-    encoders = Encoders(codec.to(device), encode_images, control, first and references > 0)
+    encoders = Encoders(codec.to(device), encode_images, control, first and references > 0, face)
     settings = {
         "format": FORMAT,
         **{f"codec.{key}": value for key, value in codec.about().items() if key not in ("mean", "std")},
@@ -96,6 +98,7 @@ def prepare_windows(
         "fps": float(fps),
         "references": references,
         "first": encoders.first,
+        "face": face,
         "image_embeds": encode_images is not None,
         "control": control,
         "people": people,
@@ -218,7 +221,7 @@ def _wrong_frames(frames: int, codec: DiffusersCodec, max_frames: int | None) ->
 
 
 def _wrong_settings(
-    inputs: list[Path], fps: float, references: int, people: str, max_frames: int | None, holdout: float
+    inputs: list[Path], fps: float, references: int, face: int, people: str, holdout: float
 ) -> list[str]:
     wrong = []
     if not inputs:
@@ -226,8 +229,9 @@ def _wrong_settings(
     wrong += [f"inputs: {path} does not exist; check the path" for path in inputs if not path.exists()]
     if not (math.isfinite(fps) and fps > 0):
         wrong.append(f"fps: {fps}; give a number above 0")
-    if references < 0:
-        wrong.append(f"references: {references}; give 0 or more")
+    for name, value in (("references", references), ("face", face)):
+        if value < 0:
+            wrong.append(f"{name}: {value}; give 0 or more")
     if people not in PEOPLE:
         wrong.append(f"people: {people!r}; give one of {', '.join(PEOPLE)}")
     if not 0 <= holdout < 1:

@@ -17,6 +17,9 @@ from entprog.tasks.pretrained.folder import read_configs
 
 __all__ = ["prepare_data"]
 
+FACE = 512
+"""Side in pixels of a video of the face, where the model does not say it."""
+
 
 def prepare_data(
     inputs: Sequence[Path],
@@ -53,7 +56,7 @@ def prepare_data(
     samples = captions(inputs, metadata, "" if control == "draw" else control)
     vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
     model = next((folder for folder in (text, codec) if (Path(folder) / "model_index.json").is_file()), "")
-    needed = _needed(model)
+    needed, face = _needed(model)
     for note in (*samples.notes, *_missing(needed, control, references)):
         say(note)
     with ExitStack() as stack:
@@ -68,6 +71,7 @@ def prepare_data(
             fps=fps,
             references=references,
             first=None if needed is None else "first" in needed,
+            face=face,
             control=control,
             controls={sample.video: sample.control for sample in samples.rows if sample.control is not None},
             captions={sample.video: sample.caption for sample in samples.rows},
@@ -82,15 +86,16 @@ def prepare_data(
         )
 
 
-def _needed(model: str) -> set[str] | None:
-    """Tensors that the network in a pipeline's folder may ask for; None where it is not known."""
+def _needed(model: str) -> tuple[set[str] | None, int]:
+    """Tensors that the network in a pipeline's folder may ask for, None where it is not known; and the face's side."""
     if not model:
-        return None
+        return None, 0
     try:
         family = family_of(read_configs(Path(model)))
     except ValueError:  # a pipeline without a network, or one of no family that is known: its VAE can be used
-        return None
-    return {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
+        return None, 0
+    found = {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
+    return found, int(family.network.get("motion_encoder_size") or FACE) if "face" in found else 0
 
 
 def _missing(needed: set[str] | None, control: str, references: int) -> list[str]:
@@ -98,8 +103,6 @@ def _missing(needed: set[str] | None, control: str, references: int) -> list[str
     notes = []
     if "control" in (needed or ()) and not control:
         notes.append('this model has a pose path of its own (pose = "native"), which needs --control draw or a column')
-    if "face" in (needed or ()):
-        notes.append("this model can also use videos of the face, which are not stored: it is trained without them")
     if (needed or set()) & {"first", "reference", "image", "image_embeds"} and not references:
         notes.append('references = 0: this model has inputs for a reference image (reference = "native"), now unused')
     return notes
