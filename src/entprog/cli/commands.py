@@ -120,8 +120,12 @@ def prepare(
             inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
         )
     files = f"{result.kept} files kept, {result.dropped} dropped"
-    windows = f"{result.windows} windows of " if codec else ""
-    print(f"{result.out}: {windows}{result.clips} clips, {result.frames} frames; {files}")
+    what = (
+        f"{result.windows} windows of {result.clips} clips"
+        if codec
+        else f"{result.clips} clips, {result.frames} frames"
+    )
+    print(f"{result.out}: {what}; {files}")
     for reason, count in result.reasons.items():
         print(f"  {count} x {reason}")
 

@@ -13,7 +13,8 @@ from entprog.prepare.folder import PrepareResult
 from entprog.prepare.metadata import captions
 from entprog.prepare.window_folder import prepare_windows, size_multiple
 from entprog.tasks.pretrained.families import family_of
-from entprog.tasks.pretrained.folder import read_configs
+from entprog.tasks.pretrained.families.base import Family
+from entprog.tasks.pretrained.folder import ModelFolder
 
 __all__ = ["prepare_data"]
 
@@ -55,8 +56,11 @@ def prepare_data(
     """
     samples = captions(inputs, metadata, "" if control == "draw" else control)
     vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
-    model = next((folder for folder in (text, codec) if (Path(folder) / "model_index.json").is_file()), "")
-    needed, face = _needed(model)
+    model, family = _family(codec, text)
+    needed = None if family is None else _needed(family)
+    face = 0
+    if family is not None and "face" in _needed(family):
+        face = int(family.network.get("motion_encoder_size") or FACE)
     for note in (*samples.notes, *_missing(needed, control, references)):
         say(note)
     with ExitStack() as stack:
@@ -78,7 +82,7 @@ def prepare_data(
             text=about,
             encode_text=encode_text,
             encode_images=_images(model, device, dtype, stack) if wanted else None,
-            multiple=size_multiple(model or codec, vae),
+            multiple=size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:]),
             people=people,
             max_frames=max_frames,
             holdout=holdout,
@@ -86,16 +90,19 @@ def prepare_data(
         )
 
 
-def _needed(model: str) -> tuple[set[str] | None, int]:
-    """Tensors that the network in a pipeline's folder may ask for, None where it is not known; and the face's side."""
-    if not model:
-        return None, 0
-    try:
-        family = family_of(read_configs(Path(model)))
-    except ValueError:  # a pipeline without a network, or one of no family that is known: its VAE can be used
-        return None, 0
-    found = {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
-    return found, int(family.network.get("motion_encoder_size") or FACE) if "face" in found else 0
+def _family(*sources: str) -> tuple[str, Family | None]:
+    """The first of these folders or hub ids that holds a network of a known family, and how it is called."""
+    for source in filter(None, sources):
+        try:
+            return source, family_of(ModelFolder.open(source, weights=False).configs)
+        except ValueError:  # a VAE alone, or a network of no family that is known: its VAE can be used
+            continue
+    return "", None
+
+
+def _needed(family: Family) -> set[str]:
+    """Tensors that the network may ask for."""
+    return {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
 
 
 def _missing(needed: set[str] | None, control: str, references: int) -> list[str]:
