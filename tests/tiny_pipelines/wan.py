@@ -55,7 +55,8 @@ def randomised(network: nn.Module) -> Any:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, with the end token that T5's tokenizers add."""
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *WORDS.split()])}, "<unk>"))
+    words = ["<pad>", "</s>", "<unk>", *WORDS.split()]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")

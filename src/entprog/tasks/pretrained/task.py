@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,15 +31,17 @@ from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import ModelFolder
 from entprog.tasks.pretrained.generate import generate_clips
+from entprog.tasks.pretrained.map_adapters import as_features
 from entprog.tasks.pretrained.prefix import Prefix, lowest_active
 from entprog.tasks.pretrained.recipe_checks import DROP
 
 POSE = "pose"
 CONTROL = "control"
 FRAME = "frame"
+OWN = (POSE, CONTROL, FRAME)
 """Conditions of the task itself, beside those of the family."""
 
-DROPPED = ("text", "pose", "reference")
+DROPPED: tuple[Literal["text", "pose", "reference"], ...] = ("text", "pose", "reference")
 """Keys of `model.drop`."""
 
 
@@ -66,9 +68,7 @@ def objective_of(family: Family, model: ModelConfig, tokens: int = 0) -> Objecti
     """The family's objective with what the recipe says of its noise levels."""
     part = tuple(model.timestep_range) or family.part()
     low, high = part
-    return family.objective(
-        shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens
-    )
+    return family.objective(shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens)
 
 
 @dataclass
@@ -117,7 +117,7 @@ class PretrainedTask(Task):
         return self._codec
 
     def latent(self, sides: tuple[int, int], frames: int) -> Latent:
-        """The size of a sample, without a reference frame."""
+        """The size of a clip of the data set, without frames in front of it."""
         about = self.data.about["codec"]
         factor, per = int(about["factor"]), int(about["frames_factor"])
         length = (frames - 1) // per + 1
@@ -156,16 +156,19 @@ class PretrainedTask(Task):
     def draw(self, batch: WindowBatch, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
         """Fix everything random about a batch: noise level, noise, which reference, which conditions are dropped.
 
-        A pure function of (seed, positions). A dropped text is the empty prompt's; other dropped conditions are zero.
+        A pure function of (seed, positions). A dropped text is the empty prompt's; for others see `Family.nothing`.
         """
         model, device = self.config.model, self.device
-        latent = self.latent(shape.sides, shape.frames)
+        latent = self.led(self.latent(shape.sides, shape.frames))
         tau = torch.from_numpy(stratified_tau(seed, batch.positions)).float().to(device)
         noise = [generator(seed, 2, int(p)).standard_normal(latent.shape, dtype=np.float32) for p in batch.positions]
-        clean = batch.tensors["latents"].to(device)
+        clean = batch.tensors["latents"]
+        if latent.frames > clean.shape[1]:
+            clean = torch.cat([batch.tensors["reference"][:, :1], clean], 1)
+        clean = clean.to(device)
         eps = torch.from_numpy(np.stack(noise)).to(device)
         rates = {group: model.drop.get(group, DROP) if dropout is None else dropout for group in DROPPED}
-        kept = {
+        kept: dict[str, Tensor] = {
             group: self._kept(batch.positions, seed, place, rate) for place, (group, rate) in enumerate(rates.items())
         }
         nothing = self.data.text(prompt_hash(""))
@@ -212,7 +215,8 @@ class PretrainedTask(Task):
         for name, group in groups.items():
             if group in ("pose", "reference") and not bool(kept[group].all()):
                 keep = kept[group].view(-1, *[1] * (found[name].dim() - 1))
-                found[name] = found[name] * keep.to(found[name].dtype)
+                nothing = torch.zeros_like(found[name]) if name in OWN else self.family.nothing(name, found)
+                found[name] = torch.where(keep > 0, found[name], nothing)
         return {name: tensor.to(device) for name, tensor in found.items()}
 
     @property
@@ -222,6 +226,10 @@ class PretrainedTask(Task):
         names = list(self.family.stored(pose=model.pose, reference=model.reference))
         names += ["control"] * (model.pose == "input") + ["reference"] * (model.reference == "frame")
         return tuple(dict.fromkeys(names))
+
+    def led(self, latent: Latent) -> Latent:
+        """The size with the frames in front that are denoised with a clip."""
+        return replace(latent, frames=latent.frames + self.family.leading(reference=self.config.model.reference))
 
     def framed(self, latent: Latent) -> Latent:
         """The size with the reference as one more latent frame, where `model.reference` is "frame"."""
@@ -234,7 +242,7 @@ class PretrainedTask(Task):
 
     def call(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The network's prediction at a time in the unit of the scheduler's timesteps."""
-        given = {name: value for name, value in condition.items() if name not in (POSE, CONTROL, FRAME)}
+        given = {name: value for name, value in condition.items() if name not in OWN}
         frames = [condition[FRAME].to(x.dtype)] if FRAME in condition else []
         whole = torch.cat([*frames, x], 1)
         self._show(condition, whole)
@@ -248,17 +256,17 @@ class PretrainedTask(Task):
         if side is None:
             return
         grid = Latent(*whole.shape[1:])
+        front = int(FRAME in condition) + self.family.leading(reference=self.config.model.reference)
         frames, rows, columns = self.family.tokens(grid)
         if POSE in condition:
-            extra = int(FRAME in condition)
             maps = condition[POSE].float() / 255
-            tokens = pose_tokens(maps, frames - extra, self.group, (rows, columns))
-            blank = tokens.new_zeros(len(tokens), extra * rows * columns, tokens.shape[-1])
-            side.pose = torch.cat([blank, tokens], 1)
+            tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
+            blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
+            tokens = torch.cat([blank, tokens], 1)
+            side.pose = as_features(tokens, (rows, columns)) if self.family.posed_maps else tokens
         if CONTROL in condition:
             control = condition[CONTROL]
-            if FRAME in condition:
-                control = torch.cat([torch.zeros_like(control[:, :1]), control], 1)
+            control = torch.cat([control.new_zeros(len(control), front, *control.shape[2:]), control], 1)
             side.control = self.family.control(control)
 
     @property
@@ -268,7 +276,7 @@ class PretrainedTask(Task):
 
     def errors(self, draw: Draw) -> Tensor:
         """See `Task.errors`; latent frames that are given, not generated, are left out."""
-        first = self.family.first_counted if self.config.model.reference == "native" else 0
+        first = self.family.first_counted(reference=self.config.model.reference)
         return (self.predict(draw) - draw.target)[:, first:].pow(2)
 
     # Savings
@@ -301,7 +309,7 @@ class PretrainedTask(Task):
         """See `Task.hidden_bytes`: tokens of video, text beside them in joint attention."""
         if not self.family.single_stack:
             return 0
-        latent = self.framed(self.latent(shape.sides, shape.frames))
+        latent = self.framed(self.led(self.latent(shape.sides, shape.frames)))
         tokens = math.prod(self.family.tokens(latent)) + self.family.joint_tokens
         return shape.batch * tokens * self.family.width * (4 if self.autocast == "no" else 2)
 
