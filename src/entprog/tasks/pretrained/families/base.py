@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from entprog.diffusion.objective import Objective
@@ -228,6 +229,17 @@ class Family(ABC):
         """Why clips can't be generated; empty where they can."""
         return ""
 
+    # Images
+
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        """What the family's own pipeline makes of a reference image for `image_embeds`: states [L, D].
+
+        Args:
+            pipeline: diffusers' pipeline, loaded without network, VAE and text encoder.
+            image: uint8 [3, H, W].
+        """
+        raise ValueError(f"{type(self).__name__}: takes no states of an image encoder")
+
 
 def stacked(tokens: Sequence[Tensor], length: int) -> Tensor:
     """Texts [L_i, D] as [B, length, D], cut or filled with zeros."""
@@ -243,3 +255,8 @@ def lengths(tokens: Sequence[Tensor], length: int) -> Tensor:
     for row, text in zip(out, tokens, strict=True):
         row[: len(text)] = 1
     return out
+
+
+def picture(image: Tensor) -> Any:
+    """A uint8 image [3, H, W] as PIL's, which pipelines take."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
