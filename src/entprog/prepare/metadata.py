@@ -96,8 +96,11 @@ def _tables(
     files = {folder: [f for f in sorted(folder.iterdir()) if _is_table(f)] for folder in folders(inputs)}
     if metadata is not None:
         others = [f for here in files.values() for f in here if _is_named(f) and f.resolve() != metadata.resolve()]
-        notes = [f"{file} is not read, as --metadata is given" for file in others]
-        return [open_table(metadata, inputs)], notes, []
+        return (
+            [open_table(metadata, inputs)],
+            [f"{file} is not read, as --metadata is given" for file in others],
+            [],
+        )
     tables: list[Table] = []
     notes: list[str] = []
     wrong: list[str] = []

@@ -124,8 +124,8 @@ class Encoders:
         """The pipeline with these encoders on `device`, and nothing else that has weights; freed at the end.
 
         Raises:
-            ValueError: weights are missing, of other shapes, truncated or not finite, the pipeline can't be made, or there
-                is no such device or dtype.
+            ValueError: weights are missing, of other shapes, truncated or not finite, the pipeline can't be made, or
+                there is no such device or dtype.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype = {dtype!r}: choose {' or '.join(DTYPES)}")
