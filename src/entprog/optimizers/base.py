@@ -38,7 +38,8 @@ class OptimizerPlugin(ABC):
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """The optimizer over `groups` (see `param_groups`: each has its "name" and "lr").
 
-        All states must be plain tensors that appear at a parameter's first step: they are copied, offloaded and saved.
+        Bfloat16 parameters must step in float32 and be rounded stochastically, as a subclass of `Stepping` does. All
+        states must be plain tensors that appear at a parameter's first step: they are copied, offloaded and saved.
         """
 
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
