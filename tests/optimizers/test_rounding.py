@@ -8,7 +8,7 @@ from torch import nn
 
 from entprog.config.schema import TrainConfig
 from entprog.core.probe import Snapshot
-from entprog.optimizers._rounding import rounded_stochastically
+from entprog.savings.rounding import rounded_stochastically
 from entprog.profiling.meter import Meter
 from entprog.savings.in_backward import InBackward, build_optimizer, optimizer_plugin
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint

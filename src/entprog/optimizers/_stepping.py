@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from entprog.optimizers._rounding import rounded_stochastically
+from entprog.optimizers.base import keep_types
+from entprog.savings.rounding import rounded_stochastically
 
 __all__ = ["Rounding", "Stepping"]
 
@@ -53,7 +54,7 @@ class Rounding(optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a copy of saved states, each in its own type: torch would give them the type of the parameter."""
         super().load_state_dict(state_dict)
-        load_types(self, state_dict)
+        keep_types(self, state_dict)
 
     def _step_in_float32(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         groups, low = self.param_groups, p.data
@@ -89,13 +90,3 @@ class Stepping(Rounding):
     @abstractmethod
     def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
         """Step the parameters of a group that have a gradient."""
-
-
-def load_types(optimizer: optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """After torch's `load_state_dict`: states in the type that they were saved in, where torch has changed it."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for place, values in state_dict["state"].items():
-        held = optimizer.state[parameters[place]]
-        for key, value in values.items():
-            if isinstance(value, Tensor) and held[key].dtype != value.dtype:
-                held[key] = value.to(held[key].device, copy=True)
