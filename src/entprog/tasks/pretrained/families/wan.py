@@ -95,7 +95,7 @@ class Wan(Family):
         return (*first, "image_embeds") if self.clip else first
 
     def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
-        found = [Condition("text", (TEXT_TOKENS, int(self.network["text_dim"])), "text")]
+        found = [Condition("text", (self.text_length, int(self.network["text_dim"])), "text")]
         if reference == "native" and self.per_token:
             found.append(Condition("first", (1, *latent.shape[1:])))
         elif self.extra:
