@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from entprog.codecs.pca import CHANNELS, PatchCodec
@@ -85,3 +86,29 @@ def synthetic_data(folder: Path, *, clips: int = 8, frames: int = 6, sizes: tupl
 def lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def same(a: Path, b: Path) -> None:
+    """Weights, ema, log, search and totals of two runs are equal but for times (and what weighs with them)."""
+    for name in ("model", "ema"):
+        first, second = (load_file(str(run / "final" / f"{name}.safetensors")) for run in (a, b))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), name
+    timed = {"seconds", "elapsed", "bytes_mean"}
+    rows = [[{k: v for k, v in row.items() if k not in timed} for row in lines(run / "log.jsonl")] for run in (a, b)]
+    assert rows[0] == rows[1]
+    read = [
+        [
+            {k: v for k, v in row.items() if k not in timed | {"time"} and not k.startswith("seconds")}
+            for row in lines(run / "events.jsonl")
+            if row["event"] not in ("checkpoint", "resume", "stop")
+        ]
+        for run in (a, b)
+    ]
+    assert [(row["event"], row["step"]) for row in read[0]] == [(row["event"], row["step"]) for row in read[1]]
+    assert read[0] == read[1]
+    totals = [json.loads((run / "totals.json").read_text()) for run in (a, b)]
+    for key in totals[0]:
+        if not key.startswith("seconds") and key != "bytes_mean":
+            assert totals[0][key] == totals[1][key], key
+    for file in a.rglob("trainable-stage*.txt"):
+        assert file.read_text() == (b / file.relative_to(a)).read_text()

@@ -1,4 +1,4 @@
-"""A task of another modality, as somebody would write it: it denoises vectors. tests/test_toy_task.py trains it."""
+"""A task of another modality, as a user would write it: it denoises vectors (tests/tasks/test_toy_task.py)."""
 
 from dataclasses import dataclass
 from typing import Any

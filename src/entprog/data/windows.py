@@ -40,6 +40,7 @@ STORED: dict[str, torch.dtype] = {
     "image": torch.uint8,  # [K, 3, H, W], the same images
     "image_embeds": torch.float16,  # [K, L, D], the same images by an image encoder
     "face": torch.uint8,  # [F, 3, S, S]
+    "blank": torch.float16,  # [T, C, h, w], a clip whose pixels are all 0 in -1..1; the same for each window of a size
 }
 """What a window can have; `latents` and `pose` are always there."""
 

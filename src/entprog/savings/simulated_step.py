@@ -63,7 +63,8 @@ def simulate_step(
         run = min(count, 2)  # from the second on, gradients are live during the forward pass
         with Meter(model, optimizer) as meter:
             for _ in range(run):
-                fake_task.loss(_of_size(draw, samples)).backward()
+                drawn = _of_size(draw, samples)  # the training loop holds its draw during the backward, too
+                fake_task.loss(drawn).backward()
     cost = replace(meter.cost(), flops=meter.flops // run * count)
     kept_parameters = (p for name in kept for p in blocks[name].parameters())
     states = sum(optimizer_plugin(config).state_bytes(p, "block") for p in kept_parameters)

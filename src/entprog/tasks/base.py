@@ -106,7 +106,15 @@ class CacheOptions:
 
 
 class TaskPlugin(ABC):
-    """Plugin kind "task": its fields are the options of `task_options`, `build` returns the task of a run."""
+    """Plugin kind "task": its fields are the options of `task_options`, `build` returns the task of a run.
+
+    Attributes:
+        weights_file: name of the file in a run's final/ that `build` takes as `weights`.
+        defaults: values of keys where a recipe of this task says nothing; "phases.*" for those of each phase.
+    """
+
+    weights_file: ClassVar[str] = "model.safetensors"
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def problems(cls, config: Config) -> Iterable[Finding]:
@@ -193,6 +201,7 @@ class Task(TaskPlugin):
         """This task around another network of the same structure, without caches: for simulated steps."""
         other = copy.copy(self)
         other.model = model
+        other.__dict__.pop("_recomputing", None)  # of the blocks of the other network
         return other
 
     @property

@@ -37,11 +37,12 @@ def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config
     final = run / "final"
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
-    if not (final / "model.safetensors").is_file():
+    config = read_config(run / "config.toml", resolved=True)
+    trained = final / task_plugin(config).weights_file
+    if not trained.is_file():
         raise ValueError(
             f"run = {str(run)!r}: it has no final weights yet; finish it with --resume-from-checkpoint latest"
         )
-    config = read_config(run / "config.toml", resolved=True)
     if device and device != config.device:
         half = config.train.mixed_precision == "fp16" and pick_device(device).type == "cpu"
         precision = "auto" if half else config.train.mixed_precision
@@ -49,7 +50,7 @@ def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config
     averaged = final / "ema.safetensors"
     if weights == "ema" and not averaged.is_file():
         raise ValueError(f"weights = 'ema': {run} has no EMA weights; set train.ema_decay, or choose model")
-    chosen = averaged if averaged.is_file() and weights != "model" else final / "model.safetensors"
+    chosen = averaged if averaged.is_file() and weights != "model" else trained
     task = build_task(config, str(chosen))
     task.model.eval()
     return config, task

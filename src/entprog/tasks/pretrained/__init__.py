@@ -1,6 +1,6 @@
 """A pretrained video model in diffusers' layout: Wan, HunyuanVideo, CogVideoX, SVD and their like."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,8 @@ __all__ = ["Pretrained"]
 class Pretrained(TaskPlugin):
     """A pretrained video model of diffusers (`model.pretrained`) on a data set of format 2; one file a model family."""
 
-    defaults: ClassVar[dict[str, Any]] = {
+    weights_file: ClassVar[str] = "delta.safetensors"
+    defaults: ClassVar[Mapping[str, Any]] = {
         "model": {"pose": "blocks", "reference": "native"},
         "freeze": {"inputs_every": 0},
         "sample": {"scheduler": "native"},

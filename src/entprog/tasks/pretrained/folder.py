@@ -1,5 +1,6 @@
 """A pretrained model's files in diffusers' layout: a local folder, or a hub id."""
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_configs(folder: Path, component: str = "") -> Configs:
         )
     codec, index = folder / "vae" / "config.json", folder / "model_index.json"
     return Configs(
-        network=_json(network), scheduler=_json(scheduler), codec=_json(codec) if codec.is_file() else {},
+        network=_whole(_json(network)), scheduler=_json(scheduler), codec=_whole(_json(codec)) if codec.is_file() else {},
         index=_json(index) if index.is_file() else {}, component=found,
         text={path.parent.name: _json(path) for path in sorted(folder.glob("text_encoder*/config.json"))},
     )  # fmt: skip
@@ -67,6 +68,17 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise ValueError(f"{path}: expected a JSON object; fetch the model again")
     return read
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    """A component's configuration with its class's defaults for what the file leaves out."""
+    import diffusers
+
+    found = getattr(diffusers, str(config.get("_class_name", "")), None)
+    if found is None:
+        return config
+    defaults = inspect.signature(found.__init__).parameters.values()
+    return {p.name: p.default for p in defaults if p.default is not inspect.Parameter.empty} | config
 
 
 @dataclass(frozen=True)

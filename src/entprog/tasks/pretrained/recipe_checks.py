@@ -39,11 +39,6 @@ def problems(config: Config) -> Iterator[Finding]:
             ("sample.scheduler",),
             f' = "{config.sample.scheduler}": a pretrained model is sampled by its own; set "native"',
         )
-    if config.train.reference_cache != "off":
-        yield Finding(
-            ("train.reference_cache",), f' = "{config.train.reference_cache}": only for the Siamese pass of '
-            'task = "human_video"; leave it "off"',
-        )  # fmt: skip
     source, options = sizes_from(config)
     for name, phase in running(config).items():
         if phase.blocks != "all":
@@ -89,6 +84,11 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
     idle = [key for key in sorted(given) if key.startswith("data.") and key != "data.path"]
     if idle:
         yield Finding((idle[0],), f"{and_others(idle)}: no effect, as data.path is opened as it is")
+    if config.train.reference_cache != "off" and "train.reference_cache" in given:
+        yield Finding(
+            ("train.reference_cache",), f' = "{config.train.reference_cache}": no effect: a pretrained model has no '
+            "Siamese reference pass",
+        )  # fmt: skip
     if config.model.pose == "input" and not inputs_rest(config, always=False):
         yield Finding(
             ("model.pose", "freeze.inputs_every"), ' = "input": its adapter stands before the blocks and trains, so '

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -97,7 +98,8 @@ def encode_images(
         raise ValueError(f"images: {images.dtype} {tuple(images.shape)}; give at least one image, uint8 [n, 3, H, W]")
     encoders = Encoders.open(str(source), "image", revision=revision, component=component)
     with encoders.pipeline(device=device, dtype=dtype) as pipeline:
-        states = [encoders.family.encode_image(pipeline, image.cpu()) for image in images]
+        pictures = (Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images)
+        states = [encoders.family.encode_image(pipeline, picture) for picture in pictures]
     return torch.stack([_checked(state, "an image") for state in states])
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from entprog.core.blocks import Adapter
 from entprog.diffusion.objective import Objective
 
 __all__ = ["Condition", "Configs", "Family", "Latent"]
@@ -95,7 +95,7 @@ class Family(ABC):
         entrance: name of the module that embeds the latents (a convolution or a linear layer), for
             `model.pose = "input"`.
         text_length: tokens that text is padded to; 0 for a network without text.
-        first_counted: the first latent frame that counts in the loss.
+        posed_maps: whether the blocks of `posed` take maps [B T, C, h, w], as U-Nets do, and not tokens.
     """
 
     networks: ClassVar[tuple[str, ...]]
@@ -104,6 +104,7 @@ class Family(ABC):
     single_stack: ClassVar[bool] = True
     head: ClassVar[tuple[str, ...]] = ("proj_out", "norm_out", "scale_shift_table", "conv_out", "conv_norm_out")
     entrance: ClassVar[str] = "patch_embedding"
+    posed_maps: ClassVar[bool] = False
 
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
@@ -146,20 +147,62 @@ class Family(ABC):
         return 0
 
     @property
-    def first_counted(self) -> int:
-        """See the class."""
+    def block_patterns(self) -> tuple[str, ...]:
+        """`patterns`, in the order in which the blocks run."""
+        return self.patterns
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user must know who trains this component of this model."""
+        return ()
+
+    def problem(self, *, pose: str, reference: str) -> str:
+        """Why these settings of `model.pose` and `model.reference` can't be used; empty where they can."""
+        return ""
+
+    def leading(self, *, reference: str) -> int:
+        """Latent frames in front of the clip's own that are noised and denoised with them: the clean latents there are
+        those of the reference image. They do not count in the loss, and a generated clip is cut by them."""
         return 0
+
+    def first_counted(self, *, reference: str) -> int:
+        """The first latent frame that counts in the loss."""
+        return self.leading(reference=reference)
+
+    def skip_adapters(self, network: nn.Module) -> Mapping[str, Adapter]:
+        """The outputs of skipped blocks that can't be found by the probe (see `Blocks`), by block name."""
+        return {}
+
+    @property
+    def joint_tokens(self) -> int:
+        """Text tokens that the blocks return beside the video's (joint attention), which a prefix cache keeps, too."""
+        return 0
+
+    @property
+    def frames_factor(self) -> int:
+        """Pixel frames of a latent frame, after the first; by the VAE's configuration."""
+        scale = self.configs.codec.get("scale_factor_temporal") or self.configs.codec.get("temporal_compression_ratio")
+        return int(scale or 1)
+
+    def part(self) -> tuple[float, float]:
+        """The lowest and highest noise level that this component sees; of two experts its own share."""
+        return 0.0, 1.0
 
     def tokens(self, latent: Latent) -> tuple[int, int, int]:
         """Frames, rows and columns of the tokens that a sample becomes."""
         frames, rows, columns = self.patch
         return -(-latent.frames // frames), latent.height // rows, latent.width // columns
 
-    # Conditions
+    def block_names(self, network: nn.Module) -> list[str]:
+        """The blocks in order of execution, where patterns can't put them in it; empty: as `patterns` say."""
+        return []
+
+    # Conditions. A `latent` is the size of what the network gets: frames in front of the clip's own are counted in its
+    # `frames`, but not in its `pixel_frames`.
 
     def stored(self, *, pose: str, reference: str) -> tuple[str, ...]:
         """Names of tensors that the data set must hold beside the latents and poses ("first", "reference", "image",
-        "image_embeds", "control", "face"; see data/windows.py), for `model.pose` and `model.reference`."""
+        "image_embeds", "control", "face", "blank": the latents of a clip whose pixels are all 0 in -1..1; see
+        data/windows.py), for `model.pose` and `model.reference`."""
         return ("reference",) if reference == "frame" else ()
 
     def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
@@ -176,6 +219,10 @@ class Family(ABC):
             text: the padded text (see `padded`).
         """
         return dict(text)
+
+    def nothing(self, name: str, condition: Mapping[str, Tensor]) -> Tensor:
+        """What takes the place of a condition that is dropped, in the shape of `condition[name]`."""
+        return torch.zeros_like(condition[name])
 
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         """What the family's own pipeline makes of a prompt: tensors without the batch axis, without padding.
@@ -229,14 +276,24 @@ class Family(ABC):
         """Why clips can't be generated; empty where they can."""
         return ""
 
+    def sampler(self, scheduler: Any) -> Any:
+        """The scheduler that generates: by default the folder's own; another one where the step of that takes more than
+        (prediction, time, latents)."""
+        return scheduler
+
+    def size_problem(self, latent: Latent) -> str:
+        """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
+        multiple of the patch is checked elsewhere."""
+        return ""
+
     # Images
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
         """What the family's own pipeline makes of a reference image for `image_embeds`: states [L, D].
 
         Args:
             pipeline: diffusers' pipeline, loaded without network, VAE and text encoder.
-            image: uint8 [3, H, W].
+            image: of PIL.
         """
         raise ValueError(f"{type(self).__name__}: takes no states of an image encoder")
 
@@ -255,8 +312,3 @@ def lengths(tokens: Sequence[Tensor], length: int) -> Tensor:
     for row, text in zip(out, tokens, strict=True):
         row[: len(text)] = 1
     return out
-
-
-def picture(image: Tensor) -> Any:
-    """A uint8 image [3, H, W] as PIL's, which pipelines take."""
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

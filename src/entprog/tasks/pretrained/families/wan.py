@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entprog.tasks.pretrained.families.base import Condition, Family, Latent, picture
+from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent
 
 __all__ = ["Wan"]
 
 TEXT_TOKENS = 512
 IMAGE_TOKENS = 257
+HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
+"""The two experts of Wan 2.2 A14B."""
 FRAMES = 4
 """Pixel frames of a latent frame; the mask of an image-to-video model has a channel for each."""
 
@@ -41,10 +43,6 @@ class Wan(Family):
         return TEXT_TOKENS
 
     @property
-    def channels(self) -> int:
-        return int(self.network["out_channels"])
-
-    @property
     def extra(self) -> int:
         """Channels beside the noised latents: mask and image latents."""
         return int(self.network["in_channels"]) - self.channels
@@ -63,9 +61,32 @@ class Wan(Family):
     def native_reference(self) -> bool:
         return self.extra > 0 or self.per_token
 
-    @property
-    def first_counted(self) -> int:
-        return int(self.per_token)
+    def first_counted(self, *, reference: str) -> int:
+        return max(super().first_counted(reference=reference), int(self.per_token and reference == "native"))
+
+    def part(self) -> tuple[float, float]:
+        boundary = self.configs.index.get("boundary_ratio")
+        if boundary is None:
+            return 0.0, 1.0
+        return (0.0, float(boundary)) if self.configs.component == LOW_NOISE else (float(boundary), 1.0)
+
+    def notes(self) -> tuple[str, ...]:
+        if not all(has(self.configs, expert) for expert in (HIGH_NOISE, LOW_NOISE)):
+            return ()
+        low, high = self.part()
+        other = HIGH_NOISE if self.configs.component == LOW_NOISE else LOW_NOISE
+        return (
+            f"this model has two networks: {self.configs.component} denoises levels {low:g} to {high:g} and trains, "
+            f'{other} stays as it is; train it in a run of its own, with model.component = "{other}"',
+        )
+
+    def problem(self, *, pose: str, reference: str) -> str:
+        if self.network.get("pos_embed_seq_len"):
+            return (
+                "model.pretrained: config.json has pos_embed_seq_len: a model of a first and a last image, but a data "
+                "set holds one image; use an image-to-video model"
+            )
+        return super().problem(pose=pose, reference=reference)
 
     def stored(self, *, pose: str, reference: str) -> tuple[str, ...]:
         if reference != "native":
@@ -98,12 +119,13 @@ class Wan(Family):
             found["image_embeds"] = stored.get("image_embeds", like.new_zeros(batch, IMAGE_TOKENS, self.clip))
         return found
 
+    @torch.no_grad()
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
         return {"text": unpadded(embeds[0])}
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
-        states: Tensor = pipeline.encode_image(picture(image))
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
+        states: Tensor = pipeline.encode_image(image)
         return states[0]
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -129,6 +151,11 @@ class Wan(Family):
         if "first" not in condition:
             return x
         return torch.cat([condition["first"].to(x.dtype), x[:, 1:]], 1)
+
+
+def has(configs: Configs, component: str) -> bool:
+    """Whether model_index.json lists a component."""
+    return bool((configs.index.get(component) or [None])[0])
 
 
 def with_mask(first: Tensor) -> Tensor:

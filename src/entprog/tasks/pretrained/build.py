@@ -1,0 +1,49 @@
+"""A pretrained network made ready: its blocks declared, its pose adapters put on."""
+
+from torch import nn
+
+from entprog.config.schema import ModelConfig
+from entprog.core.blocks import Blocks, discover_blocks
+from entprog.tasks.pretrained.adapters import PoseAdapters, adapter_depth
+from entprog.tasks.pretrained.families.base import Family
+
+__all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
+
+
+def declare_blocks(network: nn.Module, family: Family) -> None:
+    """Note the family's blocks on the network, so that every search for blocks finds the same in the same order."""
+    if family.block_patterns:
+        network.__dict__["entprog_blocks"] = discover_blocks(network, family.block_patterns).names
+    if adapters := family.skip_adapters(network):
+        network.__dict__["entprog_adapters"] = dict(adapters)
+
+
+def frames_of_a_token(family: Family) -> int:
+    """Pixel frames that a token stands for."""
+    return family.frames_factor * family.patch[0]
+
+
+def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
+    """The new pose adapters that `model.pose` asks for, put on the network.
+
+    Raises:
+        ValueError: the base has no pose path of its own, or no blocks that take adapters.
+    """
+    if why := family.problem(pose=model.pose, reference=model.reference):
+        raise ValueError(why)
+    name = type(network).__name__
+    if model.pose == "native" and not family.native_pose:
+        raise ValueError(
+            f'model.pose = "native": {name} of {model.pretrained} has no pose path of its own; choose "blocks"'
+        )
+    if model.reference == "native" and not family.native_reference:
+        raise ValueError(
+            f'model.reference = "native": {name} of {model.pretrained} has no inputs for an image; choose "frame" '
+            '(the reference as one more latent frame) or "none"'
+        )
+    if model.pose == "input":
+        return PoseAdapters.at_entrance(network, family.entrance, family.channels)
+    if model.pose != "blocks":
+        return None
+    hosts = discover_blocks(network, family.posed) if family.posed else discover_blocks(network)
+    return PoseAdapters.at_blocks(Blocks(hosts), adapter_depth(frames_of_a_token(family)), family.width)

@@ -1,0 +1,90 @@
+"""Sampling with the scheduler that comes with a pretrained model.
+
+Shape legend: B clips, F frames, T latent frames, C latent channels, h w latent height and width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from entprog.config.schema import SampleConfig
+from entprog.data.sampler import generator
+from entprog.tasks.pretrained.families.base import Latent
+from entprog.tasks.pretrained.held_out import NOTHING, TEXT
+
+if TYPE_CHECKING:
+    from entprog.tasks.pretrained.task import PretrainedTask
+
+__all__ = ["denoise", "generate_clips"]
+
+
+def generate_clips(
+    task: "PretrainedTask", conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *,
+    progress: bool = False,
+) -> Tensor:  # fmt: skip
+    """Clips [B, F, 3, H, W] in 0..1, on the CPU: see `Task.generate`.
+
+    Args:
+        conditions: tensors of the data set, [B, ...], the padded texts, and how many "frames" to give.
+    """
+    frames = conditions["pose"].shape[1]
+    about = task.data.about["codec"]
+    size = conditions["latents"].shape[-2:] if "latents" in conditions else conditions["size"][0].tolist()
+    length = (frames - 1) // int(about["frames_factor"]) + 1
+    latent = task.led(Latent(length, task.family.channels, int(size[0]), int(size[1]), frames))
+    noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
+    given = conditioned(task, conditions, latent, TEXT)
+    nothing = conditioned(task, conditions, latent, NOTHING) if settings.guidance_scale != 1 else None
+    latents = denoise(
+        task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
+    )
+    shown = task.codec.decode(latents[:, latent.frames - length :]).cpu()
+    return shown[:, : int(conditions["frames"][0])] if "frames" in conditions else shown
+
+
+def conditioned(task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str) -> dict[str, Tensor]:
+    """What the network gets beside the latents, with the text or with the empty one."""
+    count = len(conditions["pose"])
+    padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
+    everything = {group: torch.ones(count) for group in ("text", "pose", "reference")}
+    return task.with_text(conditions, padded, latent, everything)
+
+
+@torch.no_grad()
+def denoise(
+    task: "PretrainedTask", noise: Tensor, given: Mapping[str, Tensor], nothing: Mapping[str, Tensor] | None,
+    settings: SampleConfig, *, progress: bool = False,
+) -> Tensor:  # fmt: skip
+    """Latents [B, T, C, h, w] of noise of that shape.
+
+    Args:
+        given: the conditions.
+        nothing: those with the empty text, for classifier-free guidance; None without.
+    """
+    scheduler: Any = task.folder.scheduler()
+    if why := task.family.sampling_problem(scheduler):
+        raise ValueError(f"sample.scheduler = 'native': {why}")
+    times = task.family.timesteps(scheduler, settings.num_inference_steps, Latent(*noise.shape[1:]), noise.device)
+    x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    random = torch.Generator(noise.device).manual_seed(settings.seed)
+    takes = {"generator": random} if _takes_generator(scheduler) else {}
+    for time in tqdm(times, desc="Denoising", disable=not progress, leave=False):
+        x = task.family.keep(x, given)
+        scaled = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
+        at = time.expand(len(x)).to(noise.device)
+        predicted = task.call(scaled, at, given)
+        if nothing is not None:
+            free = task.call(scaled, at, nothing)
+            predicted = free + settings.guidance_scale * (predicted - free)
+        x = scheduler.step(predicted, time, x, return_dict=False, **takes)[0]
+    return task.family.keep(x, given)
+
+
+def _takes_generator(scheduler: Any) -> bool:
+    import inspect
+
+    return "generator" in inspect.signature(scheduler.step).parameters

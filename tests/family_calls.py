@@ -1,0 +1,141 @@
+"""Calls of a network by its family's own pipeline, captured on a tiny folder, beside what `Family.inputs` gives."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from entprog.core.blocks import Blocks, discover_blocks
+from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.families.base import Configs, Family, Latent
+from tiny_pipelines import saved
+
+
+def configs_of(folder: Path, component: str = "transformer") -> Configs:
+    """The configuration files of a pipeline's folder."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = folder / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    return Configs(
+        network=read(f"{component}/config.json"),
+        scheduler=read("scheduler/scheduler_config.json"),
+        codec=read("vae/config.json"),
+        index=read("model_index.json"),
+        component=component,
+        text={path.parent.name: json.loads(path.read_text()) for path in folder.glob("text_encoder*/config.json")},
+    )
+
+
+@dataclass
+class Captured:
+    """What a run of a pipeline fed the network: keyword arguments of each call, latents and time of each step."""
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
+    times: list[Tensor] = field(default_factory=list)
+
+
+class Opened:
+    """A tiny folder: pipeline, network in evaluation mode and family."""
+
+    def __init__(self, name: str, component: str = "transformer") -> None:
+        folder = saved(name)
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.network: nn.Module = getattr(self.pipeline, component).eval()
+        self.family: Family = family_of(configs_of(folder, component))
+
+    @property
+    def blocks(self) -> Blocks:
+        """As the task finds them."""
+        return discover_blocks(self.network, self.family.patterns or None)
+
+    def predict(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """As the task does."""
+        given = self.family.inputs(x, time, condition)
+        return self.family.output(self.network(**given, return_dict=False)[0], x)
+
+    @torch.no_grad()
+    def run(self, latents: Tensor, **settings: Any) -> Captured:
+        """Runs the pipeline from its own `latents`; those of each step are kept in its own layout."""
+        found = Captured(latents=[latents])
+
+        def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            assert not args
+            leaves, spec = tree_flatten(kwargs)
+            found.calls.append(spec.unflatten([v.clone() if isinstance(v, Tensor) else v for v in leaves]))
+
+        def after(pipeline: Any, step: int, time: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+            found.latents.append(given["latents"].clone())
+            found.times.append(time.clone())
+            return given
+
+        hook = self.network.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            with posterior_mode():
+                self.pipeline(latents=latents, output_type="latent", callback_on_step_end=after, **settings)
+        finally:
+            hook.remove()
+        return found
+
+
+@contextmanager
+def posterior_mode():
+    """VAEs give the mode of the posterior, as our codec does, where a pipeline would sample it."""
+    sample = DiagonalGaussianDistribution.sample
+    DiagonalGaussianDistribution.sample = lambda self, generator=None: self.mode()
+    try:
+        yield
+    finally:
+        DiagonalGaussianDistribution.sample = sample
+
+
+IGNORED = {"return_dict", "attention_kwargs", "joint_attention_kwargs"}
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], within: float = 0.0) -> list[str]:
+    """Names of arguments that differ; `theirs` may also pass None for what is left out."""
+    wrong = [name for name, value in theirs.items() if name not in {*ours, *IGNORED} and value is not None]
+    for name, value in ours.items():
+        mine, form = tree_flatten(value)
+        other, other_form = tree_flatten(theirs.get(name))
+        if form != other_form or not all(_equal(a, b, within) for a, b in zip(mine, other, strict=True)):
+            wrong.append(name)
+    return sorted(wrong)
+
+
+def _equal(ours: Any, theirs: Any, within: float) -> bool:
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+        return type(ours) is type(theirs) and ours == theirs
+    if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+        return False
+    return torch.equal(ours, theirs) or (within > 0 and bool((ours - theirs).abs().max() <= within))
+
+
+def shapes_of(family: Family, latent: Latent, **modes: str) -> dict[str, tuple[int, ...]]:
+    """What `conditions` says."""
+    return {condition.name: condition.shape for condition in family.conditions(latent, **modes)}
+
+
+@contextmanager
+def seen_inputs(module: nn.Module, note: Callable[[dict[str, Any]], None]):
+    """Calls `note` with the arguments of each call of a module; positional ones are named by their place."""
+
+    def before(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        note({str(place): value for place, value in enumerate(args)} | kwargs)
+
+    hook = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

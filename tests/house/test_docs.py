@@ -1,0 +1,183 @@
+"""README and docs: every example runs or is parsed, every link and picture exists, and the front page is short."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import app as bench_app
+from checkout import ONE_THREAD, ROOT
+from entprog.cli.app import app
+from entprog.cli.overrides import OVERRIDING, with_overrides_set
+from entprog.config.load import read_config
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LOG = ROOT / "docs" / "lab.md"
+"""The dated log keeps the commands and names of its day."""
+LIVING = [page for page in PAGES if page != LOG]
+
+BANNED = (
+    r"stands? before the blocks", r"what stands", r"learn(t|ed) by heart", r"\bbeneath\b", r"\bin the place of\b",
+    r"\bRoom\b", r"\bAverages\b", r"\bSetting\b", r"\btold\b", r"\bmine\b", r"an arm whose point",
+)  # fmt: skip
+"""Wordings that the project replaced by terms of the field (docs/index.md has the terms)."""
+
+
+def fenced(page: Path, *languages: str) -> list[str]:
+    """Fenced code of a page in one of the languages, in order."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Commands of a page's console blocks, each as its words, without comments."""
+    lines = [line for block in fenced(page, "console") for line in block.replace("\\\n", " ").splitlines()]
+    split = [shlex.split(line.strip().removeprefix("$ "), comments=True) for line in lines]
+    return [words for words in split if words]
+
+
+ALL_COMMANDS = [(page, words) for page in LIVING for words in commands(page)]
+
+
+def named(value: object) -> str:
+    return value.name if isinstance(value, Path) else " ".join(value)[:60] if isinstance(value, list) else str(value)
+
+
+def prose(page: Path) -> str:
+    """A page without fenced code and without generated tables."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"<!-- table .*?<!-- end -->", "", text, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", head).replace("`", "").lower().strip() for head in heads]
+    return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in plain}
+
+
+def words(text: str) -> list[str]:
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def test_the_front_page_is_short() -> None:
+    """At most 1000 words, code and tables included."""
+    assert len(words((ROOT / "README.md").read_text(encoding="utf-8"))) <= 1000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_and_pictures_exist(page: Path) -> None:
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            missing.append(target)
+    assert not missing
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert not [
+        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "index.md" and f"({page.name})" not in index
+    ]
+
+
+@pytest.mark.parametrize("page", LIVING, ids=named)
+def test_terms_are_the_field_s_own(page: Path) -> None:
+    found = [pattern for pattern in BANNED if re.search(pattern, prose(page))]
+    assert not found
+
+
+@pytest.mark.parametrize(("page", "command"), ALL_COMMANDS, ids=named)
+def test_commands_are_those_of_the_program(
+    page: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command and its options exist, its keys are a recipe's, and the recipes that it names are there."""
+    write_files(page, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if command[0] == "entprog":
+        tokens = command[1:]
+        app.parse_args(with_overrides_set(tokens), print_error=False, exit_on_error=False)
+        recipes = [token for token in tokens if token.startswith("recipes/")]
+        assert all((ROOT / recipe).is_file() for recipe in recipes)
+        if tokens[0] in OVERRIDING and recipes:
+            rewritten = with_overrides_set(tokens)
+            over = [tuple(t.removeprefix("--set=").split("=", 1)) for t in rewritten if t.startswith("--set=")]
+            read_config(ROOT / recipes[0], over, planned=True)  # planned: the data set need not be there
+    elif command[:3] == ["python", "-m", "benchmarks"]:
+        bench_app.parse_args(command[3:], print_error=False, exit_on_error=False)
+        assert (ROOT / "benchmarks" / "suites" / f"{command[3]}.toml").is_file()
+    elif command[:2] == ["python", "-m"] and command[2].startswith("benchmarks."):
+        assert (ROOT / (command[2].replace(".", "/") + ".py")).is_file()
+    elif command[0] == "make":
+        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    else:
+        assert command[0] in {"pip", "python"}, f"{page.name}: nothing checks {shlex.join(command)}"
+        assert command[0] != "python" or (ROOT / command[1]).is_file()
+
+
+def write_files(page: Path, folder: Path) -> set[str]:
+    """The files that a page shows: blocks that begin with `# name`."""
+    names = set()
+    for code in fenced(page, "python", "toml"):
+        if name := re.match(r"# (\w+\.(?:py|toml))\n", code):
+            (folder / name[1]).write_text(code, encoding="utf-8")
+            names.add(name[1])
+    return names
+
+
+def runs(arguments: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=ONE_THREAD
+    )
+    assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
+
+
+def named_in_a_command(page: Path, file: str) -> bool:
+    """Whether a command of the page uses a file that it shows, by its name or as a plugin's module."""
+    stem = file.removesuffix(".py")
+    shown = "".join(fenced(page, "toml"))
+    return f"{stem}:" in shown or any(word.startswith((file, f"{stem}:")) for words in commands(page) for word in words)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
+def test_python_runs(page: Path, tmp_path: Path) -> None:
+    """Blocks run in order in one folder; a block that begins with `# name` is that file; commands that name it run."""
+    files = write_files(page, tmp_path)
+    for code in fenced(page, "python"):
+        if not any(code.startswith(f"# {name}\n") and named_in_a_command(page, name) for name in files):
+            runs(["-c", code], tmp_path)
+    for words in commands(page):
+        if files & set(words):
+            runs(["-m", *words], tmp_path)
+
+
+def test_the_results_of_the_front_page_are_those_of_the_benchmark() -> None:
+    """The README's results are in the benchmark's table by noise band, which another test compares with the records."""
+    bands = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    bands = bands.split("<!-- table nano-muon: Loss by noise band -->")[1].split("<!-- end -->")[0]
+    table = {}
+    for line in bands.splitlines()[3:]:
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if len(cells) > 4:
+            table[cells[0], cells[1]] = (cells[3], cells[-1], cells[2].split()[0])
+    front = re.search(r"^\| run \|.*?\n\n", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert front
+    rows = [[cell.strip(" *|") for cell in line.strip("| ").split("|")] for line in front[0].strip().splitlines()[2:]]
+    shown = [
+        ("full", "1x"),
+        ("full-video-muon", "0.5x"),
+        ("entprog-echo", "0.25x"),
+        ("lora-16", "0.5x"),
+        ("paper", "1x"),
+    ]
+    for row, arm in zip(rows, shown, strict=True):
+        mean, high, flops = table[arm]
+        assert (row[1], row[2]) == (f"{float(mean):.4f}"[1:], f"{float(high):.4f}"[1:]), arm
+        assert row[3] == f"{float(flops):.1f}", arm

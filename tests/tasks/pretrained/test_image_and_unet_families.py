@@ -1,0 +1,211 @@
+"""U-Nets and image transformers are fed in training what their own pipelines feed them."""
+
+from dataclasses import replace
+from typing import Any
+
+import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion as svd_pipeline
+import pytest
+import torch
+from PIL import Image
+
+from entprog.tasks.pretrained.families.base import Latent
+from tests.family_checks import (
+    Loaded,
+    assert_conditions,
+    assert_recovers,
+    assert_same_call,
+    assert_skips,
+    captured,
+    conditions_of,
+)
+
+SETTINGS = {"pose": "none", "reference": "native"}
+
+
+def picture(side: int = 64) -> Image.Image:
+    pixels = torch.rand(side, side, 3, generator=torch.Generator().manual_seed(3))
+    return Image.fromarray((pixels * 255).byte().numpy())
+
+
+class TestSVD:
+    latent = Latent(5, 4, 8, 8, 5)
+
+    @pytest.fixture
+    def loaded(self) -> Loaded:
+        return Loaded.of("svd")
+
+    def stored(self, loaded: Loaded, pipeline: Any) -> dict[str, torch.Tensor]:
+        """What a data set holds of the picture: latents scaled, as the codec gives them, and the embedding."""
+        pixels = pipeline.video_processor.preprocess(picture(), height=64, width=64)
+        latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+        return {
+            "reference": latents[:, None],
+            "image_embeds": loaded.family.encode_image(pipeline, picture())[None],
+        }
+
+    @torch.no_grad()
+    def test_calls_are_those_of_the_pipeline(self, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The pipeline adds noise to the picture; the data set has none.
+        monkeypatch.setattr(svd_pipeline, "randn_tensor", lambda shape, **rest: torch.zeros(shape))
+        pipeline = loaded.pipeline()
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(1, *self.latent.shape, generator=generator)
+        seen = []
+        with captured(pipeline.unet) as found:
+            pipeline(picture(), 64, 64, 5, 3, latents=x, output_type="latent", max_guidance_scale=2.0)
+        condition = loaded.family.condition(self.stored(loaded, pipeline), {}, self.latent, **SETTINGS)
+        assert len(found.calls) == 3
+        for call in found.calls:
+            noised = call["sample"][1:, :, :4]
+            given = loaded.family.inputs(noised, call["timestep"].expand(1), condition)
+            assert_same_call(call, given, 1, guided=True)
+            nothing = loaded.family.inputs(noised, call["timestep"].expand(1), {})
+            without = {n: v[:1] if v.dim() else v for n, v in call.items() if torch.is_tensor(v)}
+            assert_same_call(without, nothing, 1)
+            seen.append(float(call["timestep"]))
+        assert seen == sorted(seen, reverse=True)
+
+    def test_image_latents_are_scaled_back(self, loaded: Loaded) -> None:
+        configs = replace(loaded.family.configs, codec={"scaling_factor": 0.18215})
+        family, own = type(loaded.family)(configs), torch.randn(1, 1, 4, 8, 8)
+        stored = {"reference": own * 0.18215, "image_embeds": torch.zeros(1, 1, 16)}
+        found = family.condition(stored, {}, self.latent, **SETTINGS)["image"]
+        assert torch.allclose(found, own, rtol=2e-7, atol=0)
+
+    def test_contract(self, loaded: Loaded) -> None:
+        stored = {"reference": torch.randn(2, 1, 4, 8, 8), "image_embeds": torch.randn(2, 1, 16)}
+        for reference in ("native", "none"):
+            given = stored if reference == "native" else {}
+            assert set(loaded.family.stored(pose="none", reference=reference)) == set(given)
+            settings = {"pose": "none", "reference": reference}
+            found = loaded.family.condition(given, {}, self.latent, **settings)
+            assert_conditions(loaded.family, found, self.latent, **settings)
+        assert_recovers(loaded.family, self.latent)
+        assert loaded.family.objective().kind == "v"
+
+    def test_skips(self, loaded: Loaded) -> None:
+        x, time = torch.randn(1, *self.latent.shape), torch.tensor([0.3])
+        condition = {"image": torch.randn(1, 1, 4, 8, 8), "image_embeds": torch.randn(1, 1, 16)}
+        assert_skips(loaded, lambda: loaded.predict(x, time, condition))
+
+
+PROMPTS = ["a person dances", "a person walks in the room with slow steps"]
+PLAIN = {"pose": "none", "reference": "none"}
+IMAGES = ("sd3", "flux", "dit", "pixart", "pixart-sigma", "unet-2d")
+LATENTS = dict.fromkeys(IMAGES, Latent(1, 4, 8, 8)) | {
+    "unet-motion": Latent(5, 4, 8, 8, 5),
+    "latte": Latent(3, 4, 8, 8, 3),
+}
+KINDS = dict.fromkeys(LATENTS, "epsilon") | {"sd3": "flow", "flux": "flow"}
+
+
+def noised(variant: str, call: dict[str, Any]) -> torch.Tensor:
+    """The latents of a call as we hold them, [B, T, C, h, w]."""
+    x = call.get("hidden_states", call.get("sample"))
+    if variant in ("unet-motion", "latte"):
+        return x.transpose(1, 2)
+    if variant == "flux":
+        x = x.view(len(x), 4, 4, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(len(x), 4, 8, 8)
+    return x[:, None]
+
+
+def given(variant: str) -> dict[str, Any]:
+    """What the pipeline is called with."""
+    size = {"height": 64, "width": 64, "num_inference_steps": 3}
+    text = size | {"prompt": PROMPTS, "output_type": "latent"}
+    return {
+        "unet-2d": text, "sd3": text | {"prompt": PROMPTS[:1]}, "flux": text, "unet-motion": text | {"num_frames": 5},
+        "pixart": text | {"use_resolution_binning": False, "clean_caption": False},
+        "pixart-sigma": text | {"use_resolution_binning": False, "clean_caption": False},
+        "latte": text | {"video_length": 3, "guidance_scale": 1.0, "clean_caption": False},
+        "dit": {"class_labels": [3, 7], "num_inference_steps": 3},
+    }[variant]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", LATENTS)
+def test_calls_are_those_of_the_pipeline(variant: str) -> None:
+    loaded, latent = Loaded.of(variant), LATENTS[variant]
+    family, pipeline = loaded.family, loaded.pipeline()
+    condition: dict[str, Any] = {}
+    nothing: dict[str, Any] = {"class_labels": torch.tensor([3, 7])}  # DiTPipeline puts the labels first
+    prompts = given(variant).get("prompt", PROMPTS)
+    if family.text_length:
+        condition = conditions_of(family, pipeline, prompts, latent, **PLAIN)
+        nothing = conditions_of(family, pipeline, [""] * len(prompts), latent, **PLAIN)
+    network = getattr(pipeline, family.configs.component)
+    with captured(network) as found:
+        pipeline(**given(variant), generator=torch.Generator().manual_seed(1))
+    assert len(found.calls) == 3
+    for call in found.calls:
+        same = noised(variant, call)[-len(prompts) :]
+        time = call["timestep"] * (1000 if variant == "flux" else 1)
+        time = time.expand(len(same)) if time.dim() == 0 else time[-len(same) :]
+        if "encoder_attention_mask" in call:  # what the mask hides is of no effect
+            call["encoder_hidden_states"] *= call["encoder_attention_mask"][..., None]
+        call.pop("joint_attention_kwargs", None)
+        if variant == "flux":  # 1000 sigma / 1000 is not sigma to the last bit
+            assert torch.allclose(call.pop("timestep"), time / 1000, rtol=1e-6)
+            call["timestep"] = time / 1000
+        assert_same_call(call, family.inputs(same, time, condition), len(same), guided=True)
+        if variant not in ("flux", "latte"):  # not guided
+            first = {name: half(value) for name, value in call.items()}
+            assert_same_call(first, family.inputs(same, time, nothing), len(same))
+
+
+def half(value: Any) -> Any:
+    """The first half of a guided call's tensors."""
+    if isinstance(value, dict):
+        return {key: half(entry) for key, entry in value.items()}
+    return value[: len(value) // 2] if torch.is_tensor(value) and value.dim() else value
+
+
+@pytest.mark.parametrize("variant", LATENTS)
+def test_contract(variant: str) -> None:
+    loaded, latent = Loaded.of(variant), LATENTS[variant]
+    family = loaded.family
+    if family.text_length:
+        assert_conditions(family, conditions_of(family, loaded.pipeline(), PROMPTS, latent, **PLAIN), latent, **PLAIN)
+    assert_recovers(family, latent)
+    assert family.objective(tokens=16).kind == KINDS[variant]
+    assert family.channels == 4
+    assert family.stored(**PLAIN) == ()
+    assert family.size_problem(latent) == ""
+
+
+def drawn(variant: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Latents, time and conditions at random."""
+    family, latent = Loaded.of(variant).family, LATENTS[variant]
+    generator = torch.Generator().manual_seed(2)
+    condition = {
+        c.name: torch.ones(2, *c.shape) if c.name == "text_mask" else torch.randn(2, *c.shape, generator=generator)
+        for c in family.conditions(latent, **PLAIN)
+    }
+    return torch.randn(2, *latent.shape, generator=generator), torch.tensor([300, 700]), condition
+
+
+@pytest.mark.parametrize("variant", LATENTS)
+def test_skips(variant: str) -> None:
+    loaded, drawing = Loaded.of(variant), drawn(variant)
+    assert_skips(loaded, lambda: loaded.predict(*drawing), shared="norm1.emb" if variant == "dit" else "")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", LATENTS)
+def test_output_has_the_layout_of_the_latents(variant: str) -> None:
+    loaded = Loaded.of(variant)
+    x, time, condition = drawn(variant)
+    out = loaded.predict(x, time, condition)
+    assert out.shape == x.shape
+    alone = loaded.predict(x[1:], time[1:], {name: value[1:] for name, value in condition.items()})
+    assert torch.allclose(out[1:], alone, atol=1e-5)
+
+
+def test_sizes_that_a_network_can_not_take() -> None:
+    for variant, wrong, said in (
+        ("sd3", Latent(3, 4, 8, 8, 3), "single images, not 3"),
+        ("dit", Latent(1, 4, 8, 6), "squares, not 8 x 6"),
+        ("latte", Latent(5, 4, 8, 8, 5), "takes 3 frames"),
+        ("unet-motion", Latent(9, 4, 8, 8, 9), "8 frames at most, not 9"),
+    ):
+        assert said in Loaded.of(variant).family.size_problem(wrong)
