@@ -27,7 +27,10 @@ PEOPLE = ("largest", "drop")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run."""
+    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run.
+
+    `windows` of format 2.
+    """
 
     out: Path
     kept: int
@@ -36,6 +39,7 @@ class PrepareResult:
     clips: int
     frames: int
     reasons: dict[str, int]
+    windows: int = 0
 
 
 def prepare_folder(
@@ -101,22 +105,33 @@ def prepare_folder(
     before = len(files) - len(todo)
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
         for file in todo:
-            name = _name(file, names)
+            name = free_name(file, names)
             estimator = estimator or PoseEstimator(device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
             store.add(row, clips)
             names |= {name, *clips}
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
             bar.update()
+    dropped, reasons = dropped_files(store)
+    rows = store.finish(codec, holdout)
+    frames = sum(row.frames for row in rows)
+    kept = len(store.rows) - dropped
+    return PrepareResult(out, kept, dropped, before, len(rows), frames, reasons)
+
+
+def dropped_files(store: Store) -> tuple[int, dict[str, int]]:
+    """How many files were dropped, and how often for which reason.
+
+    Raises:
+        ValueError: all of them.
+    """
     dropped = [row for row in store.rows if row["status"] == "dropped"]
     reasons = dict(Counter(row["reason"] for row in dropped).most_common())
     if len(dropped) == len(store.rows):
         counted = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {out / 'prepare.jsonl'}")
-    rows = store.finish(codec, holdout)
-    frames = sum(row.frames for row in rows)
-    kept = len(store.rows) - len(dropped)
-    return PrepareResult(out, kept, len(dropped), before, len(rows), frames, reasons)
+        path = store.out / "prepare.jsonl"
+        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {path}")
+    return len(dropped), reasons
 
 
 def _check(
@@ -152,7 +167,7 @@ def _check(
         raise ValueError("\n".join(wrong))
 
 
-def _name(file: Path, taken: set[str]) -> str:
+def free_name(file: Path, taken: set[str]) -> str:
     """The file's stem; with a hash of the whole path where two files have the same stem."""
     stem = file.stem.encode("utf-8", "replace").decode()
     own = re.compile(re.escape(stem) + r"(-\d+)?")

@@ -5,6 +5,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from entprog.tasks.pretrained.encoders import Encoders
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.folder import read_configs
+from entprog.tasks.pretrained.prepare_data import _images
 from entprog.tasks.pretrained.text import encode_images, encode_prompts, text_identity
 from tiny_pipelines import pipelines, saved
 
@@ -137,6 +139,8 @@ def test_image_encoders_of_other_families(name: str) -> None:
         family = family_of(read_configs(folder))
         expected = family.encode_image(whole, Image.fromarray(image[0].permute(1, 2, 0).numpy()))
     assert torch.equal(encode_images(folder, image)[0], expected)
+    with ExitStack() as stack:  # as `entprog prepare` does
+        assert torch.equal(_images(str(folder), "cpu", "float32", stack)(image)[0], expected)
 
 
 def with_text() -> list[str]:
@@ -144,6 +148,7 @@ def with_text() -> list[str]:
     return [name for name in pipelines() if any(saved(name).glob("text_encoder*"))]
 
 
+@pytest.mark.slow
 def test_text_encoders_of_every_family() -> None:
     for name in with_text():
         folder = saved(name)

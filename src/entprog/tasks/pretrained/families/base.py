@@ -146,11 +146,6 @@ class Family(ABC):
         """See the class."""
         return 0
 
-    @property
-    def block_patterns(self) -> tuple[str, ...]:
-        """`patterns`, in the order in which the blocks run."""
-        return self.patterns
-
     def notes(self) -> tuple[str, ...]:
         """What a user must know who trains this component of this model."""
         return ()
@@ -280,6 +275,21 @@ class Family(ABC):
         """The scheduler that generates: by default the folder's own; another one where the step of that takes more than
         (prediction, time, latents)."""
         return scheduler
+
+    frame_rate: float = 0.0
+    """Frames per second of the videos, set by whoever knows the data; 0: the default of the family's own pipeline."""
+
+    @property
+    def embedded_guidance(self) -> float:
+        """For a distilled network that takes the guidance scale as an input: the scale that its pipeline generates with
+        by default. `condition` gives 1 as "guidance" [B], for training; whoever generates puts this there and calls the
+        network once a step. 0: the network takes none."""
+        return 0.0
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network after loading, and a plan's copy of it: changed in place where the class of diffusers can't run
+        on fake tensors. Its parameters, their names and the name of its class stay the same."""
+        return network
 
     def size_problem(self, latent: Latent) -> str:
         """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
