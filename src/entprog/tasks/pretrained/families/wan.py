@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent, picture
+from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent
 
 __all__ = ["Wan"]
 
@@ -124,8 +124,8 @@ class Wan(Family):
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
         return {"text": unpadded(embeds[0])}
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
-        states: Tensor = pipeline.encode_image(picture(image))
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
+        states: Tensor = pipeline.encode_image(image)
         return states[0]
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
