@@ -19,6 +19,8 @@ from entprog.data.shards import Shards
 from entprog.data.windows import Windows, prompt_hash
 from entprog.prepare.video import write_video
 from entprog.synthetic import render_clip
+from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.folder import read_configs
 
 SMALL = ["--sizes", "64x48", "--frames", "5", "--references", "1", "--max-frames", "9"]
 
@@ -95,6 +97,16 @@ def test_a_model_that_needs_no_first_image(videos: Path, encoders: list[str], tm
     windows = Windows(tmp_path / "out")
     assert windows.stored == ("latents", "pose", "reference", "image") and windows.about["text"] is None
     assert encoders == []
+
+
+def test_all_that_a_model_with_a_pose_path_of_its_own_needs(videos: Path, encoders: list[str], tmp_path: Path) -> None:
+    model = str(tiny_pipelines.saved("wan-animate"))
+    given = ["--codec", model, *SMALL, "--control", "draw"]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given])
+    windows = Windows(tmp_path / "out")
+    family = family_of(read_configs(Path(model)))
+    assert set(family.stored(pose="native", reference="native")) <= set(windows.stored)
+    assert windows.read(windows.rows[0])["face"].shape == (5, 3, 16, 16)
 
 
 def test_a_vae_alone_with_a_control_column(videos: Path, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def prepare_data(
             references=references,
             first=None if needed is None else "first" in needed,
             face=face,
+            blank="blank" in (needed or ()),
             control=control,
             controls={sample.video: sample.control for sample in samples.rows if sample.control is not None},
             captions={sample.video: sample.caption for sample in samples.rows},
