@@ -106,7 +106,7 @@ def prepare_windows_of(
 ) -> Row:
     """One file's row for prepare.jsonl; each clip's tensors go to `keep(clip, tensors)` as soon as they are there.
 
-    Tensors are named "SIZE/NAME" (NAME of STORED), stacked over the clip's windows, but those of SHARED are once a clip.
+    Tensors are named "SIZE/NAME" (NAME of STORED), stacked over the windows; those of SHARED are once a clip.
     The row says the first frame of each window ("starts") and the rectangles ("crops").
 
     Never raises for the file's content: the row then says why it was dropped.
