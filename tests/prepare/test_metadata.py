@@ -60,6 +60,7 @@ LAYOUTS = {
     "VideoX-Fun": ("file_path", "text", "control_file_path"),
     "musubi": ("video_path", "caption", "control_path"),
     "FastVideo": ("path", "cap", "control"),
+    "datasets": ("file_name", "text", "control"),
 }
 
 
@@ -160,7 +161,11 @@ def test_other_json_files_are_no_metadata(folder: Path) -> None:
     (folder / "settings.json").write_text('{"a": 1}')
     (folder / "files.json").write_text('[{"path": "gone.bin", "size": 3}]')
     (folder / "broken.csv").write_text('a,"b\n')
-    assert len(captions([folder]).rows) == 4
+    write(folder / "others.csv", [{"video": "gone.mp4", "prompt": "x"}])
+    found = captions([folder])
+    assert len(found.rows) == 4
+    assert found.notes[0] == f"{folder / 'others.csv'} is not read, as no row names a video of the inputs"
+    assert len(found.notes) == 2
 
 
 def test_broken_lines_are_all_listed(folder: Path) -> None:

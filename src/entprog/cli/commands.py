@@ -31,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo"), quick: bool = False, rendered: bool =
 
     Args:
         out: folder of all runs; finished ones in it are kept, interrupted ones go on.
-        quick: little over a minute in all: few steps and few samples.
+        quick: about a minute in all: few steps and few samples.
         rendered: rendered people, in full and by the published method.
     """
     from entprog.demo import demo as verb
@@ -285,20 +285,12 @@ def sample(
     """
     from entprog.sample.animate import sample as verb
 
-    numbers = {
-        "sample.num_inference_steps": num_inference_steps,
-        "sample.guidance_scale": guidance_scale,
-        "sample.seed": seed,
-        "evaluate.resolution": resolution,
-        "evaluate.frames": frames,
-    }
-    within_limits(without_none(numbers))
-    clip = verb(
-        run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
-        device=device,
-    )  # fmt: skip
-    print(clip)
+    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
+    size = {"resolution": resolution, "frames": frames}
+    numbers = {f"sample.{key}": value for key, value in sampling.items()}
+    within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
+    given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "device": device}
+    print(verb(run, reference=reference, drive=drive, out=out, **given))
 
 
 def evaluate(

@@ -8,6 +8,7 @@ VideoX-Fun         file_path, text, control_file_path, type, width, height
 musubi-tuner       video_path, caption, control_path
 FastVideo          path, cap (a text or a list of texts), fps, ...; videos in the folder videos/ beside it
 AnimateAnyone      video_path, kps_path
+datasets           file_name, text
 
 A metadata file says which videos are used: those without a row are left out, as other trainers do.
 """
@@ -32,6 +33,16 @@ class Samples:
 
     rows: tuple[Sample, ...]
     notes: tuple[str, ...]
+
+    @property
+    def captions(self) -> dict[Path, str]:
+        """The caption of each video; "" where there is none."""
+        return {sample.video: sample.caption for sample in self.rows}
+
+    @property
+    def controls(self) -> dict[Path, Path]:
+        """The control video of each video that has one."""
+        return {sample.video: sample.control for sample in self.rows if sample.control is not None}
 
 
 def captions(inputs: Sequence[Path], metadata: Path | None = None, control: str = "") -> Samples:
@@ -85,9 +96,13 @@ def _tables(
     files = {folder: [f for f in sorted(folder.iterdir()) if _is_table(f)] for folder in folders(inputs)}
     if metadata is not None:
         others = [f for here in files.values() for f in here if _is_named(f) and f.resolve() != metadata.resolve()]
-        notes = [f"{file} is not read, as --metadata is given" for file in others]
-        return [open_table(metadata, inputs)], notes, []
+        return (
+            [open_table(metadata, inputs)],
+            [f"{file} is not read, as --metadata is given" for file in others],
+            [],
+        )
     tables: list[Table] = []
+    notes: list[str] = []
     wrong: list[str] = []
     for folder, here in files.items():
         opened: list[Table] = []
@@ -99,11 +114,13 @@ def _tables(
                 continue
             if _is_named(file) or table.names_one_of(videos):
                 opened.append(table)
+            elif table.caption:
+                notes.append(f"{file} is not read, as no row names a video of the inputs")
         if len(opened) > 1:
             names = " and ".join(table.path.name for table in opened)
             wrong.append(f"metadata: {folder} has {names}; say with --metadata which to read")
         tables += opened
-    return tables, [], wrong
+    return tables, notes, wrong
 
 
 def _is_table(file: Path) -> bool:

@@ -16,7 +16,7 @@ from entprog.prepare.rows import Row, first_of, read_rows
 
 __all__ = ["Sample", "Table", "listed", "open_table"]
 
-LAYOUTS = {"video": "prompt", "file_path": "text", "video_path": "caption", "path": "cap"}
+LAYOUTS = {"video": "prompt", "file_path": "text", "video_path": "caption", "path": "cap", "file_name": "text"}
 """The column that names the video -> the column of its caption."""
 FURTHER = (
     "type", "width", "height", "resolution", "fps", "duration", "num_frames", "size", "audio_path", "control_video",
@@ -128,7 +128,8 @@ class Table:
 
     def _skip(self, why: str, row: Row) -> None:
         self.skipped[why] += 1
-        self.first.setdefault(why, f"{row.place}, {row.values[self.video]}")
+        value = str(row.values[self.video])
+        self.first.setdefault(why, f"{row.place}, {value if value.isprintable() else repr(value)}")
 
     def _caption(self, row: Row) -> str:
         value = row.values.get(self.caption)

@@ -38,7 +38,10 @@ def generate_clips(
     latent = task.led(Latent(length, task.family.channels, int(size[0]), int(size[1]), frames))
     noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
     given = conditioned(task, conditions, latent, TEXT)
-    nothing = conditioned(task, conditions, latent, NOTHING) if settings.guidance_scale != 1 else None
+    guided = settings.guidance_scale != 1 and not task.family.embedded_guidance
+    nothing = conditioned(task, conditions, latent, NOTHING) if guided else None
+    if task.family.embedded_guidance:  # the network takes the scale in the place of a second pass
+        given["guidance"] = torch.full_like(given["guidance"], task.family.embedded_guidance)
     latents = denoise(
         task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
     )

@@ -52,7 +52,7 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     model = config.model
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     family = family_of(folder.configs, model.family)
-    network = folder.network()
+    network = family.prepared(folder.network())
     declare_blocks(network, family)
     task = PretrainedTask(
         network, family, folder, config, objective_of(family, model), pose_adapters(network, family, model),
@@ -105,6 +105,7 @@ class PretrainedTask(Task):
         """The data set, opened at first use."""
         if self.windows is None:
             self.windows = Windows(self.config.data.path)
+            self.family.frame_rate = float(self.windows.about["fps"])
         return self.windows
 
     @property
