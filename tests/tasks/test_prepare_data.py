@@ -15,6 +15,7 @@ from torch import Tensor
 import tiny_pipelines
 import tiny_vaes
 from entprog.cli.app import main
+from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.shards import Shards
 from entprog.data.windows import Windows, prompt_hash
 from entprog.prepare.video import write_video
@@ -89,6 +90,23 @@ def test_what_is_stored_follows_the_model(
     assert len(windows.text(prompt_hash("a person dances"))["text"]) == 16
     found = windows.read(windows.rows[0], pick=0)
     assert found["latents"].shape == (2, 16, 8, 6) and found["image_embeds"].shape == (257, 16)
+
+
+@pytest.mark.parametrize("name", ["wan-2.1-i2v", "svd"])
+def test_with_the_models_own_encoders(name: str, videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ftfy")
+    if name not in tiny_pipelines.pipelines():
+        pytest.skip("no such tiny pipeline")
+    model = tiny_pipelines.saved(name)
+    family = family_of(read_configs(model))
+    text = ["--text", str(model)] if family.text_length else []
+    frames = DiffusersCodec.load(model).frames_factor + 1
+    given = ["--codec", str(model), *text, *SMALL[:2], "--frames", str(frames), *SMALL[4:]]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given])
+    windows = Windows(tmp_path / "out")
+    assert set(family.stored(pose="none", reference="native")) <= set(windows.stored)
+    if text:
+        assert "text" in windows.text(windows.rows[0].prompt) and windows.text(prompt_hash(""))
 
 
 def test_a_model_that_needs_no_first_image(videos: Path, encoders: list[str], tmp_path: Path) -> None:
