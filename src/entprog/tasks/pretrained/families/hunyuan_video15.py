@@ -128,7 +128,7 @@ class HunyuanVideo15(Family):
         }
 
     def prepared(self, network: nn.Module) -> nn.Module:
-        network.__class__ = Static
+        network.__class__ = Static  # type: ignore[assignment]
         return network
 
     def timesteps(self, scheduler: Any, steps: int, latent: Latent, device: torch.device) -> Tensor:
