@@ -19,7 +19,12 @@ SETTINGS = SampleConfig(num_inference_steps=STEPS, guidance_scale=2.0)
 def task_of(name: str, folder: Path, **model: Any) -> PretrainedTask:
     """The task of a recipe whose data set is never opened."""
     use = USES[name]
-    given = {"pretrained": str(saved(use.folder)), "pose": use.pose, "reference": use.reference} | model
+    given = {
+        "pretrained": str(saved(use.folder)),
+        "pose": use.pose,
+        "reference": use.reference,
+        "dtype": "float32",
+    } | model
     size = {"resolution": "{}x{}".format(*use.sides), "frames": FRAMES}
     config = config_of(
         {
@@ -42,6 +47,17 @@ def test_the_task_ends_where_the_pipeline_does(name: str, component: str, tmp_pa
     found = denoise(task, noise, given, free, SETTINGS)
     front = task.family.leading(reference=USES[name].reference)
     torch.testing.assert_close(found[:, front:], done.latents, rtol=0, atol=1e-5)
+
+
+def test_both_experts_are_held_in_the_precision_of_frozen_weights(tmp_path: Path) -> None:
+    """bfloat16 weights with float32 computation, where there is no autocast: near what float32 weights give."""
+    name = "wan-2.2-i2v"
+    task, done = task_of(name, tmp_path, dtype="bf16"), captured(name)
+    noise = done.calls[0].arguments["hidden_states"][:, : task.family.channels].transpose(1, 2)
+    found = denoise(task, noise, condition(name, done.calls[0].arguments["encoder_hidden_states"]), None, SETTINGS)
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    types = [{p.dtype for p in network.parameters()} for network in (task.model, task.network_at(0.0))]
+    assert types == [{torch.float32, torch.bfloat16}] * 2
 
 
 def test_an_expert_that_does_not_train_stays_as_it_was_given(tmp_path: Path) -> None:

@@ -332,8 +332,10 @@ class PretrainedTask(Task):
             return self.model
         if component not in self._experts:
             other = replace(self.folder, configs=read_configs(self.folder.path, component))
-            dtype = "float32" if self.autocast == "no" else self.config.model.dtype
-            self._experts[component] = self.family.prepared(other.network(dtype)).requires_grad_(False)
+            dtype = self.config.model.dtype
+            network = self.family.prepared(other.network(dtype)).requires_grad_(False)
+            set_precision(network, dtype, "float32")
+            self._experts[component] = network
         return self._experts[component]
 
     def held_out(self, settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
