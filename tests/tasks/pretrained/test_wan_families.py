@@ -31,13 +31,14 @@ def test_the_network_gets_what_the_pipeline_feeds_it(name: str) -> None:
     """Latents, time and text of each call of the pipeline, the rest from stored tensors: equal bits."""
     known, calls = family(USES[name].folder), captured(name).calls
     assert len(calls) == 2 * STEPS
-    for call in calls:
+    for place, call in enumerate(calls):
         x = latents_of(name, call)
         given = condition(name, call.arguments["encoder_hidden_states"])
         inputs = known.inputs(x, torch.tensor([call.time]), given)
         expected = {k: v for k, v in call.arguments.items() if isinstance(v, Tensor)}
-        if "face_pixel_values" in expected and (expected["face_pixel_values"] == -1).all():  # guidance without a face
-            inputs = known.inputs(x, torch.tensor([call.time]), given | {"face": known.nothing("face", given)})
+        if place % 2:  # without a prompt, for guidance
+            given |= {key: known.nothing(key, given) for key in known.unguided if key in given}
+            inputs = known.inputs(x, torch.tensor([call.time]), given)
         assert inputs.keys() == expected.keys()
         for key, value in expected.items():
             assert inputs[key].shape == value.shape, key
@@ -144,6 +145,7 @@ def test_each_expert_has_the_noise_levels_that_the_pipeline_gives_it(name: str) 
     for call in captured(name).calls:
         least, most = family(name, call.component).part()
         assert 1000 * least <= call.time <= 1000 * most
+        assert high.component_at(call.time) == low.component_at(call.time) == call.component
     assert {call.component for call in captured(name).calls} == {"transformer", "transformer_2"}
     for known, other in ((high, "transformer_2"), (low, "transformer")):
         (note,) = known.notes()
@@ -163,6 +165,14 @@ def test_a_model_of_a_first_and_a_last_image_is_refused() -> None:
     known = family_of(Configs(dict(configs.network) | {"pos_embed_seq_len": 514}, configs.scheduler))
     assert "first and a last image" in known.problem(pose="blocks", reference="native")
     assert not family("wan-2.1-i2v").problem(pose="blocks", reference="native")
+
+
+def test_a_model_with_other_channels_is_refused() -> None:
+    """Such as those that take control latents beside the image's."""
+    configs = read_configs(saved("wan-2.2-i2v"))
+    known = family_of(Configs(dict(configs.network) | {"in_channels": 48}, configs.scheduler))
+    assert "in_channels = 48" in known.problem(pose="blocks", reference="native")
+    assert not any(family(name).problem(pose="blocks", reference="native") for name in FOLDERS)
 
 
 def test_what_counts_in_the_loss() -> None:
@@ -190,8 +200,8 @@ def test_sampling_by_the_family_ends_where_the_pipeline_does(name: str) -> None:
     scheduler = diffusers.UniPCMultistepScheduler.from_config(dict(known.configs.scheduler))
     x = latents_of(name, done.calls[0])
     given, free = (condition(name, call.arguments["encoder_hidden_states"]) for call in done.calls[:2])
-    if "face" in free:
-        free["face"] = known.nothing("face", free)
+    for key in set(known.unguided) & set(free):
+        free[key] = known.nothing(key, free)
     for time, call in zip(known.timesteps(scheduler, STEPS, latent(name), x.device), done.calls[::2], strict=True):
         x, out = known.keep(x, given), []
         for each in (given, free):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from entprog.config.schema import SampleConfig
@@ -42,6 +42,9 @@ def generate_clips(
     nothing = conditioned(task, conditions, latent, NOTHING) if guided else None
     if task.family.embedded_guidance:  # the network takes the scale in the place of a second pass
         given["guidance"] = torch.full_like(given["guidance"], task.family.embedded_guidance)
+    if nothing is not None:
+        dropped = [name for name in task.family.unguided if name in nothing]
+        nothing |= {name: task.family.nothing(name, nothing) for name in dropped}
     latents = denoise(
         task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
     )
@@ -77,16 +80,26 @@ def denoise(
     x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     random = torch.Generator(noise.device).manual_seed(settings.seed)
     takes = {"generator": random} if _takes_generator(scheduler) else {}
+    network = task.model
     for time in tqdm(times, desc="Denoising", disable=not progress, leave=False):
+        network = _moved(task, network, task.network_at(float(time)))
         x = task.family.keep(x, given)
         scaled = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
         at = time.expand(len(x)).to(noise.device)
-        predicted = task.call(scaled, at, given)
+        predicted = task.call(scaled, at, given, network)
         if nothing is not None:
-            free = task.call(scaled, at, nothing)
+            free = task.call(scaled, at, nothing, network)
             predicted = free + settings.guidance_scale * (predicted - free)
         x = scheduler.step(predicted, time, x, return_dict=False, **takes)[0]
+    _moved(task, network, task.model)
     return task.family.keep(x, given)
+
+
+def _moved(task: "PretrainedTask", last: nn.Module, now: nn.Module) -> nn.Module:
+    """The network to call next, on the task's device, which the expert that does not train leaves after use."""
+    if last is not now and last is not task.model:
+        last.to("cpu")
+    return now if now is task.model else now.to(task.device)
 
 
 def _takes_generator(scheduler: Any) -> bool:

@@ -30,7 +30,7 @@ from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_toke
 from entprog.tasks.pretrained.build import declare_blocks, frames_of_a_token, pose_adapters
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
-from entprog.tasks.pretrained.folder import ModelFolder
+from entprog.tasks.pretrained.folder import ModelFolder, read_configs
 from entprog.tasks.pretrained.generate import generate_clips
 from entprog.tasks.pretrained.map_adapters import as_features
 from entprog.tasks.pretrained.prefix import Prefix, lowest_active
@@ -98,6 +98,7 @@ class PretrainedTask(Task):
     _codec: Codec | None = None
     _sides: tuple[int, int] | None = None
     _prefix: Prefix = field(default_factory=Prefix, repr=False)
+    _experts: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     generates: ClassVar[bool] = True
 
@@ -248,14 +249,16 @@ class PretrainedTask(Task):
         with self._entered(draw.hidden):
             return self.call(draw.x, self.objective.time(draw.tau), draw.condition)
 
-    def call(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        """The network's prediction at a time in the unit of the scheduler's timesteps."""
+    def call(
+        self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor], network: nn.Module | None = None
+    ) -> Tensor:
+        """The prediction of `network` (by default `model`) at a time in the unit of the scheduler's timesteps."""
         given = {name: value for name, value in condition.items() if name not in OWN}
         frames = [condition[FRAME].to(x.dtype)] if FRAME in condition else []
         whole = torch.cat([*frames, x], 1)
         self._show(condition, whole)
         with self.precision():
-            out = self.model(**self.family.inputs(whole, time, given), return_dict=False)[0]
+            out = (network or self.model)(**self.family.inputs(whole, time, given), return_dict=False)[0]
         return self.family.output(out.float(), whole)[:, len(frames) :]
 
     def _show(self, condition: Mapping[str, Tensor], whole: Tensor) -> None:
@@ -322,6 +325,22 @@ class PretrainedTask(Task):
         return shape.batch * tokens * self.family.width * (4 if self.autocast == "no" else 2)
 
     # Clips
+
+    def network_at(self, time: float) -> nn.Module:
+        """The network that denoises at this time: of two experts also the one that does not train, as it was given.
+
+        It stays on the CPU; whoever calls it moves it.
+        """
+        component = self.family.component_at(time)
+        if component == self.folder.configs.component:
+            return self.model
+        if component not in self._experts:
+            other = replace(self.folder, configs=read_configs(self.folder.path, component))
+            dtype = self.config.model.dtype
+            network = self.family.prepared(other.network(dtype)).requires_grad_(False)
+            set_precision(network, dtype, "float32")
+            self._experts[component] = network
+        return self._experts[component]
 
     def held_out(self, settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
         """See `Task.held_out`: the first held-out windows of the evaluation's size."""

@@ -89,6 +89,7 @@ class Family(ABC):
         posed: patterns of the blocks that pose adapters can stand in; empty for all blocks.
         single_stack: whether the output of a block is all that later blocks need of those before it, so that the
             frozen prefix can be cached.
+        unguided: conditions that the family's pipeline drops beside the text for classifier-free guidance.
         head: beginnings of the names of output-side parameters.
         native_pose: whether the network has a pose path of its own (`model.pose = "native"`).
         native_reference: whether it has inputs for a reference image (`model.reference = "native"`).
@@ -102,6 +103,7 @@ class Family(ABC):
     patterns: ClassVar[tuple[str, ...]] = ()
     posed: ClassVar[tuple[str, ...]] = ()
     single_stack: ClassVar[bool] = True
+    unguided: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[tuple[str, ...]] = ("proj_out", "norm_out", "scale_shift_table", "conv_out", "conv_norm_out")
     entrance: ClassVar[str] = "patch_embedding"
     posed_maps: ClassVar[bool] = False
@@ -266,6 +268,10 @@ class Family(ABC):
         """Sets the scheduler's timesteps, as the family's own pipeline does."""
         scheduler.set_timesteps(steps, device=device)
         return scheduler.timesteps  # type: ignore[no-any-return]
+
+    def component_at(self, time: float) -> str:
+        """The component that denoises at a time, in the unit of the scheduler's timesteps."""
+        return self.configs.component
 
     def sampling_problem(self, scheduler: Any) -> str:
         """Why clips can't be generated; empty where they can."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent
+from entprog.tasks.pretrained.families.base import Condition, Family, Latent
 
 __all__ = ["Wan"]
 
@@ -27,7 +27,8 @@ class Wan(Family):
 
     Image-to-video models take a mask and the latents of (image, 0, 0, ...) on further channels, those of Wan 2.1 the
     image's CLIP states, too. TI2V-5B (`expand_timesteps`) takes a time for each token: the first latent frame is the
-    clean reference at time 0, outside the loss.
+    clean reference at time 0, outside the loss; without a reference it makes video from text. The two experts of
+    Wan 2.2 A14B train one at a time, each on its part of the noise levels (`boundary_ratio`).
     """
 
     networks = ("WanTransformer3DModel",)
@@ -70,8 +71,21 @@ class Wan(Family):
             return 0.0, 1.0
         return (0.0, float(boundary)) if self.configs.component == LOW_NOISE else (float(boundary), 1.0)
 
+    @property
+    def experts(self) -> bool:
+        """Whether two networks share the noise levels (Wan 2.2 A14B)."""
+        index = self.configs.index
+        listed = ((index.get(expert) or [None])[0] for expert in (HIGH_NOISE, LOW_NOISE))
+        return index.get("boundary_ratio") is not None and all(listed)
+
+    def component_at(self, time: float) -> str:
+        if not self.experts:
+            return self.configs.component
+        steps = int(self.configs.scheduler.get("num_train_timesteps", 1000))
+        return HIGH_NOISE if time >= float(self.configs.index["boundary_ratio"]) * steps else LOW_NOISE
+
     def notes(self) -> tuple[str, ...]:
-        if not all(has(self.configs, expert) for expert in (HIGH_NOISE, LOW_NOISE)):
+        if not self.experts:
             return ()
         low, high = self.part()
         other = HIGH_NOISE if self.configs.component == LOW_NOISE else LOW_NOISE
@@ -81,6 +95,11 @@ class Wan(Family):
         )
 
     def problem(self, *, pose: str, reference: str) -> str:
+        if self.extra not in (0, FRAMES + self.channels):
+            return (
+                f"model.pretrained: config.json has in_channels = {self.network['in_channels']}: a model of text has "
+                f"{self.channels}, one of images {FRAMES + 2 * self.channels}; others are called in other ways"
+            )
         if self.network.get("pos_embed_seq_len"):
             return (
                 "model.pretrained: config.json has pos_embed_seq_len: a model of a first and a last image, but a data "
@@ -151,11 +170,6 @@ class Wan(Family):
         if "first" not in condition:
             return x
         return torch.cat([condition["first"].to(x.dtype), x[:, 1:]], 1)
-
-
-def has(configs: Configs, component: str) -> bool:
-    """Whether model_index.json lists a component."""
-    return bool((configs.index.get(component) or [None])[0])
 
 
 def with_mask(first: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class WanAnimate(Wan):
     networks = ("WanAnimateTransformer3DModel",)
     patterns = ("blocks.*", "face_adapter.*")
     single_stack = False
+    unguided = ("face",)
 
     def block_names(self, network: nn.Module) -> list[str]:
         every = int(self.network.get("inject_face_latents_blocks", 5))
