@@ -75,6 +75,8 @@ class PoseAdapter(nn.Module):
         pose = self.side.pose
         if pose is None:
             return hidden_states
+        if hidden_states.shape[1] != pose.shape[1]:  # blocks that take the frames one by one: [B frames, N, D]
+            pose = pose.reshape(-1, hidden_states.shape[1], pose.shape[-1])
         repeats = hidden_states.shape[0] // pose.shape[0]  # classifier-free guidance runs both in one batch
         added = self.proj(pose.to(self.proj.weight.dtype).repeat(repeats, 1, 1))
         return hidden_states + added.to(hidden_states.dtype)

@@ -31,6 +31,7 @@ from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import ModelFolder
 from entprog.tasks.pretrained.generate import generate_clips
+from entprog.tasks.pretrained.map_adapters import as_features
 from entprog.tasks.pretrained.prefix import Prefix, lowest_active
 from entprog.tasks.pretrained.recipe_checks import DROP
 
@@ -263,7 +264,8 @@ class PretrainedTask(Task):
             maps = condition[POSE].float() / 255
             tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
             blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
-            side.pose = torch.cat([blank, tokens], 1)
+            shown = torch.cat([blank, tokens], 1)
+            side.pose = as_features(shown, (rows, columns)) if self.family.posed_maps else shown
         if CONTROL in condition:
             control = condition[CONTROL]
             control = torch.cat([control.new_zeros(len(control), front, *control.shape[2:]), control], 1)
