@@ -1,5 +1,6 @@
 """Calls of a network by its family's own pipeline, captured on a tiny folder, beside what `Family.inputs` gives."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def configs_of(folder: Path, component: str = "transformer") -> Configs:
 
 @dataclass
 class Captured:
-    """What a run of a pipeline fed the network: keyword arguments of each call, latents and time of each step."""
+    """What a run of a pipeline fed the network: keyword arguments of each call; latents and time of each step."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
@@ -52,8 +53,8 @@ class Opened:
         folder = saved(name)
         self.pipeline: Any = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.network: nn.Module = getattr(self.pipeline, component).eval()
         self.family: Family = family_of(configs_of(folder, component))
+        self.network: nn.Module = self.family.prepared(getattr(self.pipeline, component).eval())
 
     @property
     def blocks(self) -> Blocks:
@@ -66,26 +67,30 @@ class Opened:
         return self.family.output(self.network(**given, return_dict=False)[0], x)
 
     @torch.no_grad()
-    def run(self, latents: Tensor, **settings: Any) -> Captured:
-        """Runs the pipeline from its own `latents`; those of each step are kept in its own layout."""
-        found = Captured(latents=[latents])
+    def run(self, **settings: Any) -> Captured:
+        """Runs the pipeline; latents are those that it gives its scheduler at each step, in its own layout."""
+        found, step = Captured(), self.pipeline.scheduler.step
+        parameters = inspect.signature(step)
 
         def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             assert not args
             leaves, spec = tree_flatten(kwargs)
             found.calls.append(spec.unflatten([v.clone() if isinstance(v, Tensor) else v for v in leaves]))
 
-        def after(pipeline: Any, step: int, time: Tensor, given: dict[str, Any]) -> dict[str, Any]:
-            found.latents.append(given["latents"].clone())
-            found.times.append(time.clone())
-            return given
+        def stepped(*args: Any, **kwargs: Any) -> Any:
+            given = parameters.bind(*args, **kwargs).arguments
+            found.latents.append(given["sample"].clone())
+            found.times.append(torch.as_tensor(given["timestep"]).clone())
+            return step(*args, **kwargs)
 
         hook = self.network.register_forward_pre_hook(before, with_kwargs=True)
+        self.pipeline.scheduler.step = stepped
         try:
             with posterior_mode():
-                self.pipeline(latents=latents, output_type="latent", callback_on_step_end=after, **settings)
+                self.pipeline(output_type="latent", **settings)
         finally:
             hook.remove()
+            del self.pipeline.scheduler.step
         return found
 
 

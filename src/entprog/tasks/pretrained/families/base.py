@@ -281,6 +281,25 @@ class Family(ABC):
         (prediction, time, latents)."""
         return scheduler
 
+    frame_rate: float = 0.0
+    """Frames per second of the videos, set by whoever knows the data; 0: the default of the family's own pipeline."""
+
+    @property
+    def embedded_guidance(self) -> float:
+        """For a distilled network that takes the guidance scale as an input: the scale that its pipeline generates with
+        by default. `condition` gives 1 as "guidance" [B], for training; whoever generates puts this there and calls the
+        network once a step. 0: the network takes none."""
+        return 0.0
+
+    def counted_from(self, reference: str) -> int:
+        """`first_counted` for a value of `model.reference`."""
+        return self.first_counted
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network after loading, and a plan's copy of it: changed in place where the class of diffusers can't run
+        on fake tensors. Its parameters, their names and the name of its class stay the same."""
+        return network
+
     def size_problem(self, latent: Latent) -> str:
         """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
         multiple of the patch is checked elsewhere."""
