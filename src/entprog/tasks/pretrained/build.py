@@ -13,7 +13,8 @@ __all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
 
 def declare_blocks(network: nn.Module, family: Family) -> None:
     """Note the family's blocks on the network, so that every search for blocks finds the same in the same order."""
-    if names := family.block_names(network) or list(family.block_patterns):
+    names = family.block_names(network) or list(family.patterns)
+    if names:
         network.__dict__["entprog_blocks"] = discover_blocks(network, names).names
     if adapters := family.skip_adapters(network):
         network.__dict__["entprog_adapters"] = dict(adapters)

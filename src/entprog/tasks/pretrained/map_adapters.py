@@ -6,7 +6,7 @@ block, h w height and width of its maps.
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,19 +68,16 @@ def channels_of(block: Any) -> int:
     return int(inner.in_channels)
 
 
-CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
-"""One class for all blocks of a class: discovery and sharding recognise stacks by it."""
-
-
 def with_map_adapter(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of a residual block that adds its pose adapter to the maps that come in, its first argument."""
-    if kind not in CLASSES:
-        CLASSES[kind] = posed(kind)
-    return CLASSES[kind]
+    """The class of a residual block that adds its pose adapter to the maps that come in, its first argument.
+
+    One class for all blocks of a class: discovery and sharding recognise stacks by it.
+    """
+    return _with_map_adapter(kind)  # type: ignore[arg-type]
 
 
-def posed(kind: type[nn.Module]) -> type[nn.Module]:
-    """A new subclass of a residual block with a `pose_adapter`, under the name of its base."""
+@cache
+def _with_map_adapter(kind: type[Any]) -> type[nn.Module]:
     first = list(inspect.signature(kind.forward).parameters)[1]
 
     class Posed(kind):  # type: ignore[misc, valid-type]

@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-
 from entprog.codecs.loading import weights_hash
 from entprog.files import save_tensors, save_weights
 
@@ -58,7 +57,9 @@ def base_tensors(component: Path) -> Iterator[tuple[str, Tensor]]:
 
 def moved(now: Mapping[str, Tensor], component: Path) -> dict[str, Tensor]:
     """The tensors that differ from the base's, compared exactly in float32, or that the base has not."""
-    same = {name for name, base in base_tensors(component) if name in now and torch.equal(now[name].float(), base.float())}
+    same = {
+        name for name, base in base_tensors(component) if name in now and torch.equal(now[name].float(), base.float())
+    }
     return {name: tensor for name, tensor in now.items() if name not in same}
 
 

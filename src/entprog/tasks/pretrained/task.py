@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ FRAME = "frame"
 OWN = (POSE, CONTROL, FRAME)
 """Conditions of the task itself, beside those of the family."""
 
-DROPPED = ("text", "pose", "reference")
+DROPPED: tuple[Literal["text", "pose", "reference"], ...] = ("text", "pose", "reference")
 """Keys of `model.drop`."""
 
 
@@ -52,7 +52,7 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     model = config.model
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     family = family_of(folder.configs, model.family)
-    network = folder.network()
+    network = family.prepared(folder.network())
     declare_blocks(network, family)
     task = PretrainedTask(
         network, family, folder, config, objective_of(family, model), pose_adapters(network, family, model),
@@ -68,9 +68,7 @@ def objective_of(family: Family, model: ModelConfig, tokens: int = 0) -> Objecti
     """The family's objective with what the recipe says of its noise levels."""
     part = tuple(model.timestep_range) or family.part()
     low, high = part
-    return family.objective(
-        shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens
-    )
+    return family.objective(shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens)
 
 
 @dataclass
@@ -107,6 +105,7 @@ class PretrainedTask(Task):
         """The data set, opened at first use."""
         if self.windows is None:
             self.windows = Windows(self.config.data.path)
+            self.family.frame_rate = float(self.windows.about["fps"])
         return self.windows
 
     @property
@@ -170,7 +169,7 @@ class PretrainedTask(Task):
         clean = clean.to(device)
         eps = torch.from_numpy(np.stack(noise)).to(device)
         rates = {group: model.drop.get(group, DROP) if dropout is None else dropout for group in DROPPED}
-        kept = {
+        kept: dict[str, Tensor] = {
             group: self._kept(batch.positions, seed, place, rate) for place, (group, rate) in enumerate(rates.items())
         }
         nothing = self.data.text(prompt_hash(""))
@@ -264,8 +263,8 @@ class PretrainedTask(Task):
             maps = condition[POSE].float() / 255
             tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
             blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
-            shown = torch.cat([blank, tokens], 1)
-            side.pose = as_features(shown, (rows, columns)) if self.family.posed_maps else shown
+            tokens = torch.cat([blank, tokens], 1)
+            side.pose = as_features(tokens, (rows, columns)) if self.family.posed_maps else tokens
         if CONTROL in condition:
             control = condition[CONTROL]
             control = torch.cat([control.new_zeros(len(control), front, *control.shape[2:]), control], 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter
@@ -145,11 +146,6 @@ class Family(ABC):
     def text_length(self) -> int:
         """See the class."""
         return 0
-
-    @property
-    def block_patterns(self) -> tuple[str, ...]:
-        """`patterns`, in the order in which the blocks run."""
-        return self.patterns
 
     def notes(self) -> tuple[str, ...]:
         """What a user must know who trains this component of this model."""
@@ -291,10 +287,6 @@ class Family(ABC):
         network once a step. 0: the network takes none."""
         return 0.0
 
-    def counted_from(self, reference: str) -> int:
-        """`first_counted` for a value of `model.reference`."""
-        return self.first_counted
-
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network after loading, and a plan's copy of it: changed in place where the class of diffusers can't run
         on fake tensors. Its parameters, their names and the name of its class stay the same."""
@@ -304,6 +296,17 @@ class Family(ABC):
         """Why the network can't take samples of this size, and the remedy; empty where it can. That a side is a
         multiple of the patch is checked elsewhere."""
         return ""
+
+    # Images
+
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        """What the family's own pipeline makes of a reference image for `image_embeds`: states [L, D].
+
+        Args:
+            pipeline: diffusers' pipeline, loaded without network, VAE and text encoder.
+            image: uint8 [3, H, W].
+        """
+        raise ValueError(f"{type(self).__name__}: takes no states of an image encoder")
 
 
 def stacked(tokens: Sequence[Tensor], length: int) -> Tensor:
@@ -320,3 +323,8 @@ def lengths(tokens: Sequence[Tensor], length: int) -> Tensor:
     for row, text in zip(out, tokens, strict=True):
         row[: len(text)] = 1
     return out
+
+
+def picture(image: Tensor) -> Any:
+    """A uint8 image [3, H, W] as PIL's, which pipelines take."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -51,7 +51,7 @@ class LTXVideo(Family):
     def native_reference(self) -> bool:
         return True
 
-    def counted_from(self, reference: str) -> int:
+    def first_counted(self, *, reference: str) -> int:
         return int(reference == "native")
 
     @property
