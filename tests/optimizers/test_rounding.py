@@ -8,9 +8,9 @@ from torch import nn
 
 from entprog.config.schema import TrainConfig
 from entprog.core.probe import Snapshot
-from entprog.savings.rounding import rounded_stochastically
 from entprog.profiling.meter import Meter
 from entprog.savings.in_backward import InBackward, build_optimizer, optimizer_plugin
+from entprog.savings.rounding import rounded_stochastically
 from entprog.train.checkpoint import load_checkpoint, save_checkpoint
 from entprog.train.state import load_optimizer_state, optimizer_state
 

@@ -23,6 +23,7 @@ from entprog.data.sampler import generator, stratified_tau
 from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_hash
 from entprog.diffusion.objective import Objective
 from entprog.profiling.device import pick_device, pick_precision
+from entprog.savings.weight_precision import set_precision
 from entprog.tasks.base import HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, saving
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_tokens, side_of
@@ -52,10 +53,12 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     model = config.model
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     family = family_of(folder.configs, model.family)
-    network = family.prepared(folder.network())
+    network = family.prepared(folder.network(model.dtype))
     declare_blocks(network, family)
+    adapters = pose_adapters(network, family, model)
+    set_precision(network, model.dtype, model.weights)
     task = PretrainedTask(
-        network, family, folder, config, objective_of(family, model), pose_adapters(network, family, model),
+        network, family, folder, config, objective_of(family, model), adapters,
         autocast=pick_precision(config.train.mixed_precision, device),
     )  # fmt: skip
     network.to(device)
