@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from entprog.tasks.pretrained.families._unet import UNet
-from entprog.tasks.pretrained.families.base import Condition, Latent
+from entprog.tasks.pretrained.families.base import Condition, Latent, picture
 
 __all__ = ["SVD"]
 
@@ -28,6 +28,7 @@ class SVD(UNet):
     """
 
     networks = ("UNetSpatioTemporalConditionModel",)
+    unguided = "reference"
 
     @property
     def embedding(self) -> int:
@@ -69,9 +70,8 @@ class SVD(UNet):
             return {}
         return {"image": stored["reference"].float() / self.scale, "image_embeds": stored["image_embeds"].float()}
 
-    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
-        """The CLIP embedding [1, D] of a reference image (PIL), as the pipeline makes it."""
-        found: Tensor = pipeline._encode_image(image, pipeline.device, 1, False)[0]
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        found: Tensor = pipeline._encode_image(picture(image), pipeline.device, 1, False)[0]
         return found
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -83,6 +83,10 @@ class SVD(UNet):
             "encoder_hidden_states": x.new_zeros(len(x), 1, self.embedding) if embeds is None else embeds,
             "added_time_ids": x.new_tensor(self.time_ids).expand(len(x), -1),
         }
+
+    def guidance(self, scale: float, x: Tensor) -> Tensor:
+        """From 1 at the first frame to the recipe's scale at the last, as the pipeline does by default."""
+        return torch.linspace(1.0, scale, x.shape[1], device=x.device, dtype=x.dtype).view(1, -1, 1, 1, 1)
 
     def output(self, out: Tensor, x: Tensor) -> Tensor:
         return out
