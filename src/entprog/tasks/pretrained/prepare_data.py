@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
@@ -65,7 +65,7 @@ def prepare_data(
         say(note)
     with ExitStack() as stack:
         about, encode_text = _text(text, device, dtype)
-        wanted = "image_embeds" in (needed or ()) and references > 0
+        wanted = "image_embeds" in (needed or ()) and references > 0 and family is not None and _sees(family)
         return prepare_windows(
             [sample.video for sample in samples.rows] or inputs,
             out,
@@ -76,6 +76,7 @@ def prepare_data(
             references=references,
             first=None if needed is None else "first" in needed,
             face=face,
+            blank="blank" in (needed or ()),
             control=control,
             controls={sample.video: sample.control for sample in samples.rows if sample.control is not None},
             captions={sample.video: sample.caption for sample in samples.rows},
@@ -105,6 +106,11 @@ def _needed(family: Family) -> set[str]:
     return {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
 
 
+def _sees(family: Family) -> bool:
+    """Whether the pipeline has an image encoder."""
+    return any(family.configs.index.get("image_encoder", ()))
+
+
 def _missing(needed: set[str] | None, control: str, references: int) -> list[str]:
     """Notes on what the model needs for its own pose and reference path, and what is not stored."""
     notes = []
@@ -130,11 +136,9 @@ def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, An
 def _images(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
     """The function that encodes reference images; its encoder is loaded until `stack` closes."""
     from entprog.tasks.pretrained.encoders import Encoders
+    from entprog.tasks.pretrained.text import image_states
 
     encoders = Encoders.open(model, "image")
     pipeline = stack.enter_context(encoders.pipeline(device=device, dtype=dtype))
 
-    def encode(images: Tensor) -> Tensor:
-        return torch.stack([encoders.family.encode_image(pipeline, image) for image in images])
-
-    return encode
+    return partial(image_states, encoders.family, pipeline)

@@ -71,6 +71,7 @@ class SVD(UNet):
         return {"image": stored["reference"].float() / self.scale, "image_embeds": stored["image_embeds"].float()}
 
     def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        """The CLIP embedding [1, D]; the pipeline resizes pictures, but not tensors."""
         found: Tensor = pipeline._encode_image(picture(image), pipeline.device, 1, False)[0]
         return found
 
