@@ -7,8 +7,9 @@ import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusio
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
 
-from entprog.tasks.pretrained.families.base import Latent, picture
+from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.text import encode_images
 from family_checks import (
     Loaded,
@@ -24,9 +25,9 @@ from tiny_pipelines import saved
 SETTINGS = {"pose": "none", "reference": "native"}
 
 
-def pixels_of_a_picture(side: int = 64) -> torch.Tensor:
-    """uint8 [3, H, W]."""
-    return (torch.rand(3, side, side, generator=torch.Generator().manual_seed(3)) * 255).byte()
+def picture(side: int = 64) -> Image.Image:
+    pixels = torch.rand(side, side, 3, generator=torch.Generator().manual_seed(3))
+    return Image.fromarray((pixels * 255).byte().numpy())
 
 
 class TestSVD:
@@ -38,11 +39,11 @@ class TestSVD:
 
     def stored(self, loaded: Loaded, pipeline: Any) -> dict[str, torch.Tensor]:
         """What a data set holds of the picture: latents scaled, as the codec gives them, and the embedding."""
-        pixels = pipeline.video_processor.preprocess(picture(pixels_of_a_picture()), height=64, width=64)
+        pixels = pipeline.video_processor.preprocess(picture(), height=64, width=64)
         latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
         return {
             "reference": latents[:, None],
-            "image_embeds": loaded.family.encode_image(pipeline, pixels_of_a_picture())[None],
+            "image_embeds": loaded.family.encode_image(pipeline, picture())[None],
         }
 
     @torch.no_grad()
@@ -54,9 +55,7 @@ class TestSVD:
         x = torch.randn(1, *self.latent.shape, generator=generator)
         seen = []
         with captured(pipeline.unet) as found:
-            pipeline(
-                picture(pixels_of_a_picture()), 64, 64, 5, 3, latents=x, output_type="latent", max_guidance_scale=2.0
-            )
+            pipeline(picture(), 64, 64, 5, 3, latents=x, output_type="latent", max_guidance_scale=2.0)
         condition = loaded.family.condition(self.stored(loaded, pipeline), {}, self.latent, **SETTINGS)
         assert len(found.calls) == 3
         for call in found.calls:
@@ -70,7 +69,7 @@ class TestSVD:
         assert seen == sorted(seen, reverse=True)
 
     def test_image_embeddings_by_the_folder(self) -> None:
-        found = encode_images(saved("svd"), pixels_of_a_picture()[None].repeat(2, 1, 1, 1))
+        found = encode_images(saved("svd"), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
         assert found.shape == (2, 1, 16)
 
     def test_frame_rate_of_the_data(self, loaded: Loaded) -> None:

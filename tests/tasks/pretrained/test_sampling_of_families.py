@@ -6,9 +6,10 @@ from typing import Any
 import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion as svd_pipeline
 import pytest
 import torch
+from PIL import Image
 
 from entprog.config.schema import SampleConfig
-from entprog.tasks.pretrained.families.base import Latent, picture
+from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.folder import ModelFolder
 from entprog.tasks.pretrained.generate import denoise
 from family_checks import Loaded, conditions_of
@@ -63,12 +64,12 @@ def test_latents_of_svd_are_those_of_its_pipeline(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(svd_pipeline, "randn_tensor", lambda shape, **rest: torch.zeros(shape))
     loaded, latent = Loaded.of("svd"), Latent(5, 4, 8, 8, 5)
     family, pipeline, noise = loaded.family, loaded.pipeline(), noise_of(latent)
-    pixels = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(6)) * 255).byte()
-    image = picture(pixels)
+    pixels = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(6))
+    image = Image.fromarray((pixels * 255).byte().numpy())
     shown = pipeline.video_processor.preprocess(image, height=64, width=64)
     stored = {
         "reference": (pipeline.vae.encode(shown).latent_dist.mode() * family.scale)[:, None],
-        "image_embeds": family.encode_image(pipeline, pixels)[None],
+        "image_embeds": family.encode_image(pipeline, image)[None],
     }
     given = family.condition(stored, {}, latent, pose="none", reference="native")
     nothing = {name: torch.zeros_like(value) for name, value in given.items()}
