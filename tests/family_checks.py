@@ -31,11 +31,12 @@ class Loaded:
         configs = read_configs(saved(variant))
         kind = getattr(diffusers, configs.network["_class_name"])
         network = kind.from_pretrained(saved(variant) / configs.component, low_cpu_mem_usage=False).eval()
-        return cls(saved(variant), family_of(configs), network)
+        family = family_of(configs)
+        return cls(saved(variant), family, family.prepared(network))
 
     def blocks(self) -> Blocks:
         names = self.family.block_names(self.network) or list(self.family.patterns)
-        adapters = getattr(self.family, "skip_adapters", lambda network: {})(self.network)
+        adapters = self.family.skip_adapters(self.network)
         return discover_blocks(self.network, names or None, adapters=adapters)
 
     def predict(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

@@ -310,6 +310,7 @@ def test_each_layer_computes_as_in_float32(layer: nn.Module, trains: bool) -> No
     if trains:
         torch.testing.assert_close(own2.float(), own, rtol=1e-2, atol=1e-2)
     assert model(x.bfloat16()).dtype == torch.float32
+    assert torch.equal(model[0](input=x), out2)  # AnimateDiff's blocks name the argument
 
 
 @pytest.mark.parametrize("kind", ["int8", "bf16", "offload"])

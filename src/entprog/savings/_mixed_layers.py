@@ -19,11 +19,11 @@ LOW = (torch.bfloat16, torch.float16)
 class MixedLinear(nn.Linear):
     """A linear layer with a weight of any precision."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As torch's, in the wider type of `x` and float32 outside of autocast."""
-        if _left_to_torch(x, self.weight):
-            return super().forward(x)
-        x = _widened(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """As torch's, in the wider type of the input and float32 outside of autocast."""
+        if _left_to_torch(input, self.weight):
+            return super().forward(input)
+        x = _widened(input)
         if self.weight.requires_grad:
             return functional.linear(x, self.weight.to(x.dtype), self.bias)
         out: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -36,10 +36,10 @@ class _Mixed:
     weight: Tensor
     bias: Tensor | None
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if _left_to_torch(x, self.weight):
-            return super().forward(x)  # type: ignore[misc,no-any-return]
-        x = _widened(x)
+    def forward(self: Any, input: Tensor) -> Tensor:
+        if _left_to_torch(input, self.weight):
+            return super().forward(input)  # type: ignore[misc,no-any-return]
+        x = _widened(input)
         if self.weight.requires_grad or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return self._conv_forward(x, self.weight.to(x.dtype), self.bias)  # type: ignore[no-any-return]
         settings = (list(self.stride), list(self.padding), list(self.dilation), self.groups)

@@ -6,9 +6,11 @@ from typing import Any
 import diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion as svd_pipeline
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
 from entprog.tasks.pretrained.families.base import Latent
+from entprog.tasks.pretrained.text import encode_images
 from family_checks import (
     Loaded,
     assert_conditions,
@@ -18,6 +20,7 @@ from family_checks import (
     captured,
     conditions_of,
 )
+from tiny_pipelines import saved
 
 SETTINGS = {"pose": "none", "reference": "native"}
 
@@ -64,6 +67,19 @@ class TestSVD:
             assert_same_call(without, nothing, 1)
             seen.append(float(call["timestep"]))
         assert seen == sorted(seen, reverse=True)
+
+    def test_image_embeddings_by_the_folder(self) -> None:
+        found = encode_images(saved("svd"), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+        assert found.shape == (2, 1, 16)
+
+    def test_frame_rate_of_the_data(self, loaded: Loaded) -> None:
+        x = torch.zeros(2, *self.latent.shape)
+        assert (
+            loaded.family.inputs(x, torch.zeros(2), {})["added_time_ids"].tolist()
+            == [pytest.approx([6, 127, 0.02])] * 2
+        )
+        loaded.family.frame_rate = 16.0
+        assert loaded.family.inputs(x, torch.zeros(2), {})["added_time_ids"][0, 0] == 15
 
     def test_image_latents_are_scaled_back(self, loaded: Loaded) -> None:
         configs = replace(loaded.family.configs, codec={"scaling_factor": 0.18215})
@@ -133,6 +149,9 @@ def test_calls_are_those_of_the_pipeline(variant: str) -> None:
     if family.text_length:
         condition = conditions_of(family, pipeline, prompts, latent, **PLAIN)
         nothing = conditions_of(family, pipeline, [""] * len(prompts), latent, **PLAIN)
+    if family.embedded_guidance:  # training gives 1, whoever generates the pipeline's scale
+        assert float(condition["guidance"].min()) == float(condition["guidance"].max()) == 1
+        condition["guidance"] = torch.full((len(prompts),), family.embedded_guidance)
     network = getattr(pipeline, family.configs.component)
     with captured(network) as found:
         pipeline(**given(variant), generator=torch.Generator().manual_seed(1))
@@ -170,6 +189,7 @@ def test_contract(variant: str) -> None:
     assert family.objective(tokens=16).kind == KINDS[variant]
     assert family.channels == 4
     assert family.stored(**PLAIN) == ()
+    assert family.leading(reference="none") == 0
     assert family.size_problem(latent) == ""
 
 
@@ -209,3 +229,88 @@ def test_sizes_that_a_network_can_not_take() -> None:
         ("unet-motion", Latent(9, 4, 8, 8, 9), "8 frames at most, not 9"),
     ):
         assert said in Loaded.of(variant).family.size_problem(wrong)
+
+
+class TestReferenceOfStills:
+    """The Siamese pass of U-Nets of images: frame 0 is the reference, which the others' self-attention sees."""
+
+    latent = Latent(4, 4, 8, 8, 3)
+
+    @pytest.fixture
+    def loaded(self) -> Loaded:
+        return Loaded.of("unet-2d")
+
+    def drawing(self, loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(4)
+        found = loaded.family.conditions(self.latent, **SETTINGS)
+        condition = {c.name: torch.randn(2, *c.shape, generator=generator) for c in found}
+        return torch.randn(2, *self.latent.shape, generator=generator), torch.tensor([300, 700]), condition
+
+    @torch.no_grad()
+    def test_without_a_reference_it_is_off_to_the_bit(self, loaded: Loaded) -> None:
+        x, time, condition = self.drawing(loaded)
+        condition.pop("first")
+        shared = loaded.predict(x, time, condition)
+        loaded.network.set_attn_processor(AttnProcessor2_0())
+        assert torch.equal(loaded.predict(x, time, condition), shared)
+
+    @torch.no_grad()
+    def test_frames_see_the_reference_and_nothing_of_each_other(self, loaded: Loaded) -> None:
+        x, time, condition = self.drawing(loaded)
+        out = loaded.predict(x, time, condition)
+        other = loaded.predict(x, time, condition | {"first": condition["first"].flip(0)})
+        assert float((out - other)[:, 1:].abs().amax((2, 3, 4)).min()) > 1e-4
+        x[:, 1] += 1
+        moved = loaded.predict(x, time, condition)
+        assert torch.equal(moved[:, 2:], out[:, 2:])
+        assert not torch.equal(moved[:, 1], out[:, 1])
+
+    @torch.no_grad()
+    def test_the_pass_of_the_reference_is_that_of_the_clean_image_at_time_0(self, loaded: Loaded) -> None:
+        x, time, condition = self.drawing(loaded)
+        out = loaded.predict(x, time, condition)
+        alone = loaded.predict(condition["first"], time * 0, {"text": condition["text"]})
+        assert torch.allclose(out[:, :1], alone, atol=1e-5)
+        assert torch.equal(loaded.family.keep(x, condition)[:, :1], condition["first"])
+
+    @torch.no_grad()
+    def test_two_passes_by_hand_agree(self, loaded: Loaded) -> None:
+        """The reference first, its self-attention states kept; then each frame, with those beside its own."""
+        x, time, condition = self.drawing(loaded)
+        out = loaded.predict(x, time, condition)
+        bank: dict[str, torch.Tensor] = {}
+        inner = [m for m in loaded.network.named_modules() if m[0].endswith(".attn1")]
+        for name, module in inner:
+            module.processor = ByHand(name, bank, fill=True)
+        text = condition["text"]
+        loaded.network(condition["first"][:, 0], time * 0, text, return_dict=False)
+        for _, module in inner:
+            module.processor.fill = False
+        for frame in range(1, 4):
+            alone = loaded.network(x[:, frame], time, text, return_dict=False)[0]
+            assert torch.allclose(out[:, frame], alone, atol=1e-5)
+
+    def test_contract(self, loaded: Loaded) -> None:
+        assert loaded.family.stored(**SETTINGS) == ("reference",)
+        assert loaded.family.leading(reference="native") == loaded.family.first_counted(reference="native") == 1
+        found = loaded.family.condition({"reference": torch.randn(2, 1, 4, 8, 8)}, self.drawing(loaded)[2], self.latent,
+                                        **SETTINGS)  # fmt: skip
+        assert_conditions(loaded.family, found, self.latent, **SETTINGS)
+
+    def test_skips(self, loaded: Loaded) -> None:
+        drawing = self.drawing(loaded)
+        assert_skips(loaded, lambda: loaded.predict(*drawing))
+
+
+class ByHand(AttnProcessor2_0):
+    """Self-attention that keeps its states, or has kept ones beside its own."""
+
+    def __init__(self, name: str, bank: dict[str, torch.Tensor], fill: bool) -> None:
+        super().__init__()
+        self.name, self.bank, self.fill = name, bank, fill
+
+    def __call__(self, attn: Any, states: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        if self.fill:
+            self.bank[self.name] = states
+            return super().__call__(attn, states)
+        return super().__call__(attn, states, torch.cat([states, self.bank[self.name]], 1))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from entprog.core.blocks import discover_blocks
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_tokens, side_of
+from entprog.tasks.pretrained.build import declare_blocks
 from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.map_adapters import as_features, map_adapters, with_map_adapter
 from family_checks import Loaded, assert_skips
@@ -115,7 +116,8 @@ def test_recomputation_has_the_same_gradients(case: Case) -> None:
         assert torch.equal(plain, again)
 
 
-def test_a_copy_of_the_network_has_an_empty_side(case: Case) -> None:
+def test_a_copy_of_the_network_has_an_empty_side_and_its_own_shortcuts(case: Case) -> None:
+    declare_blocks(case.loaded.network, case.loaded.family)
     twin = copy.deepcopy(case.loaded.network)
     side = side_of(twin)
     assert side is not None
@@ -123,3 +125,5 @@ def test_a_copy_of_the_network_has_an_empty_side(case: Case) -> None:
     assert case.adapters.side.pose is not None
     kinds = {type(block.module) for block in discover_blocks(twin, case.loaded.family.posed)}
     assert len(kinds) == 1
+    for name, adapter in twin.entprog_adapters.items():
+        assert any(adapter.module is module for module in twin.get_submodule(name).modules())

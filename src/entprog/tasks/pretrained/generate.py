@@ -38,7 +38,9 @@ def generate_clips(
     latent = task.led(Latent(length, task.family.channels, int(size[0]), int(size[1]), frames))
     noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
     given = conditioned(task, conditions, latent, TEXT)
-    guided = settings.guidance_scale != 1 and not task.family.embedded_guidance
+    family = task.family
+    contrast = bool(family.text_length) or family.guided_by != "text"
+    guided = settings.guidance_scale != 1 and contrast and not family.embedded_guidance
     nothing = conditioned(task, conditions, latent, NOTHING) if guided else None
     if task.family.embedded_guidance:  # the network takes the scale in the place of a second pass
         given["guidance"] = torch.full_like(given["guidance"], task.family.embedded_guidance)
@@ -58,8 +60,10 @@ def conditioned(
     """What the network gets beside the latents, with the text or with the empty one."""
     count = len(conditions["pose"])
     padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
-    everything = {group: torch.ones(count) for group in ("text", "pose", "reference")}
-    return task.with_text(conditions, padded, latent, everything)
+    kept = {group: torch.ones(count) for group in ("text", "pose", "reference")}
+    if text == NOTHING and task.family.guided_by == "reference":
+        kept["reference"] = torch.zeros(count)
+    return task.with_text(conditions, padded, latent, kept)
 
 
 @torch.no_grad()
@@ -89,7 +93,7 @@ def denoise(
         predicted = task.call(scaled, at, given, network)
         if nothing is not None:
             free = task.call(scaled, at, nothing, network)
-            predicted = free + settings.guidance_scale * (predicted - free)
+            predicted = free + task.family.guidance(settings.guidance_scale, x) * (predicted - free)
         x = scheduler.step(predicted, time, x, return_dict=False, **takes)[0]
     _moved(task, network, task.model)
     return task.family.keep(x, given)

@@ -4,6 +4,7 @@ Shape legend: B samples, T latent frames, C channels, h w height and width of a 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,12 +55,12 @@ class UNet(Family):
 
     def skip_adapters(self, network: nn.Module) -> Mapping[str, Adapter]:
         """Residual blocks that change the number of channels: their shortcut convolution alone."""
-        found = {}
+        found: dict[str, Adapter] = {}
         for name in self.block_names(network):
             block: Any = network.get_submodule(name)
             shortcut = getattr(getattr(block, "spatial_res_block", block), "conv_shortcut", None)
             if shortcut is not None:
-                found[name] = shortcut_of(shortcut)
+                found[name] = Shortcut(shortcut)
         return found
 
     def size_problem(self, latent: Latent) -> str:
@@ -115,10 +116,14 @@ def middle(stage: Any) -> list[str]:
     return found
 
 
-def shortcut_of(shortcut: nn.Module) -> Adapter:
-    """What a residual block returns without its residual branch: its shortcut of the maps, its first argument."""
+@dataclass(frozen=True)
+class Shortcut:
+    """What a residual block returns without its residual branch: its shortcut of the maps, its first argument.
 
-    def skipped(arguments: Mapping[str, Any]) -> Any:
-        return shortcut(next(iter(arguments.values())))
+    An object, not a closure, so that a copy of the network has adapters with its own shortcuts.
+    """
 
-    return skipped
+    module: nn.Module
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        return self.module(next(iter(arguments.values())))

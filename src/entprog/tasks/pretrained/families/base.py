@@ -96,6 +96,8 @@ class Family(ABC):
         entrance: name of the module that embeds the latents (a convolution or a linear layer), for
             `model.pose = "input"`.
         text_length: tokens that text is padded to; 0 for a network without text.
+        guided_by: the conditions that classifier-free guidance leaves out in its second call: "text" (the empty prompt
+            in their place), or "reference" for models without text.
         posed_maps: whether the blocks of `posed` take maps [B T, C, h, w], as U-Nets do, and not tokens.
     """
 
@@ -106,6 +108,7 @@ class Family(ABC):
     unguided: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[tuple[str, ...]] = ("proj_out", "norm_out", "scale_shift_table", "conv_out", "conv_norm_out")
     entrance: ClassVar[str] = "patch_embedding"
+    guided_by: ClassVar[Group] = "text"
     posed_maps: ClassVar[bool] = False
 
     def __init__(self, configs: Configs) -> None:
@@ -272,6 +275,11 @@ class Family(ABC):
     def component_at(self, time: float) -> str:
         """The component that denoises at a time, in the unit of the scheduler's timesteps."""
         return self.configs.component
+
+    def guidance(self, scale: float, x: Tensor) -> float | Tensor:
+        """The scale of classifier-free guidance for latents x, from that of the recipe; as a tensor where it differs
+        from frame to frame."""
+        return scale
 
     def sampling_problem(self, scheduler: Any) -> str:
         """Why clips can't be generated; empty where they can."""

@@ -55,11 +55,23 @@ class Flux(Stills):
             return ""
         return f"Flux with {given} channels in and {predicted} out (Fill, Control) is not supported"
 
+    @property
+    def embedded_guidance(self) -> float:
+        return GUIDANCE if self.network.get("guidance_embeds") else 0.0
+
     def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
         return (
             Condition("text", (self.text_length, int(self.network["joint_attention_dim"])), "text"),
             Condition("pooled", (int(self.network["pooled_projection_dim"]),), "text"),
+            *((Condition("guidance", ()),) if self.embedded_guidance else ()),
         )
+
+    def condition(
+        self, stored: Mapping[str, Tensor], text: Mapping[str, Tensor], latent: Latent, *, pose: str, reference: str
+    ) -> dict[str, Tensor]:
+        if not self.embedded_guidance:
+            return dict(text)
+        return dict(text) | {"guidance": text["text"].new_ones(len(text["text"]), dtype=torch.float32)}
 
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, pooled, _ = pipeline.encode_prompt(prompt, max_sequence_length=TEXT_TOKENS)
@@ -78,8 +90,8 @@ class Flux(Stills):
             "txt_ids": text.new_zeros(text.shape[1], 3),
             "img_ids": places(x.shape[-2] // 2, x.shape[-1] // 2, text),
         }
-        if self.network.get("guidance_embeds"):
-            found["guidance"] = torch.full((len(x),), GUIDANCE, device=x.device)
+        if self.embedded_guidance:
+            found["guidance"] = condition["guidance"]
         return found
 
     def output(self, out: Tensor, x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from entprog.tasks.pretrained.families.base import Condition, Latent
 
 __all__ = ["SVD"]
 
-TIME_IDS = (6.0, 127.0, 0.02)
-"""Frames per second less one, motion bucket, and noise on the image: StableVideoDiffusionPipeline's defaults."""
+FRAME_RATE, MOTION_BUCKET, NOISE = 7.0, 127.0, 0.02
+"""Frames per second, motion bucket, and noise on the image: StableVideoDiffusionPipeline's defaults."""
 
 
 class SVD(UNet):
@@ -28,6 +28,7 @@ class SVD(UNet):
     """
 
     networks = ("UNetSpatioTemporalConditionModel",)
+    guided_by = "reference"
 
     @property
     def embedding(self) -> int:
@@ -39,6 +40,11 @@ class SVD(UNet):
     def scale(self) -> float:
         """The factor by which stored latents are larger than the VAE's own."""
         return float(self.configs.codec.get("scaling_factor", 0.18215))
+
+    @property
+    def time_ids(self) -> tuple[float, float, float]:
+        """Frames per second less one, motion bucket, noise on the image."""
+        return (self.frame_rate or FRAME_RATE) - 1, MOTION_BUCKET, NOISE
 
     @property
     def native_reference(self) -> bool:
@@ -76,8 +82,12 @@ class SVD(UNet):
             "sample": torch.cat([x, shown], 2),
             "timestep": time,
             "encoder_hidden_states": x.new_zeros(len(x), 1, self.embedding) if embeds is None else embeds,
-            "added_time_ids": x.new_tensor(TIME_IDS).expand(len(x), -1),
+            "added_time_ids": x.new_tensor(self.time_ids).expand(len(x), -1),
         }
+
+    def guidance(self, scale: float, x: Tensor) -> Tensor:
+        """From 1 at the first frame to the recipe's scale at the last, as the pipeline does by default."""
+        return torch.linspace(1.0, scale, x.shape[1], device=x.device, dtype=x.dtype).view(1, -1, 1, 1, 1)
 
     def output(self, out: Tensor, x: Tensor) -> Tensor:
         return out
