@@ -291,10 +291,6 @@ class Family(ABC):
         network once a step. 0: the network takes none."""
         return 0.0
 
-    def counted_from(self, reference: str) -> int:
-        """`first_counted` for a value of `model.reference`."""
-        return self.first_counted
-
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network after loading, and a plan's copy of it: changed in place where the class of diffusers can't run
         on fake tensors. Its parameters, their names and the name of its class stay the same."""

@@ -68,6 +68,10 @@ class HunyuanVideo15(Family):
         return self.text_tokens
 
     @property
+    def joint_tokens(self) -> int:
+        return self.image_tokens + self.glyph_tokens + self.text_tokens
+
+    @property
     def image_width(self) -> int:
         """Width of the image encoder's states."""
         return int(self.network.get("image_embed_dim", 1152))
@@ -123,7 +127,7 @@ class HunyuanVideo15(Family):
         }
 
     def prepared(self, network: nn.Module) -> nn.Module:
-        network.__class__ = Static
+        network.__class__ = Static  # type: ignore[assignment]
         return network
 
     def timesteps(self, scheduler: Any, steps: int, latent: Latent, device: torch.device) -> Tensor:
