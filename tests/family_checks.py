@@ -15,7 +15,7 @@ from entprog.core.skip import Skipper
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import read_configs
-from tests.tiny_pipelines import saved
+from tiny_pipelines import saved
 
 
 @dataclass

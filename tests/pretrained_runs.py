@@ -29,8 +29,12 @@ from entprog.train.run import train
 from tiny_pipelines import saved
 from tiny_windows import write_windows
 
-SIZES: dict[str, tuple[int, int]] = {}
-"""Frames and side in pixels of a variant's windows, where they are not 5 and 32."""
+SIZES: dict[str, tuple[int, tuple[int, int]]] = {
+    **dict.fromkeys(("dit", "flux", "pixart", "pixart-sigma", "sd3", "unet-2d"), (1, (32, 32))),
+    "latte": (3, (32, 32)),
+    **dict.fromkeys(("cogvideox-5b-i2v",), (5, (48, 64))),
+}
+"""Frames, height and width of a variant's windows, where they are not 5, 32 and 32."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,20 @@ class Variant:
     model: Path
     data: Path
     frames: int
-    side: int
+    sides: tuple[int, int]
+
+    @property
+    def size(self) -> str:
+        """Such as "48x64"."""
+        return f"{self.sides[0]}x{self.sides[1]}"
 
     @classmethod
     def make(cls, name: str, folder: Path) -> "Variant":
-        frames, side = SIZES.get(name, (5, 32))
+        frames, sides = SIZES.get(name, (5, (32, 32)))
         model, data = saved(name), folder / f"{name}-data"
         if not data.is_dir():
-            write_windows(data, model, frames=frames, side=side)
-        return cls(name, model, data, frames, side)
+            write_windows(data, model, frames=frames, sides=sides)
+        return cls(name, model, data, frames, sides)
 
     @property
     def native(self) -> bool:
@@ -63,12 +72,12 @@ def recipe(variant: Variant, run: Path, **changes: Any) -> Config:
         "task": "pretrained", "output_dir": str(run), "data": {"path": str(variant.data)},
         "model": {"pretrained": str(variant.model), "reference": "native" if variant.native else "none"},
         "phases": {"video": {
-            "resolution": variant.side, "frames": variant.frames, "steps": 8, "batch": 2, "learning_rate": 1e-3,
+            "resolution": variant.size, "frames": variant.frames, "steps": 8, "batch": 2, "learning_rate": 1e-3,
         }},
         "ranking": {"score": "gradient", "samples": 2},
         "schedule": {"name": "fixed", "options": {"m": [0.34, 0.67]}},
         "train": {"mixed_precision": "no", "holdout_clips": 2, "checkpointing_steps": 0, "threads": 1},
-        "evaluate": {"clips": 0, "frames": variant.frames, "resolution": variant.side, "videos": 1},
+        "evaluate": {"clips": 0, "frames": variant.frames, "resolution": variant.size, "videos": 1},
         "sample": {"num_inference_steps": 2},
     }  # fmt: skip
     for key, value in changes.items():
@@ -87,7 +96,7 @@ def task_of(variant: Variant, **changes: Any) -> PretrainedTask:
 
 def draw_of(task: PretrainedTask, variant: Variant, samples: int = 2) -> Draw:
     """A fixed draw of the training data."""
-    shape = Shape(variant.side, variant.frames, samples)
+    shape = Shape.of(variant.sides, variant.frames, samples)
     return fixed_draws(task, task.samples("train", variant.frames, 0), shape, samples, 0)[0]
 
 
@@ -95,8 +104,11 @@ def x0_error(variant: Variant) -> float:
     """How far the clean latents that a perfect prediction implies are from the true ones."""
     task = task_of(variant)
     draw = draw_of(task, variant, 4)
-    clean = task.samples("train", variant.frames, 0).batch(0, Shape(variant.side, variant.frames, 4)).tensors["latents"]
-    return float((task.objective.x0(draw.target, draw.x, draw.tau) - clean).abs().max())
+    clean = (
+        task.samples("train", variant.frames, 0).batch(0, Shape.of(variant.sides, variant.frames, 4)).tensors["latents"]
+    )
+    found = task.objective.x0(draw.target, draw.x, draw.tau)[:, -clean.shape[1] :]
+    return float((found - clean).abs().max())
 
 
 def adapters_change_nothing(variant: Variant, **changes: Any) -> bool:

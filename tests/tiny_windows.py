@@ -14,33 +14,34 @@ PROMPTS = ("a person signs", "a man walks")
 
 
 def write_windows(
-    out: Path, model: Path, *, component: str = "", frames: int = 5, side: int = 32, windows: int = 6, seed: int = 0
-) -> Path:
-    """`windows` windows of square frames, a third of them held out, with every tensor that the model may ask for."""
+    out: Path, model: Path, *, component: str = "", frames: int = 5, sides: tuple[int, int] = (32, 32),
+    windows: int = 6, seed: int = 0,
+) -> Path:  # fmt: skip
+    """`windows` windows, a third of them held out, with every tensor that the model may ask for."""
     configs = read_configs(model, component)
     family = family_of(configs)
     codec = DiffusersCodec.load(model)
-    random = torch.Generator().manual_seed(seed)
+    random, (height, width) = torch.Generator().manual_seed(seed), sides
     writer = WindowWriter(
         out, codec=codec.about(), text={"class": "tiny", "hash": "0"} if family.text_length else None,
-        sizes=[f"{side}x{side}"], frames=frames, fps=8,
+        sizes=[f"{height}x{width}"], frames=frames, fps=8,
     )  # fmt: skip
-    length, small = codec.latent_frames(frames), side // codec.factor
+    length = codec.latent_frames(frames)
     for i in range(windows):
-        shape = (length, codec.channels, small, small)
+        shape = (length, codec.channels, height // codec.factor, width // codec.factor)
         tensors = {
             "latents": torch.randn(shape, generator=random), "pose": _walking(frames, i),
             "control": torch.randn(shape, generator=random), "blank": torch.randn(shape, generator=random),
             "reference": torch.randn(2, 1, *shape[1:], generator=random),
             "first": torch.randn(2, *shape, generator=random),
-            "image": torch.randint(0, 256, (2, 3, side, side), generator=random, dtype=torch.uint8),
+            "image": torch.randint(0, 256, (2, 3, height, width), generator=random, dtype=torch.uint8),
             "face": torch.randint(0, 256, (frames, 3, 16, 16), generator=random, dtype=torch.uint8),
         }  # fmt: skip
-        if width := _image_width(configs):
-            tensors["image_embeds"] = torch.randn(2, *width, generator=random)
+        if states := _image_states(configs):
+            tensors["image_embeds"] = torch.randn(2, *states, generator=random)
         writer.add(
             tensors, caption=PROMPTS[i % 2], clip=f"clip{i}", subject=f"person{i % 3}", source=f"clip{i}.mp4",
-            split="holdout" if i % 3 == 2 else "train", start=0, frames=frames, height=side, width=side,
+            split="holdout" if i % 3 == 2 else "train", start=0, frames=frames, height=height, width=width,
         )  # fmt: skip
     writer.close({prompt: _text(family, prompt, random) for prompt in ("", *PROMPTS)} if family.text_length else None)
     return out
@@ -55,7 +56,7 @@ def _walking(frames: int, place: int) -> torch.Tensor:
     return moving
 
 
-def _image_width(configs: Configs) -> tuple[int, int] | None:
+def _image_states(configs: Configs) -> tuple[int, int] | None:
     found = family_of(configs).conditions(Latent(1, 1, 1, 1), pose="native", reference="native")
     return next(((c.shape[0], c.shape[1]) for c in found if c.name == "image_embeds"), None)
 

@@ -76,7 +76,7 @@ class Captured:
     Attributes:
         calls: each step's with the prompt, then that with the empty prompt.
         stored: [1, ...], one reference, float32.
-        latents: the clip that the pipeline ends with, [1, T, C, h, w].
+        latents: the clip that the pipeline ends with, [1, T, C, h, w], without a frame in front.
     """
 
     calls: tuple[Call, ...]
@@ -142,13 +142,22 @@ def captured(name: str, guidance: float = 2.0) -> Captured:
     }  # fmt: skip
     if known.clip:
         stored["image_embeds"] = pipeline.encode_image(images(image)[0])[0].detach()
-    return Captured(tuple(calls), {key: value[None] for key, value in stored.items()}, out.frames.transpose(1, 2))
+    ended = out.frames.transpose(1, 2)
+    if use.folder == "wan-animate":  # this pipeline gives the VAE's own numbers
+        ended = (ended - codec.mean.view(-1, 1, 1)) / codec.std.view(-1, 1, 1)
+    ended = ended[:, known.leading(reference=use.reference) :]
+    return Captured(tuple(calls), {key: value[None] for key, value in stored.items()}, ended)
 
 
-def condition(name: str, text: Tensor | None = None) -> dict[str, Tensor]:
-    """What the family makes of the stored tensors of a use; text [1, L, D], zeros by default."""
+def condition(name: str, text: Tensor | None = None, *, stored_as: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What the family makes of the stored tensors of a use; text [1, L, D], zeros by default.
+
+    Args:
+        stored_as: the precision of numbers on disk.
+    """
     use, known = USES[name], family(USES[name].folder)
     every = captured(name).stored
+    every = {key: v.to(stored_as).float() if v.is_floating_point() else v for key, v in every.items()}
     stored = {key: every[key] for key in known.stored(pose=use.pose, reference=use.reference)}
     if text is None:
         text = torch.zeros(1, known.text_length, int(known.network["text_dim"]))

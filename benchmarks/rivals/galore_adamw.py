@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from entprog.optimizers._stepping import Stepping
-from entprog.profiling.states import COUNTER
+from entprog.profiling.states import COUNTER, moment_size
 
 __all__ = ["GaLoreAdamW", "galore_states"]
 
@@ -83,6 +83,7 @@ class GaLoreAdamW(Stepping):
 
 def galore_states(shape: Sequence[int], size: int, *, counted: bool, projected: int) -> list[int]:
     """Bytes of each state of a parameter: a matrix longer than `projected` on both sides keeps so much (0: none)."""
+    size = moment_size(size)
     moments = [math.prod(shape) * size] * 2
     if projected and len(shape) == 2 and min(shape) > projected:
         moments = [projected * min(shape) * size] + [projected * max(shape) * size] * 2

@@ -175,9 +175,16 @@ def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
 
 def not_installed(needed: Mapping[str, str]) -> str:
     """Which of some packages are missing, and how to install them; empty where all are there."""
-    absent = [module for module in needed if importlib.util.find_spec(module) is None]
+    absent = [module for module in needed if not _is_there(module)]
     install = "; ".join(dict.fromkeys(needed[module] for module in absent))
     return f"{' and '.join(absent)} not installed; {install}" if absent else ""
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that a dotted name is in
+        return False
 
 
 def ranked(method: str) -> bool:

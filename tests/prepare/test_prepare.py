@@ -25,7 +25,7 @@ from entprog.prepare.crop import (
     person_box,
     resize,
 )
-from entprog.prepare.folder import _name, prepare_folder
+from entprog.prepare.folder import free_name, prepare_folder
 from entprog.prepare.store import Store, full_disk_reported, split_files
 from entprog.prepare.video import Video, VideoError, read_video, write_gif, write_video
 from entprog.synthetic import render_clip
@@ -398,10 +398,10 @@ def test_bad_paths_are_named(tmp_path):
 
 def test_clip_names_are_never_shared():
     taken = {"a-1", "b", "c-1234abcd"}
-    assert _name(Path("in/a-2.mp4"), taken) == "a-2" and _name(Path("in/c.mp4"), taken) == "c"
+    assert free_name(Path("in/a-2.mp4"), taken) == "a-2" and free_name(Path("in/c.mp4"), taken) == "c"
     # a cut in a.mp4 would give "a-1"
-    assert re.fullmatch("a-[0-9a-f]{8}", _name(Path("in/a.mp4"), taken))
-    assert _name(Path("in/b.mp4"), taken) != _name(Path("other/b.mp4"), taken)
+    assert re.fullmatch("a-[0-9a-f]{8}", free_name(Path("in/a.mp4"), taken))
+    assert free_name(Path("in/b.mp4"), taken) != free_name(Path("other/b.mp4"), taken)
 
 
 def test_an_encode_of_another_shape_is_refused(tmp_path, people):

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import nn
 
-from tests.tiny_texts import image_vae
+from tiny_texts import image_vae
 
 
 def dit(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from tests.tiny_texts import CLIP_TOKENS, clip, image_vae, t5, tokenizer
+from tiny_texts import CLIP_TOKENS, clip, image_vae, t5, tokenizer
 
 
 def flux(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
-from tests.tiny_texts import image_vae, t5, tokenizer
+from tiny_texts import image_vae, t5, tokenizer
 
 
 def latte(folder: Path) -> None:

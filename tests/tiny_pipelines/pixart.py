@@ -10,7 +10,7 @@ from diffusers import (
     PixArtTransformer2DModel,
 )
 
-from tests.tiny_texts import image_vae, t5, tokenizer
+from tiny_texts import image_vae, t5, tokenizer
 
 
 def pixart(folder: Path, *, sigma: bool = False) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from tests.tiny_texts import CLIP_TOKENS, clip, image_vae, t5, tokenizer
+from tiny_texts import CLIP_TOKENS, clip, image_vae, t5, tokenizer
 
 
 def sd3(folder: Path) -> None:

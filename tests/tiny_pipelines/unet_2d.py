@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from tests.tiny_texts import CLIP_TOKENS, clip, image_vae, tokenizer
+from tiny_texts import CLIP_TOKENS, clip, image_vae, tokenizer
 
 
 def unet_2d(folder: Path) -> None:

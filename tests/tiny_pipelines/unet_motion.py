@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, UNetMotionModel
 
-from tests.tiny_texts import CLIP_TOKENS, clip, image_vae, tokenizer
+from tiny_texts import CLIP_TOKENS, clip, image_vae, tokenizer
 
 
 def unet_motion(folder: Path) -> None:

@@ -2,12 +2,12 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from entprog import plugins
-from entprog.cli.overrides import Overrides, either, integers, pairs, within_limits, without_none
+from entprog.cli.overrides import Overrides, either, integers, listed, pairs, within_limits, without_none
 from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS
@@ -31,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo"), quick: bool = False, rendered: bool =
 
     Args:
         out: folder of all runs; finished ones in it are kept, interrupted ones go on.
-        quick: little over a minute in all: few steps and few samples.
+        quick: about a minute in all: few steps and few samples.
         rendered: rendered people, in full and by the published method.
     """
     from entprog.demo import demo as verb
@@ -45,12 +45,20 @@ def prepare(
     /,
     *,
     sizes: Annotated[tuple[str, ...], Parameter(negative=(), show_default="32,64")] = ("32", "64"),
-    fps: float = 12.0,
+    fps: Annotated[float | None, Parameter(show_default="12, with --codec 16")] = None,
     people: Literal["largest", "drop"] = "largest",
-    min_frames: int = 16,
+    min_frames: Annotated[int | None, Parameter(show_default="16")] = None,
     max_frames: int | None = None,
     holdout: float = 0.1,
     device: str = "cpu",
+    codec: str | None = None,
+    text: str | None = None,
+    frames: Annotated[int | None, Parameter(show_default="81")] = None,
+    references: Annotated[int | None, Parameter(show_default="4")] = None,
+    control: str | None = None,
+    metadata: Path | None = None,
+    dtype: Annotated[Literal["float32", "bf16"] | None, Parameter(show_default="float32")] = None,
+    tiling: Annotated[bool | None, Parameter(negative=(), show_default=False)] = None,
 ) -> None:
     """Turn videos of people into a data set for training.
 
@@ -61,25 +69,63 @@ def prepare(
 
         entprog prepare videos/ more/dance.mp4 data/mine --sizes 32,64
 
+    With --codec, the data set is for a pretrained model: windows of frames in a
+    fixed rectangle, as latents of the model's own VAE, with captions (text files
+    beside the videos, or metadata files of other trainers) and reference images.
+
+        entprog prepare videos/ data/mine --codec MODEL --text MODEL --sizes 480x832
+
     Args:
         inputs: video files, and folders that are searched with all their subfolders.
         out: folder of the data set.
-        sizes: sides in pixels to store latents for, multiples of 8; repeat it, or list them with commas.
+        sizes: sides in pixels to store latents for, multiples of 8; with --codec height x width; list them with commas.
         fps: frames a second of the clips.
         people: with several people in a picture: follow the largest, or drop the file.
-        min_frames: drop clips that are shorter.
+        min_frames: drop clips that are shorter; with --codec, --frames says it.
         max_frames: read at most so many frames of each file.
         holdout: share of the files kept from training, to judge it by.
-        device: where the pose networks run.
+        device: where the networks run.
+        codec: a model's folder in diffusers' layout, its VAE's folder, or a hub id.
+        text: a model's folder or hub id, whose text encoders encode the captions.
+        frames: of a window; windows overlap by half.
+        references: images of the same clip stored with each window.
+        control: also store a control video: "draw" draws the poses; else the metadata's column that names one.
+        metadata: a CSV, JSON or JSONL file with captions and control videos; by default those in the folders.
+        dtype: of the VAE and the text encoders.
+        tiling: encode large frames tile by tile, which takes less memory.
     """
-    from entprog.prepare.folder import prepare_folder
-
-    result = prepare_folder(
-        inputs, out, sizes=integers("sizes", sizes), fps=fps, people=people, min_frames=min_frames,
-        max_frames=max_frames, holdout=holdout, device=device,
+    with_codec = without_none(
+        {"text": text, "frames": frames, "references": references, "control": control, "metadata": metadata,
+         "dtype": dtype, "tiling": tiling}
     )  # fmt: skip
+    common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
+    if codec is None:
+        from entprog.prepare.folder import prepare_folder
+
+        if with_codec:
+            raise ConfigError([f"--{name} needs --codec FOLDER, the model that the data is for" for name in with_codec])
+        least = 16 if min_frames is None else min_frames
+        result = prepare_folder(
+            inputs, out, sizes=integers("sizes", sizes), fps=12.0 if fps is None else fps, min_frames=least, **common
+        )
+    else:
+        from entprog.tasks.pretrained.prepare_data import prepare_data
+
+        if min_frames is not None:
+            raise ConfigError(
+                [f"--min-frames {min_frames} has no effect with --codec; --frames says how long windows are"]
+            )
+        given = {"frames": 81, "references": 4, **with_codec}
+        result = prepare_data(
+            inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
+        )
     files = f"{result.kept} files kept, {result.dropped} dropped"
-    print(f"{result.out}: {result.clips} clips, {result.frames} frames; {files}")
+    what = (
+        f"{result.windows} windows of {result.clips} clips"
+        if codec
+        else f"{result.clips} clips, {result.frames} frames"
+    )
+    print(f"{result.out}: {what}; {files}")
     for reason, count in result.reasons.items():
         print(f"  {count} x {reason}")
 
@@ -239,20 +285,12 @@ def sample(
     """
     from entprog.sample.animate import sample as verb
 
-    numbers = {
-        "sample.num_inference_steps": num_inference_steps,
-        "sample.guidance_scale": guidance_scale,
-        "sample.seed": seed,
-        "evaluate.resolution": resolution,
-        "evaluate.frames": frames,
-    }
-    within_limits(without_none(numbers))
-    clip = verb(
-        run, reference=reference, drive=drive, out=out, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, seed=seed, scheduler=scheduler, resolution=resolution, frames=frames,
-        device=device,
-    )  # fmt: skip
-    print(clip)
+    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
+    size = {"resolution": resolution, "frames": frames}
+    numbers = {f"sample.{key}": value for key, value in sampling.items()}
+    within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
+    given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "device": device}
+    print(verb(run, reference=reference, drive=drive, out=out, **given))
 
 
 def evaluate(

@@ -84,6 +84,17 @@ def draw_pose(keypoints: np.ndarray, size: int) -> np.ndarray:
     return maps.reshape(*keypoints.shape[:-2], size, size, 3)
 
 
+def draw_pose_in(keypoints: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pose maps uint8 [..., height, width, 3] of keypoints [..., 18, 3] with x and y in 0..1 of width and height.
+
+    As `draw_pose` at the longer side, which fixes the thickness.
+    """
+    side = max(height, width)
+    scaled = np.array(keypoints, np.float32)
+    scaled[..., :2] *= np.array([width / side, height / side], np.float32)
+    return np.ascontiguousarray(draw_pose(scaled, side)[..., :height, :width, :])
+
+
 def half_width(size: int) -> float:
     """Returns half the thickness of limbs and joints in pixels, without their soft edge."""
     return max(0.65, size / 128)

@@ -10,6 +10,8 @@ from torch import nn, optim
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.savings.adapters import ADAPTER, adapted_layers
+from entprog.savings.frozen_storage import original
+from entprog.savings.weight_precision import keep
 
 
 def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Iterable[str] = (), seed: int) -> None:
@@ -100,7 +102,8 @@ def adapter_parameters(layer: Any) -> list[nn.Parameter]:
 @torch.no_grad()
 def merge(layer: Any) -> None:
     """Merge an adapter into its layer's weight and reset it to zero: the forward changes by rounding only."""
-    layer.base_layer.weight.add_(layer.get_delta_weight(ADAPTER))
+    weight = layer.base_layer.weight
+    keep(weight, original(weight).to(weight.device) + layer.get_delta_weight(ADAPTER))
     layer.lora_B[ADAPTER].weight.zero_()
 
 

@@ -26,10 +26,10 @@ class SSIM:
         """Take clips, both [B, F, 3, H, W] in 0..1, of at least 11 pixels a side."""
         if min(fake.shape[-2:]) < SIDE:
             raise ValueError(f"metric ssim: frames of {tuple(fake.shape[-2:])} px; its window needs {SIDE} a side")
-        a, b = fake.flatten(0, 1).double(), real.flatten(0, 1).double()
+        a, b = (clips.flatten(0, 2).unsqueeze(1).double() for clips in (fake, real))  # channels apart: less time
         found = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
         assert isinstance(found, Tensor)
-        self._frames.append(found.reshape(len(a)).cpu())
+        self._frames.append(found.reshape(-1, 3).mean(1).cpu())
 
     def compute(self) -> dict[str, float]:
         """{"ssim": ...} over all clips."""

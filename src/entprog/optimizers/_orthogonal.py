@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from entprog.optimizers._stepping import Stepping
-from entprog.profiling.states import adamw_states
+from entprog.profiling.states import COUNTER, adamw_states, moment_size
 
 __all__ = ["MuonAdamW", "muon_states", "orthogonalised"]
 
@@ -52,15 +52,13 @@ class MuonAdamW(Stepping):
             id(p) for group in self.param_groups if group["orthogonal"] for p in group["params"] if p.ndim == 2
         }
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """See `Stepping`."""
+    def step_all(self) -> None:
+        """See `Rounding`."""
         self._pending: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
-        loss = super().step(closure)
+        super().step_all()
         for pending in self._pending.values():
             _step_matrices(pending)
         self._pending.clear()
-        return loss
 
     def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
         """See `Stepping`; matrices step last, those of one shape together."""
@@ -105,7 +103,7 @@ class MuonAdamW(Stepping):
 def muon_states(shape: Sequence[int], size: int, *, counted: bool, matrix: bool) -> list[int]:
     """Bytes of each state of a parameter; `matrix`: whether Muon steps it if it has two dimensions."""
     if matrix and len(shape) == 2:
-        return [math.prod(shape) * size]
+        return [math.prod(shape) * moment_size(size)] + [COUNTER] * (counted and size < 4)
     return adamw_states(shape, size, counted=counted)
 
 

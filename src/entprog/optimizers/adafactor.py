@@ -1,12 +1,14 @@
 """Adafactor by torch."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import optim
+from torch import Tensor, optim
 
 from entprog.core.types import AdamOptions, Role
+from entprog.optimizers._stepping import Rounding
 from entprog.optimizers.base import OptimizerPlugin
 from entprog.profiling.states import adafactor_states
 
@@ -26,8 +28,21 @@ class Adafactor(OptimizerPlugin):
         """See `OptimizerPlugin`."""
         # torch's default epsilon is far above the squared gradients of a diffusion model and would level rows and
         # columns; it is squared before use, and this is the paper's 1e-30.
-        return optim.Adafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=adam.weight_decay)
+        return RoundingAdafactor(groups, lr=groups[0]["lr"], eps=(1e-15, 1e-3), weight_decay=adam.weight_decay)
 
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
         """A row and a column for each matrix; the step count is on the CPU."""
         return adafactor_states(shape, size, counted=counted)
+
+
+class RoundingAdafactor(Rounding, optim.Adafactor):
+    """torch's, with bfloat16 parameters stepped in float32."""
+
+    def step_all(self) -> None:
+        """See `Rounding`."""
+        inspect.unwrap(optim.Adafactor.step)(self)  # the wrapper would call this optimizer's hooks once more
+
+    def state_bytes(self, parameter: Tensor) -> list[int]:
+        """Bytes of each state that a parameter's first step makes."""
+        counted = parameter.device.type == "cpu"
+        return adafactor_states(tuple(parameter.shape), parameter.element_size(), counted=counted)

@@ -1,12 +1,15 @@
 """AdamW by torch."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from torch import optim
+from torch import Tensor, optim
 
 from entprog.core.types import AdamOptions
+from entprog.optimizers._stepping import Rounding
 from entprog.optimizers.base import OptimizerPlugin
+from entprog.profiling.states import adamw_states
 
 __all__ = ["AdamW"]
 
@@ -17,4 +20,16 @@ class AdamW(OptimizerPlugin):
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """See `OptimizerPlugin`."""
-        return optim.AdamW(groups, lr=groups[0]["lr"], **adam.arguments(), fused=True)
+        return FusedAdamW(groups, lr=groups[0]["lr"], **adam.arguments(), fused=True)
+
+
+class FusedAdamW(Rounding, optim.AdamW):
+    """torch's, with bfloat16 parameters stepped in float32."""
+
+    def step_all(self) -> None:
+        """See `Rounding`."""
+        inspect.unwrap(optim.AdamW.step)(self)  # the wrapper would call this optimizer's hooks once more
+
+    def state_bytes(self, parameter: Tensor) -> list[int]:
+        """Bytes of each state that a parameter's first step makes."""
+        return adamw_states(tuple(parameter.shape), parameter.element_size(), counted=True)

@@ -12,7 +12,7 @@ from entprog.config.schema import Config
 from entprog.core.types import AdamOptions, Role
 from entprog.profiling.states import adamw_states
 
-__all__ = ["OptimizerPlugin"]
+__all__ = ["OptimizerPlugin", "keep_types"]
 
 
 class OptimizerPlugin(ABC):
@@ -38,7 +38,8 @@ class OptimizerPlugin(ABC):
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """The optimizer over `groups` (see `param_groups`: each has its "name" and "lr").
 
-        All states must be plain tensors that appear at a parameter's first step: they are copied, offloaded and saved.
+        Bfloat16 parameters must step in float32 and be rounded stochastically, as a subclass of `Stepping` does. All
+        states must be plain tensors that appear at a parameter's first step: they are copied, offloaded and saved.
         """
 
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
@@ -55,3 +56,13 @@ class OptimizerPlugin(ABC):
         """Bytes of all states of a parameter on its device."""
         counted = parameter.device.type == "cpu"
         return sum(self.states(tuple(parameter.shape), parameter.element_size(), counted=counted, role=role))
+
+
+def keep_types(optimizer: optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """After torch's `load_state_dict`: states in the type that they were saved in, where torch has changed it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, values in state_dict["state"].items():
+        held = optimizer.state[parameters[place]]
+        for key, value in values.items():
+            if isinstance(value, Tensor) and held[key].dtype != value.dtype:
+                held[key] = value.to(held[key].device, copy=True)

@@ -1,6 +1,7 @@
-"""From whole frames to one square around the person: cuts, the square, its pixels and keypoints.
+"""From whole frames to one square or rectangle around the person: cuts, the crop, its pixels and keypoints.
 
 Boxes are (x0, y0, side) in whole pixels of the frame; they may extend beyond it, where the edge is repeated.
+Rectangles are (x0, y0, width, height) and never extend beyond the frame.
 """
 
 from itertools import pairwise
@@ -11,10 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Box = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
 
 NOSE, NECK = 0, 1
 BEYOND = ((NECK, NOSE, 0.9), (3, 4, 0.5), (6, 7, 0.5), (9, 10, 0.25), (12, 13, 0.25))
 """Body beyond the keypoints (from, to, share of the limb to extend by): top of the head, hands, feet."""
+FACE = (0, 14, 15, 16, 17)
+"""Nose, eyes, ears."""
+FACE_SIDE = 1.7
+"""Side of the square around a face, in distances from nose to neck."""
 MARGIN = 0.08
 VISIBLE = 0.5
 
@@ -55,6 +61,42 @@ def person_box(keypoints: np.ndarray, width: int, height: int) -> Box | None:
         counts and one wrong frame does not), with a margin as far as it needs no pixels beyond the frame;
         moved inside the frame where it fits. None where no frame has a visible keypoint.
     """
+    extent_of = _extent(keypoints, width, height)
+    if extent_of is None:
+        return None
+    low, high = extent_of
+    size = np.array([width, height])
+    extent = float((high - low).max())
+    side = int(np.ceil(max(extent, min(extent * (1 + 2 * MARGIN), width, height))))
+    side = max(side, 1)
+    start = np.round((low + high) / 2 - side / 2).astype(int)
+    # inside the frame where the square fits, else centred on it: the least repeated edge
+    x0, y0 = (int(np.clip(v, 0, n - side)) if side <= n else (n - side) // 2 for v, n in zip(start, size, strict=True))
+    return int(x0), int(y0), side
+
+
+def person_rectangle(keypoints: np.ndarray, width: int, height: int, aspect: float) -> Rectangle | None:
+    """One rectangle of this aspect (width / height) that holds the person through a clip.
+
+    As `person_box`, but inside the frame: where the person needs more, the largest rectangle in the frame's middle.
+    """
+    extent = _extent(keypoints, width, height)
+    if extent is None:
+        return None
+    low, high = extent
+    most = min(width, height * aspect)
+    needed = max(float(high[0] - low[0]), float(high[1] - low[1]) * aspect)
+    if needed > most:
+        wide, (x, y) = most, (width / 2, height / 2)
+    else:
+        wide, (x, y) = min(needed * (1 + 2 * MARGIN), most), (low + high) / 2
+    across, down = max(1, min(width, round(wide))), max(1, min(height, round(wide / aspect)))
+    x0, y0 = (int(np.clip(round(c - n / 2), 0, most - n)) for c, n, most in ((x, across, width), (y, down, height)))
+    return x0, y0, across, down
+
+
+def _extent(keypoints: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The upper left and lower right corner of the visible body (see `person_box`), inside the frame."""
     beyond = []
     for start, end, share in BEYOND:
         a, b = keypoints[:, start], keypoints[:, end]
@@ -69,14 +111,26 @@ def person_box(keypoints: np.ndarray, width: int, height: int) -> Box | None:
     low = np.percentile(np.where(hidden, np.inf, xy).min(1), 2, axis=0)
     high = np.percentile(np.where(hidden, -np.inf, xy).max(1), 98, axis=0)
     size = np.array([width, height])
-    low, high = low.clip(0, size), high.clip(0, size)
-    extent = float((high - low).max())
-    side = int(np.ceil(max(extent, min(extent * (1 + 2 * MARGIN), width, height))))
-    side = max(side, 1)
-    start = np.round((low + high) / 2 - side / 2).astype(int)
-    # inside the frame where the square fits, else centred on it: the least repeated edge
-    x0, y0 = (int(np.clip(v, 0, n - side)) if side <= n else (n - side) // 2 for v, n in zip(start, size, strict=True))
-    return int(x0), int(y0), side
+    return low.clip(0, size), high.clip(0, size)
+
+
+def face_boxes(keypoints: np.ndarray) -> list[Box]:
+    """A square around the face in each frame, of keypoints [F,18,3] in pixels; empty where no frame shows a face.
+
+    Its middle is that of the visible nose, eyes and ears. Frames that do not show nose and neck have the square of the
+    nearest frame that does.
+    """
+    seen = np.flatnonzero((keypoints[:, [NOSE, NECK], 2] >= VISIBLE).all(1))
+    if not len(seen):
+        return []
+    boxes = []
+    for frame in keypoints[seen[np.abs(seen - np.arange(len(keypoints))[:, None]).argmin(1)]]:
+        shown = frame[list(FACE)]
+        middle = shown[shown[:, 2] >= VISIBLE, :2].mean(0)
+        side = max(2, round(FACE_SIDE * float(np.linalg.norm(frame[NOSE, :2] - frame[NECK, :2]))))
+        x0, y0 = np.round(middle - side / 2).astype(int)
+        boxes.append((int(x0), int(y0), side))
+    return boxes
 
 
 def crop(frame: np.ndarray, box: Box) -> np.ndarray:
@@ -87,10 +141,25 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
     return np.asarray(frame[rows[:, None], columns])
 
 
-def resize(frames: Tensor, size: int) -> Tensor:
-    """Square frames uint8 [F,S,S,3] -> uint8 [F,size,size,3], bilinear with antialiasing."""
+def cut_out(frame: np.ndarray, rectangle: Rectangle, size: tuple[int, int]) -> np.ndarray:
+    """The rectangle's pixels at `size` (height, width), uint8 [height,width,3]."""
+    x0, y0, width, height = rectangle
+    pixels = torch.from_numpy(np.ascontiguousarray(frame[y0 : y0 + height, x0 : x0 + width]))
+    return resize(pixels[None], size)[0].numpy()
+
+
+def keypoints_in(keypoints: np.ndarray, rectangle: Rectangle) -> np.ndarray:
+    """Keypoints [F,18,3] in pixels of the frame -> x and y in 0..1 of the rectangle's width and height, float32."""
+    inside = keypoints.astype(np.float32, copy=True)
+    inside[..., :2] = (inside[..., :2] - np.array(rectangle[:2], np.float32)) / np.array(rectangle[2:], np.float32)
+    return inside
+
+
+def resize(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Frames uint8 [F,H,W,3] -> uint8 [F,height,width,3], bilinear with antialiasing; `size`: a side, or both."""
     images = frames.permute(0, 3, 1, 2).float()
-    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    sides = (size, size) if isinstance(size, int) else size
+    small = F.interpolate(images, size=sides, mode="bilinear", antialias=True, align_corners=False)
     return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

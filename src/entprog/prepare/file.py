@@ -50,10 +50,55 @@ class Part:
     keypoints: np.ndarray
 
 
+@dataclass(frozen=True)
+class Shot:
+    """Frames [start, end) of a file without a cut; keypoints [n,18,3] in pixels of the full frame, where `found`."""
+
+    start: int
+    end: int
+    keypoints: np.ndarray
+    found: np.ndarray
+
+
+@dataclass(frozen=True)
+class Person:
+    """The first reading of a file: one person's shots that are long and sure enough, and why others are not."""
+
+    shots: list[Shot]
+    reasons: list[str]
+    size: tuple[int, int]
+
+
 def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode) -> tuple[Row, Clips]:
     """One file's row for prepare.jsonl and its clips' tensors ("latents_SIZE" and "pose") by clip name.
 
     Never raises for the file's content: the row then says why it was dropped.
+    """
+    row, person = find_person(file, name, settings, estimator, settings["min_frames"])
+    row |= {"crop": None, "crops": {}}
+    clips: Clips = {}
+    if person is None:
+        return row, clips
+    parts, reasons = _parts(person, settings)
+    for i, tensors in enumerate(_encode(file, parts, settings, encode)):
+        clips[name if len(parts) == 1 else f"{name}-{i + 1}"] = tensors
+    row["crops"] = {clip: list(part.box) for clip, part in zip(clips, parts, strict=True)}
+    row["crop"] = next(iter(row["crops"].values()), None)
+    return finished(row, list(clips), reasons), clips
+
+
+def finished(row: Row, clips: list[str], reasons: list[str]) -> Row:
+    """The row of a file with its clips, and why parts of it were left out."""
+    reason = "; ".join(dict.fromkeys(reasons)) or None
+    return row | {"clips": clips, "status": "kept" if clips else "dropped", "reason": reason}
+
+
+def find_person(
+    file: Path, name: str, settings: Row, estimator: PoseEstimator, least: int
+) -> tuple[Row, Person | None]:
+    """The first reading: a row with what is known of the file, and its person; None where there is none.
+
+    `least`: frames of a shot that can be used. Never raises for the file's content.
     """
     video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE)
     row: Row = {
@@ -64,28 +109,19 @@ def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator,
         "clips": [],
     }
     row |= {"decoded_frames": 0, "fps": settings["fps"], "size": [0, 0], "rotation": 0}
-    row |= {"people_max": 0, "pose_found": 0.0, "crop": None, "crops": {}}
-    clips: Clips = {}
+    row |= {"people_max": 0, "pose_found": 0.0}
     try:
         track, cuts = _find_poses(video, estimator, settings["max_frames"])
     except VideoError as error:
-        return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, clips
+        return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
     if not len(track.found):
-        return row | {"reason": "no frames"}, clips
+        return row | {"reason": "no frames"}, None
     looked = track.people[track.people >= 0]
     row |= {"people_max": int(looked.max()), "pose_found": round(float(track.found.mean()), 4)}
     if settings["people"] == "drop" and (looked > 1).mean() > OFTEN:
-        return row | {"reason": "several people"}, clips
-    parts, reasons = _parts(track, cuts, video, settings)
-    for i, tensors in enumerate(_encode(file, parts, settings, encode)):
-        clips[name if len(parts) == 1 else f"{name}-{i + 1}"] = tensors
-    row["clips"] = list(clips)
-    row["crops"] = {clip: list(part.box) for clip, part in zip(clips, parts, strict=True)}
-    row["crop"] = next(iter(row["crops"].values()), None)
-    row["status"] = "kept" if clips else "dropped"
-    row["reason"] = "; ".join(dict.fromkeys(reasons)) or None
-    return row, clips
+        return row | {"reason": "several people"}, None
+    return row, Person(*_shots(track, cuts, video, least), video.full_size)
 
 
 def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
@@ -99,14 +135,11 @@ def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) 
     return tracker.result(), find_cuts(histograms)
 
 
-def _parts(track: Track, cuts: list[int], video: Video, settings: Row) -> tuple[list[Part], list[str]]:
-    """The clips of a file, and why shots were left out."""
-    sizes, least = settings["sizes"], settings["min_frames"]
-    frame_bytes = sum(2 * size * size for size in sizes) + 18 * 3 * 4
-    longest = max(least, SHARD_BYTES // frame_bytes // 2)
+def _shots(track: Track, cuts: list[int], video: Video, least: int) -> tuple[list[Shot], list[str]]:
+    """The shots of a file that can be used, and why others cannot."""
     scale = video.full_size[0] / video.size[0]
     keypoints = track.keypoints * np.array([scale, scale, 1], np.float32)
-    parts, reasons = [], []
+    shots, reasons = [], []
     for start, end in pairwise([0, *cuts, len(track.found)]):
         known = np.flatnonzero(track.found[start:end])
         if not len(known):
@@ -121,16 +154,26 @@ def _parts(track: Track, cuts: list[int], video: Video, settings: Row) -> tuple[
         if found.mean() < LEAST_FOUND:
             reasons.append(f"pose found in fewer than {LEAST_FOUND:.0%} of the frames")
             continue
-        poses = keypoints[start:end]
-        box = person_box(poses[found], *video.full_size)
+        shots.append(Shot(start, end, keypoints[start:end], found))
+    return shots, reasons
+
+
+def _parts(person: Person, settings: Row) -> tuple[list[Part], list[str]]:
+    """The clips of a file, and why shots were left out."""
+    sizes, least = settings["sizes"], settings["min_frames"]
+    frame_bytes = sum(2 * size * size for size in sizes) + 18 * 3 * 4
+    longest = max(least, SHARD_BYTES // frame_bytes // 2)
+    parts, reasons = [], list(person.reasons)
+    for shot in person.shots:
+        box = person_box(shot.keypoints[shot.found], *person.size)
         if box is None or box[2] < max(sizes) / 2:
             reasons.append("person too small")
             continue
-        filled = crop_keypoints(fill_gaps(poses, found), box)
-        for first in range(start, end, longest):
-            last = min(first + longest, end)
+        filled = crop_keypoints(fill_gaps(shot.keypoints, shot.found), box)
+        for first in range(shot.start, shot.end, longest):
+            last = min(first + longest, shot.end)
             if last - first >= least:
-                parts.append(Part(first, last, box, filled[first - start : last - start]))
+                parts.append(Part(first, last, box, filled[first - shot.start : last - shot.start]))
     return parts, reasons
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from entprog.data.shards import FORMAT
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.file import Encode, prepare_file
+from entprog.prepare.inputs import find_videos
 from entprog.prepare.store import Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -26,7 +27,10 @@ PEOPLE = ("largest", "drop")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run."""
+    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run.
+
+    `windows` of format 2.
+    """
 
     out: Path
     kept: int
@@ -35,6 +39,7 @@ class PrepareResult:
     clips: int
     frames: int
     reasons: dict[str, int]
+    windows: int = 0
 
 
 def prepare_folder(
@@ -79,7 +84,7 @@ def prepare_folder(
 
         packaged = PatchCodec.default()
         encode, codec = packaged.encode, {"codec": packaged.name, "codec_hash": packaged.hash}
-    files = list(_videos(paths))
+    files = list(find_videos(paths))
     if not files:
         raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
     settings = {
@@ -100,22 +105,33 @@ def prepare_folder(
     before = len(files) - len(todo)
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
         for file in todo:
-            name = _name(file, names)
+            name = free_name(file, names)
             estimator = estimator or PoseEstimator(device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
             store.add(row, clips)
             names |= {name, *clips}
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
             bar.update()
+    dropped, reasons = dropped_files(store)
+    rows = store.finish(codec, holdout)
+    frames = sum(row.frames for row in rows)
+    kept = len(store.rows) - dropped
+    return PrepareResult(out, kept, dropped, before, len(rows), frames, reasons)
+
+
+def dropped_files(store: Store) -> tuple[int, dict[str, int]]:
+    """How many files were dropped, and how often for which reason.
+
+    Raises:
+        ValueError: all of them.
+    """
     dropped = [row for row in store.rows if row["status"] == "dropped"]
     reasons = dict(Counter(row["reason"] for row in dropped).most_common())
     if len(dropped) == len(store.rows):
         counted = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {out / 'prepare.jsonl'}")
-    rows = store.finish(codec, holdout)
-    frames = sum(row.frames for row in rows)
-    kept = len(store.rows) - len(dropped)
-    return PrepareResult(out, kept, len(dropped), before, len(rows), frames, reasons)
+        path = store.out / "prepare.jsonl"
+        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {path}")
+    return len(dropped), reasons
 
 
 def _check(
@@ -151,30 +167,7 @@ def _check(
         raise ValueError("\n".join(wrong))
 
 
-def _videos(inputs: list[Path]) -> Iterator[Path]:
-    """Files as given, folders in sorted order, each file once. An unreadable folder is an error."""
-
-    def stop(error: OSError) -> None:
-        raise ValueError(f"inputs: cannot read the folder {error.filename} ({error.strerror})") from error
-
-    seen = set()
-    for path in inputs:
-        found = [path]
-        if path.is_dir():
-            walk = os.walk(path, onerror=stop)
-            found = sorted(Path(folder, name) for folder, _, names in walk for name in names)
-            found = [file for file in found if _is_video(file)]
-        for file in found:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
-
-
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
-
-
-def _name(file: Path, taken: set[str]) -> str:
+def free_name(file: Path, taken: set[str]) -> str:
     """The file's stem; with a hash of the whole path where two files have the same stem."""
     stem = file.stem.encode("utf-8", "replace").decode()
     own = re.compile(re.escape(stem) + r"(-\d+)?")

@@ -65,9 +65,13 @@ class Store:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         indexed = {row.clip for row in self._indexed()}
-        return [row for row in rows if set(row["clips"]) <= indexed or self._part(row).is_file()]
+        return [row for row in rows if set(row["clips"]) <= indexed or self._kept(row)]
 
-    def _indexed(self) -> list[ClipRow]:
+    def _kept(self, row: dict[str, Any]) -> bool:
+        """Whether the clips of a file are all in parts/."""
+        return self._part(row).is_file()
+
+    def _indexed(self) -> list[Any]:
         path = self.out / "index.jsonl"
         if not path.is_file() or not path.stat().st_size:
             return []

@@ -15,18 +15,23 @@ CODED, SCALED = 4096, 256
 """8-bit states: parameters of fewer values, or of no multiple of the second (values of one scale), keep full states."""
 
 
+def moment_size(size: int) -> int:
+    """Bytes of a value of a moment: our optimizers step bfloat16 parameters in float32 (optimizers/_stepping.py)."""
+    return max(size, 4)
+
+
 def adamw_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """Bytes of fused AdamW's states of a parameter with values of `size` bytes: both moments and the step count.
 
     `counted`: whether to include the step count, which is on the parameter's device.
     """
-    return [prod(shape) * size] * 2 + [COUNTER]
+    return [prod(shape) * moment_size(size)] * 2 + [COUNTER]
 
 
 def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """The same for `optimizers/_quantized.py`: codes and scales of both moments; the step count is on the CPU."""
     values = prod(shape)
-    moment = [values * size]
+    moment = [values * moment_size(size)]
     if values >= CODED and values % SCALED == 0:
         moment = [values, values // SCALED * 4]
     return moment * 2 + [COUNTER] * counted
@@ -34,7 +39,7 @@ def adamw8bit_states(shape: Sequence[int], size: int, *, counted: bool) -> list[
 
 def adafactor_states(shape: Sequence[int], size: int, *, counted: bool) -> list[int]:
     """The same for torch's Adafactor: a row and a column for each matrix; the step count is on the CPU."""
-    values = prod(shape)
+    values, size = prod(shape), moment_size(size)
     moments = [values // shape[-1] * size, values // shape[-2] * size] if len(shape) > 1 else [values * size]
     return moments + [COUNTER] * counted
 

@@ -52,13 +52,10 @@ def sample(
     reference: str,
     drive: str,
     out: Path,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int | None = None,
-    scheduler: str | None = None,
     resolution: int | None = None,
     frames: int | None = None,
     device: str = "",
+    **sampling: Any,
 ) -> Path:
     """Generate one clip of the reference's person in the poses of `drive`.
 
@@ -68,10 +65,10 @@ def sample(
             clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another prepared folder.
         drive: a video file, whose poses are estimated and cropped as `entprog prepare` does, or a clip as above.
         out: folder; gets NAME.mp4 and NAME.gif (reference | pose | generated | drive) and frames/0000.png ...
-        num_inference_steps, guidance_scale, seed, scheduler: the run's [sample] by default.
         resolution: side in pixels; by default that of the run's last phase.
         frames: maximum number; by default that of the run's [evaluate].
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
+        sampling: keys of [sample], such as seed; what is left out or None is as in the run.
 
     Returns:
         The path of the mp4.
@@ -86,13 +83,7 @@ def sample(
     codec = task.codec
     if codec is None:
         raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
-    given: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "scheduler": scheduler,
-    }
-    settings = updated(config.sample, "sample", given)
+    settings = updated(config.sample, "sample", sampling)
     size = resolution or list(config.phases.values())[-1].sides[0]
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")

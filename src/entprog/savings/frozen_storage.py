@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from entprog.core.blocks import Block
+from entprog.savings._mixed_layers import MixedLinear
 
-__all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "fresh_tables", "original"]
+__all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "fresh_tables", "on_host", "original"]
 
 Kind = Literal["bf16", "int8", "nf4", "offload"]
 KINDS = ("bf16", "int8", "nf4", "offload")
@@ -59,7 +60,7 @@ class FrozenStorage:
             (f"{block.name}.{name}" if name else block.name, module)
             for block in blocks
             for name, module in block.module.named_modules()
-            if type(module) is nn.Linear and ".lora_" not in name
+            if type(module) in (nn.Linear, MixedLinear) and ".lora_" not in name
         ]
         self._held: dict[str, _Held] = {}
         self._fetcher = _Fetcher()
@@ -69,6 +70,11 @@ class FrozenStorage:
     def held(self) -> tuple[str, ...]:
         """Names of the layers whose weights are stored, in the order of the blocks."""
         return tuple(name for name, _ in self._layers if name in self._held)
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers whose weights are stored."""
+        return tuple(held.layer for held in self._held.values())
 
     def follow(self) -> None:
         """Store the weights of layers that do not train, and restore those of layers that do; call at each change."""
@@ -113,12 +119,12 @@ class _Held:
 
     def __init__(self, name: str, layer: nn.Linear, kind: Kind, fetcher: "_Fetcher") -> None:
         self.name, self.layer, self.kind, self.fetcher = name, layer, kind, fetcher
-        weight = layer.weight.detach()
-        self.shape, self.dtype, self.device = weight.shape, weight.dtype, weight.device
-        self.original = _on_host(weight)
+        weight = original(layer.weight).detach()  # one that is rounded on the device is stored by its original
+        self.shape, self.dtype, self.device = weight.shape, weight.dtype, layer.weight.device
+        self.original = on_host(weight)
         if kind == "nf4":
             _pairs(self.device)  # made here, so that a metered step leaves no new tensors
-        self.packed = () if kind == "offload" else encode(weight, kind)
+        self.packed = () if kind == "offload" else encode(weight.to(self.device), kind)
         self.take()
 
     def take(self) -> None:
@@ -174,7 +180,10 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, held: _Held) -> Tensor:
         ctx.held, ctx.dtype = held, x.dtype
-        out = functional.linear(x, held.weight(_computed_in(x, held.dtype), backward=False), bias)
+        if bias is not None and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.promote_types(x.dtype, bias.dtype))
+        dtype = _computed_in(x)
+        out = functional.linear(x, held.weight(dtype, backward=False).to(dtype), bias)
         held.used()
         return out
 
@@ -188,10 +197,10 @@ class _Linear(torch.autograd.Function):
         return through, None, None
 
 
-def _computed_in(x: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a product with x runs: that of autocast, else that of the weight."""
+def _computed_in(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with x runs: that of autocast, else that of x."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @dataclass
@@ -330,7 +339,7 @@ def _pairs(device: torch.device) -> Tensor:
     return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)
 
 
-def _on_host(weight: Tensor) -> Tensor:
+def on_host(weight: Tensor) -> Tensor:
     """The weight in host memory; on a CPU itself."""
     if weight.device.type == "cpu":
         return weight

@@ -33,7 +33,8 @@ def build_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> optim.
         ValueError: an optimizer that is not installed, or one in the backward pass together with what needs
             all gradients at once.
     """
-    plain: optim.Optimizer = optimizer_plugin(config).build(groups, adam_options(config))
+    seeded = [{**group, "seed": config.seed} for group in groups]  # of the rounding of bfloat16 parameters
+    plain: optim.Optimizer = optimizer_plugin(config).build(seeded, adam_options(config))
     if not config.optimizer_in_backward:
         return plain
     if config.gradient_accumulation_steps > 1:

@@ -16,6 +16,7 @@ from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.adapters import adapted_layers
 from entprog.savings.in_backward import build_optimizer, optimizer_plugin
 from entprog.savings.options import Option
+from entprog.savings.weight_precision import match_training
 
 
 def simulate_step(
@@ -57,6 +58,7 @@ def simulate_step(
             layer.enable_adapters(not layer.base_layer.weight.requires_grad)
             for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
                 parameter.requires_grad_(not layer.base_layer.weight.requires_grad)
+        match_training(model)
         optimizer = build_optimizer(plain, param_groups(model, copies, lr=1e-4))
         count = config.gradient_accumulation_steps * option.pieces
         samples = batch // option.pieces

@@ -16,10 +16,10 @@ from entprog.core.types import Draw, MethodContext, Ranking, Schedule, Shape, Wo
 from entprog.methods.base import Method
 from entprog.profiling.meter import StepCost
 from entprog.savings.adapters import plain_state_dict
-from entprog.savings.frozen_storage import FrozenStorage
 from entprog.savings.in_backward import build_optimizer, release
 from entprog.savings.memory_plan import MemoryPlan, described, fit_phase, in_words, make_memory_plan
 from entprog.savings.prefix_cache import PrefixCache
+from entprog.savings.weight_precision import weight_storage
 from entprog.train.checkpoint import prune, save_checkpoint
 from entprog.train.diagnostics import Watch
 from entprog.train.draws import save_draws
@@ -128,7 +128,6 @@ def _context(
     schedule: Schedule | None, memory_plan: MemoryPlan | None, notes: Notes,
 ) -> MethodContext:  # fmt: skip
     config, task = session.config, session.task
-    kind = config.freeze.storage
     return MethodContext(
         task=task,
         blocks=setup.blocks,
@@ -146,7 +145,7 @@ def _context(
         outside=setup.outside,
         inputs_every=config.freeze.inputs_every,
         inputs=setup.inputs,
-        storage=None if kind == "full" else FrozenStorage(discover_blocks(task.model), kind),
+        storage=weight_storage(task.model, discover_blocks(task.model), config.freeze.storage),
         notify=notes,
         seed=setup.seed,
     )

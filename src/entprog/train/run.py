@@ -15,6 +15,7 @@ from entprog.evaluate.evaluation import evaluate_task
 from entprog.files import save_weights, write_atomically
 from entprog.report import write_report
 from entprog.savings.memory_plan import check_budget
+from entprog.savings.weight_precision import load_exactly
 from entprog.tasks.finished_run import build_task
 from entprog.train.engine import engine
 from entprog.train.log import RunLog, describe_run, now, write_status
@@ -111,7 +112,7 @@ def _bar(session: Session, total: int) -> tqdm:
 
 
 def _restore(session: Session, saved: dict[str, Any]) -> None:
-    session.task.model.load_state_dict(saved["model"])
+    load_exactly(session.task.model, saved["model"])
     device = session.task.device
     session.ema.weights = {n: v.to(device) for n, v in saved["averages"]["weights"].items()}
     session.ema.updates = saved["averages"]["updates"]

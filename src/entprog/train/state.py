@@ -14,6 +14,7 @@ from torch import Tensor, nn, optim
 
 from entprog.config.schema import Config
 from entprog.core.types import Workload
+from entprog.optimizers.base import keep_types
 from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.adapters import adapters_off, effective_weights, plain_parameters
 from entprog.savings.compiled import Compiled
@@ -222,4 +223,6 @@ def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
 def load_optimizer_state(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
     """The inverse of `optimizer_state`."""
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {int(k): v for k, v in state.items()}, "param_groups": groups})
+    whole = {"state": {int(k): v for k, v in state.items()}, "param_groups": groups}
+    optimizer.load_state_dict(whole)
+    keep_types(optimizer, whole)  # a frozen parameter may be held in another type than when it stepped

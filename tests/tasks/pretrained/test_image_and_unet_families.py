@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from entprog.tasks.pretrained.families.base import Latent
-from tests.family_checks import (
+from family_checks import (
     Loaded,
     assert_conditions,
     assert_recovers,

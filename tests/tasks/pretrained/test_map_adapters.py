@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.family_checks import Loaded, assert_skips
 from torch import Tensor, nn
 
 from entprog.core.blocks import discover_blocks
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_tokens, side_of
 from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.map_adapters import as_features, map_adapters, with_map_adapter
+from family_checks import Loaded, assert_skips
 
 LATENTS = {"svd": Latent(3, 4, 8, 8, 3), "unet-motion": Latent(3, 4, 8, 8, 3), "unet-2d": Latent(1, 4, 8, 8, 1)}
 DEPTH = 192

@@ -45,6 +45,15 @@ def test_the_network_gets_what_the_pipeline_feeds_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", USES)
+def test_float16_on_disk_changes_the_inputs_by_a_thousandth(name: str) -> None:
+    known, call = family(USES[name].folder), captured(name).calls[0]
+    given = condition(name, call.arguments["encoder_hidden_states"], stored_as=torch.float16)
+    inputs = known.inputs(latents_of(name, call), torch.tensor([call.time]), given)
+    for key, value in inputs.items():
+        torch.testing.assert_close(value.float(), call.arguments[key].float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", USES)
 def test_conditions_are_what_condition_gives(name: str) -> None:
     use, known = USES[name], family(USES[name].folder)
     declared = known.conditions(latent(name), pose=use.pose, reference=use.reference)
@@ -173,9 +182,31 @@ def test_the_given_frame_is_kept_while_sampling() -> None:
     assert not kept[:, 1:].any()
 
 
+@pytest.mark.parametrize("name", USES)
+def test_sampling_by_the_family_ends_where_the_pipeline_does(name: str) -> None:
+    """The scheduler's loop around `inputs`, `output` and `keep`, from the pipeline's own noise."""
+    folder, done = USES[name].folder, captured(name)
+    known = family(folder)
+    scheduler = diffusers.UniPCMultistepScheduler.from_config(dict(known.configs.scheduler))
+    x = latents_of(name, done.calls[0])
+    given, free = (condition(name, call.arguments["encoder_hidden_states"]) for call in done.calls[:2])
+    if "face" in free:
+        free["face"] = known.nothing("face", free)
+    for time, call in zip(known.timesteps(scheduler, STEPS, latent(name), x.device), done.calls[::2], strict=True):
+        x, out = known.keep(x, given), []
+        for each in (given, free):
+            with torch.no_grad():
+                raw = network(folder, call.component)(**known.inputs(x, time.expand(1), each), return_dict=False)[0]
+            out.append(known.output(raw, x))
+        x = scheduler.step(out[1] + 2 * (out[0] - out[1]), time, x, return_dict=False)[0]
+    x = known.keep(x, given)[:, known.leading(reference=USES[name].reference) :]
+    torch.testing.assert_close(x, done.latents, rtol=0, atol=1e-5)
+
+
 def blocks_of(name: str, model: nn.Module) -> Blocks:
     known = family(name)
-    return discover_blocks(model, known.block_patterns or None, adapters=known.skip_adapters(model))
+    names = known.block_names(model) or list(known.patterns)
+    return discover_blocks(model, names or None, adapters=known.skip_adapters(model))
 
 
 def run(name: str, model: nn.Module) -> Tensor:

@@ -50,8 +50,8 @@ def pose_tokens(maps: Tensor, frames: int, group: int, grid: tuple[int, int]) ->
 class Side:
     """What adapters read beside the network's own arguments, set before each call of the network.
 
-    It stays set until the next call, as recomputation reads it in the backward. A copy of the network has an empty one of
-    its own.
+    It stays set until the next call, as recomputation reads it in the backward. A copy of the network has an empty one
+    of its own.
     """
 
     pose: Tensor | None = None
@@ -75,14 +75,23 @@ class PoseAdapter(nn.Module):
         pose = self.side.pose
         if pose is None:
             return hidden_states
+        if hidden_states.shape[1] < pose.shape[1]:  # each frame is a sample of its own
+            pose = pose.reshape(-1, hidden_states.shape[1], pose.shape[-1])
         repeats = hidden_states.shape[0] // pose.shape[0]  # classifier-free guidance runs both in one batch
         added = self.proj(pose.to(self.proj.weight.dtype).repeat(repeats, 1, 1))
         return hidden_states + added.to(hidden_states.dtype)
 
 
-@cache  # one class for all blocks of a class: discovery and sharding recognise stacks by it
 def with_adapter(kind: type[nn.Module]) -> type[nn.Module]:
-    """A block's class that adds its pose adapter to the tokens that come in."""
+    """A block's class that adds its pose adapter to the tokens that come in.
+
+    One class for all blocks of a class: discovery and sharding recognise stacks by it.
+    """
+    return _with_adapter(kind)  # type: ignore[arg-type]
+
+
+@cache
+def _with_adapter(kind: type[Any]) -> type[nn.Module]:
 
     class Posed(kind):  # type: ignore[misc, valid-type]
         @wraps(kind.forward)
@@ -118,7 +127,7 @@ class Control(nn.Module):
 
 
 @cache
-def with_control(kind: type[nn.Module]) -> type[nn.Module]:
+def with_control(kind: type[Any]) -> type[nn.Module]:
     """The class of an embedding that adds what its `control` makes of the control latents."""
 
     class Controlled(kind):  # type: ignore[misc, valid-type]
@@ -132,8 +141,11 @@ def with_control(kind: type[nn.Module]) -> type[nn.Module]:
 
 def side_of(network: nn.Module) -> Side | None:
     """The side that the adapters of a network read; None without adapters."""
-    found = (module.side for module in network.modules() if isinstance(getattr(module, "side", None), Side))
-    return next(found, None)
+    for module in network.modules():
+        side = getattr(module, "side", None)
+        if isinstance(side, Side):
+            return side
+    return None
 
 
 class PoseAdapters:
@@ -167,7 +179,7 @@ class PoseAdapters:
         side, module = Side(), network.get_submodule(entrance)
         kind = type(module)
         module.control = Control(side, module, channels)
-        module.__class__ = with_control(kind)
+        module.__class__ = with_control(kind)  # type: ignore[arg-type]
         return cls(side, {entrance: (module, kind, "control")})
 
     @contextmanager

@@ -6,14 +6,16 @@ from entprog.config.schema import ModelConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.tasks.pretrained.adapters import PoseAdapters, adapter_depth
 from entprog.tasks.pretrained.families.base import Family
+from entprog.tasks.pretrained.map_adapters import map_adapters, with_map_adapter
 
 __all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
 
 
 def declare_blocks(network: nn.Module, family: Family) -> None:
     """Note the family's blocks on the network, so that every search for blocks finds the same in the same order."""
-    if family.block_patterns:
-        network.__dict__["entprog_blocks"] = discover_blocks(network, family.block_patterns).names
+    names = family.block_names(network) or list(family.patterns)
+    if names:
+        network.__dict__["entprog_blocks"] = discover_blocks(network, names).names
     if adapters := family.skip_adapters(network):
         network.__dict__["entprog_adapters"] = dict(adapters)
 
@@ -46,4 +48,7 @@ def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> Pos
     if model.pose != "blocks":
         return None
     hosts = discover_blocks(network, family.posed) if family.posed else discover_blocks(network)
-    return PoseAdapters.at_blocks(Blocks(hosts), adapter_depth(frames_of_a_token(family)), family.width)
+    depth = adapter_depth(frames_of_a_token(family))
+    if family.posed_maps:
+        return PoseAdapters.at_blocks(Blocks(hosts), depth, 0, map_adapters(depth), with_map_adapter)
+    return PoseAdapters.at_blocks(Blocks(hosts), depth, family.width)

@@ -39,12 +39,13 @@ def read_configs(folder: Path, component: str = "") -> Configs:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
         raise ValueError(
-            f"model.pretrained = {str(folder)!r}: no scheduler/scheduler_config.json, which says what the model predicts; "
-            "give the whole pipeline's folder"
+            f"model.pretrained = {str(folder)!r}: no scheduler/scheduler_config.json, which says what the model "
+            "predicts; give the whole pipeline's folder"
         )
     codec, index = folder / "vae" / "config.json", folder / "model_index.json"
     return Configs(
-        network=_whole(_json(network)), scheduler=_json(scheduler), codec=_whole(_json(codec)) if codec.is_file() else {},
+        network=_whole(_json(network)), scheduler=_json(scheduler),
+        codec=_whole(_json(codec)) if codec.is_file() else {},
         index=_json(index) if index.is_file() else {}, component=found,
         text={path.parent.name: _json(path) for path in sorted(folder.glob("text_encoder*/config.json"))},
     )  # fmt: skip
@@ -54,8 +55,8 @@ def _component(folder: Path) -> str:
     found = [name for name in COMPONENTS if (folder / name / "config.json").is_file()]
     if not found:
         raise ValueError(
-            f"model.pretrained = {str(folder)!r}: no {' or '.join(f'{name}/config.json' for name in COMPONENTS)} there; "
-            "give a folder in diffusers' layout (original checkpoints: convert them with diffusers' scripts first)"
+            f"model.pretrained = {str(folder)!r}: no {' or '.join(f'{name}/config.json' for name in COMPONENTS)} in "
+            "it; give a folder in diffusers' layout (original checkpoints: convert them with diffusers' scripts first)"
         )
     return found[0]
 
@@ -147,7 +148,7 @@ def _fetched(name: str, revision: str, weights: bool) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise ValueError(
-            f"model.pretrained = {name!r}: huggingface_hub is not installed; pip install \"entprog[pretrained]\""
+            f'model.pretrained = {name!r}: huggingface_hub is not installed; pip install "entprog[pretrained]"'
         ) from error
     wanted = [*JSON, *(("*/*.safetensors", "*/*.model", "*/*.txt") if weights else ())]
     try:

@@ -38,7 +38,10 @@ def generate_clips(
     latent = task.led(Latent(length, task.family.channels, int(size[0]), int(size[1]), frames))
     noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
     given = conditioned(task, conditions, latent, TEXT)
-    nothing = conditioned(task, conditions, latent, NOTHING) if settings.guidance_scale != 1 else None
+    guided = settings.guidance_scale != 1 and not task.family.embedded_guidance
+    nothing = conditioned(task, conditions, latent, NOTHING) if guided else None
+    if task.family.embedded_guidance:  # the network takes the scale in the place of a second pass
+        given["guidance"] = torch.full_like(given["guidance"], task.family.embedded_guidance)
     latents = denoise(
         task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
     )
@@ -46,7 +49,9 @@ def generate_clips(
     return shown[:, : int(conditions["frames"][0])] if "frames" in conditions else shown
 
 
-def conditioned(task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str) -> dict[str, Tensor]:
+def conditioned(
+    task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str
+) -> dict[str, Tensor]:
     """What the network gets beside the latents, with the text or with the empty one."""
     count = len(conditions["pose"])
     padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
@@ -65,7 +70,7 @@ def denoise(
         given: the conditions.
         nothing: those with the empty text, for classifier-free guidance; None without.
     """
-    scheduler: Any = task.folder.scheduler()
+    scheduler: Any = task.family.sampler(task.folder.scheduler())
     if why := task.family.sampling_problem(scheduler):
         raise ValueError(f"sample.scheduler = 'native': {why}")
     times = task.family.timesteps(scheduler, settings.num_inference_steps, Latent(*noise.shape[1:]), noise.device)

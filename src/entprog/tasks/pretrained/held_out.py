@@ -3,13 +3,14 @@
 Shape legend: F pixel frames, H W height and width in pixels.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from entprog.config.load import ConfigWarning
 from entprog.config.schema import Config, EvaluateConfig
-from entprog.core.types import Shape
 from entprog.data.windows import WindowRow, WindowSamples, prompt_hash
 from entprog.tasks.base import HeldOutClip
 
@@ -29,11 +30,12 @@ def batches(task: "PretrainedTask", settings: EvaluateConfig) -> Iterator[list[H
 
 def _spread(rows: list[WindowRow]) -> list[WindowRow]:
     """The rows with the first window of each clip first."""
-    order, counts = [], dict[str, int]()
+    counts: dict[str, int] = {}
+    turns = []
     for row in rows:
         counts[row.clip] = counts.get(row.clip, -1) + 1
-        order.append((counts[row.clip], len(order), row))
-    return [row for *_, row in sorted(order, key=lambda item: item[:2])]
+        turns.append(counts[row.clip])
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (turns[i], i))]
 
 
 def clip_of(task: "PretrainedTask", row: WindowRow, key: int, frames: int) -> HeldOutClip:
@@ -56,7 +58,7 @@ def texts(task: "PretrainedTask", prompt: str) -> dict[str, torch.Tensor]:
     """The text of a prompt (by its hash) and of the empty one, padded to one length so that clips can be stacked."""
     if not task.family.text_length:
         return {}
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, which in ((TEXT, prompt), (NOTHING, prompt_hash(""))):
         padded = task.family.padded([task.data.text(which)])
         found |= {f"{name}{key}": value[0] for key, value in padded.items()}
@@ -73,8 +75,8 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
     """Refuse, before any work, phases that the data set does not suffice for, or that the model can't take.
 
     Raises:
-        ValueError: other latents than the model's, a size or frame count that is not stored, tensors that the model needs
-            and the data set lacks, or a batch larger than the data set.
+        ValueError: other latents than the model's, a size or frame count that is not stored, tensors that the model
+            needs and the data set lacks, or a batch larger than the data set.
     """
     windows, family = task.data, task.family
     about: dict[str, Any] = windows.about["codec"]
@@ -106,6 +108,8 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
                     f"phases.{name}.batch = {phase.batch}: larger than the data set's {count} training windows; lower "
                     "it, or use train.gradient_accumulation_steps"
                 )
+    for note in family.notes():
+        warnings.warn(note, ConfigWarning, stacklevel=2)
     if config.evaluate.clips:
         windows_of(task, "holdout", config.evaluate)
 
@@ -121,13 +125,14 @@ def _check_multiple(task: "PretrainedTask", said: str, sides: tuple[int, int], f
     _, rows, columns = task.family.patch
     factor = int(task.data.about["codec"]["factor"])
     latent = task.latent(sides, frames)
+    if why := task.family.size_problem(task.framed(task.led(latent))):
+        raise ValueError(f"{said}: {why}")
     if latent.height % rows or latent.width % columns:
         raise ValueError(
-            f"{said}: no multiple of {factor * rows}x{factor * columns} pixels (VAE {factor} x patch), the size of a token"
+            f"{said}: no multiple of {factor * rows}x{factor * columns} pixels, the size of a token (VAE {factor} x "
+            f"patch {rows}x{columns}); choose {_near(sides[0], factor * rows)}x{_near(sides[1], factor * columns)}"
         )
 
 
-def shape_of(task: "PretrainedTask") -> Shape:
-    """The size of the run's last phase."""
-    phase = list(task.config.phases.values())[-1]
-    return Shape.of(phase.sides, phase.frames, 1)
+def _near(side: int, multiple: int) -> int:
+    return max(1, round(side / multiple)) * multiple

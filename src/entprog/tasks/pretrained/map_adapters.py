@@ -68,9 +68,16 @@ def channels_of(block: Any) -> int:
     return int(inner.in_channels)
 
 
-@cache  # one class for all blocks of a class: discovery and sharding recognise stacks by it
 def with_map_adapter(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of a residual block that adds its pose adapter to the maps that come in, its first argument."""
+    """The class of a residual block that adds its pose adapter to the maps that come in, its first argument.
+
+    One class for all blocks of a class: discovery and sharding recognise stacks by it.
+    """
+    return _with_map_adapter(kind)  # type: ignore[arg-type]
+
+
+@cache
+def _with_map_adapter(kind: type[Any]) -> type[nn.Module]:
     first = list(inspect.signature(kind.forward).parameters)[1]
 
     class Posed(kind):  # type: ignore[misc, valid-type]

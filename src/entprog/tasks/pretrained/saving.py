@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
-
+from torch import Tensor, nn
 
 from entprog.codecs.loading import weights_hash
 from entprog.files import save_tensors, save_weights
+from entprog.savings.frozen_storage import original
+from entprog.savings.weight_precision import load_exactly
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
@@ -38,8 +39,7 @@ def save(task: "PretrainedTask", folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with task.adapters.off() if task.adapters is not None else nullcontext():
-        now = {name: tensor.detach().cpu() for name, tensor in task.model.state_dict().items()}
-        changed = moved(now, task.folder.component)
+        changed = moved(exact_state(task.model), task.folder.component)
         link_others(task.folder.path, folder, task.folder.configs.component)
         write_network(task, folder / task.folder.configs.component, changed)
     about = {"base": task.folder.name, "base_hash": base_hash(task.folder.component), "entprog": version("entprog")}
@@ -56,9 +56,18 @@ def base_tensors(component: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, opened.get_tensor(name)
 
 
+def exact_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state on the host, with the exact values of weights that are held rounded."""
+    held = {name: original(parameter).detach().cpu() for name, parameter in model.named_parameters()}
+    return {name: held.get(name, tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
+
+
 def moved(now: Mapping[str, Tensor], component: Path) -> dict[str, Tensor]:
-    """The tensors that differ from the base's, compared exactly in float32, or that the base has not."""
-    same = {name for name, base in base_tensors(component) if name in now and torch.equal(now[name].float(), base.float())}
+    """The tensors that differ from the base's in the type that they are held in, or that the base has not."""
+    same = set()
+    for name, base in base_tensors(component):
+        if name in now and torch.equal(now[name], base.to(now[name].dtype)):
+            same.add(name)
     return {name: tensor for name, tensor in now.items() if name not in same}
 
 
@@ -127,4 +136,4 @@ def load_weights(task: "PretrainedTask", path: Path) -> None:
     own = task.model.state_dict()
     if unknown := sorted(tensors.keys() - own.keys()):
         raise ValueError(f"weights = {str(path)!r}: the network has no {unknown[0]}; give the run's own model")
-    task.model.load_state_dict(tensors, strict=False)
+    load_exactly(task.model, exact_state(task.model) | tensors)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from entprog.data.sampler import generator, stratified_tau
 from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_hash
 from entprog.diffusion.objective import Objective
 from entprog.profiling.device import pick_device, pick_precision
+from entprog.savings.weight_precision import set_precision
 from entprog.tasks.base import HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, saving
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_tokens, side_of
@@ -31,6 +32,7 @@ from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import ModelFolder
 from entprog.tasks.pretrained.generate import generate_clips
+from entprog.tasks.pretrained.map_adapters import as_features
 from entprog.tasks.pretrained.prefix import Prefix, lowest_active
 from entprog.tasks.pretrained.recipe_checks import DROP
 
@@ -40,7 +42,7 @@ FRAME = "frame"
 OWN = (POSE, CONTROL, FRAME)
 """Conditions of the task itself, beside those of the family."""
 
-DROPPED = ("text", "pose", "reference")
+DROPPED: tuple[Literal["text", "pose", "reference"], ...] = ("text", "pose", "reference")
 """Keys of `model.drop`."""
 
 
@@ -51,10 +53,12 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     model = config.model
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     family = family_of(folder.configs, model.family)
-    network = folder.network()
+    network = family.prepared(folder.network(model.dtype))
     declare_blocks(network, family)
+    adapters = pose_adapters(network, family, model)
+    set_precision(network, model.dtype, model.weights)
     task = PretrainedTask(
-        network, family, folder, config, objective_of(family, model), pose_adapters(network, family, model),
+        network, family, folder, config, objective_of(family, model), adapters,
         autocast=pick_precision(config.train.mixed_precision, device),
     )  # fmt: skip
     network.to(device)
@@ -67,9 +71,7 @@ def objective_of(family: Family, model: ModelConfig, tokens: int = 0) -> Objecti
     """The family's objective with what the recipe says of its noise levels."""
     part = tuple(model.timestep_range) or family.part()
     low, high = part
-    return family.objective(
-        shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens
-    )
+    return family.objective(shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens)
 
 
 @dataclass
@@ -106,6 +108,7 @@ class PretrainedTask(Task):
         """The data set, opened at first use."""
         if self.windows is None:
             self.windows = Windows(self.config.data.path)
+            self.family.frame_rate = float(self.windows.about["fps"])
         return self.windows
 
     @property
@@ -169,7 +172,7 @@ class PretrainedTask(Task):
         clean = clean.to(device)
         eps = torch.from_numpy(np.stack(noise)).to(device)
         rates = {group: model.drop.get(group, DROP) if dropout is None else dropout for group in DROPPED}
-        kept = {
+        kept: dict[str, Tensor] = {
             group: self._kept(batch.positions, seed, place, rate) for place, (group, rate) in enumerate(rates.items())
         }
         nothing = self.data.text(prompt_hash(""))
@@ -263,7 +266,8 @@ class PretrainedTask(Task):
             maps = condition[POSE].float() / 255
             tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
             blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
-            side.pose = torch.cat([blank, tokens], 1)
+            tokens = torch.cat([blank, tokens], 1)
+            side.pose = as_features(tokens, (rows, columns)) if self.family.posed_maps else tokens
         if CONTROL in condition:
             control = condition[CONTROL]
             control = torch.cat([control.new_zeros(len(control), front, *control.shape[2:]), control], 1)

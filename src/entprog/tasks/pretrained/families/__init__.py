@@ -14,7 +14,7 @@ def families() -> dict[str, type[Family]]:
     """Every class of networks that a family of this folder calls, by diffusers' name."""
     found: dict[str, type[Family]] = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name != "base":
+        if module.name != "base" and not module.name.startswith("_"):
             loaded = importlib.import_module(f"{__name__}.{module.name}")
             for name in loaded.__all__:
                 family: type[Family] = getattr(loaded, name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter
@@ -145,11 +146,6 @@ class Family(ABC):
     def text_length(self) -> int:
         """See the class."""
         return 0
-
-    @property
-    def block_patterns(self) -> tuple[str, ...]:
-        """`patterns`, in the order in which the blocks run."""
-        return self.patterns
 
     def notes(self) -> tuple[str, ...]:
         """What a user must know who trains this component of this model."""
@@ -301,6 +297,17 @@ class Family(ABC):
         multiple of the patch is checked elsewhere."""
         return ""
 
+    # Images
+
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        """What the family's own pipeline makes of a reference image for `image_embeds`: states [L, D].
+
+        Args:
+            pipeline: diffusers' pipeline, loaded without network, VAE and text encoder.
+            image: uint8 [3, H, W].
+        """
+        raise ValueError(f"{type(self).__name__}: takes no states of an image encoder")
+
 
 def stacked(tokens: Sequence[Tensor], length: int) -> Tensor:
     """Texts [L_i, D] as [B, length, D], cut or filled with zeros."""
@@ -316,3 +323,8 @@ def lengths(tokens: Sequence[Tensor], length: int) -> Tensor:
     for row, text in zip(out, tokens, strict=True):
         row[: len(text)] = 1
     return out
+
+
+def picture(image: Tensor) -> Any:
+    """A uint8 image [3, H, W] as PIL's, which pipelines take."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent
+from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent, picture
 
 __all__ = ["Wan"]
 
@@ -123,6 +123,10 @@ class Wan(Family):
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
         return {"text": unpadded(embeds[0])}
+
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        states: Tensor = pipeline.encode_image(picture(image))
+        return states[0]
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.per_token:

@@ -30,13 +30,12 @@ class WanAnimate(Wan):
     patterns = ("blocks.*", "face_adapter.*")
     single_stack = False
 
-    @property
-    def block_patterns(self) -> tuple[str, ...]:
+    def block_names(self, network: nn.Module) -> list[str]:
         every = int(self.network.get("inject_face_latents_blocks", 5))
-        names = []
+        names: list[str] = []
         for i in range(int(self.network["num_layers"])):
             names += [f"blocks.{i}"] + [f"face_adapter.{i // every}"] * (i % every == 0)
-        return tuple(names)
+        return names
 
     @property
     def channels(self) -> int:
@@ -70,7 +69,7 @@ class WanAnimate(Wan):
         return 1
 
     def skip_adapters(self, network: nn.Module) -> Mapping[str, Adapter]:
-        return {name: nothing_added for name in self.block_patterns if name.startswith("face_adapter.")}
+        return {name: nothing_added for name in self.block_names(network) if name.startswith("face_adapter.")}
 
     def stored(self, *, pose: str, reference: str) -> tuple[str, ...]:
         return ("blank", "reference", "image_embeds", *(("control", "face") if pose == "native" else ()))

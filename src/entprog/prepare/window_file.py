@@ -1,0 +1,279 @@
+"""One video file -> windows of one person in it, encoded by a VAE, or the reason why there are none.
+
+As in `file`, the file is read twice. A window is encoded by itself, since a slice of a longer video's latents differs
+with a causal VAE.
+
+Shape legend: n windows, F frames, T latent frames, C latent channels, h w latent height and width, H W pixels, K
+reference images, L D tokens and width of an image's embedding.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from entprog.codecs.diffusers import DiffusersCodec
+from entprog.data.posemap import draw_pose_in
+from entprog.data.windows import OF_REFERENCES, STORED
+from entprog.poses.blazepose import PoseEstimator
+from entprog.prepare.crop import (
+    Box,
+    Rectangle,
+    crop,
+    cut_out,
+    face_boxes,
+    fill_gaps,
+    keypoints_in,
+    person_rectangle,
+    resize,
+)
+from entprog.prepare.file import Person, Row, find_person, finished
+from entprog.prepare.video import Video, VideoError
+
+Size = tuple[int, int]
+Keep = Callable[[str, dict[str, Tensor]], None]
+EncodeImages = Callable[[Tensor], Tensor]
+"""uint8 images [K,3,H,W] to embeddings [K,L,D]."""
+
+CLIP_BYTES = 256 * 2**20
+"""A clip is cut where its windows would take more memory."""
+MAPS = 8
+"""Pose maps drawn at once, which limits the memory."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What turns frames into tensors: the codec, and an image encoder where one is used.
+
+    Attributes:
+        control: what "control" holds: "" nothing, "draw" drawn poses, else a second video of the same person.
+        first: whether to store what an image-to-video model sees of each reference, encoded whole.
+        face: side in pixels of the videos of the face that are stored; 0 for none.
+    """
+
+    codec: DiffusersCodec
+    images: EncodeImages | None = None
+    control: str = ""
+    first: bool = False
+    face: int = 0
+
+
+@dataclass(frozen=True)
+class WindowClip:
+    """Neighbouring windows of one shot, which share reference images.
+
+    Attributes:
+        starts: first frame of each window in the file.
+        references: frames of the reference images.
+        boxes: the rectangle for each size, at full size of the frames.
+        keypoints: of the shot, [n,18,3] in pixels of the full frame; the first is of frame `offset`.
+        faces: of the shot, a square for each frame.
+    """
+
+    starts: tuple[int, ...]
+    references: tuple[int, ...]
+    boxes: dict[Size, Rectangle]
+    keypoints: np.ndarray = field(repr=False)
+    offset: int
+    faces: list[Box] = field(default_factory=list, repr=False)
+
+
+class ControlError(ValueError):
+    """A control video that does not fit its video."""
+
+
+def window_starts(frames: int, length: int) -> list[int]:
+    """First frames of windows of `length` frames at a stride of half of that, the last flush with the end."""
+    last = frames - length
+    return [*range(0, last, -(-length // 2)), last] if last >= 0 else []
+
+
+def prepare_windows_of(
+    file: Path,
+    name: str,
+    settings: Row,
+    estimator: PoseEstimator,
+    encoders: Encoders,
+    keep: Keep,
+    control: Path | None = None,
+) -> Row:
+    """One file's row for prepare.jsonl; each clip's tensors go to `keep(clip, tensors)` as soon as they are there.
+
+    Tensors are named "SIZE/NAME" (NAME of STORED), stacked over the clip's windows, but those of the references are
+    once a clip. The row says the first frame of each window ("starts") and the rectangles ("crops").
+
+    Never raises for the file's content: the row then says why it was dropped.
+
+    Args:
+        control: the control video.
+
+    Raises:
+        ValueError: the codec gives no finite numbers.
+    """
+    row, person = find_person(file, name, settings, estimator, settings["frames"])
+    row |= {"starts": {}, "crops": {}}
+    if person is None:
+        return row
+    sizes = [_sides(size) for size in settings["sizes"]]
+    clips, reasons = _clips(person, sizes, settings, encoders)
+    names = [name if len(clips) == 1 else f"{name}-{i + 1}" for i in range(len(clips))]
+    try:
+        for clip_name, tensors in zip(names, _encode(file, control, clips, settings, encoders, person), strict=True):
+            keep(clip_name, tensors)
+    except ControlError as error:
+        return finished(row, [], [str(error)])
+    row["starts"] = {name: list(clip.starts) for name, clip in zip(names, clips, strict=True)}
+    row["crops"] = {
+        name: {_size(size): list(box) for size, box in clip.boxes.items()}
+        for name, clip in zip(names, clips, strict=True)
+    }
+    return finished(row, names, reasons)
+
+
+def _sides(size: str) -> Size:
+    height, width = size.split("x")
+    return int(height), int(width)
+
+
+def _size(sides: Size) -> str:
+    return f"{sides[0]}x{sides[1]}"
+
+
+def _clips(person: Person, sizes: list[Size], settings: Row, encoders: Encoders) -> tuple[list[WindowClip], list[str]]:
+    """The clips of a file, in order, and why shots were left out."""
+    codec, length, count = encoders.codec, settings["frames"], settings["references"]
+    latents = codec.latent_frames(length) * codec.channels * sum(h * w for h, w in sizes) // codec.factor**2
+    window_bytes = 2 * latents * (2 if encoders.control else 1) + 3 * length * encoders.face**2 * len(sizes)
+    together = max(1, CLIP_BYTES // window_bytes)
+    clips, reasons = [], list(person.reasons)
+    for shot in person.shots:
+        boxes = {size: person_rectangle(shot.keypoints[shot.found], *person.size, size[1] / size[0]) for size in sizes}
+        fitting = {size: box for size, box in boxes.items() if box is not None and box[2] >= size[1] / 2}
+        if len(fitting) < len(sizes):
+            reasons.append("person too small")
+            continue
+        filled = fill_gaps(shot.keypoints, shot.found)
+        faces = face_boxes(filled) if encoders.face else []
+        if encoders.face and not faces:
+            reasons.append("no face found")
+            continue
+        starts = [shot.start + start for start in window_starts(shot.end - shot.start, length)]
+        for i in range(0, len(starts), together):
+            some = tuple(starts[i : i + together])
+            clips.append(WindowClip(some, _references(some, length, count), fitting, filled, shot.start, faces))
+    return clips, reasons
+
+
+def _references(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
+    """Frames spread evenly over the clip."""
+    frames = starts[-1] + length - starts[0]
+    return tuple(starts[0] + (2 * i + 1) * frames // (2 * count) for i in range(count))
+
+
+def _encode(
+    file: Path, control: Path | None, clips: list[WindowClip], settings: Row, encoders: Encoders, person: Person
+) -> Iterator[dict[str, Tensor]]:
+    """The second reading: each clip's tensors, in order."""
+    frames, length, position = iter(Video(file, fps=settings["fps"])), settings["frames"], -1
+    controls = None if control is None else _control_frames(control, settings["fps"], person.size)
+    seen: dict[Size, dict[int, tuple[np.ndarray, np.ndarray | None]]] = {}
+    faces: dict[int, Tensor] = {}
+    for clip in clips:
+        wanted: dict[Size, dict[int, np.ndarray]] = {size: {} for size in clip.boxes}
+        encoded: dict[str, list[Tensor]] = {}
+        for start in clip.starts:
+            kept = {size: {i: pair for i, pair in seen.get(size, {}).items() if i >= start} for size in clip.boxes}
+            seen, faces = kept, {i: face for i, face in faces.items() if i >= start}
+            while position < start + length - 1:
+                frame, position = next(frames), position + 1
+                driving = None if controls is None else next(controls)
+                for size, box in clip.boxes.items() if position >= start else ():
+                    seen[size][position] = (
+                        cut_out(frame, box, size), None if driving is None else cut_out(driving, box, size)
+                    )  # fmt: skip
+                if clip.faces and position >= start:
+                    faces[position] = _face(frame, clip.faces[position - clip.offset], encoders.face)
+            for size in clip.boxes:
+                wanted[size] |= {i: seen[size][i][0] for i in clip.references if i in seen[size]}
+                window = [seen[size][i] for i in range(start, start + length)]
+                for name, value in _window(window, clip, start, size, encoders).items():
+                    encoded.setdefault(f"{_size(size)}/{name}", []).append(value)
+                if clip.faces:
+                    face = torch.stack([faces[i] for i in range(start, start + length)])
+                    encoded.setdefault(f"{_size(size)}/face", []).append(face)
+        tensors = {name: torch.stack(values) for name, values in encoded.items()}
+        for size in clip.boxes if clip.references else ():
+            images = torch.from_numpy(np.stack([wanted[size][i] for i in clip.references]))
+            found = _reference(images, length, encoders)
+            tensors |= {f"{_size(size)}/{name}": value for name, value in found.items()}
+        yield tensors
+
+
+def _face(frame: np.ndarray, box: Box, side: int) -> Tensor:
+    """The square's pixels, uint8 [3,side,side]."""
+    return resize(torch.from_numpy(crop(frame, box))[None], side)[0].movedim(-1, 0).contiguous()
+
+
+def _control_frames(path: Path, fps: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The frames of the control video.
+
+    Raises:
+        ControlError: while iterating: unreadable, of another size, or at its end.
+    """
+    video, count = Video(path, fps=fps), 0
+    try:
+        for frame in video:
+            if video.full_size != size:
+                other, own = (f"{w}x{h}" for w, h in (video.full_size, size))
+                raise ControlError(f"control video is {other}, but the video is {own} (width x height)")
+            yield frame
+            count += 1
+    except VideoError as error:
+        raise ControlError(f"control video is unreadable: {error.reason}") from error
+    raise ControlError(f"control video is shorter: {count} frames")
+
+
+def _window(
+    frames: list[tuple[np.ndarray, np.ndarray | None]], clip: WindowClip, start: int, size: Size, encoders: Encoders
+) -> dict[str, Tensor]:
+    """The tensors of one window but those of the references."""
+    pixels = torch.from_numpy(np.stack([frame for frame, _ in frames]))
+    first = start - clip.offset
+    pose = keypoints_in(clip.keypoints[first : first + len(frames)], clip.boxes[size])
+    found = {"latents": _half(encoders.codec.encode(pixels), "latents"), "pose": torch.from_numpy(pose)}
+    if encoders.control == "draw":
+        maps = np.concatenate([draw_pose_in(pose[i : i + MAPS], *size) for i in range(0, len(pose), MAPS)])
+        found["control"] = _half(encoders.codec.encode(maps), "control")
+    elif encoders.control:
+        driving = np.stack([control for _, control in frames if control is not None])
+        found["control"] = _half(encoders.codec.encode(driving), "control")
+    return found
+
+
+def _reference(images: Tensor, frames: int, encoders: Encoders) -> dict[str, Tensor]:
+    """The tensors of reference images uint8 [K,H,W,3]."""
+    codec = encoders.codec
+    planes = images.movedim(-1, 1).contiguous()
+    found = {"reference": _half(torch.stack([codec.encode(image[None]) for image in images]), "reference")}
+    if encoders.first:
+        found["first"] = _half(torch.stack([codec.encode_first(image, frames) for image in images]), "first")
+    found["image"] = planes
+    if encoders.images is not None:
+        found["image_embeds"] = _half(encoders.images(planes), "image_embeds")
+    assert set(found) <= set(OF_REFERENCES)
+    return found
+
+
+def _half(values: Tensor, name: str) -> Tensor:
+    """As they are stored.
+
+    Raises:
+        ValueError: not finite.
+    """
+    half = values.to(STORED[name]).cpu()
+    if not bool(torch.isfinite(half).all()):
+        raise ValueError(f"codec: {name} are not finite; use dtype float32, or another VAE")
+    return half

@@ -1,0 +1,239 @@
+"""Folders of videos of people -> a data set of windows (format 2): latents of a VAE, poses, references and texts."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from entprog.codecs.diffusers import DiffusersCodec
+from entprog.data.windows import FORMAT, prompt_hash
+from entprog.poses.blazepose import PoseEstimator
+from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, free_name
+from entprog.prepare.inputs import find_videos
+from entprog.prepare.video import EXTENSIONS
+from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
+from entprog.prepare.window_store import WindowStore
+
+EncodeText = Callable[[Sequence[str]], Mapping[str, Mapping[str, Tensor]]]
+"""Prompts to their tensors by name, unpadded and without the batch axis."""
+
+
+def prepare_windows(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    codec: DiffusersCodec,
+    sizes: Sequence[str],
+    frames: int,
+    fps: float = 16.0,
+    references: int = 4,
+    first: bool | None = None,
+    face: int = 0,
+    control: str = "",
+    controls: Mapping[Path, Path] | None = None,
+    captions: Mapping[Path, str] | None = None,
+    text: Mapping[str, Any] | None = None,
+    encode_text: EncodeText | None = None,
+    encode_images: EncodeImages | None = None,
+    multiple: int = 0,
+    people: str = "largest",
+    max_frames: int | None = None,
+    holdout: float = 0.1,
+    device: str = "cpu",
+    progress: bool = True,
+) -> PrepareResult:
+    """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
+
+    Args:
+        inputs: video files, and folders (searched recursively).
+        out: folder of the data set; new, empty, or begun by this function with the same settings.
+        codec: the VAE.
+        sizes: such as "480x832", height x width.
+        frames: of a window; windows begin every half window, and the last ends where the shot does.
+        fps: frames a second of the windows.
+        references: images of the same clip that are stored with each window; 0 for none.
+        first: store what an image-to-video model sees of them, encoded whole; None: for Wan's VAE only.
+        face: side in pixels of a video of the face that is stored with each window; 0 for none.
+        control: "" for none, "draw" for drawn poses, or the name of the metadata's column that `controls` is from.
+        controls: each video's control video.
+        captions: each video's caption; a video without one has "", or the caption of an earlier run.
+        text: {"class": ..., "hash": ...} of the text encoders; given together with `encode_text`.
+        encode_text: called once, before any video, with the prompts that are not encoded yet.
+        encode_images: an image encoder for the references.
+        multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
+        people, max_frames, holdout, device: as `prepare_folder` takes them.
+
+    Raises:
+        ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
+        OSError: the disk is full; finished files are kept.
+    """
+    paths, out = [Path(path) for path in inputs], Path(out)
+    multiple = multiple or 2 * codec.factor
+    wrong = [
+        *_wrong_sizes(sizes, codec, multiple),
+        *_wrong_settings(paths, fps, references, face, people, holdout),
+    ]
+    wrong += _wrong_frames(frames, codec, max_frames)
+    if (text is None) != (encode_text is None):
+        wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    files = list(find_videos(paths))
+    if not files:
+        raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
+    driving = _controls(files, control, controls)
+    known = {path.resolve(): caption for path, caption in (captions or {}).items()}
+    first = codec.kind == "AutoencoderKLWan" if first is None else first
+    encoders = Encoders(codec.to(device), encode_images, control, first and references > 0, face)
+    settings = {
+        "format": FORMAT,
+        **{f"codec.{key}": value for key, value in codec.about().items() if key not in ("mean", "std")},
+        "text": None if text is None else dict(text),
+        "sizes": list(sizes),
+        "frames": frames,
+        "fps": float(fps),
+        "references": references,
+        "first": encoders.first,
+        "face": face,
+        "image_embeds": encode_images is not None,
+        "control": control,
+        "people": people,
+        "max_frames": max_frames,
+        "holdout": float(holdout),
+    }
+    store = WindowStore(out, settings)
+    by_source = {file.resolve().as_posix(): "" for file in files} | store.captions()
+    by_source |= {path.as_posix(): caption for path, caption in known.items() if path.as_posix() in by_source}
+    texts = _texts(store, by_source, encode_text)
+    skipped = _prepare(store, files, settings, encoders, driving, by_source, device, progress)
+    dropped, reasons = dropped_files(store)
+    rows = store.finish_windows(codec=codec.about(), text=text, texts=texts, captions=by_source)
+    clips, count = {row.clip for row in rows}, sum(row.frames for row in rows)
+    return PrepareResult(out, len(store.rows) - dropped, dropped, skipped, len(clips), count, reasons, len(rows))
+
+
+def _prepare(
+    store: WindowStore, files: list[Path], settings: dict[str, Any], encoders: Encoders, controls: Mapping[Path, Path],
+    captions: Mapping[str, str], device: str, progress: bool,
+) -> int:  # fmt: skip
+    """Every file that is not done; returns how many were."""
+    done = {row["source"] for row in store.rows}
+    todo = [file for file in files if file.resolve().as_posix() not in done]
+    names = {name for row in store.rows for name in (row["name"], *row["clips"])}
+    estimator: PoseEstimator | None = None
+    with tqdm(
+        total=len(files), initial=len(files) - len(todo), desc="prepare", unit="file", disable=not progress
+    ) as bar:
+        for file in todo:
+            name = free_name(file, names)
+            estimator = estimator or PoseEstimator(device)
+            row = prepare_windows_of(
+                file, name, settings, estimator, encoders, store.add_clip, controls.get(file.resolve())
+            )
+            store.add(row | {"caption": captions[row["source"]]}, {})
+            names |= {name, *row["clips"]}
+            bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
+            bar.update()
+    return len(files) - len(todo)
+
+
+def _texts(
+    store: WindowStore, captions: Mapping[str, str], encode_text: EncodeText | None
+) -> dict[str, Mapping[str, Tensor]]:
+    """Tensors of every caption and of "" by prompt hash; those that the data set has are not encoded again."""
+    if encode_text is None:
+        return {}
+    texts: dict[str, Mapping[str, Tensor]] = dict(store.texts())
+    missing = [prompt for prompt in dict.fromkeys(["", *captions.values()]) if prompt_hash(prompt) not in texts]
+    encoded = encode_text(missing) if missing else {}
+    lacking = [prompt for prompt in missing if not encoded.get(prompt)]
+    if lacking:
+        raise ValueError(f"encode_text: gave nothing for {len(lacking)} prompts (first {lacking[0]!r})")
+    return texts | {prompt_hash(prompt): encoded[prompt] for prompt in missing}
+
+
+def _controls(files: list[Path], control: str, controls: Mapping[Path, Path] | None) -> dict[Path, Path]:
+    """The control video of each file, by its resolved path.
+
+    Raises:
+        ValueError: some have none (all are listed), or theirs does not exist.
+    """
+    if control in ("", "draw"):
+        return {}
+    found = {path.resolve(): Path(other) for path, other in (controls or {}).items()}
+    wrong = [
+        f"control: {file} has no {control!r} in the metadata; add it, or use --control draw"
+        for file in files
+        if file.resolve() not in found
+    ]
+    wrong += [
+        f"control: {found[file.resolve()]} ({control!r} of {file.name}) does not exist; check the path"
+        for file in files
+        if file.resolve() in found and not found[file.resolve()].is_file()
+    ]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
+
+
+def size_multiple(folder: str | Path, codec: DiffusersCodec) -> int:
+    """What heights and widths must be a multiple of: the codec's factor times the transformer's patch.
+
+    A pipeline's folder says its patch in transformer/config.json; elsewhere it is taken to be 2.
+    """
+    path, patch = Path(folder) / "transformer" / "config.json", 2
+    if path.is_file():
+        said = json.loads(path.read_text(encoding="utf-8")).get("patch_size", 1)
+        patch = int(said[-1]) if isinstance(said, list) else int(said or 1)
+    return codec.factor * patch
+
+
+def _wrong_sizes(sizes: Sequence[str], codec: DiffusersCodec, multiple: int) -> list[str]:
+    wrong = []
+    if not sizes or len(set(sizes)) < len(sizes):
+        wrong.append(f'sizes: {list(sizes)}; give different ones, such as "480x832" (height x width)')
+    for size in sizes:
+        sides = size.split("x")
+        if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+            wrong.append(f'sizes: {size!r}; give height x width, such as "480x832"')
+            continue
+        nearest = "x".join(str(max(1, round(int(side) / multiple)) * multiple) for side in sides)
+        if nearest != size:
+            wrong.append(f"sizes: {size} must be a multiple of {multiple} for {codec.name}; use {nearest}")
+    return wrong
+
+
+def _wrong_frames(frames: int, codec: DiffusersCodec, max_frames: int | None) -> list[str]:
+    wrong = []
+    try:
+        codec.latent_frames(max(frames, 0))
+    except ValueError as error:
+        wrong.append(str(error))
+    if frames < 1 and not wrong:
+        wrong.append(f"frames: {frames}; give 1 or more")
+    if max_frames is not None and max_frames < frames:
+        wrong.append(f"max_frames: {max_frames} is below frames, {frames}; no window could be kept")
+    return wrong
+
+
+def _wrong_settings(
+    inputs: list[Path], fps: float, references: int, face: int, people: str, holdout: float
+) -> list[str]:
+    wrong = []
+    if not inputs:
+        wrong.append("inputs: none given; give video files or folders")
+    wrong += [f"inputs: {path} does not exist; check the path" for path in inputs if not path.exists()]
+    if not (math.isfinite(fps) and fps > 0):
+        wrong.append(f"fps: {fps}; give a number above 0")
+    for name, value in (("references", references), ("face", face)):
+        if value < 0:
+            wrong.append(f"{name}: {value}; give 0 or more")
+    if people not in PEOPLE:
+        wrong.append(f"people: {people!r}; give one of {', '.join(PEOPLE)}")
+    if not 0 <= holdout < 1:
+        wrong.append(f"holdout: {holdout}; give a share from 0 to below 1")
+    return wrong

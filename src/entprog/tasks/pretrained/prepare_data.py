@@ -1,0 +1,140 @@
+"""`entprog prepare --codec`: videos, what is said of them, and a pretrained model's own encoders -> windows."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from entprog.codecs.diffusers import DiffusersCodec
+from entprog.prepare.folder import PrepareResult
+from entprog.prepare.metadata import captions
+from entprog.prepare.window_folder import prepare_windows, size_multiple
+from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.families.base import Family
+from entprog.tasks.pretrained.folder import ModelFolder
+
+__all__ = ["prepare_data"]
+
+FACE = 512
+"""Side in pixels of a video of the face, where the model does not say it."""
+
+
+def prepare_data(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    codec: str,
+    text: str = "",
+    sizes: Sequence[str],
+    frames: int,
+    fps: float,
+    references: int,
+    control: str = "",
+    metadata: Path | None = None,
+    dtype: str = "float32",
+    tiling: bool = False,
+    people: str = "largest",
+    max_frames: int | None = None,
+    holdout: float = 0.1,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> PrepareResult:
+    """See `prepare_windows`; captions and control videos are read as `prepare.metadata` says.
+
+    Args:
+        codec: a pipeline's folder, a VAE's folder, or a hub id.
+        text: a pipeline's folder or hub id with text encoders; "": no captions are stored.
+        control: "", "draw", or a column of the metadata.
+        dtype: of the VAE's and the encoders' computation.
+        say: is given what the metadata left out, and what the model needs but prepare cannot make, a line each.
+
+    Raises:
+        ValueError: see `DiffusersCodec.load`, `prepare.metadata.captions` and `prepare_windows`.
+    """
+    samples = captions(inputs, metadata, "" if control == "draw" else control)
+    vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
+    model, family = _family(codec, text)
+    needed = None if family is None else _needed(family)
+    face = 0
+    if family is not None and "face" in _needed(family):
+        face = int(family.network.get("motion_encoder_size") or FACE)
+    for note in (*samples.notes, *_missing(needed, control, references)):
+        say(note)
+    with ExitStack() as stack:
+        about, encode_text = _text(text, device, dtype)
+        wanted = "image_embeds" in (needed or ()) and references > 0
+        return prepare_windows(
+            [sample.video for sample in samples.rows] or inputs,
+            out,
+            codec=vae,
+            sizes=sizes,
+            frames=frames,
+            fps=fps,
+            references=references,
+            first=None if needed is None else "first" in needed,
+            face=face,
+            control=control,
+            controls={sample.video: sample.control for sample in samples.rows if sample.control is not None},
+            captions={sample.video: sample.caption for sample in samples.rows},
+            text=about,
+            encode_text=encode_text,
+            encode_images=_images(model, device, dtype, stack) if wanted else None,
+            multiple=size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:]),
+            people=people,
+            max_frames=max_frames,
+            holdout=holdout,
+            device=device,
+        )
+
+
+def _family(*sources: str) -> tuple[str, Family | None]:
+    """The first of these folders or hub ids that holds a network of a known family, and how it is called."""
+    for source in filter(None, sources):
+        try:
+            return source, family_of(ModelFolder.open(source, weights=False).configs)
+        except ValueError:  # a VAE alone, or a network of no family that is known: its VAE can be used
+            continue
+    return "", None
+
+
+def _needed(family: Family) -> set[str]:
+    """Tensors that the network may ask for."""
+    return {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
+
+
+def _missing(needed: set[str] | None, control: str, references: int) -> list[str]:
+    """Notes on what the model needs for its own pose and reference path, and what is not stored."""
+    notes = []
+    if "control" in (needed or ()) and not control:
+        notes.append('this model has a pose path of its own (pose = "native"), which needs --control draw or a column')
+    if (needed or set()) & {"first", "reference", "image", "image_embeds"} and not references:
+        notes.append('references = 0: this model has inputs for a reference image (reference = "native"), now unused')
+    return notes
+
+
+def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, Any]:
+    """The text encoders' class and hash, and the function that encodes prompts."""
+    if not text:
+        return None, None
+    from entprog.tasks.pretrained.text import encode_prompts, text_identity
+
+    def encode(prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        return encode_prompts(text, prompts, device=device, dtype=dtype, progress=True).texts
+
+    return text_identity(text), encode
+
+
+def _images(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
+    """The function that encodes reference images; its encoder is loaded until `stack` closes."""
+    from entprog.tasks.pretrained.encoders import Encoders
+
+    encoders = Encoders.open(model, "image")
+    pipeline = stack.enter_context(encoders.pipeline(device=device, dtype=dtype))
+
+    def encode(images: Tensor) -> Tensor:
+        return torch.stack([encoders.family.encode_image(pipeline, image) for image in images])
+
+    return encode

@@ -1,0 +1,133 @@
+"""`entprog prepare --codec MODEL --text MODEL` on a rendered video and tiny pipelines."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_pipelines
+import tiny_vaes
+from entprog.cli.app import main
+from entprog.data.shards import Shards
+from entprog.data.windows import Windows, prompt_hash
+from entprog.prepare.video import write_video
+from entprog.synthetic import render_clip
+
+SMALL = ["--sizes", "64x48", "--frames", "5", "--references", "1", "--max-frames", "9"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rendered person of 9 frames, with a caption and a control video in another folder."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "in").mkdir()
+    frames = render_clip(0, 0, 0, frames=9, size=128).frames
+    write_video(folder / "in" / "a.mp4", frames, 16)
+    write_video(folder / "poses.mp4", 255 - frames, 16)
+    (folder / "in" / "a.txt").write_text("a person dances\n")
+    return folder
+
+
+@pytest.fixture
+def encoders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins for the model's text and image encoders; lists what was encoded."""
+    calls: list[str] = []
+
+    def encode_prompts(source: str, prompts: Any, **options: Any) -> SimpleNamespace:
+        calls.extend(prompts)
+        return SimpleNamespace(texts={prompt: {"text": torch.ones(len(prompt) + 1, 32)} for prompt in prompts})
+
+    class Encoders:
+        family = SimpleNamespace(encode_image=lambda pipeline, image: torch.ones(257, 16))
+
+        @classmethod
+        def open(cls, source: str, kind: str) -> "Encoders":
+            calls.append(kind)
+            return cls()
+
+        @contextmanager
+        def pipeline(self, **options: Any) -> Iterator[None]:
+            yield
+
+    text, images = ModuleType("text"), ModuleType("encoders")
+    vars(text).update(encode_prompts=encode_prompts, text_identity=lambda source: {"name": "Stub", "hash": "0"})
+    vars(images).update(Encoders=Encoders)
+    monkeypatch.setitem(sys.modules, "entprog.tasks.pretrained.text", text)
+    monkeypatch.setitem(sys.modules, "entprog.tasks.pretrained.encoders", images)
+    return calls
+
+
+def failed(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["prepare", *map(str, argv)])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert all(line.startswith("entprog: ") for line in err.splitlines())
+    return err
+
+
+def test_what_is_stored_follows_the_model(
+    videos: Path, encoders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_pipelines.saved("wan-2.1-i2v"))
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--codec", model, "--text", model, *SMALL])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("3 windows of 1 clips; 1 files kept, 0 dropped")
+    windows = Windows(tmp_path / "out")
+    assert windows.stored == ("latents", "pose", "reference", "first", "image", "image_embeds")
+    assert windows.about["text"] == {"name": "Stub", "hash": "0"} and windows.about["fps"] == 16
+    assert encoders == ["image", "", "a person dances"]
+    assert {row.caption for row in windows.rows} == {"a person dances"}
+    assert len(windows.text(prompt_hash("a person dances"))["text"]) == 16
+    found = windows.read(windows.rows[0], pick=0)
+    assert found["latents"].shape == (2, 16, 8, 6) and found["image_embeds"].shape == (257, 16)
+
+
+def test_a_model_that_needs_no_first_image(videos: Path, encoders: list[str], tmp_path: Path) -> None:
+    model = str(tiny_pipelines.saved("wan-2.2-ti2v-5b"))
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--codec", model, *SMALL[2:], "--sizes", "64x96"])
+    windows = Windows(tmp_path / "out")
+    assert windows.stored == ("latents", "pose", "reference", "image") and windows.about["text"] is None
+    assert encoders == []
+
+
+def test_a_vae_alone_with_a_control_column(videos: Path, tmp_path: Path) -> None:
+    model = tiny_vaes.save(tmp_path / "model")
+    with (tmp_path / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["video", "prompt", "pose"], ["a.mp4", "a person", videos / "poses.mp4"]])
+    given = ["--codec", str(model / "vae"), *SMALL, "--metadata", str(tmp_path / "metadata.csv"), "--control", "pose"]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given, "--dtype", "bf16", "--tiling"])
+    windows = Windows(tmp_path / "out")
+    assert windows.stored == ("latents", "pose", "control", "reference", "first", "image")
+    assert windows.about["codec"]["dtype"] == "bf16" and windows.about["codec"]["tiling"] is True
+    read: dict[str, Tensor] = windows.read(windows.rows[0])
+    assert (read["control"] - read["latents"]).abs().max() > 0.1
+    assert windows.rows[0].caption == "a person"
+
+
+def test_mistakes_one_line_each(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out, into = tiny_vaes.save(tmp_path / "model"), tmp_path / "out", videos / "in"
+    assert "--frames needs --codec FOLDER" in failed(capsys, into, out, "--frames", "5")
+    assert "--tiling needs --codec FOLDER" in failed(capsys, into, out, "--tiling")
+    assert "--min-frames 5 has no effect" in failed(capsys, into, out, "--codec", model, "--min-frames", "5")
+    assert "--codec = 'nowhere'" in failed(capsys, into, out, "--codec", "nowhere", *SMALL)
+    assert "sizes: '32'; give height x width" in failed(capsys, into, out, "--codec", model)
+    said = failed(capsys, into, out, "--codec", model, "--sizes", "60x48", "--frames", "6")
+    assert "multiple of 16" in said and "frames = 6: " in said and len(said.splitlines()) == 2
+    assert "inputs: " in failed(capsys, tmp_path / "none", out, "--codec", model, *SMALL)
+    (tmp_path / "empty").mkdir()
+    assert "inputs: no video" in failed(capsys, tmp_path / "empty", out, "--codec", model, *SMALL)
+    assert "'poses'" in failed(capsys, into, out, "--codec", model, *SMALL, "--control", "poses")
+    assert not out.exists()
+
+
+def test_without_a_codec_all_is_as_before(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--sizes", "32", "--min-frames", "5"])
+    assert capsys.readouterr().out.endswith("1 clips, 7 frames; 1 files kept, 0 dropped\n")
+    assert Shards(tmp_path / "out").about["fps"] == 12.0
