@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -72,7 +73,7 @@ LTX = CFG | {"height": 32, "width": 64, "num_frames": 9}
 CASES = {
     "cogvideox-2b": Case(Latent(3, 4, 6, 8, 9), COG),
     "cogvideox-5b": Case(Latent(3, 4, 8, 6, 9), COG | {"height": 64, "width": 48}),
-    "cogvideox-5b-i2v": Case(Latent(3, 4, 4, 4, 9), COG | {"height": 32, "width": 32}, image=True),
+    "cogvideox-5b-i2v": Case(Latent(3, 4, 6, 8, 9), COG, image=True),
     "cogvideox-1.5": Case(Latent(4, 4, 6, 4, 13), COG_1_5),
     "cogvideox-1.5-i2v": Case(Latent(4, 4, 6, 4, 13), COG_1_5, image=True, within=1e-6),
     "hunyuan-video": Case(
@@ -124,7 +125,8 @@ def stored(name: str) -> dict[str, Tensor]:
             return {"reference": ((latents - mean) / std).transpose(1, 2)}
         found = {"reference": latents.transpose(1, 2) * pipeline.vae.config.scaling_factor}
         if "hunyuan" in name:
-            found["image_embeds"] = pipeline.encode_image(picture(name), 1, torch.device("cpu"), torch.float32)
+            pixels = torch.from_numpy(np.array(picture(name))).permute(2, 0, 1)
+            found["image_embeds"] = opened(name).family.encode_image(pipeline, pixels)[None]
     return found
 
 

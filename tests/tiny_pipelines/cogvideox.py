@@ -32,8 +32,8 @@ def save(folder: Path, *, image: bool = False, invert: bool = False, schedule: A
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=CHANNELS * (1 + image), out_channels=CHANNELS,
-        time_embed_dim=16, text_embed_dim=16, num_layers=LAYERS, sample_frames=9, max_text_seq_length=24,
-        **({"sample_width": 8, "sample_height": 6} | network),
+        time_embed_dim=16, text_embed_dim=16, num_layers=LAYERS, sample_width=8, sample_height=6, sample_frames=9,
+        max_text_seq_length=24, **network,
     )  # fmt: skip
     blocks = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
     vae = AutoencoderKLCogVideoX(
@@ -52,12 +52,10 @@ def save(folder: Path, *, image: bool = False, invert: bool = False, schedule: A
 ROTARY: dict[str, Any] = {"use_rotary_positional_embeddings": True}
 V1_5: dict[str, Any] = ROTARY | {"patch_size_t": 2, "patch_bias": False}
 
-LEARNED: dict[str, Any] = {"use_learned_positional_embeddings": True, "sample_width": 4, "sample_height": 4}
-
 PIPELINES = {
     "cogvideox-2b": lambda folder: save(folder, schedule=scheduler(shift=3.0)),
     "cogvideox-5b": lambda folder: save(folder, schedule=scheduler(CogVideoXDPMScheduler), **ROTARY),
-    "cogvideox-5b-i2v": lambda folder: save(folder, image=True, **ROTARY, **LEARNED),
+    "cogvideox-5b-i2v": lambda folder: save(folder, image=True, use_learned_positional_embeddings=True, **ROTARY),
     "cogvideox-1.5": lambda folder: save(folder, **V1_5),
     "cogvideox-1.5-i2v": lambda folder: save(folder, image=True, invert=True, ofs_embed_dim=16, **V1_5),
 }

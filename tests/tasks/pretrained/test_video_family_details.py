@@ -14,7 +14,7 @@ from video_cases import condition, noise, opened
 
 def test_cogvideox_refuses_sizes_that_its_positions_do_not_reach():
     learned, sliced = opened("cogvideox-5b-i2v").family, opened("cogvideox-1.5").family
-    assert "learned for latents of 4x4, not 8x8" in learned.size_problem(Latent(3, 4, 8, 8, 9))
+    assert "learned for latents of 6x8, not 8x8" in learned.size_problem(Latent(3, 4, 8, 8, 9))
     assert "choose frames = 8 k - 3" in sliced.size_problem(Latent(3, 4, 6, 8, 9))
     assert "positions reach latents of 6x8" in sliced.size_problem(Latent(4, 4, 6, 10, 13))
     assert opened("cogvideox-5b").family.size_problem(Latent(5, 4, 12, 10, 17)) == ""
