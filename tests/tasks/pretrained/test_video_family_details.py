@@ -9,7 +9,10 @@ from diffusers import HunyuanVideo15Transformer3DModel
 from entprog.tasks.pretrained.families.base import Configs, Latent
 from entprog.tasks.pretrained.families.hunyuan_video import HunyuanVideo
 from entprog.tasks.pretrained.families.hunyuan_video15 import HunyuanVideo15
-from video_cases import condition, noise, opened
+from entprog.tasks.pretrained.text import encode_images, encode_prompts
+from family_calls import Opened
+from tiny_pipelines import saved
+from video_cases import PROMPTS, condition, noise, opened
 
 
 def test_cogvideox_refuses_sizes_that_its_positions_do_not_reach():
@@ -91,3 +94,22 @@ def test_ltx_video_counts_seconds_at_the_frame_rate_of_the_videos():
     for family.frame_rate in (0.0, 16.0):
         seconds.append(family.inputs(x, time, condition("ltx-video", (1,)))["rope_interpolation_scale"])
     assert seconds == [(4 / 25, 8, 8), (4 / 16, 8, 8)]
+
+
+@pytest.mark.parametrize("name", ["cogvideox-2b", "hunyuan-video", "hunyuan-video-1.5-i2v", "ltx-video"])
+def test_prompts_are_encoded_without_network_and_vae_as_by_the_whole_pipeline(name):
+    prompt, model = PROMPTS[1], Opened(name)
+    found = encode_prompts(saved(name), [prompt]).texts
+    with torch.no_grad():
+        for text, whole in ((text, model.family.encode_text(model.pipeline, text)) for text in ("", prompt)):
+            assert found[text].keys() == whole.keys()
+            assert all(torch.equal(found[text][key], value) for key, value in whole.items())
+
+
+def test_hunyuan_video_15_encodes_images_without_network_and_vae():
+    image = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    states = encode_images(saved("hunyuan-video-1.5-i2v"), image[None])
+    model = opened("hunyuan-video-1.5-i2v")
+    assert states.shape == (1, model.family.image_tokens, model.family.image_width)
+    with torch.no_grad():
+        assert torch.equal(states[0], model.family.encode_image(model.pipeline, image))
