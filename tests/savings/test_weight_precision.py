@@ -132,7 +132,7 @@ def test_untouched_float32_stays_what_it_was() -> None:
 
 
 def test_trained_in_bf16_needs_frozen_in_bf16() -> None:
-    with pytest.raises(ValueError, match="model.weights = 'bf16': trained weights in bfloat16 need"):
+    with pytest.raises(ValueError, match=r"model\.weights = .bf16.: trained weights in bfloat16 need"):
         set_precision(wan(), "fp16", "bf16")
 
 
@@ -144,7 +144,7 @@ def test_forward_and_gradients_are_those_of_float32(dtype: str, autocast: bool) 
     for held in ("float32", dtype):
         trained = Trained(held)
         if dtype == "fp16":  # the same values in both
-            for name, p in trained.model.named_parameters():
+            for p in trained.model.parameters():
                 p.data = p.data.half().to(p.dtype)
         trained.freezer.train_only(["blocks.1"])
         with recomputed(trained.blocks), torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -1,12 +1,7 @@
 """`entprog prepare --codec MODEL --text MODEL` on a rendered video and tiny pipelines."""
 
 import csv
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +14,7 @@ from entprog.data.shards import Shards
 from entprog.data.windows import Windows, prompt_hash
 from entprog.prepare.video import write_video
 from entprog.synthetic import render_clip
+from entprog.tasks.pretrained.text import encode_images, encode_prompts, text_identity
 
 SMALL = ["--sizes", "64x48", "--frames", "5", "--references", "1", "--max-frames", "9"]
 
@@ -35,35 +31,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def encoders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-ins for the model's text and image encoders; lists what was encoded."""
-    calls: list[str] = []
-
-    def encode_prompts(source: str, prompts: Any, **options: Any) -> SimpleNamespace:
-        calls.extend(prompts)
-        return SimpleNamespace(texts={prompt: {"text": torch.ones(len(prompt) + 1, 32)} for prompt in prompts})
-
-    class Encoders:
-        family = SimpleNamespace(encode_image=lambda pipeline, image: torch.ones(257, 16))
-
-        @classmethod
-        def open(cls, source: str, kind: str) -> "Encoders":
-            calls.append(kind)
-            return cls()
-
-        @contextmanager
-        def pipeline(self, **options: Any) -> Iterator[None]:
-            yield
-
-    text, images = ModuleType("text"), ModuleType("encoders")
-    vars(text).update(encode_prompts=encode_prompts, text_identity=lambda source: {"name": "Stub", "hash": "0"})
-    vars(images).update(Encoders=Encoders)
-    monkeypatch.setitem(sys.modules, "entprog.tasks.pretrained.text", text)
-    monkeypatch.setitem(sys.modules, "entprog.tasks.pretrained.encoders", images)
-    return calls
-
-
 def failed(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     with pytest.raises(SystemExit) as caught:
         main(["prepare", *map(str, argv)])
@@ -73,28 +40,27 @@ def failed(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     return err
 
 
-def test_what_is_stored_follows_the_model(
-    videos: Path, encoders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_stored_follows_the_model(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(tiny_pipelines.saved("wan-2.1-i2v"))
     main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--codec", model, "--text", model, *SMALL])
     assert capsys.readouterr().out.splitlines()[-1].endswith("3 windows of 1 clips; 1 files kept, 0 dropped")
     windows = Windows(tmp_path / "out")
     assert windows.stored == ("latents", "pose", "reference", "first", "image", "image_embeds")
-    assert windows.about["text"] == {"name": "Stub", "hash": "0"} and windows.about["fps"] == 16
-    assert encoders == ["image", "", "a person dances"]
+    assert windows.about["text"] == text_identity(model) and windows.about["fps"] == 16
     assert {row.caption for row in windows.rows} == {"a person dances"}
-    assert len(windows.text(prompt_hash("a person dances"))["text"]) == 16
+    for prompt, tensors in encode_prompts(model, ["a person dances"]).texts.items():
+        assert torch.equal(windows.text(prompt_hash(prompt))["text"], tensors["text"])
     found = windows.read(windows.rows[0], pick=0)
     assert found["latents"].shape == (2, 16, 8, 6) and found["image_embeds"].shape == (257, 16)
+    assert torch.equal(found["image_embeds"], encode_images(model, found["image"][None])[0].half())
 
 
-def test_a_model_that_needs_no_first_image(videos: Path, encoders: list[str], tmp_path: Path) -> None:
+def test_a_model_that_needs_no_first_image(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("entprog.tasks.pretrained.encoders.Encoders.open")  # no encoder is needed
     model = str(tiny_pipelines.saved("wan-2.2-ti2v-5b"))
     main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--codec", model, *SMALL[2:], "--sizes", "64x96"])
     windows = Windows(tmp_path / "out")
     assert windows.stored == ("latents", "pose", "reference", "image") and windows.about["text"] is None
-    assert encoders == []
 
 
 def test_a_vae_alone_with_a_control_column(videos: Path, tmp_path: Path) -> None:

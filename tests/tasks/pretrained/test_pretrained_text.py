@@ -5,69 +5,32 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from entprog import plugins
 from entprog.tasks.pretrained.encoders import Encoders
+from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
+from entprog.tasks.pretrained.folder import read_configs
+from entprog.tasks.pretrained.prepare_data import _images
 from entprog.tasks.pretrained.text import encode_images, encode_prompts, text_identity
-
-WORDS = ["<pad>", "</s>", "<unk>", *["a", "person", "signs", "dances", "walks"]]
-WIDTH = 16
-
-
-def save_wan(folder: Path, *, image: bool = True) -> None:
-    """Wan 2.1 I2V: UMT5, CLIP vision, a transformer of one block, and a VAE."""
-    torch.manual_seed(0)
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
-    settings = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    umt5 = transformers.UMT5EncoderModel(transformers.UMT5Config(vocab_size=len(WORDS), **settings))
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=16,
-    )
-    diffusers.WanImageToVideoPipeline(
-        tokenizer=tokenizer,
-        text_encoder=umt5.eval(),
-        vae=diffusers.AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
-        scheduler=diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
-        image_processor=transformers.CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        )
-        if image
-        else None,
-        image_encoder=transformers.CLIPVisionModel(vision).eval() if image else None,
-        transformer=diffusers.WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16, text_dim=WIDTH, freq_dim=16,
-            ffn_dim=32, num_layers=1, rope_max_seq_len=32, image_dim=WIDTH if image else None,
-        ),
-    ).save_pretrained(folder)  # fmt: skip
+from tiny_pipelines import pipelines, saved
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wan")
-    save_wan(folder)
-    return folder
+def shared() -> Path:
+    """Wan 2.1 I2V: UMT5 and CLIP; read it only."""
+    return saved("wan-2.1-i2v")
 
 
 @pytest.fixture
@@ -93,7 +56,7 @@ def test_prompts_are_what_the_whole_pipeline_makes_of_them(shared: Path) -> None
         text = tensors["text"]
         assert list(tensors) == ["text"] and text.device.type == "cpu" and not text.requires_grad
         assert torch.equal(text, whole[0, : len(text)]) and not whole[0, len(text) :].any()
-    assert [len(tensors["text"]) for tensors in found.texts.values()] == [1, 3, 1]
+    assert [len(tensors["text"]) for tensors in found.texts.values()] == [1, 4, 2]
 
 
 def test_each_prompt_is_encoded_once_and_the_encoder_is_freed(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +106,7 @@ def test_files_of_the_hubs_cache_are_not_read(wan: Path) -> None:
 def test_images_are_what_the_whole_pipeline_makes_of_them(shared: Path) -> None:
     images = torch.randint(256, (2, 3, 48, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = encode_images(shared, images)
-    assert found.shape == (2, 5, WIDTH)
+    assert found.shape == (2, 257, 16)
     pipeline = diffusers.WanImageToVideoPipeline.from_pretrained(str(shared))
     for image, states in zip(images, found, strict=True):
         with torch.no_grad():
@@ -153,7 +116,7 @@ def test_images_are_what_the_whole_pipeline_makes_of_them(shared: Path) -> None:
         encode_images(shared, images.float())
 
 
-def test_a_family_without_image_states_and_a_folder_without_image_encoder(shared: Path, tmp_path: Path) -> None:
+def test_a_family_without_image_states_and_a_folder_without_image_encoder(shared: Path) -> None:
     class Plain(Family):
         networks = ()
 
@@ -163,39 +126,43 @@ def test_a_family_without_image_states_and_a_folder_without_image_encoder(shared
     family = Plain(Encoders.open(str(shared), "image").configs)
     with pytest.raises(ValueError, match="Plain: takes no states of an image encoder"):
         family.encode_image(None, torch.zeros(3, 8, 8, dtype=torch.uint8))
-    save_wan(tmp_path, image=False)
-    assert set(encode_prompts(tmp_path, ["dances"]).texts) == {"", "dances"}
     with pytest.raises(ValueError, match="it has no image encoder; give a pipeline that has one, or leave --image out"):
-        encode_images(tmp_path, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+        encode_images(saved("wan-2.2-i2v"), torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
-def test_the_image_encoder_of_svd_without_unet_and_vae(tmp_path: Path) -> None:
-    config = transformers.CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        projection_dim=8,
-        patch_size=32,
-    )
-    diffusers.StableVideoDiffusionPipeline(
-        vae=diffusers.AutoencoderKLTemporalDecoder(
-            block_out_channels=(32,), layers_per_block=1
-        ),
-        image_encoder=transformers.CLIPVisionModelWithProjection(config).eval(),
-        unet=diffusers.UNetSpatioTemporalConditionModel(
-            block_out_channels=(32, 32), down_block_types=("DownBlockSpatioTemporal",) * 2, num_attention_heads=1,
-            up_block_types=("UpBlockSpatioTemporal",) * 2, cross_attention_dim=8, layers_per_block=1,
-            addition_time_embed_dim=8, projection_class_embeddings_input_dim=24,
-        ),
-        scheduler=diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", timestep_type="continuous"),
-        feature_extractor=transformers.CLIPImageProcessor(),
-    ).save_pretrained(tmp_path)  # fmt: skip
-    image = Image.fromarray(np.zeros((40, 56, 3), np.uint8))
-    with Encoders.open(str(tmp_path), "image").pipeline() as pipeline:
-        assert pipeline.unet is None and pipeline.vae is None
-        assert pipeline._encode_image(image, "cpu", 1, False).shape == (1, 1, 8)
-    assert "it has no text encoder" in refused(tmp_path)
+@pytest.mark.parametrize("name", ["svd", *(name for name in pipelines() if name.startswith("wan-animate"))])
+def test_image_encoders_of_other_families(name: str) -> None:
+    folder = saved(name)
+    image = torch.randint(256, (1, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = diffusers.DiffusionPipeline.from_pretrained(str(folder))
+    with torch.no_grad():
+        family = family_of(read_configs(folder))
+        expected = family.encode_image(whole, Image.fromarray(image[0].permute(1, 2, 0).numpy()))
+    assert torch.equal(encode_images(folder, image)[0], expected)
+    with ExitStack() as stack:  # as `entprog prepare` does
+        assert torch.equal(_images(str(folder), "cpu", "float32", stack)(image)[0], expected)
+
+
+def with_text() -> list[str]:
+    """The tiny pipelines that have a text encoder."""
+    return [name for name in pipelines() if any(saved(name).glob("text_encoder*"))]
+
+
+@pytest.mark.slow
+def test_text_encoders_of_every_family() -> None:
+    for name in with_text():
+        folder = saved(name)
+        whole = diffusers.DiffusionPipeline.from_pretrained(str(folder))
+        with torch.no_grad():
+            expected = family_of(read_configs(folder)).encode_text(whole, "a person walks")
+        found = encode_prompts(folder, ["a person walks"]).texts["a person walks"]
+        assert found.keys() == expected.keys(), name
+        for key, tensor in found.items():
+            assert torch.equal(tensor, expected[key]), (name, key)
+
+
+def test_a_family_without_text() -> None:
+    assert "it has no text encoder; give a pipeline that has one, or leave --text out" in refused(saved("svd"))
 
 
 def test_a_pipeline_that_asks_the_vae_for_its_configuration(tmp_path: Path) -> None:

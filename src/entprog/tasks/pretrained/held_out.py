@@ -85,7 +85,7 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
             f"its latents have {about['channels']} channels ({about.get('class', about.get('name'))}), but "
             f"{config.model.pretrained} takes {family.channels}; prepare it with --codec {config.model.pretrained}"
         )
-    if task.folder.configs.codec and about["hash"] != task.codec.hash:
+    if about["hash"] != task.codec.hash:
         raise windows.wrong(
             f"its latents are of another VAE (hash {about['hash']}) than that of {config.model.pretrained} "
             f"({task.codec.hash}); prepare it with --codec {config.model.pretrained}"

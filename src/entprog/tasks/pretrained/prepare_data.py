@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
@@ -130,11 +130,9 @@ def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, An
 def _images(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
     """The function that encodes reference images; its encoder is loaded until `stack` closes."""
     from entprog.tasks.pretrained.encoders import Encoders
+    from entprog.tasks.pretrained.text import image_states
 
     encoders = Encoders.open(model, "image")
     pipeline = stack.enter_context(encoders.pipeline(device=device, dtype=dtype))
 
-    def encode(images: Tensor) -> Tensor:
-        return torch.stack([encoders.family.encode_image(pipeline, image) for image in images])
-
-    return encode
+    return partial(image_states, encoders.family, pipeline)

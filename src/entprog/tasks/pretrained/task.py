@@ -113,7 +113,11 @@ class PretrainedTask(Task):
 
     @property
     def codec(self) -> Codec:  # type: ignore[override]
-        """The model's VAE, loaded at first use."""
+        """The model's VAE, loaded at first use; of a network without one the packaged codec of the data set."""
+        if self._codec is None and not self.folder.configs.codec:
+            from entprog.codecs.pca import PatchCodec
+
+            self._codec = PatchCodec.default()
         if self._codec is None:
             from entprog.codecs.diffusers import DiffusersCodec
 

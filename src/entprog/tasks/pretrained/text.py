@@ -6,14 +6,17 @@ Shape legend: n images, H W pixels, L tokens, D width.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from entprog.tasks.pretrained.encoders import EXTRA, Encoders
+from entprog.tasks.pretrained.families.base import Family
 
-__all__ = ["EncodedText", "encode_images", "encode_prompts", "text_identity"]
+__all__ = ["EncodedText", "encode_images", "encode_prompts", "image_states", "text_identity"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,13 @@ def encode_images(
         raise ValueError(f"images: {images.dtype} {tuple(images.shape)}; give at least one image, uint8 [n, 3, H, W]")
     encoders = Encoders.open(str(source), "image", revision=revision, component=component)
     with encoders.pipeline(device=device, dtype=dtype) as pipeline:
-        states = [encoders.family.encode_image(pipeline, image.cpu()) for image in images]
+        return image_states(encoders.family, pipeline, images)
+
+
+def image_states(family: Family, pipeline: Any, images: Tensor) -> Tensor:
+    """`encode_images` by a pipeline that is loaded already (`Encoders.pipeline`)."""
+    pictures = (Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images)
+    states = [family.encode_image(pipeline, picture) for picture in pictures]
     return torch.stack([_checked(state, "an image") for state in states])
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter
@@ -299,12 +298,12 @@ class Family(ABC):
 
     # Images
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
         """What the family's own pipeline makes of a reference image for `image_embeds`: states [L, D].
 
         Args:
             pipeline: diffusers' pipeline, loaded without network, VAE and text encoder.
-            image: uint8 [3, H, W].
+            image: of PIL.
         """
         raise ValueError(f"{type(self).__name__}: takes no states of an image encoder")
 
@@ -323,8 +322,3 @@ def lengths(tokens: Sequence[Tensor], length: int) -> Tensor:
     for row, text in zip(out, tokens, strict=True):
         row[: len(text)] = 1
     return out
-
-
-def picture(image: Tensor) -> Any:
-    """A uint8 image [3, H, W] as PIL's, which pipelines take."""
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent, picture
+from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent
 
 __all__ = ["Wan"]
 
@@ -95,7 +95,7 @@ class Wan(Family):
         return (*first, "image_embeds") if self.clip else first
 
     def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
-        found = [Condition("text", (TEXT_TOKENS, int(self.network["text_dim"])), "text")]
+        found = [Condition("text", (self.text_length, int(self.network["text_dim"])), "text")]
         if reference == "native" and self.per_token:
             found.append(Condition("first", (1, *latent.shape[1:])))
         elif self.extra:
@@ -124,8 +124,8 @@ class Wan(Family):
         embeds, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
         return {"text": unpadded(embeds[0])}
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
-        states: Tensor = pipeline.encode_image(picture(image))
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
+        states: Tensor = pipeline.encode_image(image)
         return states[0]
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
