@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -125,8 +124,7 @@ def stored(name: str) -> dict[str, Tensor]:
             return {"reference": ((latents - mean) / std).transpose(1, 2)}
         found = {"reference": latents.transpose(1, 2) * pipeline.vae.config.scaling_factor}
         if "hunyuan" in name:
-            pixels = torch.from_numpy(np.array(picture(name))).permute(2, 0, 1)
-            found["image_embeds"] = opened(name).family.encode_image(pipeline, pixels)[None]
+            found["image_embeds"] = opened(name).family.encode_image(pipeline, picture(name))[None]
     return found
 
 

@@ -5,7 +5,10 @@ import copy
 import pytest
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel
+from PIL import Image
 
+from entprog.tasks.pretrained.adapters import PoseAdapters
+from entprog.tasks.pretrained.build import control_channels
 from entprog.tasks.pretrained.families.base import Configs, Latent
 from entprog.tasks.pretrained.families.hunyuan_video import HunyuanVideo
 from entprog.tasks.pretrained.families.hunyuan_video15 import HunyuanVideo15
@@ -112,4 +115,22 @@ def test_hunyuan_video_15_encodes_images_without_network_and_vae():
     model = opened("hunyuan-video-1.5-i2v")
     assert states.shape == (1, model.family.image_tokens, model.family.image_width)
     with torch.no_grad():
-        assert torch.equal(states[0], model.family.encode_image(model.pipeline, image))
+        shown = Image.fromarray(image.permute(1, 2, 0).numpy())
+        assert torch.equal(states[0], model.family.encode_image(model.pipeline, shown))
+
+
+@pytest.mark.parametrize("name", ["cogvideox-5b", "cogvideox-1.5-i2v", "hunyuan-video", "ltx-video"])
+@torch.no_grad()
+def test_control_latents_are_added_where_the_latents_are_embedded(name):
+    model = Opened(name)
+    entrance = model.network.get_submodule(model.family.entrance)
+    x, time, given = noise(name, 2), torch.tensor([700.0, 300.0]), condition(name, (0, 1))
+    bare = model.predict(x, time, given)
+    adapters = PoseAdapters.at_entrance(
+        model.network, model.family.entrance, control_channels(model.network, model.family)
+    )
+    adapters.side.control = model.family.control(noise(name, 2, seed=9))
+    assert torch.equal(model.predict(x, time, given), bare)
+    for parameter in entrance.control.parameters():
+        parameter.normal_()
+    assert not torch.equal(model.predict(x, time, given), bare)
