@@ -148,8 +148,8 @@ def test_what_is_not_asked_for_is_not_stored(videos: Path, tmp_path: Path, codec
     assert WindowSamples(windows, "train").sample(0)[1] is None
 
 
-def test_videos_of_the_face(videos: Path, tmp_path: Path, codec: DiffusersCodec) -> None:
-    run([videos / "a.mp4"], tmp_path / "out", codec, face=24, references=0)
+def test_videos_of_the_face_and_a_blank_one(videos: Path, tmp_path: Path, codec: DiffusersCodec) -> None:
+    run([videos / "a.mp4"], tmp_path / "out", codec, face=24, references=0, blank=True)
     windows, frames = Windows(tmp_path / "out"), read_video(videos / "a.mp4", fps=16)[0]
     (about,) = rows(tmp_path / "out")
     x0, y0, width, height = about["crops"]["a"]["64x48"]
@@ -160,6 +160,7 @@ def test_videos_of_the_face(videos: Path, tmp_path: Path, codec: DiffusersCodec)
         box = face_boxes(pixels)[3]
         square = resize(torch.from_numpy(crop(frames[row.start + 3], box))[None], 24)[0]
         assert (found["face"][3].permute(1, 2, 0).float() - square.float()).abs().mean() < 20  # keypoints are rounded
+        assert torch.equal(found["blank"], codec.encode_pixels(torch.full((9, 3, 64, 48), 0.5)).half().float())
         nose = (pixels[3, 0, :2] - box[:2]) / box[2]
         assert (abs(nose - 0.5) < 0.3).all()
     assert torch.equal(windows.read(windows.rows[0])["face"][5:], windows.read(windows.rows[1])["face"][:4])

@@ -10,10 +10,13 @@ from torch import Tensor
 import tiny_pipelines
 import tiny_vaes
 from entprog.cli.app import main
+from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.shards import Shards
 from entprog.data.windows import Windows, prompt_hash
 from entprog.prepare.video import write_video
 from entprog.synthetic import render_clip
+from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.folder import read_configs
 from entprog.tasks.pretrained.text import encode_images, encode_prompts, text_identity
 
 SMALL = ["--sizes", "64x48", "--frames", "5", "--references", "1", "--max-frames", "9"]
@@ -55,12 +58,39 @@ def test_what_is_stored_follows_the_model(videos: Path, tmp_path: Path, capsys: 
     assert torch.equal(found["image_embeds"], encode_images(model, found["image"][None])[0].half())
 
 
+@pytest.mark.parametrize("name", ["wan-2.1-i2v", "svd"])
+def test_with_the_models_own_encoders(name: str, videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ftfy")
+    if name not in tiny_pipelines.pipelines():
+        pytest.skip("no such tiny pipeline")
+    model = tiny_pipelines.saved(name)
+    family = family_of(read_configs(model))
+    text = ["--text", str(model)] if family.text_length else []
+    frames = DiffusersCodec.load(model).frames_factor + 1
+    given = ["--codec", str(model), *text, *SMALL[:2], "--frames", str(frames), *SMALL[4:]]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given])
+    windows = Windows(tmp_path / "out")
+    assert set(family.stored(pose="none", reference="native")) <= set(windows.stored)
+    if text:
+        assert "text" in windows.text(windows.rows[0].prompt) and windows.text(prompt_hash(""))
+
+
 def test_a_model_that_needs_no_first_image(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("entprog.tasks.pretrained.encoders.Encoders.open")  # no encoder is needed
     model = str(tiny_pipelines.saved("wan-2.2-ti2v-5b"))
     main(["prepare", str(videos / "in"), str(tmp_path / "out"), "--codec", model, *SMALL[2:], "--sizes", "64x96"])
     windows = Windows(tmp_path / "out")
     assert windows.stored == ("latents", "pose", "reference", "image") and windows.about["text"] is None
+
+
+def test_all_that_a_model_with_a_pose_path_of_its_own_needs(videos: Path, tmp_path: Path) -> None:
+    model = str(tiny_pipelines.saved("wan-animate"))
+    given = ["--codec", model, *SMALL, "--control", "draw"]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given])
+    windows = Windows(tmp_path / "out")
+    family = family_of(read_configs(Path(model)))
+    assert set(family.stored(pose="native", reference="native")) <= set(windows.stored)
+    assert windows.read(windows.rows[0])["face"].shape == (5, 3, 16, 16)
 
 
 def test_a_vae_alone_with_a_control_column(videos: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ Keep = Callable[[str, dict[str, Tensor]], None]
 EncodeImages = Callable[[Tensor], Tensor]
 """uint8 images [K,3,H,W] to embeddings [K,L,D]."""
 
+SHARED = (*OF_REFERENCES, "blank")
+"""Tensors that all windows of a clip share."""
 CLIP_BYTES = 256 * 2**20
 """A clip is cut where its windows would take more memory."""
 MAPS = 8
@@ -52,6 +54,7 @@ class Encoders:
         control: what "control" holds: "" nothing, "draw" drawn poses, else a second video of the same person.
         first: whether to store what an image-to-video model sees of each reference, encoded whole.
         face: side in pixels of the videos of the face that are stored; 0 for none.
+        blank: whether to store the latents of a window that is grey throughout (0 in -1..1).
     """
 
     codec: DiffusersCodec
@@ -59,6 +62,7 @@ class Encoders:
     control: str = ""
     first: bool = False
     face: int = 0
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ def prepare_windows_of(
 ) -> Row:
     """One file's row for prepare.jsonl; each clip's tensors go to `keep(clip, tensors)` as soon as they are there.
 
-    Tensors are named "SIZE/NAME" (NAME of STORED), stacked over the clip's windows, but those of the references are
-    once a clip. The row says the first frame of each window ("starts") and the rectangles ("crops").
+    Tensors are named "SIZE/NAME" (NAME of STORED), stacked over the windows; those of SHARED are once a clip.
+    The row says the first frame of each window ("starts") and the rectangles ("crops").
 
     Never raises for the file's content: the row then says why it was dropped.
 
@@ -181,6 +185,7 @@ def _encode(
     controls = None if control is None else _control_frames(control, settings["fps"], person.size)
     seen: dict[Size, dict[int, tuple[np.ndarray, np.ndarray | None]]] = {}
     faces: dict[int, Tensor] = {}
+    blanks: dict[Size, Tensor] = {}
     for clip in clips:
         wanted: dict[Size, dict[int, np.ndarray]] = {size: {} for size in clip.boxes}
         encoded: dict[str, list[Tensor]] = {}
@@ -205,6 +210,9 @@ def _encode(
                     face = torch.stack([faces[i] for i in range(start, start + length)])
                     encoded.setdefault(f"{_size(size)}/face", []).append(face)
         tensors = {name: torch.stack(values) for name, values in encoded.items()}
+        for size in clip.boxes if encoders.blank else ():
+            blanks[size] = blanks[size] if size in blanks else _blank(encoders.codec, length, size)
+            tensors[f"{_size(size)}/blank"] = blanks[size]
         for size in clip.boxes if clip.references else ():
             images = torch.from_numpy(np.stack([wanted[size][i] for i in clip.references]))
             found = _reference(images, length, encoders)
@@ -265,6 +273,11 @@ def _reference(images: Tensor, frames: int, encoders: Encoders) -> dict[str, Ten
         found["image_embeds"] = _half(encoders.images(planes), "image_embeds")
     assert set(found) <= set(OF_REFERENCES)
     return found
+
+
+def _blank(codec: DiffusersCodec, frames: int, size: Size) -> Tensor:
+    """Latents [T,C,h,w] of a grey video."""
+    return _half(codec.encode_pixels(torch.full((frames, 3, *size), 0.5)), "blank")
 
 
 def _half(values: Tensor, name: str) -> Tensor:

@@ -33,6 +33,7 @@ def prepare_windows(
     references: int = 4,
     first: bool | None = None,
     face: int = 0,
+    blank: bool = False,
     control: str = "",
     controls: Mapping[Path, Path] | None = None,
     captions: Mapping[Path, str] | None = None,
@@ -58,6 +59,7 @@ def prepare_windows(
         references: images of the same clip that are stored with each window; 0 for none.
         first: store what an image-to-video model sees of them, encoded whole; None: for Wan's VAE only.
         face: side in pixels of a video of the face that is stored with each window; 0 for none.
+        blank: whether to store the latents of a window that is grey throughout.
         control: "" for none, "draw" for drawn poses, or the name of the metadata's column that `controls` is from.
         controls: each video's control video.
         captions: each video's caption; a video without one has "", or the caption of an earlier run.
@@ -88,7 +90,7 @@ def prepare_windows(
     driving = _controls(files, control, controls)
     known = {path.resolve(): caption for path, caption in (captions or {}).items()}
     first = codec.kind == "AutoencoderKLWan" if first is None else first
-    encoders = Encoders(codec.to(device), encode_images, control, first and references > 0, face)
+    encoders = Encoders(codec.to(device), encode_images, control, first and references > 0, face, blank)
     settings = {
         "format": FORMAT,
         **{f"codec.{key}": value for key, value in codec.about().items() if key not in ("mean", "std")},
@@ -99,6 +101,7 @@ def prepare_windows(
         "references": references,
         "first": encoders.first,
         "face": face,
+        "blank": blank,
         "image_embeds": encode_images is not None,
         "control": control,
         "people": people,

@@ -10,10 +10,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from entprog.data.window_writer import WindowWriter
-from entprog.data.windows import OF_REFERENCES, STORED, WindowRow, Windows, prompt_hash
+from entprog.data.windows import STORED, WindowRow, Windows, prompt_hash
 from entprog.files import save_tensors
 from entprog.prepare.atomic import atomic_path
 from entprog.prepare.store import Store, full_disk_reported, split_files
+from entprog.prepare.window_file import SHARED
 
 Texts = Mapping[str, Mapping[str, Tensor]]
 
@@ -109,10 +110,10 @@ class WindowStore(Store):
             keys = set(part.keys())
             for size in writer.sizes:
                 names = [name for name in STORED if f"{size}/{name}" in keys]
-                shared = {name: part.get_tensor(f"{size}/{name}") for name in names if name in OF_REFERENCES}
+                shared = {name: part.get_tensor(f"{size}/{name}") for name in names if name in SHARED}
                 height, width = map(int, size.split("x"))
                 for i, start in enumerate(row["starts"][clip]):
-                    own = {n: part.get_slice(f"{size}/{n}")[i] for n in names if n not in OF_REFERENCES}
+                    own = {n: part.get_slice(f"{size}/{n}")[i] for n in names if n not in SHARED}
                     writer.add(
                         {**own, **shared}, caption=caption, clip=clip, subject=row["name"], source=row["source"],
                         split=split, start=start, frames=writer.frames, height=height, width=width,

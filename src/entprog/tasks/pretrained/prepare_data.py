@@ -65,7 +65,7 @@ def prepare_data(
         say(note)
     with ExitStack() as stack:
         about, encode_text = _text(text, device, dtype)
-        wanted = "image_embeds" in (needed or ()) and references > 0
+        wanted = "image_embeds" in (needed or ()) and references > 0 and family is not None and _sees(family)
         return prepare_windows(
             [sample.video for sample in samples.rows] or inputs,
             out,
@@ -76,6 +76,7 @@ def prepare_data(
             references=references,
             first=None if needed is None else "first" in needed,
             face=face,
+            blank="blank" in (needed or ()),
             control=control,
             controls={sample.video: sample.control for sample in samples.rows if sample.control is not None},
             captions={sample.video: sample.caption for sample in samples.rows},
@@ -103,6 +104,11 @@ def _family(*sources: str) -> tuple[str, Family | None]:
 def _needed(family: Family) -> set[str]:
     """Tensors that the network may ask for."""
     return {name for reference in ("native", "frame") for name in family.stored(pose="native", reference=reference)}
+
+
+def _sees(family: Family) -> bool:
+    """Whether the pipeline has an image encoder."""
+    return any(family.configs.index.get("image_encoder", ()))
 
 
 def _missing(needed: set[str] | None, control: str, references: int) -> list[str]:

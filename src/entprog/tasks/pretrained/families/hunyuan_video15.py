@@ -12,7 +12,7 @@ import torch
 from diffusers import HunyuanVideo15Transformer3DModel as Original
 from torch import Tensor, nn
 
-from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent, lengths, stacked
+from entprog.tasks.pretrained.families.base import Condition, Configs, Family, Latent, lengths, picture, stacked
 
 __all__ = ["HunyuanVideo15"]
 
@@ -102,6 +102,11 @@ class HunyuanVideo15(Family):
             channels[:, :1, :-1] = stored["reference"][:, :1]
             channels[:, 0, -1] = 1
         return dict(text) | {"channels": channels, "image_embeds": embeds}
+
+    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+        encoder = pipeline.image_encoder
+        found: Tensor = pipeline.encode_image(picture(image), 1, encoder.device, encoder.dtype)[0]
+        return found
 
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, mask, glyphs, glyphs_mask = pipeline.encode_prompt(prompt)
