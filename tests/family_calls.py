@@ -1,11 +1,9 @@
 """Calls of a network by its family's own pipeline, captured on a tiny folder, beside what `Family.inputs` gives."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,34 +14,20 @@ from torch.utils._pytree import tree_flatten
 
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.tasks.pretrained.families import family_of
-from entprog.tasks.pretrained.families.base import Configs, Family, Latent
+from entprog.tasks.pretrained.families.base import Family, Latent
+from entprog.tasks.pretrained.folder import read_configs
 from tiny_pipelines import saved
-
-
-def configs_of(folder: Path, component: str = "transformer") -> Configs:
-    """The configuration files of a pipeline's folder."""
-
-    def read(name: str) -> dict[str, Any]:
-        path = folder / name
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-    return Configs(
-        network=read(f"{component}/config.json"),
-        scheduler=read("scheduler/scheduler_config.json"),
-        codec=read("vae/config.json"),
-        index=read("model_index.json"),
-        component=component,
-        text={path.parent.name: json.loads(path.read_text()) for path in folder.glob("text_encoder*/config.json")},
-    )
 
 
 @dataclass
 class Captured:
-    """What a run of a pipeline fed the network: keyword arguments of each call; latents and time of each step."""
+    """What a run of a pipeline fed the network: keyword arguments of each call, latents and time of each step; and its
+    result."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
     times: list[Tensor] = field(default_factory=list)
+    result: Tensor | None = None
 
 
 class Opened:
@@ -53,7 +37,7 @@ class Opened:
         folder = saved(name)
         self.pipeline: Any = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.family: Family = family_of(configs_of(folder, component))
+        self.family: Family = family_of(read_configs(folder, component))
         self.network: nn.Module = self.family.prepared(getattr(self.pipeline, component).eval())
 
     @property
@@ -87,7 +71,7 @@ class Opened:
         self.pipeline.scheduler.step = stepped
         try:
             with posterior_mode():
-                self.pipeline(output_type="latent", **settings)
+                (found.result,) = self.pipeline(output_type="latent", return_dict=False, **settings)
         finally:
             hook.remove()
             del self.pipeline.scheduler.step

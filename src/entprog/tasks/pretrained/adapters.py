@@ -103,15 +103,18 @@ def _with_adapter(kind: type[Any]) -> type[nn.Module]:
 
 
 class Control(nn.Module):
-    """A zero-initialised copy of the module that embeds the latents, for control latents; its output is added."""
+    """A zero-initialised copy of the module that embeds the latents, for control latents; its output is added.
+
+    Args:
+        channels: of the control latents in the layout of the module's input (`Family.control`).
+    """
 
     def __init__(self, side: Side, entrance: nn.Module, channels: int) -> None:
         super().__init__()
         self.side = side
         like = entrance.weight
         if isinstance(entrance, nn.Linear):
-            patch = entrance.in_features // channels if entrance.in_features % channels == 0 else 1
-            self.proj: nn.Module = nn.Linear(channels * patch, entrance.out_features, device=like.device)
+            self.proj: nn.Module = nn.Linear(channels, entrance.out_features, device=like.device)
         else:
             settings = {name: getattr(entrance, name) for name in ("kernel_size", "stride", "padding")}
             self.proj = type(entrance)(channels, entrance.out_channels, device=like.device, **settings)
@@ -175,7 +178,7 @@ class PoseAdapters:
 
     @classmethod
     def at_entrance(cls, network: nn.Module, entrance: str, channels: int) -> "PoseAdapters":
-        """One adapter for control latents at the module that embeds the latents."""
+        """One adapter for control latents at the module that embeds the latents; `channels`: see `Control`."""
         side, module = Side(), network.get_submodule(entrance)
         kind = type(module)
         module.control = Control(side, module, channels)

@@ -1,5 +1,6 @@
 """A pretrained network made ready: its blocks declared, its pose adapters put on."""
 
+import torch
 from torch import nn
 
 from entprog.config.schema import ModelConfig
@@ -25,6 +26,13 @@ def frames_of_a_token(family: Family) -> int:
     return family.frames_factor * family.patch[0]
 
 
+def control_channels(network: nn.Module, family: Family) -> int:
+    """Channels of control latents in the layout of the input of `Family.entrance`: of a patch for a linear layer."""
+    frames, rows, columns = family.patch
+    token = family.control(torch.zeros(1, frames, family.channels, rows, columns))
+    return token.shape[-1 if isinstance(network.get_submodule(family.entrance), nn.Linear) else 1]
+
+
 def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
     """The new pose adapters that `model.pose` asks for, put on the network.
 
@@ -44,7 +52,7 @@ def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> Pos
             '(the reference as one more latent frame) or "none"'
         )
     if model.pose == "input":
-        return PoseAdapters.at_entrance(network, family.entrance, family.channels)
+        return PoseAdapters.at_entrance(network, family.entrance, control_channels(network, family))
     if model.pose != "blocks":
         return None
     hosts = discover_blocks(network, family.posed) if family.posed else discover_blocks(network)

@@ -47,6 +47,10 @@ class CogVideoX(Family):
         return int(self.network.get("max_text_seq_length", 226))
 
     @property
+    def joint_tokens(self) -> int:
+        return self.text_length
+
+    @property
     def extra(self) -> int:
         """Channels beside the noised latents: those of the image."""
         return int(self.network["in_channels"]) - self.channels
@@ -72,7 +76,7 @@ class CogVideoX(Family):
             batch, shape = len(text["text"]), (latent.frames, self.extra, *latent.shape[2:])
             found["channels"] = text["text"].new_zeros(batch, *shape)
             if reference == "native":
-                image = stored["reference"][:, :1]
+                image = stored["reference"][:, :1].float()
                 found["channels"] = image.new_zeros(batch, *shape)
                 found["channels"][:, :1] = image * self._image_scale
         return found

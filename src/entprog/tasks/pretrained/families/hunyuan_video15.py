@@ -68,6 +68,10 @@ class HunyuanVideo15(Family):
         return self.text_tokens
 
     @property
+    def joint_tokens(self) -> int:
+        return self.image_tokens + self.glyph_tokens + self.text_tokens
+
+    @property
     def image_width(self) -> int:
         """Width of the image encoder's states."""
         return int(self.network.get("image_embed_dim", 1152))
@@ -107,6 +111,11 @@ class HunyuanVideo15(Family):
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, mask, glyphs, glyphs_mask = pipeline.encode_prompt(prompt)
         return {"text": embeds[0][mask[0].bool()], "glyphs": glyphs[0][glyphs_mask[0].bool()]}
+
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
+        encoder = pipeline.image_encoder
+        states: Tensor = pipeline.encode_image(image, 1, encoder.device, encoder.dtype)
+        return states[0]
 
     def padded(self, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

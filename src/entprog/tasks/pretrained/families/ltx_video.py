@@ -55,6 +55,10 @@ class LTXVideo(Family):
         return int(reference == "native")
 
     @property
+    def frames_factor(self) -> int:
+        return int(self.configs.codec.get("temporal_compression_ratio") or self._factor("patch_size_t", 1))
+
+    @property
     def text_length(self) -> int:
         return TEXT_TOKENS
 
@@ -112,8 +116,7 @@ class LTXVideo(Family):
     @property
     def _seconds(self) -> float:
         """Seconds of a latent frame."""
-        frames = int(self.configs.codec.get("temporal_compression_ratio") or self._factor("patch_size_t", 1))
-        return frames / (self.frame_rate or FRAME_RATE)
+        return self.frames_factor / (self.frame_rate or FRAME_RATE)
 
     def _factor(self, patch: str, default: int) -> int:
         halvings = sum(self.configs.codec.get("spatio_temporal_scaling", (True, True, True, False)))
