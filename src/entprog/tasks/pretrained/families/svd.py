@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from entprog.tasks.pretrained.families._unet import UNet
-from entprog.tasks.pretrained.families.base import Condition, Latent, picture
+from entprog.tasks.pretrained.families.base import Condition, Latent
 
 __all__ = ["SVD"]
 
@@ -64,9 +64,9 @@ class SVD(UNet):
             return {}
         return {"image": stored["reference"].float() / self.scale, "image_embeds": stored["image_embeds"].float()}
 
-    def encode_image(self, pipeline: Any, image: Tensor) -> Tensor:
+    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
         """The CLIP embedding [1, D]; the pipeline resizes pictures, but not tensors."""
-        found: Tensor = pipeline._encode_image(picture(image), pipeline.device, 1, False)[0]
+        found: Tensor = pipeline._encode_image(image, pipeline.device, 1, False)[0]
         return found
 
     def inputs(self, x: Tensor, time: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Any]:
