@@ -4,8 +4,8 @@ python -m benchmarks.studies.small_i2v base|tune|runs|table
 
 A small network of Wan's class (6 blocks, width 160, image-to-video channels) is pretrained without poses on rendered
 people of the source domain, then fine-tuned with `pose = "blocks"` on people of the target domain: full, the last third
-of the blocks, and the third that ranks first. Latents are those of the packaged codec. Budget, fixed before: 2 core-hours
-in all, of which at most 1 for the base.
+of the blocks, and the third that ranks first. Latents are those of the packaged codec. Budget, fixed before: 2
+core-hours in all, of which at most 1 for the base.
 
 base    renders, pretrains (cached in runs/small-i2v)
 tune    learning rates of each arm on people that no run sees

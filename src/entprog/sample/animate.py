@@ -87,9 +87,9 @@ def sample(
     if codec is None:
         raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
     settings = updated(config.sample, "sample", sampling)
-    picture = _read_image(Path(reference)) if Path(reference).is_file() else None
+    image = _read_image(Path(reference)) if Path(reference).is_file() else None
     given = None if resolution is None else updated(config.evaluate, "evaluate", {"resolution": resolution}).sides
-    clip = task.animate(Animation(picture, reference, drive, given, frames, prompt))
+    clip = task.animate(Animation(image, reference, drive, given, frames, prompt))
     if clip is not None:
         return _animated(task, clip, settings, out, Path(reference).stem)
     if prompt:

@@ -52,8 +52,8 @@ def _prepared(task: "PretrainedTask", drive: str, folder: Path, sides: tuple[int
     fps = float(task.data.about["fps"])
     try:
         prepare_data(
-            [Path(drive)], folder, codec=str(task.folder.path), sizes=[f"{sides[0]}x{sides[1]}"], frames=frames, fps=fps,
-            references=1, control="draw" if "control" in task.stored else "", holdout=0.0,
+            [Path(drive)], folder, codec=str(task.folder.path), sizes=[f"{sides[0]}x{sides[1]}"], frames=frames,
+            fps=fps, references=1, control="draw" if "control" in task.stored else "", holdout=0.0,
             max_frames=max(frames, int(SECONDS * fps)), say=lambda note: None,
         )  # fmt: skip
     except ValueError as error:
