@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
-from entprog.data.windows import OF_REFERENCES, WindowRow, Windows
+from entprog.data.windows import OF_REFERENCES, WindowRow, Windows, prompt_hash
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import cut_out, person_rectangle
 from entprog.prepare.window_file import Encoders, reference_tensors
 from entprog.tasks.base import Animation, HeldOutClip
-from entprog.tasks.pretrained.held_out import TEXT, clip_of
+from entprog.tasks.pretrained.held_out import TEXT, clip_of, texts
 from entprog.tasks.pretrained.prepare_data import image_encoder, prepare_data
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def animation(task: "PretrainedTask", wanted: Animation) -> HeldOutClip:
         with TemporaryDirectory() as folder:
             windows = _prepared(task, wanted.drive, Path(folder), sides, frames)
             clip = clip_of(replace(task, windows=windows), _longest(windows), 0, shown)
-    conditions: dict[str, Tensor] = {**clip.conditions, **_text(task, wanted.prompt)}
+    own = clip.conditions
+    if wanted.prompt or Path(wanted.drive).is_file():
+        own = {**own, **_text(task, wanted.prompt)}
+    conditions: dict[str, Tensor] = dict(own)
     reference, found = _reference(task, wanted, sides, frames)
     conditions |= {name: value for name, value in found.items() if name in task.stored}
     return replace(clip, clip=Path(wanted.drive).stem, reference=reference, conditions=conditions)
@@ -89,12 +92,12 @@ def _text(task: "PretrainedTask", prompt: str) -> dict[str, Tensor]:
             raise ValueError(f"prompt = {prompt!r}: {task.config.model.pretrained} takes no text; leave it out")
         return {}
     if not prompt:
-        return {}
+        return texts(task, prompt_hash(""))
     from entprog.tasks.pretrained.text import encode_prompts
 
     encoded = encode_prompts(str(task.folder.path), [prompt]).texts[prompt]
     padded = task.family.padded([{name: value.float() for name, value in encoded.items()}])
-    return {f"{TEXT}{name}": value[0] for name, value in padded.items()}
+    return texts(task, prompt_hash("")) | {f"{TEXT}{name}": value[0] for name, value in padded.items()}
 
 
 def _reference(

@@ -56,7 +56,7 @@ def clip_of(task: "PretrainedTask", row: WindowRow, key: int, frames: int) -> He
 
 def texts(task: "PretrainedTask", prompt: str) -> dict[str, torch.Tensor]:
     """The text of a prompt (by its hash) and of the empty one, padded to one length so that clips can be stacked."""
-    if not task.family.text_length:
+    if not task.family.text_length or task.data.about["text"] is None:
         return {}
     found: dict[str, torch.Tensor] = {}
     for name, which in ((TEXT, prompt), (NOTHING, prompt_hash(""))):
