@@ -11,6 +11,7 @@ from entprog.cli.overrides import Overrides, either, integers, listed, pairs, wi
 from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS
+from entprog.toml.values import literal
 
 SHORT = [name for name, values in PRESETS.items() if "method" in values]
 Method = Annotated[str | None, Parameter(help=f"{either([*plugins.names('method'), *SHORT])}.")]
@@ -257,9 +258,10 @@ def sample(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
-    scheduler: Literal["ddim", "ddpm", "dpm++"] | None = None,
-    resolution: int | None = None,
+    scheduler: Literal["ddim", "ddpm", "dpm++", "native"] | None = None,
+    resolution: str | None = None,
     frames: int | None = None,
+    prompt: str = "",
     device: str = "",
 ) -> None:
     """Animate the person of one picture with the poses of a video.
@@ -279,17 +281,18 @@ def sample(
         guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
         seed: of the initial noise.
         scheduler: how noise is removed.
-        resolution: side in pixels.
+        resolution: side in pixels, or "HEIGHTxWIDTH".
         frames: at most so many.
+        prompt: what the clip shows in words, for models that take text.
         device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
     """
     from entprog.sample.animate import sample as verb
 
     sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
-    size = {"resolution": resolution, "frames": frames}
+    size: dict[str, Any] = {"resolution": None if resolution is None else literal(resolution), "frames": frames}
     numbers = {f"sample.{key}": value for key, value in sampling.items()}
     within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
-    given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "device": device}
+    given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "prompt": prompt, "device": device}
     print(verb(run, reference=reference, drive=drive, out=out, **given))
 
 

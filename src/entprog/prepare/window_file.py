@@ -215,7 +215,7 @@ def _encode(
             tensors[f"{_size(size)}/blank"] = blanks[size]
         for size in clip.boxes if clip.references else ():
             images = torch.from_numpy(np.stack([wanted[size][i] for i in clip.references]))
-            found = _reference(images, length, encoders)
+            found = reference_tensors(images, length, encoders)
             tensors |= {f"{_size(size)}/{name}": value for name, value in found.items()}
         yield tensors
 
@@ -261,7 +261,7 @@ def _window(
     return found
 
 
-def _reference(images: Tensor, frames: int, encoders: Encoders) -> dict[str, Tensor]:
+def reference_tensors(images: Tensor, frames: int, encoders: Encoders) -> dict[str, Tensor]:
     """The tensors of reference images uint8 [K,H,W,3]."""
     codec = encoders.codec
     planes = images.movedim(-1, 1).contiguous()

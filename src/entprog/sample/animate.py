@@ -18,14 +18,15 @@ from torch import Tensor
 from entprog.codecs.base import Codec
 from entprog.codecs.pca import to_uint8
 from entprog.config.load import updated
-from entprog.config.schema import Config
-from entprog.data.posemap import draw_pose
+from entprog.config.schema import Config, SampleConfig
+from entprog.data.posemap import draw_pose, draw_pose_in
 from entprog.data.shards import ClipRow, Shards
 from entprog.data.source import open_data
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import Box, crop, person_box, resize
 from entprog.prepare.file import prepare_file
 from entprog.prepare.video import EXTENSIONS, write_gif, write_video
+from entprog.tasks.base import Animation, HeldOutClip, Task
 from entprog.tasks.finished_run import open_run
 
 PANEL = 192
@@ -52,8 +53,9 @@ def sample(
     reference: str,
     drive: str,
     out: Path,
-    resolution: int | None = None,
+    resolution: int | str | None = None,
     frames: int | None = None,
+    prompt: str = "",
     device: str = "",
     **sampling: Any,
 ) -> Path:
@@ -65,7 +67,8 @@ def sample(
             clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another prepared folder.
         drive: a video file, whose poses are estimated and cropped as `entprog prepare` does, or a clip as above.
         out: folder; gets NAME.mp4 and NAME.gif (reference | pose | generated | drive) and frames/0000.png ...
-        resolution: side in pixels; by default that of the run's last phase.
+        resolution: side in pixels, or "HEIGHTxWIDTH"; by default that of the run's last phase.
+        prompt: what the clip shows in words, for models that take text.
         frames: maximum number; by default that of the run's [evaluate].
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
         sampling: keys of [sample], such as seed; what is left out or None is as in the run.
@@ -84,7 +87,16 @@ def sample(
     if codec is None:
         raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
     settings = updated(config.sample, "sample", sampling)
-    size = resolution or list(config.phases.values())[-1].sides[0]
+    picture = _read_image(Path(reference)) if Path(reference).is_file() else None
+    given = None if resolution is None else updated(config.evaluate, "evaluate", {"resolution": resolution}).sides
+    clip = task.animate(Animation(picture, reference, drive, given, frames, prompt))
+    if clip is not None:
+        return _animated(task, clip, settings, out, Path(reference).stem)
+    if prompt:
+        raise ValueError(f"prompt = {prompt!r}: the task {config.task!r} takes no text; leave it out")
+    size, width = given or list(config.phases.values())[-1].sides
+    if width != size:
+        raise ValueError(f"resolution = {resolution!r}: the task {config.task!r} makes squares; give one side")
     if size < 16 or size % 8:
         raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
     count = frames or config.evaluate.frames
@@ -101,6 +113,15 @@ def sample(
         target, codec.decode(picture), driving.keypoints, shown, driving.frames,
         fps=driving.fps, frames=out / "frames",
     )  # fmt: skip
+    return target.with_name(target.name + ".mp4")
+
+
+def _animated(task: Task, clip: HeldOutClip, settings: SampleConfig, out: Path, name: str) -> Path:
+    """Generate a clip that the task has put together, and write it."""
+    conditions = {name: value[None] for name, value in clip.conditions.items()}
+    shown = task.generate(conditions, settings, [clip.key], progress=True)[0]
+    target = out / _plain(f"{name}-{clip.clip}")
+    write_panels(target, clip.reference, clip.keypoints, shown, clip.truth, fps=clip.fps, frames=out / "frames")
     return target.with_name(target.name + ".mp4")
 
 
@@ -228,15 +249,16 @@ def write_panels(
         frames: folder of the generated frames at their own size, 0000.png ...; an existing one is replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    count, side = len(generated), generated.shape[-1]
-    panel = side * max(1, -(-PANEL // side))
+    count, (height, width) = len(generated), generated.shape[-2:]
+    times = max(1, -(-PANEL // height))
+    panel = (height * times, width * times)
     columns = [
         _enlarged(reference[None], panel).repeat(count, 0),
-        draw_pose(keypoints, panel),
+        draw_pose_in(keypoints, *panel),
         _enlarged(generated, panel),
         _enlarged(truth, panel),
     ]
-    gutter = np.full((count, panel, GUTTER, 3), GUTTER_GREY, np.uint8)
+    gutter = np.full((count, panel[0], GUTTER, 3), GUTTER_GREY, np.uint8)
     parts = [part for column in columns for part in (column, gutter)][:-1]
     shown = np.concatenate(parts, 2)
     _write_frames(frames, to_uint8(generated))
@@ -244,9 +266,9 @@ def write_panels(
     write_gif(target.with_name(target.name + ".gif"), shown, fps)
 
 
-def _enlarged(images: Tensor, side: int) -> np.ndarray:
-    """Images [F, 3, H, W] in 0..1 as uint8 [F, side, side, 3], bicubic."""
-    size = (side, side)
+def _enlarged(images: Tensor, sides: tuple[int, int]) -> np.ndarray:
+    """Images [F, 3, H, W] in 0..1 as uint8 [F, *sides, 3], bicubic."""
+    size = (sides[1], sides[0])
     return np.stack([np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BICUBIC)) for i in to_uint8(images)])
 
 

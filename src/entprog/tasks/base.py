@@ -26,7 +26,7 @@ from entprog.profiling.device import pick_device, pick_precision
 from entprog.profiling.subject import Subject
 from entprog.savings.recompute import recomputed
 
-__all__ = ["CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
+__all__ = ["Animation", "CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
 
 
 class Batch(Protocol):
@@ -86,6 +86,26 @@ class HeldOutClip:
     fps: float
     conditions: Mapping[str, Tensor]
     key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Animation:
+    """What `entprog sample` is asked for.
+
+    Attributes:
+        picture: uint8 [H, W, 3] of an image file; None where `reference` names a clip of the data.
+        reference, drive: as the user gave them.
+        sides: height and width in pixels; None for those of the run's last phase.
+        frames: at most so many; None for as many as the model makes.
+        prompt: what the clip shows, in words.
+    """
+
+    picture: np.ndarray | None
+    reference: str
+    drive: str
+    sides: tuple[int, int] | None = None
+    frames: int | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -334,6 +354,16 @@ class Task(TaskPlugin):
     ) -> Tensor:
         """Clips [B, F, 3, H, W] in 0..1, on the CPU; a pure function of weights, conditions, seed and keys."""
         raise ValueError(f"{type(self).__name__}: makes no clips")
+
+    def animate(self, wanted: Animation) -> HeldOutClip | None:
+        """The clip to generate for a picture and a driving video, with its conditions.
+
+        None: the task takes latents of a reference and pose maps, which the caller makes with `codec`.
+
+        Raises:
+            ValueError: picture or drive can't be used; naming the field and what to give instead.
+        """
+        return None
 
     def mean_frame(self, resolution: int) -> Tensor | None:
         """The mean training frame [3, H, W], a baseline of the evaluation; None where there is none."""

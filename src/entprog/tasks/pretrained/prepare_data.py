@@ -82,7 +82,7 @@ def prepare_data(
             captions={sample.video: sample.caption for sample in samples.rows},
             text=about,
             encode_text=encode_text,
-            encode_images=_images(model, device, dtype, stack) if wanted else None,
+            encode_images=image_encoder(model, device, dtype, stack) if wanted else None,
             multiple=size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:]),
             people=people,
             max_frames=max_frames,
@@ -133,7 +133,7 @@ def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, An
     return text_identity(text), encode
 
 
-def _images(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
+def image_encoder(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
     """The function that encodes reference images; its encoder is loaded until `stack` closes."""
     from entprog.tasks.pretrained.encoders import Encoders
     from entprog.tasks.pretrained.text import image_states

@@ -24,9 +24,10 @@ from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_has
 from entprog.diffusion.objective import Objective
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.weight_precision import set_precision
-from entprog.tasks.base import HeldOutClip, Task
+from entprog.tasks.base import Animation, HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, saving
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_tokens, side_of
+from entprog.tasks.pretrained.animate import animation
 from entprog.tasks.pretrained.build import declare_blocks, frames_of_a_token, pose_adapters
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
@@ -351,6 +352,10 @@ class PretrainedTask(Task):
     ) -> Tensor:
         """See `Task.generate`; conditions are those that `held_out` gives."""
         return generate_clips(self, conditions, settings, keys, progress=progress)
+
+    def animate(self, wanted: Animation) -> HeldOutClip:
+        """See `Task.animate`."""
+        return animation(self, wanted)
 
     def save(self, folder: Path) -> None:
         """See `Task.save`: the model in diffusers' layout, and what moved."""

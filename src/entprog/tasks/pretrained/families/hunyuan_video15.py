@@ -103,11 +103,6 @@ class HunyuanVideo15(Family):
             channels[:, 0, -1] = 1
         return dict(text) | {"channels": channels, "image_embeds": embeds}
 
-    def encode_image(self, pipeline: Any, image: Any) -> Tensor:
-        encoder = pipeline.image_encoder
-        found: Tensor = pipeline.encode_image(image, 1, encoder.device, encoder.dtype)[0]
-        return found
-
     def encode_text(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         embeds, mask, glyphs, glyphs_mask = pipeline.encode_prompt(prompt)
         return {"text": embeds[0][mask[0].bool()], "glyphs": glyphs[0][glyphs_mask[0].bool()]}
