@@ -44,6 +44,15 @@ def put_on(model: nn.Module, blocks: Blocks, *, rank: int, alpha: int, full: Ite
         inject_adapter_in_model(wanted, model, ADAPTER)
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
+    for layer in adapted_layers(model).values():
+        layer.register_forward_pre_hook(by_place, with_kwargs=True)
+
+
+def by_place(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The input of a linear layer by its place: peft's layers have another name for it than torch's."""
+    if "input" in kwargs:
+        args, kwargs = (kwargs["input"], *args), {key: value for key, value in kwargs.items() if key != "input"}
+    return args, kwargs
 
 
 def layers_to_adapt(blocks: Blocks, full: Iterable[str]) -> list[str]:

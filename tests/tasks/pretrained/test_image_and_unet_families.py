@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
+from entprog.methods._low_rank import put_on
 from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.text import encode_images
 from family_checks import (
@@ -314,3 +315,15 @@ class ByHand(AttnProcessor2_0):
             self.bank[self.name] = states
             return super().__call__(attn, states)
         return super().__call__(attn, states, torch.cat([states, self.bank[self.name]], 1))
+
+
+def test_low_rank_adapters_on_layers_whose_input_is_named() -> None:
+    loaded, drawing = Loaded.of("unet-motion"), drawn("unet-motion")
+    with torch.no_grad():
+        bare = loaded.predict(*drawing)
+    put_on(loaded.network, loaded.blocks(), rank=2, alpha=2, seed=0)
+    out = loaded.predict(*drawing)
+    assert torch.equal(out, bare)
+    out.square().mean().backward()
+    layer: Any = loaded.network.get_submodule("mid_block.motion_modules.0.proj_in")
+    assert float(layer.lora_B["default"].weight.grad.norm()) > 0

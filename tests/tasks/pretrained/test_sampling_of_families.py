@@ -21,7 +21,11 @@ STEPS, SCALE = 4, 2.5
 
 def sampled(loaded: Loaded, noise: torch.Tensor, given: Any, nothing: Any) -> torch.Tensor:
     """What the loop of a task with this family makes of noise."""
-    task: Any = SimpleNamespace(family=loaded.family, folder=ModelFolder.open(str(loaded.folder)), call=loaded.predict)
+    task: Any = SimpleNamespace(
+        family=loaded.family, folder=ModelFolder.open(str(loaded.folder)), model=loaded.network,
+        network_at=lambda time: loaded.network, device=torch.device("cpu"),
+        call=lambda x, time, condition, network: loaded.predict(x, time, condition),
+    )  # fmt: skip
     settings = SampleConfig(scheduler="native", num_inference_steps=STEPS, guidance_scale=SCALE)
     return denoise(task, noise, given, nothing, settings)
 
