@@ -96,6 +96,10 @@ def _model(config: Config) -> Iterator[Finding]:
     if model.reference in ("native", "frame") or model.pose == "native":
         pretrained = "model.pose" if model.pose == "native" else "model.reference"
         yield Finding((pretrained,), f' = "{value_of(config, pretrained)}": only task = "pretrained" takes that')
+    if config.sample.scheduler == "native":
+        yield Finding(
+            ("sample.scheduler",), ' = "native": only a pretrained model brings one; choose "ddim", "ddpm" or "dpm++"'
+        )
     if model.pretrained:
         yield Finding(("model.pretrained",), f' = "{model.pretrained}": needs task = "pretrained"')
     skip = config.ranking.options.get("skip")
