@@ -91,7 +91,7 @@ def test_with_states_rounding_and_held_tensors() -> None:
     optimizer.zero_grad()
     held = [torch.zeros(1000)]
     agree(task, draws, options={"skip": "both"}, optimizer=optimizer, held=held, granularity=512)
-    agree(task, draws, options={"sigma": "conditions", "conditions": 2})
+    agree(task, lambda: draws((2, 2)), options={"sigma": "conditions", "conditions": 2})
     agree(task, draws, options={"fast": False})
 
 

@@ -186,16 +186,9 @@ class Ledger:
         self.mark()
         self._change(piece, -size)
 
-    def stand_in(self, size: int) -> Piece:
-        """Count a storage that can't be reached, pending, until `leave`."""
-        piece = Piece(size, "temporaries")
-        self._live[-id(piece)] = self._pending[-id(piece)] = piece
-        self._change(piece, size)
-        return piece
-
-    def leave(self, piece: Piece) -> None:
-        """A storage that `stand_in` counts is freed."""
-        self._end(-id(piece))
+    def count(self, tensor: Tensor) -> Piece:
+        """The piece of a tensor's storage, pending if it is new."""
+        return self._add(tensor.untyped_storage(), "temporaries", True)
 
     def _counts(self, tensor: Tensor) -> bool:
         return tensor.device.type == self.device and tensor.layout == torch.strided
@@ -217,12 +210,9 @@ class Ledger:
         return piece
 
     def _free(self, watch: _Watch) -> None:
-        self._end(watch.key)
-
-    def _end(self, key: int) -> None:
-        piece = self._live.pop(key)
+        piece = self._live.pop(watch.key)
         piece.watch, piece.live = None, False
-        self._pending.pop(key, None)
+        self._pending.pop(watch.key, None)
         self._change(piece, -piece.size)
 
     def _change(self, piece: Piece, by: int) -> None:

@@ -1,6 +1,5 @@
 """Calls of a block without gradient that repeat: metered once for each form, then run outside the dispatch mode."""
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,15 +32,14 @@ class CallCost:
         high: the largest sum of bytes that the call made and had not freed; `beside` the part of it that is freed
             before the call ends.
         outputs: places of the outputs that were live then.
-        casts: id of each parameter whose copy autocast keeps after the call, with its bytes, and whether it was live
-            then.
+        casts: each parameter whose copy autocast keeps after the call, and whether the copy was live then.
     """
 
     counts: Counts
     high: int
     beside: int
     outputs: tuple[int, ...]
-    casts: tuple[tuple[int, int, bool], ...]
+    casts: tuple[tuple[Tensor, bool], ...]
 
 
 class Repeats:
@@ -63,7 +61,6 @@ class Repeats:
         self._known: dict[Any, CallCost | None] = {}
         self._watch: _Watched | None = None
         self._casts: dict[int, Piece] = {}
-        self._kept = _AutocastCache(ledger)
 
     @contextmanager
     def of(self, module: nn.Module) -> Iterator[None]:
@@ -76,7 +73,7 @@ class Repeats:
             if form is None:
                 return original(*args, **kwargs)
             if form not in self._known:
-                return self._metered(form, original, args, kwargs)
+                return self._metered(form, module, original, args, kwargs)
             cost = self._known[form]
             if cost is None:
                 return original(*args, **kwargs)
@@ -124,13 +121,19 @@ class Repeats:
             cast = id(tensor) in self._casts and self._casts[id(tensor)].live
             parts.append((id(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, cast))
         device = self._ledger.device
-        autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.is_autocast_cache_enabled())
+        autocast = (
+            torch.is_autocast_enabled(device),
+            torch.get_autocast_dtype(device),
+            torch.is_autocast_cache_enabled(),
+        )
         return id(module), structure, tuple(parts), _settings(module), autocast
 
-    def _metered(self, form: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _metered(self, form: Any, module: nn.Module, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         before = {name: list(counts) for name, counts in self._counts.items()}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self._watch = watch = _Watched(self._ledger, inputs)
+        ids = {id(p) for p in module.parameters()}
+        casts = {piece for key, piece in self._casts.items() if key in ids}
+        self._watch = watch = _Watched(self._ledger, inputs, casts)
         try:
             out = original(*args, **kwargs)
         finally:
@@ -139,9 +142,10 @@ class Repeats:
             name: [now - then for now, then in zip(counts, before.get(name, (0, 0, 0)), strict=True)]
             for name, counts in self._counts.items()
         }
-        casts = {piece: key for key, piece in self._casts.items()}
+        owned = {id(p): p for p in module.parameters()}
+        made = {piece: owned[key] for key, piece in self._casts.items() if piece.live and key in owned}
         if not watch.restarted():
-            self._known[form] = watch.cost(out, counts, casts)
+            self._known[form] = watch.cost(out, counts, made)
         return out
 
     def _count(self, cost: CallCost, out: Any) -> None:
@@ -152,9 +156,9 @@ class Repeats:
         assert outputs is not None, "a call of the same form has the same outputs"
         for then in (True, False):
             ledger.add_all([t for place, t in enumerate(outputs) if (place in cost.outputs) is then], pending=True)
-            for key, size, live in cost.casts:
+            for parameter, live in cost.casts:
                 if live is then:
-                    self._casts[key] = self._kept.hold(size)
+                    self._casts[id(parameter)] = ledger.count(_kept_copy(parameter))
             if then:
                 ledger.pass_by(cost.beside)
         ledger.mark()
@@ -166,6 +170,7 @@ class _Watched:
 
     ledger: Ledger
     inputs: list[Tensor]
+    copies: set[Piece]
     own: set[int] = field(default_factory=set)
     repeats: bool = True
 
@@ -175,18 +180,22 @@ class _Watched:
         self._earlier = self.ledger.pieces()
 
     def before(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1 or _depends_on_values(operation):
+        cast = operation is TO_COPY and isinstance(args[0], nn.Parameter)  # autocast records a gradient for those
+        if (torch.is_grad_enabled() and not cast) or torch._C._current_graph_task_id() != -1:
+            self.repeats = False
+        if _depends_on_values(operation):
             self.repeats = False
         for tensor in tensors((args, kwargs)):
             if not _is_plain(tensor):
                 self.repeats = False
             elif tensor.untyped_storage()._cdata not in self.own:
-                self.repeats = self.repeats and self.ledger.knows(tensor, "weights")
+                known = self.ledger.knows(tensor, "weights") or self.ledger.piece(tensor) in self.copies
+                self.repeats = self.repeats and known
 
     def restarted(self) -> bool:
         return self.ledger.since(self._place) is None
 
-    def cost(self, out: Any, counts: Counts, casts: dict[Piece, int]) -> CallCost | None:
+    def cost(self, out: Any, counts: Counts, casts: dict[Piece, Tensor]) -> CallCost | None:
         """The cost of a call of this form; None where it does not follow from the form."""
         outputs = _outputs(out)
         if not self.repeats or outputs is None:
@@ -209,50 +218,27 @@ class _Watched:
         return CallCost(
             counts, high, sum(size for piece, size in held.items() if piece not in left),
             tuple(place for place, piece in enumerate(made) if piece in held),
-            tuple((casts[piece], left[piece], piece in held) for piece in kept),
+            tuple((casts[piece], piece in held) for piece in kept),
         )  # fmt: skip
 
 
-class _AutocastCache:
-    """Stands in for copies of weights that autocast keeps unseen, until it clears its cache.
-
-    A copy of a parameter of our own shows when that happens: it is freed with the others.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._own = nn.Parameter(torch.zeros(1, 1, device=ledger.device))
-        self._held: list[Piece] = []
-        self._cleared: Any = None
-
-    def hold(self, size: int) -> Piece:
-        """Count a copy until the cache is cleared; inside the autocast that made it."""
-        if not self._held:
-            with _Copies() as copies:
-                torch.mm(self._own, self._own)
-            self._cleared = weakref.ref(copies.found.pop(0), self._clear)
-        piece = self._ledger.stand_in(size)
-        self._held.append(piece)
-        return piece
-
-    def _clear(self, cleared: Any) -> None:
-        for piece in self._held:
-            self._ledger.leave(piece)
-        self._held = []
+def _kept_copy(parameter: Tensor) -> Tensor:
+    """The copy of a parameter that autocast keeps, by an operation without a value; inside that autocast."""
+    with _Inputs() as inputs:
+        torch.matmul(parameter.new_empty(0, parameter.shape[-2 if parameter.ndim > 1 else 0]), parameter)
+    return next(t for t in inputs.found if t.numel() == parameter.numel() and t.dtype != parameter.dtype)
 
 
-class _Copies(TorchDispatchMode):
-    """Collects the storages of copies in another type."""
+class _Inputs(TorchDispatchMode):
+    """Collects the tensors that operations read."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[torch.UntypedStorage] = []
+        self.found: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket is TO_COPY:
-            self.found.append(out.untyped_storage())
-        return out
+        self.found += tensors((args, kwargs))
+        return func(*args, **(kwargs or {}))
 
 
 def _is_plain(value: Any) -> bool:
