@@ -1,6 +1,6 @@
 """Calls of a block without gradient that repeat: metered once for each form, then run outside the dispatch mode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -29,14 +29,12 @@ class CallCost:
 
     Attributes:
         counts: FLOPs by block and pass.
-        high: the largest sum of bytes that the call made and had not freed; `beside` the part of it that is freed
-            before the call ends.
+        beside: bytes that the call frees before it ends, at its peak: the largest sum of what it made.
         outputs: places of the outputs that were live then.
         casts: each parameter whose copy autocast keeps after the call, and whether the copy was live then.
     """
 
     counts: Counts
-    high: int
     beside: int
     outputs: tuple[int, ...]
     casts: tuple[tuple[Tensor, bool], ...]
@@ -195,7 +193,7 @@ class _Watched:
     def restarted(self) -> bool:
         return self.ledger.since(self._place) is None
 
-    def cost(self, out: Any, counts: Counts, casts: dict[Piece, Tensor]) -> CallCost | None:
+    def cost(self, out: Any, counts: Counts, casts: Mapping[Piece, Tensor]) -> CallCost | None:
         """The cost of a call of this form; None where it does not follow from the form."""
         outputs = _outputs(out)
         if not self.repeats or outputs is None:
@@ -216,7 +214,7 @@ class _Watched:
         if None in made or any(piece not in casts for piece in kept):
             return None
         return CallCost(
-            counts, high, sum(size for piece, size in held.items() if piece not in left),
+            counts, sum(size for piece, size in held.items() if piece not in left),
             tuple(place for place, piece in enumerate(made) if piece in held),
             tuple((casts[piece], piece in held) for piece in kept),
         )  # fmt: skip
