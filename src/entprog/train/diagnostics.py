@@ -43,7 +43,7 @@ class Watch:
             )
 
     def step(self, loss: float, active: Sequence[str], searching: bool, norm: float | None = None) -> None:
-        """Sign 3: the loss jumps after blocks were frozen or unfrozen. And nothing trains: the gradient is exactly 0."""
+        """Sign 3: the loss jumps after blocks were frozen or unfrozen. And: the gradient is exactly 0."""
         self.still = self.still + 1 if norm == 0 else 0
         if self.still == STILL:
             self.warn(
