@@ -37,6 +37,7 @@ CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
 """And for each phase of clips."""
 
 RENAMED = {
+    "model.backbone": "model.pretrained",
     "schedule.frozen_storage": "freeze.storage",
     "schedule.states": "freeze.states",
     "schedule.outside": "freeze.outside",
@@ -50,6 +51,9 @@ RENAMED = {
     "train.galore_scale": "train.optimizer_options.scale",
 }
 """What keys were once called -> what they are called now."""
+
+ALSO = {"model.backbone": ', with task = "pretrained"'}
+"""What else to set with the present key."""
 
 MOVED = {
     "method": {"lisa": "benchmarks.rivals.lisa:Lisa", "badam": "benchmarks.rivals.badam:Badam"},

@@ -27,19 +27,13 @@ def problems(config: Config) -> Iterator[Finding]:
 
 def missing(config: Config) -> Iterator[Finding]:
     """Missing files that a run needs."""
-    data, init, backbone = config.data, config.model.init, config.model.backbone
+    data, init = config.data, config.model.init
     if data.path and not Path(data.path).is_dir():
         yield Finding(
             ("data.path",), f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}"
         )
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
-    if backbone:
-        yield Finding(
-            ("model.backbone",),
-            f" = {backbone!r}: published backbones can be planned (entprog plan), not trained yet; "
-            "leave it out to train the transformer of this package",
-        )
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
