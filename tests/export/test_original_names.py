@@ -82,5 +82,5 @@ def test_ltx_at_its_real_width() -> None:
 
 
 def test_a_family_without_known_names() -> None:
-    with pytest.raises(ValueError, match="CogVideoXTransformer3DModel.*WanTransformer3DModel"):
+    with pytest.raises(ValueError, match=r"CogVideoXTransformer3DModel.*WanTransformer3DModel"):
         original_sources("CogVideoXTransformer3DModel", ["proj_out.weight"])

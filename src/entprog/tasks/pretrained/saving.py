@@ -89,6 +89,7 @@ def adapter_settings(task: "PretrainedTask") -> dict[str, Any]:
         "pose": config.pose, "group": task.group, "channels": task.family.channels, "front": front,
         "patch": list(task.family.patch), "frames_factor": int(task.data.about["codec"]["frames_factor"]),
         "factor": int(task.data.about["codec"]["factor"]), "network": type(task.model).__name__,
+        "family": config.family,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from entprog.codecs.loading import weights_hash
 from entprog.files import save_tensors, write_atomically
 
-__all__ = ["StoredTensors", "base_hash", "link_others", "weight_files", "write_network"]
+__all__ = ["StoredTensors", "base_hash", "link", "link_others", "weight_files", "write_network"]
 
 WEIGHTS = "diffusion_pytorch_model"
 SHARD_BYTES = 10 * 10**9
@@ -83,7 +83,7 @@ def write_network(base: Path, folder: Path, changed: Mapping[str, Tensor], shard
     partial.mkdir(parents=True)
     shutil.copyfile(base / "config.json", partial / "config.json")
     shards, total = _shards(names, stored, changed, shard_bytes)
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         part = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
         file = f"{WEIGHTS}{part}.safetensors"
