@@ -79,16 +79,16 @@ def write_comfy(trained: Trained, folder: Path, dtype: torch.dtype) -> list[str]
     Raises:
         ValueError: a network or a tensor whose original name is not known.
     """
-    tensors = differences(trained)
+    tensors = differences(trained, dtype)
     about = {"base": trained.changed.about["base"], "base_hash": trained.base_hash, "format": "pt"}
-    save_weights({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / "comfyui.safetensors", about)
+    save_weights(tensors, folder / "comfyui.safetensors", about)
     if trained.adapters is None:
         return []
     return ["comfyui.safetensors has no pose adapters, as ComfyUI has no place for them: it generates without poses"]
 
 
-def differences(trained: Trained) -> dict[str, Tensor]:
-    """All that moved, by ComfyUI's keys, in float32."""
+def differences(trained: Trained, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All that moved, by ComfyUI's keys."""
     network = trained.network
     if problem := comfy_problem(network):
         raise ValueError(problem)
@@ -105,11 +105,11 @@ def differences(trained: Trained) -> dict[str, Tensor]:
         if low := _low_rank(trained, source):
             module = f"{PREFIX}{_renamed(network, name).removesuffix('.weight')}"
             down, up = low
-            found |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+            found |= {f"{module}.lora_down.weight": down.to(dtype), f"{module}.lora_up.weight": up.to(dtype)}
             found[f"{module}.alpha"] = torch.tensor(float(len(down)))
             continue
         whole = source.joined([trained.difference(part) for part in source.names])
-        found |= dict.fromkeys(comfy_keys(network, name, names), whole)
+        found |= {key: whole.to(dtype, copy=True) for key in comfy_keys(network, name, names)}
     return found
 
 

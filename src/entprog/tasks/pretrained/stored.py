@@ -68,7 +68,7 @@ def _hash_of(component: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def write_network(base: Path, folder: Path, changed: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
-    """A network as diffusers saves it: `changed` in the place of the base's tensors, all others bit for bit.
+    """A network as diffusers saves it: tensors of `changed` as given there, all others as in the base, bit for bit.
 
     At no time are more changed tensors in memory than one file holds. An existing folder is replaced at the end.
 
