@@ -3,7 +3,7 @@
 Three faces, one core:
 
 * library: `attach(...)` gives an object whose `with method.step(i):` goes around the step of any PyTorch loop;
-* program: `entprog prepare | rank | train | sample | evaluate | report | demo`;
+* program: `entprog prepare | plan | rank | train | sample | evaluate | export | report | demo`;
 * human video: rendered people out of the box, folders of real videos, reference image + poses -> video.
 """
 

@@ -50,7 +50,8 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 LORA: dict[str, Any] = {
-    "method": "lora", "method_options": {"rank": 4, "alpha": 8}, "model__pose": "none", "phases__video__outside": False
+    "method": "lora", "method_options": {"rank": 4, "alpha": 8}, "model__pose": "none", "model__dtype": "float32",
+    "phases__video__outside": False,
 }  # fmt: skip
 
 
@@ -166,6 +167,17 @@ def test_lora_predicts_what_the_trained_network_does(run_of: Runs, tmp_path: Pat
         assert float((after - expected).abs().max()) < 1e-6
 
 
+def test_lora_of_a_base_that_was_rounded_to_load_it(run_of: Runs, tmp_path: Path) -> None:
+    """model.dtype = "bf16" of a float32 base: the rounding is no part of what moved."""
+    run = run_of("wan-2.1-t2v", **LORA | {"model__dtype": "bf16"})
+    assert all(name.endswith(".weight") for name in load_file(run / "final" / "delta.safetensors"))
+    export(run, tmp_path / "lora", "lora")
+    factors = load_file(run / "1-video" / "lora.safetensors")
+    found = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    assert found.keys() == {f"transformer.{key}" for key in factors}
+    assert all(torch.equal(found[f"transformer.{key}"], tensor) for key, tensor in factors.items())
+
+
 def test_lora_of_a_mixed_run_and_of_a_full_one(run_of: Runs, tmp_path: Path) -> None:
     full = run_of("wan-2.1-t2v")
     with pytest.raises(ValueError, match="weights in full; export --as comfy or --as delta, or give --rank"):
@@ -202,7 +214,7 @@ def test_best_factors(shape: tuple[int, int]) -> None:
 def test_shards_above_a_size(tmp_path: Path) -> None:
     base = saved("wan-2.1-t2v") / "transformer"
     changed = {"proj_out.bias": torch.ones(64)}
-    write_network(base, tmp_path / "transformer", changed, shard_bytes=10**6)
+    write_network(base, tmp_path / "transformer", changed, shard_bytes=2 * 10**5)
     files = sorted(file.name for file in (tmp_path / "transformer").glob("*.safetensors"))
     assert len(files) > 1 and files[0] == f"diffusion_pytorch_model-00001-of-{len(files):05d}.safetensors"
     state = network_of(tmp_path, "WanTransformer3DModel").state_dict()
@@ -255,7 +267,7 @@ def test_a_run_that_is_not_finished_or_of_another_task(
 
 
 def test_nan_in_the_weights(copied: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    rewritten(copied / "final" / "delta.safetensors", lambda t, _: t["proj_out.bias"].fill_(float("nan")))
+    rewritten(copied / "final" / "delta.safetensors", lambda t, _: next(iter(t.values())).fill_(float("nan")))
     assert "NaN" in failed(capsys, copied, tmp_path / "out", "--as", "diffusers")
 
 
@@ -274,7 +286,7 @@ def test_a_base_that_is_gone_or_changed(copied: Path, capsys: pytest.CaptureFixt
     with pytest.raises(ValueError, match=r"weights have the hash \w+, but the delta belongs to"):
         entprog.apply_delta(base, tmp_path / "delta", tmp_path / "out")
     shutil.rmtree(base)
-    assert "no such folder" in failed(capsys, copied, tmp_path / "out", "--as", "lora")
+    assert "no such folder" in failed(capsys, copied, tmp_path / "out", "--as", "comfy")
     export(copied, tmp_path / "whole", "diffusers")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def trained(name: str, folder: Path, **changes: Any) -> tuple[Variant, PretrainedTask]:
     """A task whose adapters and output layer moved, saved to folder/final."""
     variant = Variant.make(name, folder)
-    task = task_of(variant, **changes)
+    task = task_of(variant, model__dtype="float32", **changes)
     assert task.adapters is not None
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from entprog.config.load import read_config
 from entprog.config.schema import Config
 from entprog.report.collect import collect
-from entprog.tasks.pretrained.folder import ModelFolder
+from entprog.tasks.pretrained.folder import DTYPES, ModelFolder
 from entprog.tasks.pretrained.saving import ADAPTERS, DELTA
 from entprog.tasks.pretrained.stored import StoredTensors, base_hash
 
@@ -22,8 +22,6 @@ __all__ = ["Factors", "TensorFile", "Trained"]
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A [rank, in] and B [out, rank] by layer: its weight moved by B A."""
-
-ROUNDING = {"float32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7}
 
 
 class TensorFile(Mapping[str, Tensor]):
@@ -187,10 +185,10 @@ class Trained:
         name = f"{layer}.weight"
         if name not in self.changed:
             return False
-        now, base, added = self.changed[name], self.base[name].float(), b @ a
-        unit = max(torch.finfo(now.dtype).eps, ROUNDING[self.config.model.dtype])
-        allowed = 4 * unit * (base.abs() + added.abs() + float(added.abs().max()) * ROUNDING["float32"])
-        return bool(((now.float() - base - added).abs() <= allowed).all())
+        loaded = self.base[name].to(DTYPES[self.config.model.dtype]).float()  # what the adapter was merged into
+        now, added = self.changed[name], b @ a
+        size = loaded.abs() + added.abs() + added.abs().max() * 2.0**-20
+        return bool(((now.float() - loaded - added).abs() <= 4 * torch.finfo(now.dtype).eps * size).all())
 
     def story(self) -> dict[str, Any]:
         """Ranking and stages by phase: which blocks trained, and from which step on."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from entprog.files import save_weights
 from entprog.savings.frozen_storage import original
 from entprog.savings.weight_precision import load_exactly
+from entprog.tasks.pretrained.folder import DTYPES
 from entprog.tasks.pretrained.stored import StoredTensors, base_hash, link_others, write_network
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def save(task: "PretrainedTask", folder: Path) -> None:
     base, component = task.folder.component, task.folder.configs.component
     with task.adapters.off() if task.adapters is not None else nullcontext():
         held = Held(task.model)
-    changed = held.only(moved(held, StoredTensors(base)))
+    changed = held.only(moved(held, StoredTensors(base), DTYPES[task.config.model.dtype]))
     link_others(task.folder.path, folder, component)
     write_network(base, folder / component, changed)
     about = {
@@ -72,13 +73,19 @@ class Held(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def moved(now: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that differ from the base's in the type that they are held in, or that the base has not."""
-    return [name for name in now if name not in base or not _same(now[name], base[name])]
+def moved(now: Mapping[str, Tensor], base: Mapping[str, Tensor], loaded: torch.dtype = torch.float32) -> list[str]:
+    """Names of the tensors that differ from the base's, or that the base has not.
+
+    Args:
+        loaded: the type that the base was rounded to when it was loaded; that alone is no difference.
+    """
+    return [name for name in now if name not in base or not _same(now[name], base[name], loaded)]
 
 
-def _same(now: Tensor, base: Tensor) -> bool:
-    return torch.equal(now, base.to(now.dtype))
+def _same(now: Tensor, base: Tensor, loaded: torch.dtype) -> bool:
+    if torch.equal(now, base.to(now.dtype)):
+        return True
+    return base.is_floating_point() and torch.equal(now, base.to(loaded).to(now.dtype))
 
 
 def adapter_settings(task: "PretrainedTask") -> dict[str, Any]:
