@@ -1,4 +1,4 @@
-"""`entprog plan` of pretrained models: equal to the metered step of tiny folders, and to the network simulated whole."""
+"""`entprog plan` of pretrained models: equal to the metered step of tiny folders, and to the whole network's."""
 
 from dataclasses import replace
 from pathlib import Path

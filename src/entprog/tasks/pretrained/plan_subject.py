@@ -92,7 +92,7 @@ class PretrainedSubject:
         if len(places) == len(self.names):
             return network, list(self.units)
         seen: Counter[str] = Counter()
-        names = []
+        names: list[tuple[str, ...]] = []
         for stem in (self.stems[place] for place in places):
             names.append((f"{stem}.{seen[stem]}",))
             seen[stem] += 1

@@ -23,9 +23,10 @@ from entprog.data.sampler import generator, stratified_tau
 from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_hash
 from entprog.diffusion.objective import Objective
 from entprog.profiling.device import pick_device, pick_precision
+from entprog.savings.weight_precision import set_precision
 from entprog.tasks.base import Animation, HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, saving
-from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_tokens, side_of
+from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, shown, side_of
 from entprog.tasks.pretrained.animate import animation
 from entprog.tasks.pretrained.build import frames_of_a_token, new_modules, ready
 from entprog.tasks.pretrained.families import family_of
@@ -268,9 +269,7 @@ class PretrainedTask(Task):
         frames, rows, columns = self.family.tokens(grid)
         if POSE in condition:
             maps = condition[POSE].float() / 255
-            tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
-            blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
-            tokens = torch.cat([blank, tokens], 1)
+            tokens = shown(maps, frames, front, self.group, (rows, columns))
             side.pose = as_features(tokens, (rows, columns)) if self.family.posed_maps else tokens
         if CONTROL in condition:
             control = condition[CONTROL]
