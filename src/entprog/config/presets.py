@@ -113,7 +113,8 @@ def modernised(tree: dict[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
             tree = without(tree, old)
-            tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
+            kept = value_at(tree, new) is None and _taken(tree, new)
+            tree = laid_over(tree, at(new, value)) if kept else tree
     return tree
 
 
