@@ -88,7 +88,7 @@ class ModelConfig:
     )
     init: str = key(
         "base",
-        '"base" (shipped nano weights), "scratch", or a path to a safetensors file or a run\'s final folder',
+        '"base" (shipped nano weights), "scratch", a safetensors file, a run\'s final folder, or a DiT of that size',
         also=("pretrained_model_name_or_path",),
     )
     fresh: tuple[Literal["pose", "temporal"], ...] = key(
