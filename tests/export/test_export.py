@@ -22,7 +22,7 @@ from entprog.export.lora import best_factors
 from entprog.export.original_names import original_tensors
 from entprog.tasks.pretrained.stored import StoredTensors, base_hash, write_network
 from entprog.train.run import train
-from pretrained_runs import Variant, recipe
+from pretrained_runs import Variant, recipe, task_of
 from tiny_pipelines import saved
 
 NAMES = {
@@ -117,7 +117,7 @@ def test_delta_and_base_make_the_trained_folder(run_of: Runs, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_comfy_file_on_original_weights_gives_the_trained_weights(run_of: Runs, tmp_path: Path, name: str) -> None:
-    run, cls = run_of(name), NAMES[name]
+    run, cls = run_of(name, phases__video__outside=True, freeze__inputs_every=1), NAMES[name]
     lines = export(run, tmp_path / "out", "comfy")
     assert any("no pose adapters" in line for line in lines)
     base, trained = (original_tensors(cls, stored(folder)) for folder in (saved(name), run / "final"))
@@ -209,6 +209,20 @@ def test_best_factors(shape: tuple[int, int]) -> None:
     error = float((matrix - b @ a).norm())
     assert error == pytest.approx(float(values[8:].norm()), rel=1e-3)
     assert a.shape == (8, shape[1]) and b.shape == (shape[0], 8)
+
+
+def test_files_of_an_earlier_run_are_not_the_base_s(tmp_path: Path) -> None:
+    base = Path(shutil.copytree(saved("wan-2.1-t2v"), tmp_path / "base"))
+    (base / "entprog_adapters.safetensors").write_bytes(b"of an earlier run")
+    (base / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant that is not read")
+    task = task_of(Variant.make("wan-2.1-t2v", tmp_path), model__pose="none", model__pretrained=str(base))
+    task.save(tmp_path / "final")
+    assert {path.name for path in (tmp_path / "final").iterdir() if path.is_file()} == {
+        "delta.safetensors", "model_index.json",
+    }  # fmt: skip
+    assert not load_file(tmp_path / "final" / "delta.safetensors")
+    found = stored(tmp_path / "final")
+    assert all(torch.equal(found[name], tensor) for name, tensor in StoredTensors(base / "transformer").items())
 
 
 def test_shards_above_a_size(tmp_path: Path) -> None:

@@ -48,7 +48,12 @@ def export(
     if push:
         hub.check_push(push)
     trained = Trained.open(run)
-    about = {"as": kind, "run": str(run), "base": trained.changed.about["base"], "base_hash": trained.base_hash}
+    about = {
+        "as": kind,
+        "run": run.resolve().name,
+        "base": trained.changed.about["base"],
+        "base_hash": trained.base_hash,
+    }
     _check_family(trained, kind)
     number_type, notes = DTYPES[dtype or "float32"], []
     with fresh(out, about) as folder:

@@ -46,7 +46,7 @@ def apply_delta(base: str | Path, delta: str | Path, out: str | Path) -> Path:
             f"base = {str(base)!r}: its weights have the hash {found[:12]}, but the delta belongs to "
             f"{changed.about['base_hash'][:12]} ({changed.about.get('base')}); give that base"
         )
-    with fresh(out, {"as": "diffusers", "delta": str(path), "base_hash": found}) as partial:
+    with fresh(out, {"as": "diffusers", "delta": path.name, "base_hash": found}) as partial:
         link_others(folder.path, partial, folder.configs.component)
         write_network(folder.component, partial / folder.configs.component, changed)
     return out

@@ -60,10 +60,10 @@ def push(trained: Trained, out: Path, repo: str, kind: str) -> str:
 def card(trained: Trained, kind: str) -> str:
     """The model card: base, licence, blocks that trained, metrics."""
     story, model = trained.story(), trained.config.model
-    base = model.pretrained if model.pretrained.count("/") == 1 else Path(model.pretrained).name
+    base = trained.changed.about["base"]
     head: dict[str, Any] = {"library_name": "diffusers", "tags": ["entprog", f"entprog-{kind}"]}
-    if not Path(model.pretrained).exists():
-        head["base_model"] = model.pretrained
+    if base == model.pretrained:  # a hub id
+        head["base_model"] = base
     if licence := base_licence(trained):
         head["license"] = licence
     blocks = list(dict.fromkeys(name for stage in story["stages"] for name in stage.get("active", [])))

@@ -21,7 +21,7 @@ from entprog.tasks.pretrained.stored import StoredTensors, base_hash, link_other
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
 
-__all__ = ["ADAPTERS", "DELTA", "Held", "load_weights", "moved", "save", "write_delta"]
+__all__ = ["ADAPTERS", "DELTA", "Held", "load_weights", "moved", "save", "shared_name", "write_delta"]
 
 ADAPTERS = "entprog_adapters.safetensors"
 DELTA = "delta.safetensors"
@@ -43,11 +43,18 @@ def save(task: "PretrainedTask", folder: Path) -> None:
     link_others(task.folder.path, folder, component)
     write_network(base, folder / component, changed)
     about = {
-        "base": task.folder.name, "base_hash": base_hash(base), "component": component, "entprog": version("entprog")
+        "base": shared_name(task.folder.name), "base_hash": base_hash(base), "component": component,
+        "entprog": version("entprog"),
     }  # fmt: skip
     if task.adapters is not None:
         save_weights(task.adapters.tensors(), folder / ADAPTERS, _texts(about | adapter_settings(task)))
     write_delta(folder / DELTA, changed, about)  # last: a run with this file is finished
+
+
+def shared_name(base: str) -> str:
+    """A hub id, or a folder's own name: files that are passed on say nothing of where it lay."""
+    path = Path(base).expanduser()
+    return path.resolve().name if path.is_dir() else base
 
 
 class Held(Mapping[str, Tensor]):

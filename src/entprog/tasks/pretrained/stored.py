@@ -19,6 +19,9 @@ WEIGHTS = "diffusion_pytorch_model"
 SHARD_BYTES = 10 * 10**9
 """A network above it is written in several files."""
 
+OWN = ("entprog_adapters.safetensors", "delta.safetensors", "ema.safetensors", "export.json")
+"""Files that a run or an export adds to the pipeline's; those of a base that is itself one are left out."""
+
 
 def weight_files(component: Path) -> list[Path]:
     """The files that diffusers reads: those of the index, else the single one, else the only variant.
@@ -121,7 +124,7 @@ def link_others(base: Path, folder: Path, component: str, *, copy: bool = False)
     """Everything of a pipeline's folder but one component: hard links where the file system has them, else copies."""
     for file in sorted(path for path in base.rglob("*") if path.is_file()):
         place = file.relative_to(base)
-        if place.parts[0] != component and not any(part.startswith(".") for part in place.parts):
+        if place.parts[0] not in (component, *OWN) and not any(part.startswith(".") for part in place.parts):
             link(file, folder / place, copy=copy)
 
 
