@@ -79,12 +79,12 @@ class Planner:
                 yield self._phase(name, settings, order)
 
     def _phase(self, name: str, settings: PhaseConfig, order: str) -> PhasePlan:
-        blocks = self._blocks(settings)
+        blocks, whole = self._blocks(settings), self.subject.family(settings.blocks)
         case, plan = self.case(settings), PhasePlan(name, settings, blocks)
         plain = replace(case, inputs=True, low_rank=0, spared=(), storage="full", references=0)
         turns = [] if self.ranked else self._turns(plan, case)
         itself = not self.ranked and not turns
-        full = self._row(plan, "full", case if itself else plain, blocks, settings.steps)
+        full = self._row(plan, "full", *((case, blocks) if itself else (plain, whole)), settings.steps)
         if not self.ranked:
             rows = turns or [full]
             plan.seconds = (sum(row.seconds * row.steps for row in rows),) * 2
@@ -99,9 +99,9 @@ class Planner:
             plan.rows.sort(key=lambda row: (row.stages[0], row.m))
         plan.rows.append(full)
         saving = replace(plain, checkpointing=True)
-        plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
+        plan.rows.append(self._row(plan, "full-saving", saving, whole, settings.steps))
         low_rank = replace(plain, low_rank=RANK, outside=False, spared=self.subject.new_modules())
-        plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
+        plan.rows.append(self._row(plan, "lora", low_rank, whole, settings.steps))
         if self.ranked:
             plan.ranking = self._ranking(plain, blocks)
         return plan
@@ -113,7 +113,9 @@ class Planner:
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
         seed = self.config.train.seed
-        for workload, steps in self._method(plan.settings.frames).workloads(plan.blocks, case.shape, plan.settings.steps, seed):
+        for workload, steps in self._method(plan.settings.frames).workloads(
+            plan.blocks, case.shape, plan.settings.steps, seed
+        ):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)
             found[key] = (workload, steps + found.get(key, (workload, 0))[1])
@@ -134,9 +136,7 @@ class Planner:
         """Peak of scoring: nothing there takes more than the largest draw through all blocks and back, stateless."""
         samples = self.config.ranking.samples
         largest = -(-samples // -(-samples // draw_size(self.config.ranking, case.shape.batch)))
-        case = replace(
-            case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False, widened=False
-        )
+        case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False, widened=False)
         step = self.step(case, blocks, optimizer="adamw")
         return step.peak - step.by_category["optimizer"]
 
@@ -206,7 +206,7 @@ class Planner:
             if beside and again.flops < step.flops:
                 kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
-        place = {name: i for i, name in enumerate(plan.blocks)}
+        place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,

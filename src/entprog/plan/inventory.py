@@ -52,7 +52,9 @@ class Inventory:
                 block = model.get_submodule(name)
                 self._members[name] = {path: _described(p) for path, p in block.named_parameters()}
                 self._modules[name] = [path for path, _ in block.named_modules()]
-                self._linear[name] = [path for path, each in block.named_modules() if type(each) in (nn.Linear, MixedLinear)]
+                self._linear[name] = [
+                    path for path, each in block.named_modules() if type(each) in (nn.Linear, MixedLinear)
+                ]
                 inside |= {id(p) for p in block.parameters()}
             left = [(path, _described(p)) for path, p in model.named_parameters() if id(p) not in inside]
         heads = subject.heads

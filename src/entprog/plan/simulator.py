@@ -22,7 +22,6 @@ from entprog.profiling.subject import Case, Subject
 from entprog.savings.frozen_storage import FrozenStorage, fresh_tables
 from entprog.savings.weight_precision import match_training
 
-
 NORMS = ("layer_norm", "group_norm", "rms_norm")
 """What autocast runs in float32 on a CUDA device, and in bfloat16 on a CPU."""
 

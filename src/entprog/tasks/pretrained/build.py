@@ -13,8 +13,8 @@ __all__ = ["declare_blocks", "frames_of_a_token", "new_modules", "pose_adapters"
 
 
 def ready(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
-    """Make a network ready to train, whether it has weights or is a plan's: in evaluation mode, its blocks declared, its
-    pose adapters put on, its weights held as `model.dtype` and `model.weights` say.
+    """Make a network ready to train, with weights or as a plan's: in evaluation mode, its blocks declared, its pose
+    adapters put on, its weights held as `model.dtype` and `model.weights` say.
 
     Raises:
         ValueError: the model does not take these settings.

@@ -11,7 +11,6 @@ from entprog.tasks.pretrained.families.base import Family, Latent
 __all__ = ["Compression", "compression", "frames_problem", "size_problem"]
 
 
-
 @dataclass(frozen=True)
 class Compression:
     """What a VAE makes of a clip.
