@@ -1,7 +1,7 @@
 """One typed, frozen configuration for each run: type, default, meaning and range of every key.
 
-Every field is a key of the recipe (TOML); tables nest as the classes do. Names follow diffusers where it has one.
-pydantic checks values, also those that `dataclasses.replace` gives; load.py reads recipes and words what is wrong.
+Every field is a key of the recipe (TOML); names follow diffusers where it has one. pydantic checks values, also those
+that `dataclasses.replace` gives; load.py reads recipes and words what is wrong.
 """
 
 from typing import Annotated, Any, Literal
@@ -200,9 +200,7 @@ class PhaseConfig:
     resolution: Sides = key(64, 'side in pixels, or "HEIGHTxWIDTH" where the model takes rectangles', strict=False)
     batch: int = key(8, "samples of a micro-batch", ge=1, also=("batch_size", "train_batch_size"))
     learning_rate: float = key(1e-5, "peak learning rate", gt=0, also=("lr",))
-    gradient_checkpointing: bool = key(
-        False, "recompute activations in this phase, also where train.gradient_checkpointing is off"
-    )
+    gradient_checkpointing: bool = key(False, "recompute activations in this phase, whatever `train` says")
     echo: int = key(
         1,
         "steps that train on each sample, with the same noise (data echoing, Choi et al. 2019, arXiv 1907.05550). "
@@ -248,8 +246,8 @@ class TrainConfig:
     )
     reference_cache: Literal["off", "device", "host", "disk"] = key(
         "off",
-        '"off", or where the frozen part of the reference pass is kept: "device", "host" or "disk" (in the run folder); '
-        "in phases with outside = false, or with freeze.inputs_every = 0",
+        '"off", or where the frozen part of the reference pass is kept: "device", "host" or "disk" (run folder). '
+        "It needs outside = false, or freeze.inputs_every = 0",
     )
     reference_cache_bytes: int = key(2**30, "bytes that it keeps at most; the least recently used go first", ge=1)
     echo_cache: Literal["host", "disk"] = key(
@@ -263,9 +261,8 @@ class TrainConfig:
     )
     memory_budget: str = key(
         "",
-        'the most bytes that a step may take, such as "24GiB"; "" for no limit. Each workload then runs in the cheapest '
-        "way that fits: whole, in pieces whose gradients add up, with checkpointing, or with as many blocks further up. "
-        "What fits in no way is refused",
+        'the most bytes of a step, such as "24GiB"; "" for no limit. Each workload then runs in the cheapest way that '
+        "fits: whole, in pieces, with checkpointing, or with as many blocks further up; else it is refused",
     )
     resolution_shift: bool = key(
         False, "whether steps below the phase's resolution get less noise: signal to noise by the ratio of token counts"
@@ -315,9 +312,7 @@ class SampleConfig:
 class EvaluateConfig:
     """[evaluate] the pinned protocol."""
 
-    metrics: tuple[str, ...] = key(
-        ("l1", "psnr", "ssim"), "what generated and true clips are compared by", plugin="metric"
-    )
+    metrics: tuple[str, ...] = key(("l1", "psnr", "ssim"), "what compares generated with true clips", plugin="metric")
     clips: int = key(16, "held-out clips (0: training ends without an evaluation)", ge=0)
     frames: int = key(10, "frames of each, from its first frame on", ge=1)
     resolution: Sides = key(64, "side in pixels at which generated and true frames are compared", strict=False)

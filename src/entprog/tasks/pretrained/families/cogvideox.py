@@ -47,6 +47,10 @@ class CogVideoX(Family):
         return int(self.network.get("max_text_seq_length", 226))
 
     @property
+    def joint_tokens(self) -> int:
+        return self.text_length
+
+    @property
     def extra(self) -> int:
         """Channels beside the noised latents: those of the image."""
         return int(self.network["in_channels"]) - self.channels

@@ -55,6 +55,10 @@ class HunyuanVideo(Family):
         return TEXT_TOKENS
 
     @property
+    def joint_tokens(self) -> int:
+        return TEXT_TOKENS
+
+    @property
     def embedded_guidance(self) -> float:
         return GUIDANCE if self.network.get("guidance_embeds", True) else 0.0
 

@@ -68,6 +68,10 @@ class HunyuanVideo15(Family):
         return self.text_tokens
 
     @property
+    def joint_tokens(self) -> int:
+        return self.text_tokens + self.glyph_tokens + self.image_tokens
+
+    @property
     def image_width(self) -> int:
         """Width of the image encoder's states."""
         return int(self.network.get("image_embed_dim", 1152))
