@@ -37,19 +37,14 @@ CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
 """And for each phase of clips."""
 
 RENAMED = {
-    "model.backbone": "model.pretrained",
-    "schedule.frozen_storage": "freeze.storage",
-    "schedule.states": "freeze.states",
-    "schedule.outside": "freeze.outside",
-    "schedule.outside_every": "freeze.inputs_every",
-    "schedule.select": "ranking.select",
+    "model.backbone": "model.pretrained", "schedule.frozen_storage": "freeze.storage",
+    "schedule.states": "freeze.states", "schedule.outside": "freeze.outside",
+    "schedule.outside_every": "freeze.inputs_every", "schedule.select": "ranking.select",
     "schedule.cost": "train.cost_unit",
-    "train.muon_momentum": "train.optimizer_options.momentum",
-    "train.muon_rows": "train.optimizer_options.rows",
-    "train.galore_rank": "train.optimizer_options.rank",
+    "train.muon_momentum": "train.optimizer_options.momentum", "train.muon_rows": "train.optimizer_options.rows",
+    "train.galore_rank": "train.optimizer_options.rank", "train.galore_scale": "train.optimizer_options.scale",
     "train.galore_update_proj_gap": "train.optimizer_options.update_proj_gap",
-    "train.galore_scale": "train.optimizer_options.scale",
-}
+}  # fmt: skip
 """What keys were once called -> what they are called now."""
 
 ALSO = {"model.backbone": ', with task = "pretrained"'}

@@ -79,12 +79,12 @@ class Planner:
                 yield self._phase(name, settings, order)
 
     def _phase(self, name: str, settings: PhaseConfig, order: str) -> PhasePlan:
-        blocks = self._blocks(settings)
+        blocks, whole = self._blocks(settings), self.subject.family(settings.blocks)
         case, plan = self.case(settings), PhasePlan(name, settings, blocks)
         plain = replace(case, inputs=True, low_rank=0, spared=(), storage="full", references=0)
         turns = [] if self.ranked else self._turns(plan, case)
         itself = not self.ranked and not turns
-        full = self._row(plan, "full", case if itself else plain, blocks, settings.steps)
+        full = self._row(plan, "full", *((case, blocks) if itself else (plain, whole)), settings.steps)
         if not self.ranked:
             rows = turns or [full]
             plan.seconds = (sum(row.seconds * row.steps for row in rows),) * 2
@@ -99,9 +99,9 @@ class Planner:
             plan.rows.sort(key=lambda row: (row.stages[0], row.m))
         plan.rows.append(full)
         saving = replace(plain, checkpointing=True)
-        plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
+        plan.rows.append(self._row(plan, "full-saving", saving, whole, settings.steps))
         low_rank = replace(plain, low_rank=RANK, outside=False, spared=self.subject.new_modules())
-        plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
+        plan.rows.append(self._row(plan, "lora", low_rank, whole, settings.steps))
         if self.ranked:
             plan.ranking = self._ranking(plain, blocks)
         return plan
@@ -206,7 +206,7 @@ class Planner:
             if beside and again.flops < step.flops:
                 kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
-        place = {name: i for i, name in enumerate(plan.blocks)}
+        place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,

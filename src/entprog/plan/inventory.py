@@ -37,6 +37,7 @@ class Inventory:
 
     Attributes:
         outside: parameters in no block: "inputs" stand before the blocks, "heads" behind them.
+        buffers: bytes of all buffers, such as tables of positions.
         trained_size: bytes of a value that rests -> bytes while it trains, where they differ.
     """
 
@@ -47,6 +48,7 @@ class Inventory:
         with FakeTensorMode():
             model, names = subject.build(range(len(subject.units)))
             self.trained_size = trained_sizes(model)
+            self.buffers = sum(buffer.nbytes for buffer in model.buffers())
             inside: set[int] = set()
             for name in (name for unit in names for name in unit):
                 block = model.get_submodule(name)

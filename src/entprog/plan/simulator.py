@@ -138,7 +138,7 @@ class Simulator:
     def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
         """Bytes of weights as they are held while they rest, adapters and EMA among them."""
         everything = self.inventory.everything()
-        found = weighed(everything) + (4 * counted(everything) if case.averaged else 0)
+        found = self.inventory.buffers + weighed(everything) + (4 * counted(everything) if case.averaged else 0)
         for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
             found += weighed(self.inventory.adapters(name, case.low_rank, self.inventory.spared(name, case.spared)))
         if case.storage != "full":

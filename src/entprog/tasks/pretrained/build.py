@@ -1,6 +1,5 @@
 """A pretrained network made ready: its blocks declared, its pose adapters put on."""
 
-import torch
 from torch import nn
 
 from entprog.config.schema import ModelConfig
@@ -14,10 +13,8 @@ __all__ = ["declare_blocks", "frames_of_a_token", "new_modules", "pose_adapters"
 
 
 def ready(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
-    """Make a network ready to train, whether it has weights or is a plan's.
-
-    It is in evaluation mode then, its blocks are declared, its pose adapters put on, and its weights are held as
-    `model.dtype` and `model.weights` say.
+    """Make a network ready to train, with weights or as a plan's: in evaluation mode, its blocks declared, its pose
+    adapters put on, its weights held as `model.dtype` and `model.weights` say.
 
     Raises:
         ValueError: the model does not take these settings.
@@ -51,13 +48,6 @@ def frames_of_a_token(family: Family) -> int:
     return family.frames_factor * family.patch[0]
 
 
-def control_channels(network: nn.Module, family: Family) -> int:
-    """Channels of control latents in the layout of the input of `Family.entrance`: of a patch for a linear layer."""
-    frames, rows, columns = family.patch
-    token = family.control(torch.zeros(1, frames, family.channels, rows, columns))
-    return token.shape[-1 if isinstance(network.get_submodule(family.entrance), nn.Linear) else 1]
-
-
 def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
     """The new pose adapters that `model.pose` asks for, put on the network.
 
@@ -77,7 +67,7 @@ def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> Pos
             '(the reference as one more latent frame) or "none"'
         )
     if model.pose == "input":
-        return PoseAdapters.at_entrance(network, family.entrance, control_channels(network, family))
+        return PoseAdapters.at_entrance(network, family.entrance, family.channels)
     if model.pose != "blocks":
         return None
     hosts = discover_blocks(network, family.posed) if family.posed else discover_blocks(network)
