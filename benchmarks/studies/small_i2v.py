@@ -47,7 +47,7 @@ NETWORK = {
     "num_attention_heads": 5, "attention_head_dim": 32, "in_channels": 36, "out_channels": 16, "text_dim": 16,
     "freq_dim": 64, "ffn_dim": 640, "num_layers": 6, "rope_max_seq_len": 64,
 }  # fmt: skip
-BASE_STEPS, STEPS, BATCH = 1500, 300, 8
+BASE_STEPS, STEPS, BATCH = 1000, 200, 8
 ARMS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "last-third": {

@@ -37,6 +37,7 @@ CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
 """And for each phase of clips."""
 
 RENAMED = {
+    "model.backbone": "model.pretrained",
     "schedule.frozen_storage": "freeze.storage",
     "schedule.states": "freeze.states",
     "schedule.outside": "freeze.outside",
@@ -50,6 +51,9 @@ RENAMED = {
     "train.galore_scale": "train.optimizer_options.scale",
 }
 """What keys were once called -> what they are called now."""
+
+ALSO = {"model.backbone": ', with task = "pretrained"'}
+"""What else to set with the present key."""
 
 MOVED = {
     "method": {"lisa": "benchmarks.rivals.lisa:Lisa", "badam": "benchmarks.rivals.badam:Badam"},
@@ -109,7 +113,8 @@ def modernised(tree: dict[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
             tree = without(tree, old)
-            tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
+            kept = value_at(tree, new) is None and _taken(tree, new)
+            tree = laid_over(tree, at(new, value)) if kept else tree
     return tree
 
 

@@ -86,14 +86,9 @@ class ModelConfig:
     size: Literal["nano", "s", "b", "xl"] = key(
         "nano", '"nano" (the shipped base), "s", "b" or "xl" (28 blocks, width 1152, patch 2)'
     )
-    backbone: str = key(
-        "",
-        'a published transformer in the place of ours, for `entprog plan` only so far: "wan-2.1-1.3b", '
-        '"wan-2.1-14b", "hunyuan-video-13b" or "cogvideox-5b"; empty for our own',
-    )
     init: str = key(
         "base",
-        '"base" (shipped nano weights), "scratch", or a path to a safetensors file or a run\'s final folder',
+        '"base" (shipped nano weights), "scratch", a safetensors file, a run\'s final folder, or a DiT of that size',
         also=("pretrained_model_name_or_path",),
     )
     fresh: tuple[Literal["pose", "temporal"], ...] = key(

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from entprog.core.types import Ranking
+from entprog.core.types import Ranking, Shape
 from entprog.plan.estimate import Planner
 from entprog.plan.orders import rankings
 from entprog.plan.rows import Largest, PhasePlan, Row
@@ -40,22 +39,22 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
     row = max(fitting, key=lambda row: (row.m, row.peak)) if fitting else min(stages, key=lambda row: row.peak)
     active, case, found = _active(planner, plan, row, order), planner.case(plan.settings), []
     title = row.order
-    frames = planner.subject.frames(FRAMES)
-    sides = list(range(planner.subject.multiple, RESOLUTION + 1, planner.subject.multiple))
-    grids: list[tuple[str, list[int]]] = [("resolution", sides)]
+    grids: list[tuple[str, list[Shape]]] = [("resolution", planner.subject.resolutions(case.shape, RESOLUTION))]
     if plan.settings.blocks != "spatial":
-        grids.insert(0, ("frames", frames))
+        frames = planner.subject.frames(case.shape, FRAMES)
+        grids.insert(0, ("frames", [replace(case.shape, frames=count) for count in frames]))
     for what, grid in grids:
-        now = getattr(case.shape, what)
+        if len(grid) < 2:  # the network takes one size only
+            continue
 
-        def share(place: int, what: str = what, grid: Sequence[int] = grid) -> float:
-            sizes: dict[str, Any] = {what: grid[place]}
-            return _share(planner, plan, replace(case, shape=replace(case.shape, **sizes)), active)
+        def share(place: int, grid: Sequence[Shape] = grid) -> float:
+            return _share(planner, plan, replace(case, shape=grid[place]), active)
 
-        start = max((i for i, value in enumerate(grid) if value <= now), default=0)
+        start = max((i for i, shape in enumerate(grid) if getattr(shape, what) <= getattr(case.shape, what)), default=0)
         place = search(share, 0, len(grid) - 1, start)
-        value = None if place is None else grid[place]
-        found.append(Largest(what, value, place == len(grid) - 1, title, row.m))
+        value = None if place is None else getattr(grid[place], what)
+        width = 0 if place is None or what == "frames" else grid[place].width
+        found.append(Largest(what, value, place == len(grid) - 1, title, row.m, width))
     return found
 
 

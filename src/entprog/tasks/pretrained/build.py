@@ -5,11 +5,36 @@ from torch import nn
 
 from entprog.config.schema import ModelConfig
 from entprog.core.blocks import Blocks, discover_blocks
+from entprog.savings.weight_precision import set_precision
 from entprog.tasks.pretrained.adapters import PoseAdapters, adapter_depth
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.map_adapters import map_adapters, with_map_adapter
 
-__all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
+__all__ = ["declare_blocks", "frames_of_a_token", "new_modules", "pose_adapters", "ready"]
+
+
+def ready(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
+    """Make a network ready to train, whether it has weights or is a plan's.
+
+    It is in evaluation mode then, its blocks are declared, its pose adapters put on, and its weights are held as
+    `model.dtype` and `model.weights` say.
+
+    Raises:
+        ValueError: the model does not take these settings.
+    """
+    network.eval()
+    family.prepared(network)
+    declare_blocks(network, family)
+    adapters = pose_adapters(network, family, model)
+    set_precision(network, model.dtype, model.weights)
+    return adapters
+
+
+def new_modules(adapters: PoseAdapters | None, model: ModelConfig) -> tuple[str, ...]:
+    """Patterns of the modules inside blocks that start untrained, `*` for one dotted part."""
+    names = adapters.hosts if adapters is not None and model.pose == "blocks" else {}
+    starred = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
+    return tuple(dict.fromkeys(f"{name}.pose_adapter" for name in starred))
 
 
 def declare_blocks(network: nn.Module, family: Family) -> None:
