@@ -75,16 +75,14 @@ def of_task(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the task that a recipe names, those of "phases.*" for each phase."""
     task = tree.get("task", value_of(Config(), "task"))
     try:
-        values = dict(plugins.declared("task", task, "defaults", _none)(tree)) if isinstance(task, str) else {}
+        values = (
+            dict(plugins.declared("task", task, "defaults", lambda recipe: {})(tree)) if isinstance(task, str) else {}
+        )
     except (ValueError, ImportError):  # said by checks.py
         return {}
     phase, phases = values.pop("phases.*", {}), tree.get("phases")
     tables = [name for name, table in phases.items() if isinstance(table, dict)] if isinstance(phases, dict) else []
     return values | ({"phases": dict.fromkeys(tables, phase)} if phase else {})
-
-
-def _none(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
 
 
 def _frames(phase: str, table: Any) -> Any:

@@ -13,11 +13,9 @@ from entprog.toml.values import LARGEST, Sides, interval, sides
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-SEEDS = 2**32 - 1
-"""The largest seed."""
+SEEDS = 2**32 - 1  # the largest seed
 
-SIDES: dict[str, Any] = {"ge": 16, "le": 1024}
-"""The range of a picture's side in pixels."""
+SIDES: dict[str, Any] = {"ge": 16, "le": 1024}  # of a picture, in pixels
 
 
 def key(
