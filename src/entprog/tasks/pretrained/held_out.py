@@ -5,7 +5,7 @@ Shape legend: F pixel frames, H W height and width in pixels.
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 

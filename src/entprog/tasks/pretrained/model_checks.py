@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from entprog.config.checks import running
 from entprog.config.load import ConfigError
 from entprog.config.schema import Config, ModelConfig, PhaseConfig
-from entprog.data.windows import Windows
+from entprog.core.types import Shape
+from entprog.data.windows import OF_REFERENCES, Windows
 from entprog.methods.config_checks import sizes_from
 from entprog.tasks.pretrained.build import settings_problems
 from entprog.tasks.pretrained.families.base import Configs, Family, Latent
@@ -35,8 +36,8 @@ def of_model(configs: Configs, family: Family, model: ModelConfig) -> Iterator[s
         )
     elif isinstance(listed, list) and len(listed) == 2 and listed[1] not in (None, said):
         yield (
-            f"model.pretrained = {model.pretrained!r}: {configs.component}/config.json says _class_name = {said!r}, but "
-            f"model_index.json says {listed[1]!r}; copy the one that belongs to the weights again"
+            f"model.pretrained = {model.pretrained!r}: {configs.component}/config.json says _class_name = {said!r}, "
+            f"but model_index.json says {listed[1]!r}; copy the one that belongs to the weights again"
         )
     try:
         yield from settings_problems(family, model, said)
@@ -72,7 +73,7 @@ def of_data(task: "PretrainedTask", config: Config) -> Iterator[str]:
         yield str(
             windows.wrong(
                 f"stores no {', '.join(lacking)}, which model.pose = {config.model.pose!r} and model.reference = "
-                f"{config.model.reference!r} of this model need; {remedy(lacking)}"
+                f"{config.model.reference!r} of this model need; {remedy(lacking, give)}"
             )
         )
     if family.text_length and windows.about["text"] is None:
@@ -83,11 +84,11 @@ def of_data(task: "PretrainedTask", config: Config) -> Iterator[str]:
         yield from _stored(windows, "evaluate.resolution", config.evaluate.resolution, config.evaluate.sides, "holdout")
 
 
-def remedy(lacking: list[str]) -> str:
+def remedy(lacking: list[str], model: str) -> str:
     """How to prepare what a data set lacks."""
-    if "control" in lacking:
-        return "prepare it again with --control draw, or --control COLUMN of its metadata"
-    return "prepare it again with --references 1 or more"
+    options = ["--control draw (or --control COLUMN of its metadata)"] if "control" in lacking else []
+    options += ["--references 1 or more"] if set(OF_REFERENCES) & set(lacking) else []
+    return f"prepare it again with {' and '.join([f'--codec {model}', *options])}"
 
 
 def _phase(task: "PretrainedTask", windows: Windows, key: str, phase: PhaseConfig, config: Config) -> Iterator[str]:
@@ -105,8 +106,6 @@ def _phase(task: "PretrainedTask", windows: Windows, key: str, phase: PhaseConfi
     if why := size_problem(task.family, phase.sides, whole, int(windows.about["codec"]["factor"])):
         yield f"{key}.resolution = {phase.resolution!r}: {why}"
     count = len(_of_size(windows, phase.sides, "train"))
-    from entprog.core.types import Shape
-
     source, options = sizes_from(config)
     shapes = source.shapes(Shape.of(phase.sides, phase.frames, phase.batch))
     batches = {phase.batch: f"{key}.batch = {phase.batch}"}
@@ -124,7 +123,8 @@ def _stored(windows: Windows, key: str, given: Any, sides: tuple[int, int], *spl
     shown = f'"{given}"' if isinstance(given, str) else f"{given} (a square)"
     if size not in windows.sizes:
         stored = ", ".join(f'"{each}"' for each in windows.sizes)
-        yield f"{key} = {shown}: {windows.folder} stores {stored}; choose one of them, or prepare it with --sizes {size}"
+        remedy = f"choose one of them, or prepare it with --sizes {size}"
+        yield f"{key} = {shown}: {windows.folder} stores {stored}; {remedy}"
         return
     for split in splits:
         if not _of_size(windows, sides, split):
