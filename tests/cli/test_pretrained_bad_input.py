@@ -49,13 +49,13 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FOLDERS: dict[str, tuple[Damage, str]] = {
-    "no config": (removed(NETWORK), r"model.pretrained = 'm': no transformer/config.json or unet/config.json in it; give"),
-    "no scheduler": (removed("scheduler"), r"model.pretrained = 'm': no scheduler/scheduler_config.json.*; give the whole"),
+    "no config": (removed(NETWORK), r"model.pretrained = 'm': no transformer/config.json or unet/config.json in it; g"),
+    "no scheduler": (removed("scheduler"), r"model.pretrained = 'm': no scheduler/scheduler_config.json.*; give the w"),
     "no JSON": (written(NETWORK, "{"), r"model.pretrained: m/transformer/config.json: can't be read as JSON.*fetch"),
     "a list": (written(SCHEDULER, "[]"), r"model.pretrained: .*expected a JSON object; fetch the model again"),
     "another class": (
         edited(NETWORK, _class_name="SD3Transformer2DModel"),
-        r"model.pretrained = 'm': .* says _class_name = 'SD3Transformer2DModel', but model_index.json says 'WanTrans.*copy",
+        r"model.pretrained = 'm': .* says _class_name = 'SD3Transformer2DModel', but model_index.json says 'WanTrans.*",
     ),
     "no family": (
         edited(NETWORK, _class_name="WanTransformer"),
@@ -69,13 +69,13 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
     ),
     "another prediction": (
         edited(SCHEDULER, prediction_type="image", use_flow_sigmas=False),
-        r"model.pretrained = 'm': scheduler_config.json: prediction_type = 'image' .* expected epsilon, v_prediction or",
+        r"model.pretrained = 'm': scheduler_config.json: prediction_type = 'image' .* expected epsilon, v_prediction o",
     ),
     "a value of another type": (
-        edited(NETWORK, patch_size=5), r"model.pretrained = 'm': transformer/config.json lacks a value or .*copy it again"
+        edited(NETWORK, patch_size=5), r"model.pretrained = 'm': transformer/config.json lacks a value or .*copy it aga"
     ),
     "a missing value": (
-        edited(NETWORK, text_dim=None), r"model.pretrained = 'm': transformer/config.json lacks a value or .*copy it again"
+        edited(NETWORK, text_dim=None), r"model.pretrained = 'm': transformer/config.json lacks a value or .*copy it ag"
     ),
 }  # fmt: skip
 """Damage that configuration files show."""
@@ -96,17 +96,17 @@ def pickled(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Damage, str]] = {
-    "more layers": (edited(NETWORK, num_layers=7), r"the weights lack 27 of 204 tensors .*first blocks.6.*copy the weights"),
+    "more layers": (edited(NETWORK, num_layers=7), r"the weights lack 27 of 204 tensors .*first blocks.6.*copy the we"),
     "missing keys": (weights(lambda t: t.pop("proj_out.weight")), r"the weights lack 1 of .*first proj_out.weight"),
-    "NaN": (weights(lambda t: t["proj_out.weight"].fill_(float("nan"))), r"NaN or infinite weights in 1 tensors .*copy"),
-    "other shapes": (edited(NETWORK, ffn_dim=64), r"the weights do not have the shapes of config.json .*copy both again"),
+    "NaN": (weights(lambda t: t["proj_out.weight"].fill_(float("nan"))), r"NaN or infinite weights in 1 tensors .*cop"),
+    "other shapes": (edited(NETWORK, ffn_dim=64), r"the weights do not have the shapes of config.json .*copy both aga"),
     "a pickle": (pickled, r"diffusion_pytorch_model.bin is a pickle, which can run code and is not read; save"),
     "truncated": (
         lambda folder: [None, (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-99])][0],  # type: ignore
         r"diffusion_pytorch_model.safetensors is truncated .*copy it again",
     ),
     "no weights": (removed(WEIGHTS), r"no diffusion_pytorch_model.safetensors in it; copy the weights too"),
-    "layers in words": (edited(NETWORK, num_layers="six"), r"config.json does not describe a WanTransformer3DModel .*copy"),
+    "layers in words": (edited(NETWORK, num_layers="six"), r"config.json does not describe a WanTransformer3DModel .*"),
 }  # fmt: skip
 """Damage that only the weights show."""
 
@@ -121,32 +121,32 @@ def test_weights_are_refused(capsys: Any, wan: Given, name: str) -> None:
 
 
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
-    "pose native": ({"model": 'pose = "native"'}, r'model.pose = "native": WanTr.* has no pose path of its own; choose'),
-    "reference native": ({"model": 'reference = "native"'}, r'model.reference = "native": .*no inputs for an image; choose'),
-    "reference siamese": ({"model": 'reference = "siamese"'}, r'model.reference = "siamese": a pretrained model takes "n'),
+    "pose native": ({"model": 'pose = "native"'}, r'model.pose = "native": WanTr.* has no pose path of its own; choos'),
+    "reference native": ({"model": 'reference = "native"'}, r'model.reference = "native": .*no inputs for an image; c'),
+    "reference siamese": ({"model": 'reference = "siamese"'}, r'model.reference = "siamese": a pretrained model takes'),
     "component": ({"model": 'component = "transformer_2"'},
-                  r"model.component = 'transformer_2': .* has no transformer_2/config.json; it has .*did you mean 'transf"),
-    "revision": ({"model": 'revision = "v1"'}, r"model.revision = 'v1': only for hub ids, but model.pretrained is a folder"),
+                  r"model.component = 'transformer_2': .* has no transformer_2/config.json; it has .*did you mean 'tr"),
+    "revision": ({"model": 'revision = "v1"'}, r"model.revision = 'v1': only for hub ids, but model.pretrained is a f"),
     "module": ({"model": 'family = "nowhere_at_all:Mine"'}, r"model.family = 'nowhere_at_all:Mine': can't be imported"),
     "no class": ({"model": 'family = "json:Mine"'}, r"model.family = 'json:Mine': can't be imported"),
-    "no family": ({"model": 'family = "json:JSONDecoder"'}, r"model.family = 'json:JSONDecoder': no subclass of .*Family"),
+    "no family": ({"model": 'family = "json:JSONDecoder"'}, r"model.family = 'json:JSONDecoder': no subclass of .*Fam"),
     "form": ({"model": 'family = "json.Mine"'}, r"""model.family = 'json.Mine': expected "package.module:Class\""""),
     "weights": ({"model": 'weights = "bf16"\ndtype = "float32"'},
                 r'model.weights = "bf16": trained weights would be held coarser .*set model.dtype = "bf16"'),
     "range": ({"model": "timestep_range = [0.9, 0.1]"}, r"model.timestep_range = \[0.9, 0.1\]: expected two numbers"),
     "range of one": ({"model": "timestep_range = [0.9]"}, r"model.timestep_range = \[0.9\]: expected two numbers"),
-    "drop": ({"model": "drop = { text = 1.0 }"}, r"model.drop.text = 1.0: a share of the samples, at least 0 and below 1"),
+    "drop": ({"model": "drop = { text = 1.0 }"}, r"model.drop.text = 1.0: a share of the samples, at least 0 and belo"),
     "drop of what": ({"model": "drop = { txt = 0.1 }"}, r"model.drop"),
     "hub id": ({"pretrained": "owner/na me"}, r"model.pretrained = 'owner/na me': no such folder, and no hub id; give"),
-    "a path": ({"pretrained": "../gone"}, r"model.pretrained = '../gone': no such folder, and no hub id; give a folder"),
+    "a path": ({"pretrained": "../gone"}, r"model.pretrained = '../gone': no such folder, and no hub id; give a folde"),
     "no model": ({"pretrained": ""}, r'model.pretrained = "": name a folder'),
     "blocks": ({"phase": 'blocks = "spatial"'}, r'phases.video.blocks = "spatial": a pretrained model has one kind of'),
-    "scheduler": ({"rest": 'scheduler = "ddim"'}, r'sample.scheduler = "ddim": a pretrained model is sampled by its own'),
+    "scheduler": ({"rest": 'scheduler = "ddim"'}, r'sample.scheduler = "ddim": a pretrained model is sampled by its o'),
     "no data": ({"path": ""}, r'data.path = "": a pretrained model trains on a folder made by: entprog prepare'),
     "data gone": ({"path": "gone"}, r"data.path = 'gone': no such folder; make it with: entprog prepare"),
     "data elsewhere": ({"path": "."}, r"data.path = '.': no dataset.json and index.jsonl there; make them with"),
     "frames": ({"frames": "9"}, r"phases.video.frames = 9: the windows of .* have 5 frames.*set 5, or prepare"),
-    "size": ({"resolution": '"48x32"'}, r'phases.video.resolution = "48x32": .* stores "32x32"; choose one of them, or'),
+    "size": ({"resolution": '"48x32"'}, r'phases.video.resolution = "48x32": .* stores "32x32"; choose one of them, o'),
     "a square": ({"resolution": "64"}, r'phases.video.resolution = 64 \(a square\): .* stores "32x32"; choose one'),
     "batch": ({"batch": "20"}, r"phases.video.batch = 20: larger than the data set's 4 training windows; lower it"),
     "evaluation": ({"clips": "1", "shown": '"48x32"'}, r'evaluate.resolution = "48x32": .* stores "32x32"; choose one'),
@@ -186,7 +186,7 @@ def test_all_problems_at_once(capsys: Any, wan: Given, command: str) -> None:
     [
         ("flow_shift = 3.0", r"model.flow_shift: only for flow models, but EulerDiscreteScheduler predicts v"),
         ('timestep_sampling = "logit_normal"', r"model.timestep_sampling: only for flow models"),
-        ("timestep_range = [0.1, 0.5]", r"model.timestep_range: the noise levels of this model have no ends; leave it out"),
+        ("timestep_range = [0.1, 0.5]", r"model.timestep_range: the noise levels of this model have no ends; leave it"),
     ],
 )  # fmt: skip
 def test_noise_levels_of_other_models(capsys: Any, svd: Given, model: str, said: str) -> None:
@@ -236,6 +236,18 @@ def test_a_hub_id_offline(capsys: Any, wan: Given, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     (line,) = trained(capsys, recipe(wan, pretrained="someone/something"))
     assert re.match(r"model.pretrained = 'someone/something': not on this machine, .*; give a local folder, or", line)
+
+
+def test_one_of_two_experts_is_a_note(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: Any) -> None:
+        raise ValueError("stopped before training")
+
+    monkeypatch.setattr("entprog.train.run.check_blocks", stop)
+    given = Given.make("wan-2.2-t2v-a14b", tmp_path)
+    note, line = trained(capsys, recipe(given, model='component = "transformer_2"'))
+    assert re.match(r"warning: this model has two networks: transformer_2 denoises levels 0 to 0.875 and trains", note)
+    assert 'train it in a run of its own, with model.component = "transformer"' in note
+    assert line == "stopped before training"
 
 
 def test_keys_of_another_task(capsys: Any, wan: Given, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,12 +313,12 @@ def test_a_finished_run(capsys: Any, svd: Given) -> None:
     sample = ["sample", "run", "--out", "clips", "--drive", "clip0", "--reference"]
     cases = [
         ([*sample, "text.png"], r"reference = 'text.png': not an image; give a PNG, JPEG or WebP file"),
-        ([*sample, "nobody"], r"reference = 'nobody': no such file, and no such clip in data; give an image file or of"),
+        ([*sample, "nobody"], r"reference = 'nobody': no such file, and no such clip in data; give an image file or o"),
         ([*sample, "clip1", "--prompt", "a man"], r"prompt = 'a man': m takes no text; leave it out"),
         ([*sample, "clip1", "--resolution", "36x32"], r"resolution = 36x32: no multiple of \d+ pixels"),
-        ([*sample, "clip1", "--resolution", "64x32"], r"resolution = 64x32: drive = 'clip0' is stored as 32x32; choose"),
+        ([*sample, "clip1", "--resolution", "64x32"], r"resolution = 64x32: drive = 'clip0' is stored as 32x32; choos"),
         ([*sample, "clip1", "--resolution", "big"], r"evaluate.resolution = 'big'"),
-        ([*sample[:5], "grey.mp4", "--reference", "clip1"], r"drive = 'grey.mp4': no person.*; give a video of at least"),
+        ([*sample[:5], "grey.mp4", "--reference", "clip1"], r"drive = 'grey.mp4': no person.*; give a video of at lea"),
         (["evaluate", "run", "--evaluate.resolution", "64x32", "--evaluate.clips", "1"], r".*resolution"),
     ]  # fmt: skip
     for argv, said in cases:
