@@ -204,7 +204,9 @@ def figures(run: Path) -> dict[str, Any]:
     metrics = evaluate_task(task, evaluated, run, progress=False)
     totals = json.loads((run / "totals.json").read_text())
     scores = run / "1-video" / "trainable-stage0.txt"
-    blocks = sorted({line.split(".")[1].strip(",") for line in scores.read_text().split() if line.startswith("blocks.")})
+    blocks = sorted(
+        {line.split(".")[1].strip(",") for line in scores.read_text().split() if line.startswith("blocks.")}
+    )
     about = describe_run(config, task.device, "python -m benchmarks.studies.small_i2v runs")
     return {
         "blocks": [int(b) for b in blocks],

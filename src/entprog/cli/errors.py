@@ -5,11 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from cyclopts import CycloptsError
 
+from entprog.cli.quiet import quiet_libraries
 from entprog.config.load import ConfigError, ConfigWarning
 
 
@@ -17,12 +18,14 @@ from entprog.config.load import ConfigError, ConfigWarning
 def plain_errors() -> Iterator[None]:
     """Errors that the user can mend become lines on stderr that begin with "entprog: ", and exit code 2.
 
-    The same for warnings about the configuration, which go on. ENTPROG_DEBUG=1 lets errors through as they are.
+    The same for warnings about the configuration, which go on. Libraries report only errors meanwhile. ENTPROG_DEBUG=1
+    lets everything through as it is.
 
     Raises:
         SystemExit: 2 for an error, 130 when interrupted.
     """
-    with warnings.catch_warnings():
+    debug = os.environ.get("ENTPROG_DEBUG", "0") not in ("", "0")
+    with warnings.catch_warnings(), nullcontext() if debug else quiet_libraries():
         _show_warnings_in_one_line()
         try:
             yield
@@ -35,7 +38,7 @@ def plain_errors() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise SystemExit(1) from None
         except (CycloptsError, ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("ENTPROG_DEBUG", "0") not in ("", "0"):
+            if debug:
                 raise
             say(lines(error))
             raise SystemExit(2) from None

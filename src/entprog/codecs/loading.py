@@ -19,6 +19,8 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from entprog.config.load import ConfigWarning
+
 __all__ = ["component_config", "load_component", "weights_hash"]
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -87,13 +89,17 @@ def load_component(
             f"config.json says _class_name = {found!r}, but {cls.__name__} is needed; give another folder"
         )
     variant = {} if place.local is None else _check_files(place, place.local)
-    with _quiet():
+    with _quiet(), _default_dtype():
         try:
             model, report = cls.from_pretrained(
                 **place.arguments(), **variant, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise place.wrong(_reworded(error, place)) from error
+        except (TypeError, AttributeError, KeyError, ArithmeticError) as error:
+            raise place.wrong(
+                f"config.json does not describe a {found} ({_first_line(error)}); copy the one of these weights"
+            ) from error
     _check_weights(place, model, report)
     model.eval()
     return model
@@ -227,12 +233,13 @@ def _check_weights(place: _Place, model: nn.Module, report: Mapping[str, Any]) -
         where = f"{place.field} = {str(place.local or place.name)!r}"
         warnings.warn(
             f"{where}: {len(unknown)} tensors of the weights have no place in the model (first {unknown[0]})",
+            ConfigWarning,
             stacklevel=3,
         )
 
 
 def _reworded(error: Exception, place: _Place) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = _first_line(error)
     if "expected shape" in first:
         return f"the weights do not have the shapes of config.json ({first.split('. If you')[0]}); copy both again"
     if place.local is None:
@@ -240,7 +247,21 @@ def _reworded(error: Exception, place: _Place) -> str:
             "not in the local cache, and not to be had from the hub as safetensors "
             f"({first}); check the id and the network, or give a folder"
         )
-    return f"cannot be loaded ({first})"
+    return f"cannot be loaded ({first}); copy it again"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _default_dtype() -> Iterator[None]:
+    """torch's default dtype is afterwards what it was: `from_pretrained` leaves its own where it fails."""
+    before = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -258,7 +258,12 @@ def _about(folder: Path) -> dict[str, Any]:
             f"data.path = {str(folder)!r}: no dataset.json and index.jsonl there; "
             f"make them with: entprog prepare VIDEOS {folder} --codec FOLDER"
         )
-    found: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"data.path = {str(folder)!r}: dataset.json can't be read as JSON ({error}); prepare it again"
+        ) from error
     if found.get("format") == FORMAT_OF_CLIPS:
         raise ValueError(
             f"data.path = {str(folder)!r}: format 1, clips for task human_video; "

@@ -236,12 +236,14 @@ def _control_frames(path: Path, fps: float, size: tuple[int, int]) -> Iterator[n
         for frame in video:
             if video.full_size != size:
                 other, own = (f"{w}x{h}" for w, h in (video.full_size, size))
-                raise ControlError(f"control video is {other}, but the video is {own} (width x height)")
+                raise ControlError(
+                    f"control video is {other}, but the video is {own} (width x height); make them alike"
+                )
             yield frame
             count += 1
     except VideoError as error:
         raise ControlError(f"control video is unreadable: {error.reason}") from error
-    raise ControlError(f"control video is shorter: {count} frames")
+    raise ControlError(f"control video is shorter: {count} frames; it needs one for each of the video")
 
 
 def _window(

@@ -76,10 +76,9 @@ def prepare_windows(
     paths, out = [Path(path) for path in inputs], Path(out)
     multiple = multiple or 2 * codec.factor
     wrong = [
-        *_wrong_sizes(sizes, codec, multiple),
+        *wrong_shapes(codec, sizes, frames, multiple, max_frames),
         *_wrong_settings(paths, fps, references, face, people, holdout),
     ]
-    wrong += _wrong_frames(frames, codec, max_frames)
     if (text is None) != (encode_text is None):
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
     if wrong:
@@ -163,24 +162,28 @@ def _controls(files: list[Path], control: str, controls: Mapping[Path, Path] | N
     """The control video of each file, by its resolved path.
 
     Raises:
-        ValueError: some have none (all are listed), or theirs does not exist.
+        ValueError: some have none (the first is named), or theirs does not exist.
     """
     if control in ("", "draw"):
         return {}
     found = {path.resolve(): Path(other) for path, other in (controls or {}).items()}
-    wrong = [
-        f"control: {file} has no {control!r} in the metadata; add it, or use --control draw"
-        for file in files
-        if file.resolve() not in found
-    ]
-    wrong += [
-        f"control: {found[file.resolve()]} ({control!r} of {file.name}) does not exist; check the path"
-        for file in files
-        if file.resolve() in found and not found[file.resolve()].is_file()
-    ]
+    without = [file for file in files if file.resolve() not in found]
+    gone = [file for file in files if file.resolve() in found and not found[file.resolve()].is_file()]
+    wrong = []
+    if without:
+        wrong.append(
+            f"control: {without[0]}{_others(without)} has no {control!r} in the metadata; add it, or use --control draw"
+        )
+    if gone:
+        first = found[gone[0].resolve()]
+        wrong.append(f"control: {first} ({control!r} of {gone[0].name}){_others(gone)} does not exist; check the paths")
     if wrong:
         raise ValueError("\n".join(wrong))
     return found
+
+
+def _others(files: list[Path]) -> str:
+    return f" and {len(files) - 1} more" if len(files) > 1 else ""
 
 
 def size_multiple(folder: str | Path, codec: DiffusersCodec) -> int:
@@ -193,6 +196,13 @@ def size_multiple(folder: str | Path, codec: DiffusersCodec) -> int:
         said = json.loads(path.read_text(encoding="utf-8")).get("patch_size", 1)
         patch = int(said[-1]) if isinstance(said, list) else int(said or 1)
     return codec.factor * patch
+
+
+def wrong_shapes(
+    codec: DiffusersCodec, sizes: Sequence[str], frames: int, multiple: int, max_frames: int | None = None
+) -> list[str]:
+    """What is wrong with the sizes and the frames of the windows, a line each."""
+    return [*_wrong_sizes(sizes, codec, multiple), *_wrong_frames(frames, codec, max_frames)]
 
 
 def _wrong_sizes(sizes: Sequence[str], codec: DiffusersCodec, multiple: int) -> list[str]:

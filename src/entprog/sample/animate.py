@@ -18,7 +18,7 @@ from torch import Tensor
 from entprog.codecs.base import Codec
 from entprog.codecs.pca import to_uint8
 from entprog.config.load import updated
-from entprog.config.schema import Config, SampleConfig
+from entprog.config.schema import Config, EvaluateConfig, SampleConfig
 from entprog.data.posemap import draw_pose, draw_pose_in
 from entprog.data.shards import ClipRow, Shards
 from entprog.data.source import open_data
@@ -82,19 +82,19 @@ def sample(
     run, out = Path(run), Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out = {str(out)!r}: a file; give a folder")
+    image = _read_image(Path(reference)) if Path(reference).is_file() else None
+    sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
     config, task = open_run(run, device=device)
     codec = task.codec
     if codec is None:
         raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
     settings = updated(config.sample, "sample", sampling)
-    image = _read_image(Path(reference)) if Path(reference).is_file() else None
-    given = None if resolution is None else updated(config.evaluate, "evaluate", {"resolution": resolution}).sides
-    clip = task.animate(Animation(image, reference, drive, given, frames, prompt))
+    clip = task.animate(Animation(image, reference, drive, sides, frames, prompt))
     if clip is not None:
         return _animated(task, clip, settings, out, Path(reference).stem)
     if prompt:
         raise ValueError(f"prompt = {prompt!r}: the task {config.task!r} takes no text; leave it out")
-    size, width = given or list(config.phases.values())[-1].sides
+    size, width = sides or list(config.phases.values())[-1].sides
     if width != size:
         raise ValueError(f"resolution = {resolution!r}: the task {config.task!r} makes squares; give one side")
     if size < 16 or size % 8:

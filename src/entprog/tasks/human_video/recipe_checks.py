@@ -13,6 +13,10 @@ from entprog.methods.config_checks import begins_frozen, inputs_rest, sizes_from
 RENDERED = ("domain", "subjects", "clips_per_subject", "holdout", "frames", "sizes", "seed", "workers", "cache")
 """Keys of [data] that are options of rendering."""
 
+PRETRAINED = ("revision", "component", "family", "dtype", "weights", "flow_shift", "timestep_sampling",
+              "timestep_range", "drop")  # fmt: skip
+"""Keys of [model] that only a pretrained model reads."""
+
 
 def problems(config: Config) -> Iterator[Finding]:
     """All errors in the model and data settings of this configuration, except missing files."""
@@ -73,6 +77,9 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             ' = "scratch": the embeddings keep their random values, as input-side parameters never train; '
             "give trained weights, or let them train",
         )
+    idle = sorted(key for key in given if key.startswith("model.") and key.split(".")[1] in PRETRAINED)
+    if idle:
+        yield Finding((idle[0],), f'{and_others(idle)}: no effect without task = "pretrained"')
     if config.model.reference == "none" and "model.reference_gradient" in given:
         yield Finding(("model.reference_gradient",), ': no effect, as model.reference = "none"')
 
@@ -87,9 +94,9 @@ def _model(config: Config) -> Iterator[Finding]:
             f' = "base": the shipped weights are of size "nano", but model.size = "{model.size}"; '
             'set init = "scratch" or a path',
         )
-    if model.reference in ("native", "frame") or model.pose == "native":
-        pretrained = "model.pose" if model.pose == "native" else "model.reference"
-        yield Finding((pretrained,), f' = "{value_of(config, pretrained)}": only task = "pretrained" takes that')
+    for pretrained in ("model.pose", "model.reference"):
+        if (value := value_of(config, pretrained)) in ("native", "frame"):
+            yield Finding((pretrained,), f' = "{value}": only task = "pretrained" takes that')
     if config.sample.scheduler == "native":
         yield Finding(
             ("sample.scheduler",), ' = "native": only a pretrained model brings one; choose "ddim", "ddpm" or "dpm++"'
@@ -132,7 +139,10 @@ def _why_pose_frozen(config: Config) -> str:
 
 
 def _data(config: Config) -> Iterator[Finding]:
-    data = config.data
+    data, shown = config.data, config.evaluate.resolution
+    if isinstance(shown, str) and config.evaluate.clips:
+        yield Finding(("evaluate.resolution",), f' = "{shown}": this task makes squares; give one side, such as 64')
+        return
     if not data.rendered:
         return
     if not data.sizes:

@@ -3,6 +3,7 @@
 Shape legend: F frames, H W height and width in pixels.
 """
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
+from entprog.config.load import ConfigError
 from entprog.data.windows import OF_REFERENCES, WindowRow, Windows, prompt_hash
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import cut_out, person_rectangle
@@ -21,6 +23,7 @@ from entprog.prepare.window_file import Encoders, reference_tensors
 from entprog.tasks.base import Animation, HeldOutClip
 from entprog.tasks.pretrained.held_out import TEXT, clip_of, texts
 from entprog.tasks.pretrained.prepare_data import image_encoder, prepare_data
+from entprog.tasks.pretrained.sizes import size_problem
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
@@ -35,9 +38,10 @@ def animation(task: "PretrainedTask", wanted: Animation) -> HeldOutClip:
     """The clip to generate: the drive prepared as `entprog prepare` does, with the picture as its reference image."""
     sides = wanted.sides or list(task.config.phases.values())[-1].sides
     frames = int(task.data.about["frames"])
+    _check(task, wanted, sides, frames)
     shown = min(wanted.frames or frames, frames)
     if not Path(wanted.drive).is_file():
-        clip = clip_of(task, _row(task.data, "drive", wanted.drive, "a video file"), 0, shown)
+        clip = clip_of(task, _row(task.data, "drive", wanted.drive, "a video file", sides), 0, shown)
     else:
         with TemporaryDirectory() as folder:
             windows = _prepared(task, wanted.drive, Path(folder), sides, frames)
@@ -51,6 +55,18 @@ def animation(task: "PretrainedTask", wanted: Animation) -> HeldOutClip:
     return replace(clip, clip=Path(wanted.drive).stem, reference=reference, conditions=conditions)
 
 
+def _check(task: "PretrainedTask", wanted: Animation, sides: tuple[int, int], frames: int) -> None:
+    """Refuse what the model does not take, before any video is read."""
+    wrong = []
+    if wanted.prompt and not task.family.text_length:
+        wrong.append(f"prompt = {wanted.prompt!r}: {task.config.model.pretrained} takes no text; leave it out")
+    whole = task.framed(task.led(task.latent(sides, frames)))
+    if why := size_problem(task.family, sides, whole, int(task.data.about["codec"]["factor"])):
+        wrong.append(f"resolution = {sides[0]}x{sides[1]}: {why}")
+    if wrong:
+        raise ConfigError(wrong)
+
+
 def _prepared(task: "PretrainedTask", drive: str, folder: Path, sides: tuple[int, int], frames: int) -> Windows:
     fps = float(task.data.about["fps"])
     try:
@@ -60,10 +76,17 @@ def _prepared(task: "PretrainedTask", drive: str, folder: Path, sides: tuple[int
             max_frames=max(frames, int(SECONDS * fps)), say=lambda note: None,
         )  # fmt: skip
     except ValueError as error:
+        said = _reason(str(error))
         raise ValueError(
-            f"drive = {drive!r}: {error}; give a video of at least {frames / fps:.1f} s in which one person is seen"
+            f"drive = {drive!r}: {said}; give a video of at least {frames / fps:.1f} s in which one person is seen"
         ) from error
     return Windows(folder)
+
+
+def _reason(said: str) -> str:
+    """Why the one file was dropped, without the folder of its data set, which is gone."""
+    counted = re.search(r"can be used \(1 x (.*)\); see ", said)
+    return counted[1] if counted else said.splitlines()[0]
 
 
 def _longest(windows: Windows) -> WindowRow:
@@ -74,11 +97,17 @@ def _longest(windows: Windows) -> WindowRow:
     return next(row for row in windows.rows if counts[row.clip] == max(counts.values()))
 
 
-def _row(windows: Windows, field: str, name: str, give: str) -> WindowRow:
-    """A window by "CLIP@START", or the first of "CLIP"."""
-    for row in windows.rows:
-        if name in (f"{row.clip}@{row.start}", row.clip):
+def _row(windows: Windows, field: str, name: str, give: str, sides: tuple[int, int]) -> WindowRow:
+    """A window of this size by "CLIP@START", or the first of "CLIP"."""
+    found = [row for row in windows.rows if name in (f"{row.clip}@{row.start}", row.clip)]
+    for row in found:
+        if (row.height, row.width) == sides:
             return row
+    if found:
+        raise ValueError(
+            f"resolution = {sides[0]}x{sides[1]}: {field} = {name!r} is stored as {found[0].size}; choose that, "
+            f"or give {give}"
+        )
     some = ", ".join(dict.fromkeys(row.clip for row in windows.rows[:9]))
     raise ValueError(
         f"{field} = {name!r}: no such file, and no such clip in {windows.folder}; give {give} or of {some}"
@@ -88,8 +117,6 @@ def _row(windows: Windows, field: str, name: str, give: str) -> WindowRow:
 def _text(task: "PretrainedTask", prompt: str) -> dict[str, Tensor]:
     """The padded text of a prompt that need not be in the data set."""
     if not task.family.text_length:
-        if prompt:
-            raise ValueError(f"prompt = {prompt!r}: {task.config.model.pretrained} takes no text; leave it out")
         return {}
     if not prompt:
         return texts(task, prompt_hash(""))
@@ -105,7 +132,7 @@ def _reference(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The reference image [3, H, W] in 0..1, and what the model takes of it."""
     if wanted.picture is None:
-        row = _row(task.data, "reference", wanted.reference, "an image file")
+        row = _row(task.data, "reference", wanted.reference, "an image file", sides)
         clip = clip_of(task, row, 0, frames)
         names = set(OF_REFERENCES) & set(task.stored)
         return clip.reference, {name: clip.conditions[name] for name in names}

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 
 from entprog.tasks.pretrained.families.base import Configs
 
-__all__ = ["ModelFolder", "planned_configs", "read_configs", "shipped_models"]
+__all__ = ["ModelFolder", "is_hub_id", "planned_configs", "read_configs", "shipped_models"]
 
 COMPONENTS = ("transformer", "unet")
 JSON = ("*.json", "*/*.json")
@@ -33,8 +35,10 @@ def read_configs(folder: Path, component: str = "") -> Configs:
     network = folder / found / "config.json"
     if not network.is_file():
         there = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        near = get_close_matches(found, there, 1)
         raise ValueError(
             f"model.component = {found!r}: {folder} has no {found}/config.json; it has {', '.join(there) or 'none'}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
@@ -129,7 +133,7 @@ class ModelFolder:
         from entprog.codecs.loading import load_component
 
         found = getattr(diffusers, str(self.configs.network["_class_name"]))
-        return load_component(found, self.component, dtype=DTYPES[dtype]).eval()
+        return load_component(found, self.component, dtype=DTYPES[dtype], field="model.pretrained").eval()
 
     def scheduler(self) -> Any:
         """The scheduler that comes with the model, for sampling."""
@@ -177,10 +181,18 @@ def _cached(name: str, revision: str) -> Path | None:
     return found if any((found / part / "config.json").is_file() for part in COMPONENTS) else None
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, OWNER/NAME."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+
+
 def _fetched(name: str, revision: str, weights: bool) -> Path:
     """The local copy of a hub id."""
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise ValueError(f"model.pretrained = {name!r}: no such folder, and no hub id (OWNER/NAME)")
+    if not is_hub_id(name):
+        raise ValueError(
+            f"model.pretrained = {name!r}: no such folder, and no hub id; give a folder in diffusers' layout, or "
+            "OWNER/NAME"
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -5,15 +5,15 @@ Shape legend: F pixel frames, H W height and width in pixels.
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from entprog.config.load import ConfigWarning
+from entprog.config.load import ConfigError, ConfigWarning
 from entprog.config.schema import Config, EvaluateConfig
 from entprog.data.windows import WindowRow, WindowSamples, prompt_hash
 from entprog.tasks.base import HeldOutClip
-from entprog.tasks.pretrained.sizes import size_problem
+from entprog.tasks.pretrained.model_checks import check_codec, of_data
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
@@ -77,52 +77,10 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
 
     Raises:
         ValueError: other latents than the model's, a size or frame count that is not stored, tensors that the model
-            needs and the data set lacks, or a batch larger than the data set.
+            needs and the data set lacks, or a batch larger than the data set; all that is wrong, a line each.
     """
-    windows, family = task.data, task.family
-    about: dict[str, Any] = windows.about["codec"]
-    if int(about["channels"]) != family.channels:
-        raise windows.wrong(
-            f"its latents have {about['channels']} channels ({about.get('class', about.get('name'))}), but "
-            f"{config.model.pretrained} takes {family.channels}; prepare it with --codec {config.model.pretrained}"
-        )
-    if about["hash"] != task.codec.hash:
-        raise windows.wrong(
-            f"its latents are of another VAE (hash {about['hash']}) than that of {config.model.pretrained} "
-            f"({task.codec.hash}); prepare it with --codec {config.model.pretrained}"
-        )
-    if lacking := [name for name in task.stored if name not in windows.stored]:
-        raise windows.wrong(
-            f"stores no {', '.join(lacking)}, which model.pose = {config.model.pose!r} and model.reference = "
-            f"{config.model.reference!r} of this model need; {remedy(lacking)}"
-        )
-    if family.text_length and windows.about["text"] is None:
-        raise windows.wrong(f"has no text, but the model takes text; prepare it with --text {config.model.pretrained}")
-    for name, phase in config.phases.items():
-        if phase.steps:
-            task.enter(phase)
-            _check_size(task, f"phases.{name}.resolution = {phase.resolution!r}", phase.sides, phase.frames)
-            count = len(task.samples("train", phase.frames, 0))
-            task.samples("holdout", phase.frames, 0)
-            if phase.batch > count:
-                raise ValueError(
-                    f"phases.{name}.batch = {phase.batch}: larger than the data set's {count} training windows; lower "
-                    "it, or use train.gradient_accumulation_steps"
-                )
-    for note in family.notes():
+    if wrong := list(of_data(task, config)):
+        raise ConfigError(wrong)
+    check_codec(task)
+    for note in task.family.notes():
         warnings.warn(note, ConfigWarning, stacklevel=2)
-    if config.evaluate.clips:
-        windows_of(task, "holdout", config.evaluate)
-
-
-def remedy(lacking: list[str]) -> str:
-    """How to prepare what a data set lacks."""
-    if "control" in lacking:
-        return "prepare it again with --control draw, or --control COLUMN of its metadata"
-    return "prepare it again with --references 1 or more"
-
-
-def _check_size(task: "PretrainedTask", said: str, sides: tuple[int, int], frames: int) -> None:
-    whole = task.framed(task.led(task.latent(sides, frames)))
-    if why := size_problem(task.family, sides, whole, int(task.data.about["codec"]["factor"])):
-        raise ValueError(f"{said}: {why}")

@@ -24,7 +24,7 @@ from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.folder import ModelFolder, planned_configs
 from entprog.tasks.pretrained.prefix import Prefix
 from entprog.tasks.pretrained.sizes import compression, frames_problem, size_problem
-from entprog.tasks.pretrained.task import CONTROL, FRAME, POSE, PretrainedTask, objective_of
+from entprog.tasks.pretrained.task import CONTROL, FRAME, POSE, PretrainedTask
 
 LENGTHS = {"single_transformer_blocks": "num_single_layers"}
 """Lists of blocks -> the key of config.json with their length, where it is not "num_layers"."""
@@ -49,7 +49,7 @@ class PretrainedSubject:
         if depth is not None:
             self.configs = replace(self.configs, network={**self.configs.network, "num_layers": depth})
         self.calls = family_of(self.configs, model.family)
-        self.objective = objective_of(self.calls, model)
+        self.objective = build.objective_of(self.calls, model)
         self.compression = compression(self.configs.codec)
         self.name = f"{model.pretrained} (by {source})"
         self.heads: tuple[str, ...] = self.calls.head

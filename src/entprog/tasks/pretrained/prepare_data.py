@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
+from entprog.config.load import ConfigError
 from entprog.prepare.folder import PrepareResult
 from entprog.prepare.metadata import captions
-from entprog.prepare.window_folder import prepare_windows, size_multiple
+from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.folder import ModelFolder
@@ -57,6 +58,9 @@ def prepare_data(
     samples = captions(inputs, metadata, "" if control == "draw" else control)
     vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
     model, family = _family(codec, text)
+    multiple = size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:])
+    if wrong := wrong_shapes(vae, sizes, frames, multiple, max_frames):  # before the text encoders' files are read
+        raise ConfigError(wrong)
     needed = None if family is None else _needed(family)
     face = 0
     if family is not None and "face" in _needed(family):
@@ -83,7 +87,7 @@ def prepare_data(
             text=about,
             encode_text=encode_text,
             encode_images=image_encoder(model, device, dtype, stack) if wanted else None,
-            multiple=size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:]),
+            multiple=multiple,
             people=people,
             max_frames=max_frames,
             holdout=holdout,

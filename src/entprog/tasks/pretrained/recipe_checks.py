@@ -1,6 +1,8 @@
 """Settings that are wrong or without effect when the task is a pretrained model, whatever model it is."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ def problems(config: Config) -> Iterator[Finding]:
     for condition, rate in model.drop.items():
         if not 0 <= rate < 1:
             yield Finding((f"model.drop.{condition}",), f" = {rate}: a share of the samples, at least 0 and below 1")
+    if model.weights == "bf16" and model.dtype != "bf16":
+        yield Finding(
+            ("model.weights", "model.dtype"), f' = "bf16": trained weights would be held coarser than frozen ones, '
+            f'model.dtype = "{model.dtype}"; set model.dtype = "bf16", or model.weights = "float32"',
+        )  # fmt: skip
     part = model.timestep_range
     if part and not (len(part) == 2 and 0 <= part[0] < part[1] <= 1):
         yield Finding(("model.timestep_range",), f" = {list(part)}: expected two numbers from 0 to 1, the lower first")
@@ -61,8 +68,12 @@ def _shape(phase: PhaseConfig) -> Any:
 
 
 def missing(config: Config) -> Iterator[Finding]:
-    """Files that a run needs and that are not there."""
+    """Files that a run needs and that are not there, or do not go together.
+
+    Of a hub id only the form is judged: nothing is fetched here.
+    """
     data, model = config.data, config.model
+    said = {finding.keys[0] for finding in problems(config)}
     if not data.path:
         yield Finding(
             ("data.path",), ' = "": a pretrained model trains on a folder made by: entprog prepare VIDEOS FOLDER '
@@ -73,6 +84,31 @@ def missing(config: Config) -> Iterator[Finding]:
             ("data.path",), f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path} "
             f"--codec {model.pretrained} --text {model.pretrained}",
         )  # fmt: skip
+    if model.pretrained.strip():
+        yield from (finding for finding in _of_files(config) if finding.keys[0] not in said)
+
+
+def _of_files(config: Config) -> Iterator[Finding]:
+    """What the model's configuration files and the data set say; no weight is read."""
+    from entprog.tasks.pretrained.folder import is_hub_id  # these import torch
+    from entprog.tasks.pretrained.task import bare_task
+
+    name = config.model.pretrained
+    if not Path(name).expanduser().is_dir() and is_hub_id(name):
+        return
+    there = Path(config.data.path).is_dir() and bool(config.data.path)
+    try:
+        task = bare_task(config if there else replace(config, data=replace(config.data, path="")))
+        lines = task.problems_of_files()
+    except ValueError as error:
+        lines = [str(error)]
+    yield from map(_finding, lines)
+
+
+def _finding(line: str) -> Finding:
+    """A line that begins with a key of the recipe, or with the file that is wrong."""
+    key = re.match(r"(model|data|phases|evaluate|sample)(\.[\w-]+)+|schedule\.options|method_options", line)
+    return Finding((key[0],), line[key.end() :]) if key else Finding(("model.pretrained",), f": {line}")
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from entprog.codecs.base import Codec
-from entprog.config.schema import Config, EvaluateConfig, ModelConfig, PhaseConfig, SampleConfig
+from entprog.config.load import ConfigError
+from entprog.config.schema import Config, EvaluateConfig, PhaseConfig, SampleConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
 from entprog.data.sampler import generator, stratified_tau
@@ -25,10 +26,10 @@ from entprog.diffusion.objective import Objective
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.weight_precision import set_precision
 from entprog.tasks.base import Animation, HeldOutClip, Task
-from entprog.tasks.pretrained import held_out, saving
+from entprog.tasks.pretrained import held_out, model_checks, saving
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, shown, side_of
 from entprog.tasks.pretrained.animate import animation
-from entprog.tasks.pretrained.build import frames_of_a_token, new_modules, ready
+from entprog.tasks.pretrained.build import frames_of_a_token, new_modules, objective_of, ready
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import ModelFolder, read_configs
@@ -52,25 +53,31 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     device = pick_device(config.device)
     torch.manual_seed(config.train.seed)
     model = config.model
+    bare = bare_task(config)  # first what needs no weights: they may take minutes to load
+    if wrong := bare.problems_of_files():
+        raise ConfigError(wrong)
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
-    family = family_of(folder.configs, model.family)
+    bare = replace(bare, folder=folder, objective=objective_of(bare.family, model))
+    if config.data.path:
+        model_checks.check_codec(bare)
     network = folder.network(model.dtype)
-    adapters = ready(network, family, model)
-    task = PretrainedTask(
-        network, family, folder, config, objective_of(family, model), adapters,
-        autocast=pick_precision(config.train.mixed_precision, device),
-    )  # fmt: skip
-    network.to(device)
+    adapters = ready(network, bare.family, model)
+    autocast = pick_precision(config.train.mixed_precision, device)
+    task = replace(bare, model=network.to(device), adapters=adapters, autocast=autocast)
     if weights:
         saving.load_weights(task, Path(weights))
     return task
 
 
-def objective_of(family: Family, model: ModelConfig, tokens: int = 0) -> Objective:
-    """The family's objective with what the recipe says of its noise levels."""
-    part = tuple(model.timestep_range) or family.part()
-    low, high = part
-    return family.objective(shift=model.flow_shift, sampling=model.timestep_sampling, part=(low, high), tokens=tokens)
+def bare_task(config: Config) -> "PretrainedTask":
+    """The task without a network, by the model's configuration files; of a hub id they are fetched.
+
+    Raises:
+        ValueError: no such model, or none of a known family.
+    """
+    model = config.model
+    folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component, weights=False)
+    return PretrainedTask(nn.Module(), family_of(folder.configs, model.family), folder, config, Objective("flow"))
 
 
 @dataclass
@@ -103,6 +110,13 @@ class PretrainedTask(Task):
 
     # Data
 
+    def problems_of_files(self) -> list[str]:
+        """What keeps the run from training, as far as the model's configuration files and the data set say it."""
+        wrong = list(model_checks.of_model(self.folder.configs, self.family, self.config.model))
+        if self.config.data.path and not any(line.startswith("model.pretrained") for line in wrong):
+            wrong += model_checks.of_data(self, self.config)
+        return wrong
+
     @property
     def data(self) -> Windows:
         """The data set, opened at first use."""
@@ -121,7 +135,7 @@ class PretrainedTask(Task):
         if self._codec is None:
             from entprog.codecs.diffusers import DiffusersCodec
 
-            self._codec = DiffusersCodec.load(self.folder.path)
+            self._codec = DiffusersCodec.load(self.folder.path, field="model.pretrained")
         return self._codec
 
     def latent(self, sides: tuple[int, int], frames: int) -> Latent:
