@@ -24,7 +24,7 @@ class Pretrained(TaskPlugin):
         "model": {"pose": "blocks", "reference": "native"},
         "freeze": {"inputs_every": 0},
         "sample": {"scheduler": "native"},
-        "phases.*": {"blocks": "all"},
+        "phases.*": {"blocks": "all", "outside": True},
     }
 
     def build(self, config: Config, weights: str = "") -> "Task":
