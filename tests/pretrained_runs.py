@@ -42,7 +42,7 @@ from tiny_windows import write_windows
 
 SIZES: dict[str, tuple[int, tuple[int, int]]] = {
     **dict.fromkeys(("dit", "flux", "pixart", "pixart-sigma", "sd3", "unet-2d"), (1, (32, 32))),
-    "latte": (3, (32, 32)),
+    **dict.fromkeys(("latte", "svd", "unet-motion"), (3, (32, 32))),
     **dict.fromkeys(("cogvideox-5b-i2v", "cogvideox-2b", "cogvideox-5b"), (5, (48, 64))),
     **dict.fromkeys(("cogvideox-1.5", "cogvideox-1.5-i2v"), (13, (48, 64))),
 }
