@@ -233,6 +233,28 @@ def step_cost(task: PretrainedTask, variant: Variant, share: float) -> StepCost:
     return meter.cost()
 
 
+def prefix_is_exact(task: PretrainedTask, variant: Variant) -> bool:
+    """Whether the frozen prefix can be cached, and gradients with the cache are those without, bit for bit."""
+    blocks = task.blocks(task.config.phases["video"])
+    before = {name: parameter.requires_grad for name, parameter in task.model.named_parameters()}
+    task.model.requires_grad_(False)
+    for block in blocks[len(blocks) // 2 :]:
+        block.module.requires_grad_(True)
+    draw = draw_of(task, variant)
+    cached = task.prefix(draw)
+    found = []
+    for given in (draw, cached):
+        task.loss(given).backward()
+        found.append({name: p.grad for name, p in task.model.named_parameters() if p.grad is not None})
+        task.model.zero_grad(set_to_none=True)
+    for name, parameter in task.model.named_parameters():
+        parameter.requires_grad_(before[name])
+    plain, again = found
+    same = plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    assert same, "gradients with the cached prefix differ"
+    return cached.hidden is not None
+
+
 def same_weights(a: Path, b: Path) -> bool:
     """Whether two runs ended with the same weights, bit for bit."""
     names = ("delta.safetensors", "entprog_adapters.safetensors")

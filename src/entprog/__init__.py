@@ -3,7 +3,7 @@
 Three faces, one core:
 
 * library: `attach(...)` gives an object whose `with method.step(i):` goes around the step of any PyTorch loop;
-* program: `entprog prepare | rank | train | sample | evaluate | report | demo`;
+* program: `entprog prepare | plan | rank | train | sample | evaluate | export | report | demo`;
 * human video: rendered people out of the box, folders of real videos, reference image + poses -> video.
 """
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from entprog.core.blocks import Blocks, discover_blocks
     from entprog.core.freeze import Freezer, param_groups
     from entprog.core.types import Draw, Ranking, Scores, Workload
+    from entprog.export import apply_delta
     from entprog.integrations.custom_loop import attach
     from entprog.plugins import load
+    from entprog.tasks.pretrained.loaded_adapters import load_adapters
 
 __all__ = [
     "Blocks",
@@ -23,13 +25,16 @@ __all__ = [
     "Ranking",
     "Scores",
     "Workload",
+    "apply_delta",
     "attach",
     "discover_blocks",
     "load",
+    "load_adapters",
     "param_groups",
 ]
 
 _HOMES = {
+    "apply_delta": "entprog.export",
     "attach": "entprog.integrations.custom_loop",
     "Blocks": "entprog.core.blocks",
     "discover_blocks": "entprog.core.blocks",
@@ -40,6 +45,7 @@ _HOMES = {
     "Scores": "entprog.core.types",
     "Workload": "entprog.core.types",
     "load": "entprog.plugins",
+    "load_adapters": "entprog.tasks.pretrained.loaded_adapters",
 }
 
 

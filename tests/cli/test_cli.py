@@ -17,7 +17,7 @@ from entprog.config.load import read_config
 from entprog.config.schema import Config
 from fake_run import make_run
 
-COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "report")
+COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "export", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +150,9 @@ def test_module_is_the_command(capsys):
         (["evaluate", "runs/a"], "runs/a"),
         (["rank", "r.toml", "--phase", "pos"], "subject, pose, video"),
         (["evaluate", "runs/a", "--clip", "3"], "--clips"),
+        (["export", "runs/a", "out", "--as", "diffuser"], "did you mean diffusers?"),
+        (["export", "runs/a", "out", "--as", "lora"], "runs/a"),
+        (["export", "runs/a", "out"], "--as"),
         (["report"], "RUNS"),
         (["report", "nowhere"], "nowhere"),
         (["demo", "--ot", "x"], "--out"),

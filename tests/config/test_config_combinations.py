@@ -150,5 +150,5 @@ def test_values_that_code_lays_over_a_table_are_refused_in_the_same_words():
         updated(SampleConfig(), "sample", {"seed": -1, "scheduler": "euler"})
     assert error.value.problems == [
         "sample.seed = -1: must be at least 0 and at most 4294967295",
-        'sample.scheduler = \'euler\': expected one of "ddim", "ddpm", "dpm++"',
+        'sample.scheduler = \'euler\': expected one of "ddim", "ddpm", "dpm++", "native"',
     ]

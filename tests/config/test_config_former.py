@@ -6,13 +6,15 @@ import pytest
 
 from entprog import plugins
 from entprog.config.load import read_config, write_config
-from entprog.config.presets import MOVED, RENAMED, modernised
+from entprog.config.presets import ALSO, MOVED, RENAMED, modernised
 from entprog.config.reference import dotted_keys
 from entprog.toml.trees import at, value_at
 from recipes import problems
 
 OLD = """
 method = "full"
+[model]
+backbone = ""
 [schedule]
 frozen_storage = "bf16"
 states = "drop"
@@ -40,7 +42,7 @@ def old(tmp_path, monkeypatch):
 
 
 def test_each_former_key_gives_one_line_with_the_present_one(old):
-    assert problems(old) == [f"recipe.toml: {key}: is {now} now" for key, now in RENAMED.items()]
+    assert problems(old) == [f"recipe.toml: {key}: is {now} now{ALSO.get(key, '')}" for key, now in RENAMED.items()]
     assert problems(None, {"schedule.cost": "flops"}) == ["--schedule.cost: is train.cost_unit now"]
     assert "recipe.toml: schedule.frozen_storage: is freeze.storage now" in problems(old)
 

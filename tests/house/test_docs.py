@@ -4,15 +4,20 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.__main__ import app as bench_app
 from checkout import ONE_THREAD, ROOT
-from entprog.cli.app import app
+from entprog.cli.app import app, main
 from entprog.cli.overrides import OVERRIDING, with_overrides_set
 from entprog.config.load import read_config
+from entprog.tasks.pretrained import families
+from example_models import Example, write_inputs
+from tiny_windows import write_windows
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOG = ROOT / "docs" / "lab.md"
@@ -146,16 +151,58 @@ def named_in_a_command(page: Path, file: str) -> bool:
     return f"{stem}:" in shown or any(word.startswith((file, f"{stem}:")) for words in commands(page) for word in words)
 
 
+def pretrained_recipes(page: Path) -> dict[str, str]:
+    """The recipes for pretrained models that a page shows, by file name."""
+    found = {}
+    for text in fenced(page, "toml"):
+        name = re.match(r"# (\w+\.toml)\n", text)
+        if name and tomllib.loads(text).get("task") == "pretrained":
+            found[name[1]] = text
+    return found
+
+
+PRETRAINED = [(page, name) for page in LIVING for name in pretrained_recipes(page)]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path) -> None:
     """Blocks run in order in one folder; a block that begins with `# name` is that file; commands that name it run."""
-    files = write_files(page, tmp_path)
+    files = write_files(page, tmp_path) - pretrained_recipes(page).keys()
     for code in fenced(page, "python"):
         if not any(code.startswith(f"# {name}\n") and named_in_a_command(page, name) for name in files):
             runs(["-c", code], tmp_path)
     for words in commands(page):
         if files & set(words):
             runs(["-m", *words], tmp_path)
+
+
+@pytest.mark.parametrize(("page", "name"), PRETRAINED, ids=named)
+def test_examples_of_pretrained_models_run(
+    page: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipe and commands run in order, on a tiny pipeline in the place of the model (tests/example_models.py).
+
+    The commands of a recipe are those that name it, its data or its run. Where none prepares the data, it is random.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = pretrained_recipes(page)[name]
+    recipe: dict[str, Any] = tomllib.loads(text)
+    data, run = recipe["data"]["path"], recipe["output_dir"]
+    own = [words for words in commands(page) if {name, data, run} & set(words)]
+    example = Example.of(text, recipe["model"]["pretrained"], own, tmp_path / "model")
+    write_files(page, tmp_path)
+    (tmp_path / name).write_text(example.recipe, encoding="utf-8")
+    write_inputs(tmp_path)
+    if not any(words[1] == "prepare" for words in own):
+        phase = tomllib.loads(example.recipe)["phases"]["video"]
+        height, width = map(int, phase["resolution"].split("x"))
+        # A family of the page's own is found by its class where its file lies in the folder of families.
+        monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+        write_windows(tmp_path / data, example.model, frames=phase["frames"], sides=(height, width))
+    for words in example.commands:
+        main(words[1:])
+    assert (tmp_path / run / "final" / "delta.safetensors").is_file()
 
 
 def test_the_results_of_the_front_page_are_those_of_the_benchmark() -> None:

@@ -20,6 +20,7 @@ FLOORS = (
     "train",
     "evaluate",
     "sample",
+    "export",
     "report",
     "integrations",
     "tasks",

@@ -1,18 +1,16 @@
 """`entprog plan`: composed from what differs, it equals the whole; and it says what is wrong."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from entprog.cli.app import main
-from entprog.config.load import read_config
+from entprog.config.load import config_of, read_config
 from entprog.config.schema import Config, ModelConfig
 from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Objective
-from entprog.plan.backbones import BACKBONES, Backbone, BackboneSubject, find_backbone
 from entprog.plan.compose import compose, shortened_to, windows
 from entprog.plan.estimate import Planner
 from entprog.plan.largest import search
@@ -26,6 +24,7 @@ from entprog.profiling.subject import Case
 from entprog.tasks.human_video.build import build_model
 from entprog.tasks.human_video.plan_subject import HumanVideoSubject
 from entprog.tasks.human_video.task import HumanVideoTask
+from tiny_pipelines import saved
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "wan-14b-80gb.toml"
 TINY = Shape(16, 2, 2)
@@ -70,21 +69,19 @@ def test_windows_of_a_long_network_need_few_units() -> None:
 
 
 def test_one_simulation_serves_every_count_of_blocks() -> None:
-    simulator = Simulator(BackboneSubject(_small("wan-2.1-1.3b"), "bf16"))
+    from entprog.tasks.pretrained.plan_subject import PretrainedSubject
+
+    tree = {"task": "pretrained", "model": {"pretrained": str(saved("wan-2.1-t2v")), "reference": "none"}}
+    simulator = Simulator(PretrainedSubject(config_of(tree, planned=True, quiet=True), depth=12))
     names = simulator.subject.family("all")
-    case = Case(Shape(32, 5, 1), outside=False, checkpointing=True, fused=True)
+    case = Case(Shape(32, 5, 1), outside=False, checkpointing=True, precision="bf16", fused=True)
     steps = [simulator.step(case, suffix(names).top(m)) for m in (4, 6, 8)]
     assert simulator.simulated == 1
     assert [step.lowest for step in steps] == [12 - 4, 12 - 6, 12 - 8]
     assert steps[0].peak < steps[1].peak < steps[2].peak and steps[0].flops < steps[1].flops < steps[2].flops
     whole = simulator.whole(case, suffix(names).top(6))
     assert steps[1].flops == sum(operation.flops * count for operation, count in whole.operations.items())
-
-
-def _small(name: str) -> Backbone:
-    backbone = BACKBONES[name]
-    config = backbone.config | {"num_layers": 12, "num_attention_heads": 2, "ffn_dim": 64}
-    return replace(backbone, config=config, sides={32: 32})
+    assert simulator.timeline(case, suffix(names).top(6)).peak == whole.peak
 
 
 def test_orders_are_bounds_and_files(tmp_path: Path) -> None:
@@ -145,28 +142,16 @@ def test_bad_input_is_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "no multiple of 16" in line and "choose 480" in line
     line = refused(capsys, str(RECIPE), "--device", "h100", "--phases.video.frames", "80")
     assert "frames = 80" in line and "choose 77 or 81" in line
-    line = refused(capsys, str(RECIPE), "--device", "h100", "--model.backbone", "wan-14b")
-    assert "did you mean 'wan-2.1-14b'?" in line
+    line = refused(capsys, str(RECIPE), "--device", "h100", "--model.backbone", "wan-2.1-14b")
+    assert line.endswith('--model.backbone: is model.pretrained now, with task = "pretrained"')
     line = refused(capsys, str(RECIPE), "--device", "h100", "--phases.video.blocks", "temporal")
-    assert "no temporal blocks" in line
+    assert "a pretrained model has one kind of blocks" in line
 
 
 def test_token_shares_outside_are_refused() -> None:
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
             Shape(16, 1, 1, tokens=share)
-
-
-def test_training_a_backbone_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", str(RECIPE), "--data.path", str(RECIPE.parent)])
-    assert stopped.value.code == 2
-    assert "can be planned (entprog plan), not trained yet" in capsys.readouterr().err
-
-
-def test_backbones_are_named() -> None:
-    assert find_backbone("wan-2.1-14b").long_side(480) == 832 and find_backbone("cogvideox-5b").long_side(480) == 720
-    assert find_backbone("wan-2.1-14b").long_side(240) % 16 == 0
 
 
 @pytest.mark.slow
@@ -202,7 +187,7 @@ def test_wan_14b_is_planned_in_a_minute_and_two_gigabytes(capsys: pytest.Capture
     import resource
 
     main(["plan", str(RECIPE), "--device", "h100"])
-    assert "14.3 G parameters" in capsys.readouterr().out
+    assert "14.4 G parameters" in capsys.readouterr().out
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6
 
 

@@ -33,6 +33,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     commands.train,
     commands.sample,
     commands.evaluate,
+    commands.export,
     commands.report,
 )
 """As the help lists them."""

@@ -343,6 +343,38 @@ def evaluate(
     verb(run, overrides=dict(pairs(overrides)) | given, device=device)
 
 
+def export(
+    run: Path, out: Path, /, *,
+    kind: Annotated[str, Parameter(name="--as")],
+    dtype: Annotated[str | None, Parameter(show_default="float32")] = None,
+    rank: int | None = None,
+    copy: Annotated[bool, Parameter(negative=())] = False, push: str = "",
+) -> None:  # fmt: skip
+    """Write a trained pretrained model as files that other tools load.
+
+    OUT holds one of these, beside the pose adapters:
+
+        diffusers  the whole pipeline, for from_pretrained
+        delta      only the tensors that moved, for entprog.apply_delta
+        comfy      their differences, which ComfyUI loads like a LoRA
+        lora       for load_lora_weights of diffusers
+
+        entprog export runs/mine out/mine --as comfy --dtype bf16
+
+    Args:
+        run: a folder made by entprog train with task = "pretrained".
+        out: the new folder; only an earlier export there is replaced.
+        kind: "diffusers", "delta", "comfy" or "lora".
+        dtype: of comfy and lora: "float32", "bf16" or "fp16".
+        rank: with --as lora, after training in full: the best approximation of this rank; its error is printed.
+        copy: copy files instead of linking them to the run's.
+        push: also upload to this repository of the hub, OWNER/NAME.
+    """
+    from entprog.export import export as verb
+
+    print("\n".join(verb(run, out, kind, dtype=dtype, rank=rank, copy=copy, push=push)))
+
+
 def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:
     """Make one page about one or several runs.
 

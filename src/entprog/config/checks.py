@@ -41,6 +41,8 @@ def problems(config: Config, *, files: bool = True) -> Iterator[Finding]:
             yield from plugins.declared("task", config.task, "problems", _nothing)(config)
     yield from _metrics(config)
     yield from _loop(config)
+    if not wrong["train.optimizer"]:
+        yield from plugins.declared("optimizer", config.train.optimizer, "problems", _nothing)(config)
     if files:
         if not wrong["task"]:
             yield from plugins.declared("task", config.task, "missing", _nothing)(config)
@@ -147,8 +149,6 @@ def _loop(config: Config) -> Iterator[Finding]:
             ("train.mixed_precision", "device"),
             ' = "fp16": only on a CUDA device, and device = "cpu"; choose "bf16" or "no"',
         )
-    if train.optimizer_in_backward:
-        yield from _in_backward(config)
     if config.freeze.storage != "full" and train.compile != "off":
         yield Finding(
             ("freeze.storage", "train.compile"),
@@ -161,28 +161,6 @@ def _loop(config: Config) -> Iterator[Finding]:
         )
 
 
-def _in_backward(config: Config) -> Iterator[Finding]:
-    train, key = config.train, "train.optimizer_in_backward"
-    if train.gradient_accumulation_steps > 1:
-        yield Finding(
-            (key, "train.gradient_accumulation_steps"),
-            f" = true: steps at each micro-batch, and train.gradient_accumulation_steps = "
-            f"{train.gradient_accumulation_steps}; set that to 1 and raise the batch, or this to false",
-        )
-    if train.max_grad_norm > 0:
-        yield Finding(
-            (key, "train.max_grad_norm"),
-            f" = true: never has all gradients at once to clip, and train.max_grad_norm = {train.max_grad_norm:g}; "
-            "set that to 0, or this to false",
-        )
-    if train.mixed_precision == "fp16":
-        yield Finding(
-            (key, "train.mixed_precision"),
-            ' = true: never has all gradients at once for the loss scale of mixed_precision = "fp16"; '
-            'choose "bf16" or "no", or set this to false',
-        )
-
-
 def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator[Finding]:
     """Settings that change nothing; `given` holds the dotted keys that the user wrote, `typed` those as options."""
     train = config.train
@@ -192,11 +170,6 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
     yield from plugins.declared("optimizer", train.optimizer, "without_effect", _nothing)(config, given)
-    if train.optimizer_in_backward and not train.gradient_checkpointing:
-        yield Finding(
-            ("train.optimizer_in_backward", "train.gradient_checkpointing"),
-            " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
-        )
     yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
     for name in config.phases:
         if name not in PUBLISHED and (near := get_close_matches(name, PUBLISHED, 1, 0.75)):

@@ -169,7 +169,7 @@ class Reader:
         """The configuration, with the default for each value that was refused."""
         for old, new in presets.RENAMED.items():
             if value_at(tree, old) is not None:
-                self.problem(old, f": is {new} now")
+                self.problem(old, f": is {new} now{presets.ALSO.get(old, '')}")
                 tree = without(tree, old)
         values, phases = tree, tree.get("phases")
         if isinstance(phases, dict):

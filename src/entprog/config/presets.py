@@ -37,19 +37,18 @@ CLIPS: dict[str, dict[str, Any]] = {"entprog": {"echo": 4, "echo_window": 64}}
 """And for each phase of clips."""
 
 RENAMED = {
-    "schedule.frozen_storage": "freeze.storage",
-    "schedule.states": "freeze.states",
-    "schedule.outside": "freeze.outside",
-    "schedule.outside_every": "freeze.inputs_every",
-    "schedule.select": "ranking.select",
+    "model.backbone": "model.pretrained", "schedule.frozen_storage": "freeze.storage",
+    "schedule.states": "freeze.states", "schedule.outside": "freeze.outside",
+    "schedule.outside_every": "freeze.inputs_every", "schedule.select": "ranking.select",
     "schedule.cost": "train.cost_unit",
-    "train.muon_momentum": "train.optimizer_options.momentum",
-    "train.muon_rows": "train.optimizer_options.rows",
-    "train.galore_rank": "train.optimizer_options.rank",
+    "train.muon_momentum": "train.optimizer_options.momentum", "train.muon_rows": "train.optimizer_options.rows",
+    "train.galore_rank": "train.optimizer_options.rank", "train.galore_scale": "train.optimizer_options.scale",
     "train.galore_update_proj_gap": "train.optimizer_options.update_proj_gap",
-    "train.galore_scale": "train.optimizer_options.scale",
-}
+}  # fmt: skip
 """What keys were once called -> what they are called now."""
+
+ALSO = {"model.backbone": ', with task = "pretrained"'}
+"""What else to set with the present key."""
 
 MOVED = {
     "method": {"lisa": "benchmarks.rivals.lisa:Lisa", "badam": "benchmarks.rivals.badam:Badam"},
@@ -76,12 +75,16 @@ def of_task(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the task that a recipe names, those of "phases.*" for each phase."""
     task = tree.get("task", value_of(Config(), "task"))
     try:
-        values = dict(plugins.declared("task", task, "defaults", {})) if isinstance(task, str) else {}
+        values = dict(plugins.declared("task", task, "defaults", _none)(tree)) if isinstance(task, str) else {}
     except (ValueError, ImportError):  # said by checks.py
         return {}
     phase, phases = values.pop("phases.*", {}), tree.get("phases")
     tables = [name for name, table in phases.items() if isinstance(table, dict)] if isinstance(phases, dict) else []
     return values | ({"phases": dict.fromkeys(tables, phase)} if phase else {})
+
+
+def _none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
 
 
 def _frames(phase: str, table: Any) -> Any:
@@ -109,7 +112,8 @@ def modernised(tree: dict[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         if (value := value_at(tree, old)) is not None:
             tree = without(tree, old)
-            tree = laid_over(tree, at(new, value)) if _taken(tree, new) else tree
+            kept = value_at(tree, new) is None and _taken(tree, new)
+            tree = laid_over(tree, at(new, value)) if kept else tree
     return tree
 
 

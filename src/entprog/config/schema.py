@@ -1,7 +1,7 @@
 """One typed, frozen configuration for each run: type, default, meaning and range of every key.
 
-Every field is a key of the recipe (TOML); tables nest as the classes do. Names follow diffusers where it has one.
-pydantic checks values, also those that `dataclasses.replace` gives; load.py reads recipes and words what is wrong.
+Every field is a key of the recipe (TOML); names follow diffusers where it has one. pydantic checks values, also those
+that `dataclasses.replace` gives; load.py reads recipes and words what is wrong.
 """
 
 from typing import Annotated, Any, Literal
@@ -86,14 +86,9 @@ class ModelConfig:
     size: Literal["nano", "s", "b", "xl"] = key(
         "nano", '"nano" (the shipped base), "s", "b" or "xl" (28 blocks, width 1152, patch 2)'
     )
-    backbone: str = key(
-        "",
-        'a published transformer in the place of ours, for `entprog plan` only so far: "wan-2.1-1.3b", '
-        '"wan-2.1-14b", "hunyuan-video-13b" or "cogvideox-5b"; empty for our own',
-    )
     init: str = key(
         "base",
-        '"base" (shipped nano weights), "scratch", or a path to a safetensors file or a run\'s final folder',
+        '"base" (shipped nano weights), "scratch", a safetensors file, a run\'s final folder, or a DiT of that size',
         also=("pretrained_model_name_or_path",),
     )
     fresh: tuple[Literal["pose", "temporal"], ...] = key(
@@ -150,9 +145,8 @@ class RankingConfig:
     again: bool = key(False, "rank anew at the start of each stage, not only of each phase")
     select: Literal["importance", "per_second", "per_byte"] = key(
         "importance",
-        'which m blocks a stage trains: "importance" takes the highest ranked (published); "per_second" those of '
-        'most summed importance for the time of a step (FLOPs where `train.cost_unit` is flops), "per_byte" for its '
-        "peak memory: the backward runs down to the lowest active block, so a block low in the network costs more",
+        'which m blocks a stage trains: "importance" the highest ranked (published); "per_second" and "per_byte" those '
+        "of most summed importance for the time (or FLOPs, see `train.cost_unit`) or the peak memory of a step",
     )
 
 
@@ -173,9 +167,8 @@ class FreezeConfig:
     )
     storage: Literal["full", "bf16", "int8", "nf4", "offload"] = key(
         "full",
-        'how the weights of frozen blocks\' linear layers are held: "full"; "bf16" (what mixed precision in bf16 '
-        'computes with anyway); "int8" or "nf4" (coarser); "offload": in host memory, fetched for each use. The '
-        "originals stay exact in host memory",
+        'the weights of frozen blocks\' linear layers: "full"; "bf16" (what mixed precision in bf16 computes with); '
+        '"int8" or "nf4" (coarser); "offload": fetched from host memory for each use. Originals stay exact there',
     )
     outside: bool = key(
         True, "whether parameters outside all blocks (embeddings, pose adapter, head) train in image phases"
@@ -183,9 +176,8 @@ class FreezeConfig:
     inputs_every: int = key(
         1,
         "input-side parameters (outside all blocks and before them: embeddings, pose adapter at the input) train at "
-        "every n-th step only, 0 for never; the backward then ends at the lowest active block. The output side (the "
-        'head) always trains. 0 goes with model.pose = "blocks", where every active block has a pose adapter of its '
-        "own",
+        "every n-th step only, 0 for never; the backward then ends at the lowest active block. The output side always "
+        'trains. 0 goes with model.pose = "blocks"',
         ge=0,
     )
 
@@ -208,9 +200,7 @@ class PhaseConfig:
     resolution: Sides = key(64, 'side in pixels, or "HEIGHTxWIDTH" where the model takes rectangles', strict=False)
     batch: int = key(8, "samples of a micro-batch", ge=1, also=("batch_size", "train_batch_size"))
     learning_rate: float = key(1e-5, "peak learning rate", gt=0, also=("lr",))
-    gradient_checkpointing: bool = key(
-        False, "recompute activations in this phase, also where train.gradient_checkpointing is off"
-    )
+    gradient_checkpointing: bool = key(False, "recompute activations in this phase, whatever `train` says")
     echo: int = key(
         1,
         "steps that train on each sample, with the same noise (data echoing, Choi et al. 2019, arXiv 1907.05550). "
@@ -256,34 +246,26 @@ class TrainConfig:
     )
     reference_cache: Literal["off", "device", "host", "disk"] = key(
         "off",
-        '"off", or where the frozen part of the reference pass is kept: "device", "host" or "disk" (in the run '
-        "folder). It takes effect where the embeddings don't train: a phase with outside = false, or "
-        "freeze.inputs_every = 0",
+        '"off", or where the frozen part of the reference pass is kept: "device", "host" or "disk" (run folder). '
+        "It needs outside = false, or freeze.inputs_every = 0",
     )
     reference_cache_bytes: int = key(2**30, "bytes that it keeps at most; the least recently used go first", ge=1)
     echo_cache: Literal["host", "disk"] = key(
-        "host",
-        'where phases with an `echo` keep what their frozen blocks made of a sample: in the memory of the "host", '
-        'or on "disk" (in the run folder)',
+        "host", 'where phases with an `echo` keep what their frozen blocks made of a sample: "host" memory or "disk"'
     )
     compile: Literal["off", "blocks"] = key("off", '"off", or torch.compile for each of the "blocks"')
     optimizer: str = key("adamw", "what steps the parameters", plugin="optimizer", options="train.optimizer_options")
     optimizer_options: dict[str, Any] = key(dict, "the optimizer's own options")
     optimizer_in_backward: bool = key(
-        False,
-        "step each parameter once its gradient is there and free that at once: saves memory together with "
-        "gradient_checkpointing; not with accumulation, max_grad_norm above 0 or fp16",
+        False, "step each parameter once its gradient is there and free that: saves memory with gradient_checkpointing"
     )
     memory_budget: str = key(
         "",
-        'the most bytes that a step may take, such as "24GiB" or "80GB"; "" for no limit. Each workload then runs '
-        "in the cheapest way that fits: whole, in pieces whose gradients add up, with checkpointing, and where "
-        "nothing else helps with as many blocks further up the network. What fits in no way is refused",
+        'the most bytes of a step, such as "24GiB"; "" for no limit. Each workload then runs in the cheapest way that '
+        "fits: whole, in pieces, with checkpointing, or with as many blocks further up; else it is refused",
     )
     resolution_shift: bool = key(
-        False,
-        "whether steps below the phase's resolution are given less noise, so that as much of the picture is left as "
-        "at full size (signal to noise times the ratio of the token counts)",
+        False, "whether steps below the phase's resolution get less noise: signal to noise by the ratio of token counts"
     )
     adam_beta1: float = key(0.9, "AdamW's decay of the running mean of gradients", ge=0, lt=1)
     adam_beta2: float = key(0.999, "AdamW's decay of the running mean of squared gradients", ge=0, lt=1)
@@ -330,9 +312,7 @@ class SampleConfig:
 class EvaluateConfig:
     """[evaluate] the pinned protocol."""
 
-    metrics: tuple[str, ...] = key(
-        ("l1", "psnr", "ssim"), "what generated and true clips are compared by", plugin="metric"
-    )
+    metrics: tuple[str, ...] = key(("l1", "psnr", "ssim"), "what compares generated with true clips", plugin="metric")
     clips: int = key(16, "held-out clips (0: training ends without an evaluation)", ge=0)
     frames: int = key(10, "frames of each, from its first frame on", ge=1)
     resolution: Sides = key(64, "side in pixels at which generated and true frames are compared", strict=False)
@@ -359,10 +339,9 @@ class Config:
     method_options: dict[str, Any] = key(dict, "the method's own options")
     preset: Literal["", "entprog", "paper"] = key(
         "",
-        '"entprog": LoRA on every block in phases of single frames, which recompute activations, and on the last '
-        "third of the blocks in phases of clips, where the frozen prefix is cached and each sample trains four times "
-        "(data echoing); pose adapters at the blocks, which train in full; matrices stepped by Muon; frozen weights in "
-        'bf16; caches on disk. "paper": ranking and schedule as published. "" leaves every key to the recipe',
+        '"entprog": LoRA on every block on single frames, on the last third on clips, with data echoing, Muon, frozen '
+        'weights in bf16 and caches on disk. "paper": ranking and schedule as published. "" leaves every key to the '
+        "recipe",
     )
     device: str = key("auto", '"auto", "cpu", "cuda" or "cuda:N"')
     task: str = key(

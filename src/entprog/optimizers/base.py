@@ -1,7 +1,7 @@
 """What every optimizer plugin declares: how it is built, and the size of its states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, optim
@@ -27,8 +27,19 @@ class OptimizerPlugin(ABC):
     reads: ClassVar[tuple[str, ...]] = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
 
     @classmethod
+    def problems(cls, config: Config) -> Iterable[Finding]:
+        """What keeps a configuration from running with an optimizer in the backward pass."""
+        return _in_backward(config) if config.train.optimizer_in_backward else ()
+
+    @classmethod
     def without_effect(cls, config: Config, given: set[str]) -> Iterable[Finding]:
-        """Keys `train.adam_*` that this optimizer does not read; `given` holds the dotted keys that the user wrote."""
+        """Keys that change nothing with this optimizer; `given` holds the dotted keys that the user wrote."""
+        train = config.train
+        if train.optimizer_in_backward and not train.gradient_checkpointing:
+            yield Finding(
+                ("train.optimizer_in_backward", "train.gradient_checkpointing"),
+                " = true: saves next to no memory without gradient_checkpointing: activations stand at the peak then",
+            )
         adam = [key for key in KEYS if key.startswith("train.adam_")]
         if idle := [key for key in adam if key in given and key.partition(".")[2] not in cls.reads]:
             said = f'{and_others(idle)}: no effect with optimizer = "{config.train.optimizer}"'
@@ -66,3 +77,25 @@ def keep_types(optimizer: optim.Optimizer, state_dict: dict[str, Any]) -> None:
         for key, value in values.items():
             if isinstance(value, Tensor) and held[key].dtype != value.dtype:
                 held[key] = value.to(held[key].device, copy=True)
+
+
+def _in_backward(config: Config) -> Iterator[Finding]:
+    train, key = config.train, "train.optimizer_in_backward"
+    if train.gradient_accumulation_steps > 1:
+        yield Finding(
+            (key, "train.gradient_accumulation_steps"),
+            f" = true: steps at each micro-batch, and train.gradient_accumulation_steps = "
+            f"{train.gradient_accumulation_steps}; set that to 1 and raise the batch, or this to false",
+        )
+    if train.max_grad_norm > 0:
+        yield Finding(
+            (key, "train.max_grad_norm"),
+            f" = true: never has all gradients at once to clip, and train.max_grad_norm = {train.max_grad_norm:g}; "
+            "set that to 0, or this to false",
+        )
+    if train.mixed_precision == "fp16":
+        yield Finding(
+            (key, "train.mixed_precision"),
+            ' = true: never has all gradients at once for the loss scale of mixed_precision = "fp16"; '
+            'choose "bf16" or "no", or set this to false',
+        )

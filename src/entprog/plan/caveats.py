@@ -12,7 +12,7 @@ METHODS = ("full", "progressive", "lora", "mixed")
 def notes(planner: Planner) -> Iterator[str]:
     """One line for each setting that changes a real run by more than the figures say."""
     config, on_cpu = planner.config, planner.hardware.name == "cpu"
-    train, backbone = config.train, config.model.backbone
+    train = config.train
     if config.method not in METHODS and type(planner.method).workloads is MethodPlugin.workloads:
         known = "progressive" if planner.ranked else "full"
         yield f'method = "{config.method}": is planned as "{known}"; what it does otherwise is not known here'
@@ -31,11 +31,6 @@ def notes(planner: Planner) -> Iterator[str]:
         )
     if train.compile != "off":
         yield f'train.compile = "{train.compile}": seconds and bytes are those of blocks that are not compiled'
-    echoing = [name for name, phase in config.phases.items() if phase.steps and phase.echo > 1]
-    if backbone and echoing:
-        yield f"phases.{echoing[0]}.echo: {backbone} runs whole at each step; no figure has less for it"
-    if backbone and ("tokens" in config.schedule.options or "workloads" in config.schedule.options):
-        yield f"schedule.options: {backbone} has no token routing; every token is in all figures"
 
 
 def _cache(planner: Planner) -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from entprog import plugins
 from entprog.config.schema import Config, PhaseConfig
+from entprog.core.blocks import shortened
 from entprog.core.types import Ranking, Shape, Workload
-from entprog.plan.backbones import BackboneSubject, find_backbone
 from entprog.plan.inventory import matches
 from entprog.plan.orders import rankings
 from entprog.plan.recording import Operation
@@ -30,7 +30,7 @@ class Planner:
     def __init__(self, config: Config, hardware: Hardware) -> None:
         self.config, self.hardware = config, hardware
         self.precision = precision_on(hardware, config.train.mixed_precision)
-        self.subject = _subject(config, self.precision)
+        self.subject: Subject = plugins.find("task", config.task).plan_subject(config)
         self.simulator = Simulator(self.subject)
         self.clock = Clock(hardware)
         self.operations: Counter[Operation] = Counter()
@@ -38,7 +38,6 @@ class Planner:
         self.method = plugins.load("method", config.method, **config.method_options)
         self.adapters = config.method in ("lora", "mixed")
         self.rank: int = self.method.rank if self.adapters else 0
-        self.spared: tuple[str, ...] = tuple(self.method.full) if config.method == "lora" else ()
 
     def case(self, settings: PhaseConfig) -> Case:
         """What a step of a phase depends on, with all that its workloads have in common."""
@@ -53,7 +52,7 @@ class Planner:
             precision=self.precision,
             fused=self.hardware.name != "cpu",
             low_rank=self.rank,
-            spared=self.spared,
+            spared=self._method(settings.frames).full if config.method == "lora" else (),
             new_rest=config.method == "lora" and self.subject.new_rests(),
             storage=config.freeze.storage,
             averaged=config.train.ema_decay > 0,
@@ -61,6 +60,10 @@ class Planner:
             in_backward=config.train.optimizer_in_backward,
         )
         return replace(case, references=self._references(case, settings))
+
+    def _method(self, frames: int) -> Any:
+        """The method for a phase on clips of this many frames."""
+        return self.method.for_phase(frames, self.subject.new_modules())
 
     def _references(self, case: Case, settings: PhaseConfig) -> int:
         """How many references the cache may come to know: none where what lies before their states trains."""
@@ -76,12 +79,12 @@ class Planner:
                 yield self._phase(name, settings, order)
 
     def _phase(self, name: str, settings: PhaseConfig, order: str) -> PhasePlan:
-        blocks = self._blocks(settings)
+        blocks, whole = self._blocks(settings), self.subject.family(settings.blocks)
         case, plan = self.case(settings), PhasePlan(name, settings, blocks)
         plain = replace(case, inputs=True, low_rank=0, spared=(), storage="full", references=0)
         turns = [] if self.ranked else self._turns(plan, case)
         itself = not self.ranked and not turns
-        full = self._row(plan, "full", case if itself else plain, blocks, settings.steps)
+        full = self._row(plan, "full", *((case, blocks) if itself else (plain, whole)), settings.steps)
         if not self.ranked:
             rows = turns or [full]
             plan.seconds = (sum(row.seconds * row.steps for row in rows),) * 2
@@ -96,10 +99,10 @@ class Planner:
             plan.rows.sort(key=lambda row: (row.stages[0], row.m))
         plan.rows.append(full)
         saving = replace(plain, checkpointing=True)
-        plan.rows.append(self._row(plan, "full-saving", saving, blocks, settings.steps))
-        low_rank = replace(plain, low_rank=RANK, outside=False)
-        plan.rows.append(self._row(plan, "lora", low_rank, blocks, settings.steps))
-        if self.ranked and not self.config.model.backbone:
+        plan.rows.append(self._row(plan, "full-saving", saving, whole, settings.steps))
+        low_rank = replace(plain, low_rank=RANK, outside=False, spared=self.subject.new_modules())
+        plan.rows.append(self._row(plan, "lora", low_rank, whole, settings.steps))
+        if self.ranked:
             plan.ranking = self._ranking(plain, blocks)
         return plan
 
@@ -110,10 +113,9 @@ class Planner:
         place = {name: i for i, name in enumerate(plan.blocks)}
         found: dict[tuple[Any, ...], tuple[Workload, int]] = {}
         seed = self.config.train.seed
-        method = plugins.load("method", self.config.method, **self.config.method_options).for_phase(
-            plan.settings.frames
-        )
-        for workload, steps in method.workloads(plan.blocks, case.shape, plan.settings.steps, seed):
+        for workload, steps in self._method(plan.settings.frames).workloads(
+            plan.blocks, case.shape, plan.settings.steps, seed
+        ):
             lowest = min(place[name] for name in workload.active)
             key = (workload.shape, workload.inputs, len(workload.active), lowest)
             found[key] = (workload, steps + found.get(key, (workload, 0))[1])
@@ -134,7 +136,7 @@ class Planner:
         """Peak of scoring: nothing there takes more than the largest draw through all blocks and back, stateless."""
         samples = self.config.ranking.samples
         largest = -(-samples // -(-samples // draw_size(self.config.ranking, case.shape.batch)))
-        case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False)
+        case = replace(case, shape=replace(case.shape, batch=largest), accumulation=1, in_backward=False, widened=False)
         step = self.step(case, blocks, optimizer="adamw")
         return step.peak - step.by_category["optimizer"]
 
@@ -195,7 +197,7 @@ class Planner:
             flops = round((flops + (every - 1) * other.flops) / every)
             seconds = (seconds + (every - 1) * self.clock.seconds(other)) / every
         peak, by_category = step.peak, step.by_category
-        if kind == "stage" and plan.settings.echo > 1 and not self.config.model.backbone:
+        if kind == "stage" and plan.settings.echo > 1:
             times = plan.settings.echo
             again = self.step(replace(case, echo=True), active, with_states, optimizer, adapted)
             flops = round((flops + (times - 1) * again.flops) / times)
@@ -204,7 +206,7 @@ class Planner:
             if beside and again.flops < step.flops:
                 kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
-        place = {name: i for i, name in enumerate(plan.blocks)}
+        place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,
@@ -240,6 +242,9 @@ class Planner:
 
     def _blocks(self, settings: PhaseConfig) -> tuple[str, ...]:
         blocks = self.subject.family(settings.blocks)
+        for pattern in self.config.ranking.pattern:
+            if not any(matches(name.split("."), pattern.split(".")) for name in self.subject.family("all")):
+                raise ValueError(f"ranking.pattern: {pattern!r} matches none of the blocks {shortened(blocks)}")
         if patterns := [pattern.split(".") for pattern in self.config.ranking.pattern]:
             blocks = tuple(name for name in blocks if any(matches(name.split("."), wanted) for wanted in patterns))
         if not blocks:
@@ -248,14 +253,6 @@ class Planner:
                 "check ranking.pattern"
             )
         return blocks
-
-
-def _subject(config: Config, precision: str) -> Subject:
-    """What the configuration trains: the task's own network, or a published one."""
-    if config.model.backbone:
-        return BackboneSubject(find_backbone(config.model.backbone), precision)
-    subject: Subject = plugins.find("task", config.task).plan_subject(config)
-    return subject
 
 
 def _extremes(rows: Sequence[Row]) -> list[Row]:

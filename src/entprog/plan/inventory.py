@@ -9,7 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from entprog.profiling.subject import Subject
+from entprog.savings._mixed_layers import MixedLinear
 from entprog.savings.frozen_storage import BLOCK
+from entprog.savings.weight_precision import trained_sizes
 
 
 class Tensors(NamedTuple):
@@ -35,6 +37,8 @@ class Inventory:
 
     Attributes:
         outside: parameters in no block: "inputs" stand before the blocks, "heads" behind them.
+        buffers: bytes of all buffers, such as tables of positions.
+        trained_size: bytes of a value that rests -> bytes while it trains, where they differ.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -43,12 +47,16 @@ class Inventory:
         self._linear: dict[str, list[str]] = {}
         with FakeTensorMode():
             model, names = subject.build(range(len(subject.units)))
+            self.trained_size = trained_sizes(model)
+            self.buffers = sum(buffer.nbytes for buffer in model.buffers())
             inside: set[int] = set()
             for name in (name for unit in names for name in unit):
                 block = model.get_submodule(name)
                 self._members[name] = {path: _described(p) for path, p in block.named_parameters()}
                 self._modules[name] = [path for path, _ in block.named_modules()]
-                self._linear[name] = [path for path, each in block.named_modules() if type(each) is nn.Linear]
+                self._linear[name] = [
+                    path for path, each in block.named_modules() if type(each) in (nn.Linear, MixedLinear)
+                ]
                 inside |= {id(p) for p in block.parameters()}
             left = [(path, _described(p)) for path, p in model.named_parameters() if id(p) not in inside]
         heads = subject.heads
@@ -81,11 +89,11 @@ class Inventory:
         return Counter(kind for path, kind in self._members[name].items() if _inside(path, spared))
 
     def adapters(self, name: str, rank: int, spared: Sequence[str]) -> Parts:
-        """Low-rank adapters of all linear layers of a block but those in spared modules."""
+        """Low-rank adapters of all linear layers of a block but those in spared modules, in float32."""
         found: Parts = Counter()
         for kind in self._weights(name, spared):
             outputs, inputs = kind.shape
-            found.update([Tensors((rank, inputs), kind.size), Tensors((outputs, rank), kind.size)])
+            found.update([Tensors((rank, inputs), 4), Tensors((outputs, rank), 4)])
         return found
 
     def held(self, name: str, spared: Sequence[str]) -> Parts:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from entprog.core.types import Ranking
+from entprog.core.types import Ranking, Shape
 from entprog.plan.estimate import Planner
 from entprog.plan.orders import rankings
 from entprog.plan.rows import Largest, PhasePlan, Row
@@ -12,6 +11,9 @@ from entprog.profiling.subject import Case
 
 FRAMES, RESOLUTION = 257, 1024
 """The most that is looked at."""
+
+CLEARLY = 1.005
+"""A share of the memory that is too much, even if it is not quite exact."""
 
 TRIALS = 12
 """Simulations of one search at most; what it finds fits in any case."""
@@ -40,30 +42,38 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
     row = max(fitting, key=lambda row: (row.m, row.peak)) if fitting else min(stages, key=lambda row: row.peak)
     active, case, found = _active(planner, plan, row, order), planner.case(plan.settings), []
     title = row.order
-    frames = planner.subject.frames(FRAMES)
-    sides = list(range(planner.subject.multiple, RESOLUTION + 1, planner.subject.multiple))
-    grids: list[tuple[str, list[int]]] = [("resolution", sides)]
+    grids: list[tuple[str, list[Shape]]] = [("resolution", planner.subject.resolutions(case.shape, RESOLUTION))]
     if plan.settings.blocks != "spatial":
-        grids.insert(0, ("frames", frames))
+        frames = planner.subject.frames(case.shape, FRAMES)
+        grids.insert(0, ("frames", [replace(case.shape, frames=count) for count in frames]))
     for what, grid in grids:
-        now = getattr(case.shape, what)
+        if len(grid) < 2:  # the network takes one size only
+            continue
 
-        def share(place: int, what: str = what, grid: Sequence[int] = grid) -> float:
-            sizes: dict[str, Any] = {what: grid[place]}
-            return _share(planner, plan, replace(case, shape=replace(case.shape, **sizes)), active)
+        def share(place: int, grid: Sequence[Shape] = grid) -> float:
+            return _share(planner, plan, replace(case, shape=grid[place]), active)
 
-        start = max((i for i, value in enumerate(grid) if value <= now), default=0)
-        place = search(share, 0, len(grid) - 1, start)
-        value = None if place is None else grid[place]
-        found.append(Largest(what, value, place == len(grid) - 1, title, row.m))
+        start = max((i for i, shape in enumerate(grid) if getattr(shape, what) <= getattr(case.shape, what)), default=0)
+
+        def size(place: int, grid: Sequence[Shape] = grid) -> float:
+            height, width = grid[place].sides
+            return float(height * width * grid[place].frames)
+
+        place = search(share, 0, len(grid) - 1, start, size)
+        value = None if place is None else getattr(grid[place], what)
+        width = 0 if place is None or what == "frames" else grid[place].width
+        found.append(Largest(what, value, place == len(grid) - 1, title, row.m, width))
     return found
 
 
-def search(share: Callable[[int], float], low: int, high: int, start: int) -> int | None:
+def search(
+    share: Callable[[int], float], low: int, high: int, start: int, size: Callable[[int], float] = float
+) -> int | None:
     """The largest place from `low` to `high` whose share of the memory is at most 1, None where there is none.
 
-    `share` grows with the place, nearly along a line or a parabola: guesses follow the line between what fits and
-    what doesn't, and halve what is left each third time. After `TRIALS` calls the best so far stands.
+    `share` grows with the place, nearly along a line in `size`: guesses follow the line between what fits and what
+    doesn't, and halve what is left each fourth time. It ends where the next place is known to be too large, or lies
+    clearly beyond 1 on that line. After `TRIALS` calls the best so far stands.
     """
     fits: tuple[int, float] | None = None
     over: tuple[int, float] | None = None
@@ -74,9 +84,7 @@ def search(share: Callable[[int], float], low: int, high: int, start: int) -> in
             fits = (place, value)
         else:
             over = (place, value)
-        if fits is not None and (fits[0] == high or (over is not None and over[0] - fits[0] == 1)):
-            break
-        if over is not None and over[0] == low:
+        if (fits is not None and fits[0] == high) or (over is not None and over[0] == low):
             break
         if fits is None:
             assert over is not None
@@ -84,8 +92,16 @@ def search(share: Callable[[int], float], low: int, high: int, start: int) -> in
         elif over is None:
             place = min(high, max(fits[0] + 1, 2 * fits[0] + 1))
         else:
-            step = (over[0] - fits[0]) * (0.5 if trial % 3 == 2 else (1 - fits[1]) / (over[1] - fits[1]))
-            place = min(over[0] - 1, max(fits[0] + 1, fits[0] + int(step)))
+            if over[0] - fits[0] == 1:
+                break
+            first, slope = size(fits[0]), (over[1] - fits[1]) / (size(over[0]) - size(fits[0]))
+            if trial > 2 and fits[1] + slope * (size(fits[0] + 1) - first) > CLEARLY:
+                break
+            if trial % 4 == 3:
+                place = (fits[0] + over[0]) // 2
+            else:
+                inside = range(fits[0] + 1, over[0])
+                place = max((p for p in inside if fits[1] + slope * (size(p) - first) <= 1), default=inside[0])
     return None if fits is None else fits[0]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -31,7 +32,7 @@ class _LowRank(nn.Module):
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base = base
-        about: Mapping[str, Any] = {"bias": False, "device": base.weight.device, "dtype": base.weight.dtype}
+        about: Mapping[str, Any] = {"bias": False, "device": base.weight.device, "dtype": torch.float32}
         self.lora_down = nn.Linear(base.in_features, rank, **about)
         self.lora_up = nn.Linear(rank, base.out_features, **about)
 

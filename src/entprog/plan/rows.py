@@ -46,7 +46,7 @@ class Largest:
     """What of a phase fits the device: `what` is "m", "frames" or "resolution".
 
     `value` is the largest that fits, None where none does; `limit` says that nothing larger was looked at. `order`
-    and `m` say for which blocks.
+    and `m` say for which blocks. Of a rectangle the value is the height, and `width` is its width.
     """
 
     what: str
@@ -54,6 +54,7 @@ class Largest:
     limit: bool
     order: str
     m: int
+    width: int = 0
 
 
 @dataclass(slots=True)

@@ -68,7 +68,7 @@ def _cells(row: Row, phase: PhasePlan) -> tuple[str, ...]:
 def size(row: Row, phase: PhasePlan) -> str:
     """What of a stage's shape is not the phase's own, in brackets."""
     own, shape = phase.settings, row.shape
-    parts = [f"{shape.resolution} px"] * (shape.resolution != own.resolution)
+    parts = [f"{shape.size} px"] * (shape.sides != own.sides)
     parts += [f"{shape.frames} frame{'s' * (shape.frames > 1)}"] * (shape.frames != own.frames)
     parts += [f"batch {shape.batch}"] * (shape.batch != own.batch)
     parts += [f"{shape.tokens:.3g} of tokens"] * (shape.tokens < 1)
@@ -92,7 +92,8 @@ def sentence(phase: PhasePlan) -> str:
         if each.what == "m":
             continue
         unit = "frames" if each.what == "frames" else "px"
-        amount = f"up to {each.value} {unit}" if each.value else f"no number of {unit}"
+        value = f"{each.value}x{each.width}" if each.width else each.value
+        amount = f"up to {value} {unit}" if each.value else f"no number of {unit}"
         which = f"m = {each.m}" + (f" ({each.order})" if each.order else "")
         parts.append(f"{amount}{' or more' * each.limit} with {which}")
     return "; ".join(parts)

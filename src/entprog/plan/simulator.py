@@ -20,6 +20,10 @@ from entprog.plan.low_rank import low_rank_added
 from entprog.plan.recording import Operation, Recorder
 from entprog.profiling.subject import Case, Subject
 from entprog.savings.frozen_storage import FrozenStorage, fresh_tables
+from entprog.savings.weight_precision import match_training
+
+NORMS = ("layer_norm", "group_norm", "rms_norm")
+"""What autocast runs in float32 on a CUDA device, and in bfloat16 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,9 @@ class Simulator:
         Raises:
             ValueError: the shape is none that the network takes.
         """
-        self._check(case)
-        inside, adapters, outside = self._trained(case, active, adapted)
+        self.subject.check(case.shape)
+        held = self._trained(case, active, adapted)
+        inside, adapters, outside = (self._as_trained(parts, case) for parts in held)
         trained = inside + adapters + outside
         idle = set(with_states or ()) - set(active)
 
@@ -83,9 +88,9 @@ class Simulator:
             about = {"counted": not case.fused, "role": role}
             return sum(sum(plugin.states(kind.shape, kind.size, **about)) * n for kind, n in parts.items())
 
-        own = states(total([inside, *map(self.inventory.whole, idle)]), "block")
+        own = states(total([inside, *(self._as_trained(self.inventory.whole(name), case) for name in idle)]), "block")
         static = {
-            "weights": self._weights(case, active, adapted),
+            "weights": self._weights(case, active, adapted) + weighed(trained) - weighed(total(held)),
             "optimizer": own + states(adapters, "adapter") + states(outside, "outside"),
             "gradients": weighed(trained) if case.accumulation > 1 else 0,
         }
@@ -121,10 +126,19 @@ class Simulator:
             outside += [self.inventory.outside["inputs"]] if case.inputs else []
         return total(inside), total(beside), total(outside)
 
+    def _as_trained(self, parts: Parts, case: Case) -> Parts:
+        """Parameters in the type that they have while they train."""
+        if not case.widened:
+            return parts
+        found: Parts = Counter()
+        for kind, times in parts.items():
+            found[kind._replace(size=self.inventory.trained_size.get(kind.size, kind.size))] += times
+        return found
+
     def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
-        """Bytes of weights as they are held, adapters and EMA among them."""
+        """Bytes of weights as they are held while they rest, adapters and EMA among them."""
         everything = self.inventory.everything()
-        found = weighed(everything) + (4 * counted(everything) if case.averaged else 0)
+        found = self.inventory.buffers + weighed(everything) + (4 * counted(everything) if case.averaged else 0)
         for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
             found += weighed(self.inventory.adapters(name, case.low_rank, self.inventory.spared(name, case.spared)))
         if case.storage != "full":
@@ -171,14 +185,6 @@ class Simulator:
         places = range(len(labels))
         return compose(self._simulated(case, labels, places, active, adapted), labels, {})
 
-    def _check(self, case: Case) -> None:
-        shape, multiple = case.shape, self.subject.multiple
-        if shape.resolution % multiple or shape.resolution <= 0:
-            raise ValueError(
-                f"resolution = {shape.resolution}: no multiple of {multiple} pixels (patch x codec of "
-                f"{self.subject.name}); choose {max(1, round(shape.resolution / multiple)) * multiple}"
-            )
-
     def recording(self, case: Case, active: Collection[str], adapted: Collection[str] = ()) -> Recording:
         """A step of a network that has every unit, with its neighbours, that the whole has."""
         labels = self.labels(active, adapted, case)
@@ -209,6 +215,8 @@ class Simulator:
                         model.get_submodule(here).requires_grad_(True)
                     elif whole in adapted:
                         low_rank_added(model, here, case.low_rank, self.inventory.spared(whole, case.spared))
+            if case.widened:
+                match_training(model)
             if case.storage != "full":
                 blocks = [Block(name, model.get_submodule(name)) for unit in names for name in unit]
                 FrozenStorage(blocks, case.storage).follow()  # type: ignore[arg-type]
@@ -221,8 +229,9 @@ class Simulator:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             units = [[model.get_submodule(name) for name in unit] for unit in names]
+            begin = self.subject.step(model, case)
             with Recorder(model, units, in_backward=case.in_backward) as recorder:
-                self._run(self.subject.step(model, case), recorder)
+                self._run(begin(), recorder)
         kept = windows([labels[place] for place in places])
         return Recording(kept, in_passes(recorder.chunks))
 
@@ -237,26 +246,32 @@ class Simulator:
 def as_on_a_gpu(wanted: bool) -> Iterator[None]:
     """Lets tensors of the CPU take the paths that those of a CUDA device take, where they differ in bytes.
 
-    Attention is fused at every length, and autocast runs layer norms in float32. A function mode would not do for
-    the latter: there is none in a backward pass, which recomputes.
+    Attention is fused at every length, and autocast runs norms in float32. A function mode would not do for the latter:
+    there is none in a backward pass, which recomputes.
     """
     if not wanted:
         yield
         return
-    before, norm = layers.WRITTEN_OUT, nn.functional.layer_norm
+    before, norms = layers.WRITTEN_OUT, {name: getattr(nn.functional, name) for name in NORMS}
 
-    def in_float32(x: Tensor, shape: Any, *weights: Any, **others: Any) -> Tensor:
-        if not torch.is_autocast_enabled("cpu"):
-            return norm(x, shape, *weights, **others)
-        return norm(x.float(), shape, *map(_float, weights), **{k: _float(v) for k, v in others.items()})
+    def in_float32(norm: Any) -> Any:
+        def wide(x: Tensor, *others: Any, **named: Any) -> Tensor:
+            if not torch.is_autocast_enabled("cpu"):
+                return norm(x, *others, **named)  # type: ignore[no-any-return]
+            wider = {name: _float(value) for name, value in named.items()}
+            return norm(x.float(), *map(_float, others), **wider)  # type: ignore[no-any-return]
+
+        return wide
 
     layers.WRITTEN_OUT = 0
-    nn.functional.layer_norm = in_float32  # type: ignore[assignment]
+    for name, norm in norms.items():
+        setattr(nn.functional, name, in_float32(norm))
     try:
         yield
     finally:
         layers.WRITTEN_OUT = before
-        nn.functional.layer_norm = norm
+        for name, norm in norms.items():
+            setattr(nn.functional, name, norm)
 
 
 def _float(value: Any) -> Any:

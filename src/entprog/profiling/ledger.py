@@ -28,6 +28,7 @@ class Piece:
     category: str
     parts: "tuple[Piece, ...]" = ()
     watch: "_Watch | None" = None
+    live: bool = True
 
 
 class _Watch(weakref.ref):
@@ -58,6 +59,7 @@ class Ledger:
         self._changed: list[Piece] = []
         self._by = array("q")
         self._start: dict[Piece, int] = {}
+        self._restarts = 0
         self._peak_at = 0
         self._peak_held: dict[Piece, int] | None = None
 
@@ -150,6 +152,44 @@ class Ledger:
         """Set the peak from values measured elsewhere."""
         self.peak, self._peak_held = sum(held.values()), held
 
+    # What a call that repeats needs (profiling/repeats.py).
+
+    def piece(self, tensor: Tensor) -> Piece | None:
+        """The piece of a tensor's storage, if it is counted."""
+        return self._live.get(tensor.untyped_storage()._cdata)
+
+    def pieces(self) -> set[Piece]:
+        """Everything that is live."""
+        return set(self._live.values())
+
+    def knows(self, tensor: Tensor, category: str = "") -> bool:
+        """Whether the tensor's storage is counted at its present size (and in the category)."""
+        piece = self.piece(tensor) if self._counts(tensor) else None
+        same = piece is not None and piece.size == self.rounded(tensor.untyped_storage().nbytes())
+        return same and category in ("", piece.category)  # type: ignore[union-attr]
+
+    def place(self) -> tuple[int, int]:
+        """The present place in the history."""
+        return self._restarts, len(self._changed)
+
+    def since(self, place: tuple[int, int]) -> list[tuple[Piece, int]] | None:
+        """All changes since a place; None where the history was restarted since."""
+        restarts, count = place
+        if restarts != self._restarts:
+            return None
+        return list(zip(self._changed[count:], self._by[count:], strict=True))
+
+    def pass_by(self, size: int) -> None:
+        """Temporaries of so many bytes come and go; the peak is noted while they are there."""
+        piece = Piece(size, "temporaries", live=False)
+        self._change(piece, size)
+        self.mark()
+        self._change(piece, -size)
+
+    def count(self, tensor: Tensor) -> Piece:
+        """The piece of a tensor's storage, pending if it is new."""
+        return self._add(tensor.untyped_storage(), "temporaries", True)
+
     def _counts(self, tensor: Tensor) -> bool:
         return tensor.device.type == self.device and tensor.layout == torch.strided
 
@@ -171,7 +211,7 @@ class Ledger:
 
     def _free(self, watch: _Watch) -> None:
         piece = self._live.pop(watch.key)
-        piece.watch = None
+        piece.watch, piece.live = None, False
         self._pending.pop(watch.key, None)
         self._change(piece, -piece.size)
 
@@ -183,6 +223,7 @@ class Ledger:
             # Keep what the peak and the present need and restart the history, which would grow with the run.
             self._peak_held = self.held_at_peak()
             self._start, self._changed, self._by = self._after(len(self._changed)), [], array("q")
+            self._restarts += 1
 
     def _after(self, count: int) -> dict[Piece, int]:
         held = dict(self._start)

@@ -32,6 +32,8 @@ class Case:
         averaged: whether averaged weights are kept.
         accumulation: micro-batches of a step.
         in_backward: whether the optimizer steps in the backward pass and frees each gradient there.
+        widened: whether trained weights have the type that training gives them; False while blocks are ranked, which
+            happens with all weights as they rest.
     """
 
     shape: Shape
@@ -51,6 +53,7 @@ class Case:
     averaged: bool = False
     accumulation: int = 1
     in_backward: bool = False
+    widened: bool = True
 
 
 class Subject(Protocol):
@@ -61,8 +64,6 @@ class Subject(Protocol):
     kinds: tuple[str, ...]
     heads: tuple[str, ...]
     """Beginnings of the names of parameters that stand behind all blocks."""
-    multiple: int
-    """Resolutions must be multiples of this: patch x codec, in pixels."""
     routed: frozenset[str]
     """Blocks that see a share of the tokens only, where the shape says so."""
 
@@ -70,12 +71,28 @@ class Subject(Protocol):
         """The network of only these units of the whole (indices, ascending), and the names its blocks have then."""
         ...
 
-    def step(self, model: nn.Module, case: Case) -> Callable[[], Tensor]:
-        """Allocates the inputs of a step; the result runs the forward pass and gives the loss."""
+    def step(self, model: nn.Module, case: Case) -> Callable[[], Callable[[], Tensor]]:
+        """A step in two calls: the first allocates its inputs, the second runs the forward pass and gives the loss."""
         ...
 
-    def frames(self, limit: int) -> list[int]:
-        """Numbers of frames that the network takes, up to `limit`."""
+    def check(self, shape: Shape) -> None:
+        """Refuse a shape that the network does not take, as training does.
+
+        Raises:
+            ValueError: naming the key and the nearest values that it takes.
+        """
+        ...
+
+    def frames(self, shape: Shape, limit: int) -> list[int]:
+        """Numbers of frames up to `limit` that the network takes at this shape's resolution."""
+        ...
+
+    def resolutions(self, shape: Shape, limit: int) -> list[Shape]:
+        """This shape at every resolution that the network takes, the shorter side up to `limit`, rising."""
+        ...
+
+    def new_modules(self) -> tuple[str, ...]:
+        """Patterns of untrained modules inside blocks, as `Task.new_modules`."""
         ...
 
     def family(self, name: str) -> tuple[str, ...]:

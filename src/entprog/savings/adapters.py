@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from entprog.savings.frozen_storage import original
 
-__all__ = ["ADAPTER", "adapted_layers", "adapters_off", "effective_weights", "plain_parameters", "plain_state_dict"]
+__all__ = [
+    "ADAPTER",
+    "adapted_layers",
+    "adapters_off",
+    "effective_weights",
+    "low_rank_factors",
+    "plain_parameters",
+    "plain_state_dict",
+]
 
 ADAPTER = "default"
 """The one adapter of a layer, by peft's name."""
@@ -48,6 +56,19 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
         if not layer.disable_adapters:
             weights[f"{name}.weight"] = weights[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
     return weights
+
+
+def low_rank_factors(model: nn.Module) -> dict[str, Tensor]:
+    """A and B of every adapter that adds something, as LAYER.lora_A.weight and LAYER.lora_B.weight.
+
+    B includes the scale: the layer's weight is W + B A.
+    """
+    found: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(model).items():
+        a, b = layer.lora_A[ADAPTER].weight.detach(), layer.lora_B[ADAPTER].weight.detach()
+        if not layer.disable_adapters and bool(b.any()):
+            found |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b * layer.scaling[ADAPTER]}
+    return found
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from entprog.savings._mixed_layers import LOW, is_mixed, mix
 from entprog.savings.frozen_storage import FrozenStorage, on_host, original
 from entprog.savings.rounding import rounded_stochastically
 
-__all__ = ["Precision", "WeightPrecision", "keep", "load_exactly", "match_training", "set_precision", "weight_storage"]
+__all__ = ["Precision", "WeightPrecision", "keep", "load_exactly", "match_training", "set_precision", "trained_sizes",
+           "weight_storage"]  # fmt: skip
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 ATTRIBUTE = "entprog_precision"
@@ -175,6 +176,12 @@ def keep(weight: Tensor, value: Tensor) -> None:
     _forget(weight)
     weight.data = value.to(weight.device, torch.float32)
     _lower(weight, held)
+
+
+def trained_sizes(model: nn.Module) -> dict[int, int]:
+    """Bytes of a value of a weight that rests -> bytes of the same while it trains; empty without `set_precision`."""
+    precision: Precision | None = getattr(model, ATTRIBUTE, None)
+    return {} if precision is None else {precision.frozen.itemsize: precision.trained.itemsize}
 
 
 def match_training(model: nn.Module) -> None:

@@ -130,11 +130,14 @@ class TaskPlugin(ABC):
 
     Attributes:
         weights_file: name of the file in a run's final/ that `build` takes as `weights`.
-        defaults: values of keys where a recipe of this task says nothing; "phases.*" for those of each phase.
     """
 
     weights_file: ClassVar[str] = "model.safetensors"
-    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def defaults(cls, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values of keys where a recipe of this task says nothing, tables nested; "phases.*": of each phase."""
+        return {}
 
     @classmethod
     def problems(cls, config: Config) -> Iterable[Finding]:

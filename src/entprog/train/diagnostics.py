@@ -7,6 +7,9 @@ from typing import Any
 
 from entprog.core.statistics import spearman
 
+STILL = 3
+"""Steps in a row without any gradient that are a sign of a mistake."""
+
 WINDOW = 12
 """Steps before and after a change that are compared for a loss spike."""
 
@@ -26,6 +29,7 @@ class Watch:
     background: list[float] = field(default_factory=list)
     saved: float = 0.0
     spent: float = 0.0
+    still: int = 0
 
     def order(self, values: Mapping[str, float], needed: Mapping[str, float]) -> None:
         """Sign 1: the ranking does not correlate with what training needs (the gradient's size by block)."""
@@ -38,8 +42,15 @@ class Watch:
                 "compare with ranking.score = 'gradient' or a random order",
             )
 
-    def step(self, loss: float, active: Sequence[str], searching: bool) -> None:
-        """Sign 3: the loss jumps after blocks were frozen or unfrozen."""
+    def step(self, loss: float, active: Sequence[str], searching: bool, norm: float | None = None) -> None:
+        """Sign 3: the loss jumps after blocks were frozen or unfrozen. And: the gradient is exactly 0."""
+        self.still = self.still + 1 if norm == 0 else 0
+        if self.still == STILL:
+            self.warn(
+                "still",
+                f"no gradient reaches any trained parameter since {STILL} steps: nothing trains. Does the output side "
+                "rest at zero (phases.NAME.outside, freeze.outside), or does the model not use what trains?",
+            )
         now = frozenset(active)
         if self.active is not None and now != self.active and not searching:
             self.changed_at = len(self.losses)

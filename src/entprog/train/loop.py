@@ -217,7 +217,7 @@ def _account(
     totals.seconds_training += seconds
     totals.bytes_peak = max(totals.bytes_peak, cost.peak)
     totals.byte_seconds += cost.peak * seconds
-    phase.watch.step(loss, plan.active, plan.searching)
+    phase.watch.step(loss, plan.active, plan.searching, norm)
     session.history.append(cost.flops)
     shape = workload.shape or phase.shape
     session.log.line({

@@ -13,9 +13,10 @@ from entprog import plugins
 from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
 from entprog.core.types import Draw, MethodContext, Ranking, Schedule, Shape, Workload
+from entprog.files import save_weights
 from entprog.methods.base import Method
 from entprog.profiling.meter import StepCost
-from entprog.savings.adapters import plain_state_dict
+from entprog.savings.adapters import low_rank_factors, plain_state_dict
 from entprog.savings.in_backward import build_optimizer, release
 from entprog.savings.memory_plan import MemoryPlan, described, fit_phase, in_words, make_memory_plan
 from entprog.savings.prefix_cache import PrefixCache
@@ -189,6 +190,8 @@ def _run(
     run_phase(session, phase, start, save, bar)
     if context.storage is not None:
         context.storage.release()
+    if factors := low_rank_factors(session.task.model):  # `finish` merges them into the weights
+        save_weights(factors, phase.folder / "lora.safetensors")
     method.finish()
     _count_search(session, method, searched)
     everything = Workload(tuple(setup.blocks.names), setup.shape)

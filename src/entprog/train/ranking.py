@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from entprog import plugins
 from entprog.config.schema import Config, RankingConfig, TrainConfig
-from entprog.core.blocks import Blocks
+from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
 from entprog.core.select import PassCosts, select_blocks
@@ -113,7 +113,8 @@ def score_phase(task: Task, setup: PhaseSetup, config: Config, held: Collection[
         held: tensors of the run that are in memory meanwhile, such as EMA weights.
     """
     started = time.perf_counter()
-    with Meter(task.model, None, held=held) as meter:  # costs and the gradient's size are part of what ranking costs
+    # Costs and the gradient's size are part of what ranking costs.
+    with Meter(task.model, None, held=held, repeated=_repeated(task, setup, config)) as meter:
         scores, ranking = rank_blocks(task, setup.blocks, setup.probe, config.ranking)
         table = ranking_table(task, setup.blocks, setup.probe[0], scores, config.ranking)
         needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
@@ -158,7 +159,8 @@ def reranker(
 
     def again() -> Ranking:
         started = time.perf_counter()
-        with Meter(session.task.model, optimizer, held=session.ema.weights.values()) as meter:
+        held, repeated = session.ema.weights.values(), _repeated(session.task, setup, session.config)
+        with Meter(session.task.model, optimizer, held=held, repeated=repeated) as meter:
             scores, ranking = rank_blocks(session.task, setup.blocks, setup.probe, session.config.ranking)
         _charge(session, time.perf_counter() - started, meter.flops, meter.peak)
         session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops, "bytes_peak": meter.peak})
@@ -166,6 +168,13 @@ def reranker(
         return selected({**table, "values": dict(scores.values)}, ranking, session.config, session.task.device)
 
     return again
+
+
+def _repeated(task: Task, setup: PhaseSetup, config: Config) -> Collection[Block]:
+    """Blocks whose calls the meter may take from an earlier one; outside it, compiled blocks would run compiled."""
+    if config.train.compile != "off":
+        return ()
+    return {id(block.module): block for block in (*discover_blocks(task.model), *setup.blocks)}.values()
 
 
 def _charge(session: Session, seconds: float, flops: float, peak: int) -> None:

@@ -14,6 +14,7 @@ from entprog.config.schema import Config
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.files import save_weights, write_atomically
 from entprog.report import write_report
+from entprog.savings.adapters import plain_state_dict
 from entprog.savings.memory_plan import check_budget
 from entprog.savings.weight_precision import load_exactly
 from entprog.tasks.finished_run import build_task
@@ -132,7 +133,7 @@ def _finish(session: Session) -> None:
     task.close_cache()
     task.save(final)
     if session.ema.weights:
-        save_weights({**model.state_dict(), **session.ema.weights}, final / "ema.safetensors")
+        save_weights({**plain_state_dict(model), **session.ema.weights}, final / "ema.safetensors")
     totals = session.totals.summary(session.holdout_loss, session.holdout_bands)
     write_atomically(run / "totals.json", json.dumps(totals, indent=2) + "\n")
     task.leave()

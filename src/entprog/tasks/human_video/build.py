@@ -9,6 +9,7 @@ from torch import nn
 
 from entprog.config.schema import ModelConfig
 from entprog.nets.dit import VideoDiT, build_dit
+from entprog.tasks.human_video.dit_weights import find_dit, load_dit
 
 
 def build_model(config: ModelConfig, weights: str = "") -> VideoDiT:
@@ -42,6 +43,9 @@ def _load_init(model: VideoDiT, config: ModelConfig) -> None:
             load_weights(model, path)
         return
     path = Path(config.init)
+    if path.is_dir() and (dit := find_dit(path)) is not None:
+        load_dit(model, dit)
+        return
     load_weights(model, path / "model.safetensors" if path.is_dir() else path)
 
 
@@ -57,7 +61,7 @@ def new_modules(config: ModelConfig) -> tuple[str, ...]:
 
 def new_temporal(config: ModelConfig) -> bool:
     """Whether temporal blocks start untrained: each is the identity until it has trained."""
-    return config.init == "scratch" or "temporal" in config.fresh
+    return config.init == "scratch" or "temporal" in config.fresh or find_dit(Path(config.init)) is not None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,6 +1,7 @@
 """What `entprog plan` simulates of the human video task: its network, built with as few units as tell all."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from entprog.codecs.pca import CHANNELS, FACTOR, PatchCodec
 from entprog.config.schema import Config
 from entprog.core.swap import swapped_forward
-from entprog.core.types import Draw
+from entprog.core.types import Draw, Shape
 from entprog.diffusion.objective import Objective
 from entprog.nets.dit import SIZES, VideoDiT, build_dit
 from entprog.profiling.subject import Case
-from entprog.tasks.human_video.build import new_temporal
+from entprog.tasks.human_video.build import new_modules, new_temporal
 from entprog.tasks.human_video.task import FAMILIES, HumanVideoTask
 
 
@@ -75,8 +76,11 @@ class HumanVideoSubject:
             model.__dict__["routed_span"] = lambda: (inside[0], inside[-1] + 1)
         return model, names
 
-    def step(self, model: nn.Module, case: Case) -> Callable[[], Tensor]:
+    def step(self, model: nn.Module, case: Case) -> Callable[[], Callable[[], Tensor]]:
         """The task's own loss, on a batch and a draw of zeros in the sizes of the real ones."""
+        return partial(self._begun, model, case)
+
+    def _begun(self, model: nn.Module, case: Case) -> Callable[[], Tensor]:
         shape = case.shape
         side = shape.resolution // FACTOR
         assert isinstance(model, VideoDiT)
@@ -102,9 +106,25 @@ class HumanVideoSubject:
             task.reference_cache = _Known(_recalled(model, condition["reference"], kind))  # type: ignore[assignment]
         return partial(_loss, task, draw, batch)
 
-    def frames(self, limit: int) -> list[int]:
+    def check(self, shape: Shape) -> None:
+        """See `Subject.check`."""
+        if shape.resolution % self.multiple:
+            raise ValueError(
+                f"resolution = {shape.resolution}: no multiple of {self.multiple} pixels (patch x codec of "
+                f"{self.name}); choose {max(1, round(shape.resolution / self.multiple)) * self.multiple}"
+            )
+
+    def frames(self, shape: Shape, limit: int) -> list[int]:
         """See `Subject.frames`."""
         return list(range(1, limit + 1))
+
+    def resolutions(self, shape: Shape, limit: int) -> list[Shape]:
+        """See `Subject.resolutions`."""
+        return [replace(shape, resolution=side) for side in range(self.multiple, limit + 1, self.multiple)]
+
+    def new_modules(self) -> tuple[str, ...]:
+        """See `Subject.new_modules`."""
+        return new_modules(self.config.model)
 
     def family(self, name: str) -> tuple[str, ...]:
         """See `Subject.family`."""

@@ -27,19 +27,13 @@ def problems(config: Config) -> Iterator[Finding]:
 
 def missing(config: Config) -> Iterator[Finding]:
     """Missing files that a run needs."""
-    data, init, backbone = config.data, config.model.init, config.model.backbone
+    data, init = config.data, config.model.init
     if data.path and not Path(data.path).is_dir():
         yield Finding(
             ("data.path",), f" = {data.path!r}: no such folder; make it with: entprog prepare VIDEOS {data.path}"
         )
     if init.strip() and init not in ("base", "scratch") and not Path(init).exists():
         yield Finding(("model.init",), f' = {init!r}: no such file; expected "base", "scratch" or the path of weights')
-    if backbone:
-        yield Finding(
-            ("model.backbone",),
-            f" = {backbone!r}: published backbones can be planned (entprog plan), not trained yet; "
-            "leave it out to train the transformer of this package",
-        )
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
@@ -96,6 +90,10 @@ def _model(config: Config) -> Iterator[Finding]:
     if model.reference in ("native", "frame") or model.pose == "native":
         pretrained = "model.pose" if model.pose == "native" else "model.reference"
         yield Finding((pretrained,), f' = "{value_of(config, pretrained)}": only task = "pretrained" takes that')
+    if config.sample.scheduler == "native":
+        yield Finding(
+            ("sample.scheduler",), ' = "native": only a pretrained model brings one; choose "ddim", "ddpm" or "dpm++"'
+        )
     if model.pretrained:
         yield Finding(("model.pretrained",), f' = "{model.pretrained}": needs task = "pretrained"')
     skip = config.ranking.options.get("skip")

@@ -20,12 +20,18 @@ class Pretrained(TaskPlugin):
     """A pretrained video model of diffusers (`model.pretrained`) on a data set of format 2; one file a model family."""
 
     weights_file: ClassVar[str] = "delta.safetensors"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "model": {"pose": "blocks", "reference": "native"},
-        "freeze": {"inputs_every": 0},
-        "sample": {"scheduler": "native"},
-        "phases.*": {"blocks": "all", "outside": True},
-    }
+
+    @classmethod
+    def defaults(cls, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `TaskPlugin.defaults`; clips are evaluated at the size and length of the last phase."""
+        phases = recipe.get("phases")
+        tables = [table for table in phases.values() if isinstance(table, dict)] if isinstance(phases, dict) else []
+        last = tables[-1] if tables else {}
+        return {
+            "model": {"pose": "blocks", "reference": "native"}, "freeze": {"inputs_every": 0},
+            "sample": {"scheduler": "native"}, "phases.*": {"blocks": "all", "outside": True},
+            "evaluate": {key: last[key] for key in ("resolution", "frames") if key in last},
+        }  # fmt: skip
 
     def build(self, config: Config, weights: str = "") -> "Task":
         """See `TaskPlugin.build`."""

@@ -6,7 +6,7 @@ Shape legend: B samples, F pixel frames, T token frames, N tokens of a frame, D 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from entprog.core.blocks import Blocks
 from entprog.data.posemap import draw_pose
 from entprog.nets.conditioning import POSE_WIDTH, pose_features
 
-__all__ = ["PoseAdapters", "Side", "pose_maps", "pose_tokens", "side_of"]
+__all__ = ["PoseAdapters", "Side", "pose_maps", "pose_tokens", "shown", "side_of"]
 
 PIXELS = 8
 """Pixels of a pose map for each side of a token."""
@@ -45,6 +45,13 @@ def pose_tokens(maps: Tensor, frames: int, group: int, grid: tuple[int, int]) ->
     samples, _, places, depth = features.shape
     grouped = features[:, : frames * group].view(samples, frames, group, places, depth).transpose(2, 3)
     return grouped.reshape(samples, frames * places, group * depth)
+
+
+def shown(maps: Tensor, frames: int, front: int, group: int, grid: tuple[int, int]) -> Tensor:
+    """`pose_tokens` for `frames` token frames, of which the first `front` are blank: those in front of the clip."""
+    tokens = pose_tokens(maps, frames - front, group, grid)
+    blank = tokens.new_zeros(len(tokens), front * grid[0] * grid[1], tokens.shape[-1])
+    return torch.cat([blank, tokens], 1)
 
 
 class Side:
@@ -165,7 +172,7 @@ class PoseAdapters:
     def at_blocks(
         cls, blocks: Blocks, depth: int, width: int, build: Callable[[Side, nn.Module], nn.Module] | None = None,
         posed: Callable[[type[nn.Module]], type[nn.Module]] = with_adapter,
-    ) -> "PoseAdapters":  # fmt: skip
+    ) -> Self:  # fmt: skip
         """An adapter in each of these blocks, whose tokens are of this width; `depth`: numbers under a token."""
         side, hosts = Side(), {}
         for block in blocks:
@@ -177,7 +184,7 @@ class PoseAdapters:
         return cls(side, hosts)
 
     @classmethod
-    def at_entrance(cls, network: nn.Module, entrance: str, channels: int) -> "PoseAdapters":
+    def at_entrance(cls, network: nn.Module, entrance: str, channels: int) -> Self:
         """One adapter for control latents at the module that embeds the latents; `channels`: see `Control`."""
         side, module = Side(), network.get_submodule(entrance)
         kind = type(module)
@@ -198,6 +205,12 @@ class PoseAdapters:
             for module, kind, name, adapter in worn:
                 module.__class__ = kind
                 setattr(module, name, adapter)
+
+    def remove(self) -> None:
+        """Take them off for good."""
+        for module, kind, name in self.hosts.values():
+            del module._modules[name]
+            module.__class__ = kind
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapters' parameters by their full name in the network."""

@@ -1,15 +1,37 @@
 """A pretrained network made ready: its blocks declared, its pose adapters put on."""
 
-import torch
 from torch import nn
 
 from entprog.config.schema import ModelConfig
 from entprog.core.blocks import Blocks, discover_blocks
+from entprog.savings.weight_precision import set_precision
 from entprog.tasks.pretrained.adapters import PoseAdapters, adapter_depth
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.map_adapters import map_adapters, with_map_adapter
 
-__all__ = ["declare_blocks", "frames_of_a_token", "pose_adapters"]
+__all__ = ["declare_blocks", "frames_of_a_token", "new_modules", "pose_adapters", "ready"]
+
+
+def ready(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
+    """Make a network ready to train, with weights or as a plan's: in evaluation mode, its blocks declared, its pose
+    adapters put on, its weights held as `model.dtype` and `model.weights` say.
+
+    Raises:
+        ValueError: the model does not take these settings.
+    """
+    network.eval()
+    family.prepared(network)
+    declare_blocks(network, family)
+    adapters = pose_adapters(network, family, model)
+    set_precision(network, model.dtype, model.weights)
+    return adapters
+
+
+def new_modules(adapters: PoseAdapters | None, model: ModelConfig) -> tuple[str, ...]:
+    """Patterns of the modules inside blocks that start untrained, `*` for one dotted part."""
+    names = adapters.hosts if adapters is not None and model.pose == "blocks" else {}
+    starred = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
+    return tuple(dict.fromkeys(f"{name}.pose_adapter" for name in starred))
 
 
 def declare_blocks(network: nn.Module, family: Family) -> None:
@@ -24,13 +46,6 @@ def declare_blocks(network: nn.Module, family: Family) -> None:
 def frames_of_a_token(family: Family) -> int:
     """Pixel frames that a token stands for."""
     return family.frames_factor * family.patch[0]
-
-
-def control_channels(network: nn.Module, family: Family) -> int:
-    """Channels of control latents in the layout of the input of `Family.entrance`: of a patch for a linear layer."""
-    frames, rows, columns = family.patch
-    token = family.control(torch.zeros(1, frames, family.channels, rows, columns))
-    return token.shape[-1 if isinstance(network.get_submodule(family.entrance), nn.Linear) else 1]
 
 
 def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> PoseAdapters | None:
@@ -52,7 +67,7 @@ def pose_adapters(network: nn.Module, family: Family, model: ModelConfig) -> Pos
             '(the reference as one more latent frame) or "none"'
         )
     if model.pose == "input":
-        return PoseAdapters.at_entrance(network, family.entrance, control_channels(network, family))
+        return PoseAdapters.at_entrance(network, family.entrance, family.channels)
     if model.pose != "blocks":
         return None
     hosts = discover_blocks(network, family.posed) if family.posed else discover_blocks(network)

@@ -11,7 +11,7 @@ from torch import nn
 
 from entprog.tasks.pretrained.families.base import Configs
 
-__all__ = ["ModelFolder", "read_configs"]
+__all__ = ["ModelFolder", "planned_configs", "read_configs", "shipped_models"]
 
 COMPONENTS = ("transformer", "unet")
 JSON = ("*.json", "*/*.json")
@@ -137,6 +137,44 @@ class ModelFolder:
 
         config = dict(self.configs.scheduler)
         return getattr(diffusers, str(config["_class_name"])).from_config(config)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Hub ids whose configuration files (no weights) come with entprog, with their folders."""
+    root = Path(__file__).parents[2] / "assets" / "models"
+    return {path.name.replace("--", "/"): path for path in sorted(root.iterdir()) if path.is_dir()}
+
+
+def planned_configs(name: str, *, revision: str = "", component: str = "") -> tuple[Configs, str]:
+    """Configuration files for a plan, and where they are from.
+
+    The first of: the local folder, the hub's cache, the files that come with entprog (not of a named revision), the
+    hub itself.
+
+    Raises:
+        ValueError: as for `ModelFolder.open`.
+    """
+    if Path(name).expanduser().is_dir():
+        return ModelFolder.open(name, revision=revision, component=component, weights=False).configs, "its folder"
+    if (cached := _cached(name, revision)) is not None:
+        return read_configs(cached, component), "the hub's cache"
+    if not revision and (own := shipped_models().get(name)) is not None:
+        return read_configs(own, component), "the configuration that comes with entprog"
+    return ModelFolder.open(name, revision=revision, component=component, weights=False).configs, "the hub"
+
+
+def _cached(name: str, revision: str) -> Path | None:
+    """The folder of a hub id in the hub's cache, if it has a network's configuration."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        found = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    return found if any((found / part / "config.json").is_file() for part in COMPONENTS) else None
 
 
 def _fetched(name: str, revision: str, weights: bool) -> Path:

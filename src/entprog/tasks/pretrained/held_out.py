@@ -13,6 +13,7 @@ from entprog.config.load import ConfigWarning
 from entprog.config.schema import Config, EvaluateConfig
 from entprog.data.windows import WindowRow, WindowSamples, prompt_hash
 from entprog.tasks.base import HeldOutClip
+from entprog.tasks.pretrained.sizes import size_problem
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
@@ -100,7 +101,7 @@ def check_data(task: "PretrainedTask", config: Config) -> None:
     for name, phase in config.phases.items():
         if phase.steps:
             task.enter(phase)
-            _check_multiple(task, f"phases.{name}.resolution = {phase.resolution!r}", phase.sides, phase.frames)
+            _check_size(task, f"phases.{name}.resolution = {phase.resolution!r}", phase.sides, phase.frames)
             count = len(task.samples("train", phase.frames, 0))
             task.samples("holdout", phase.frames, 0)
             if phase.batch > count:
@@ -121,18 +122,7 @@ def remedy(lacking: list[str]) -> str:
     return "prepare it again with --references 1 or more"
 
 
-def _check_multiple(task: "PretrainedTask", said: str, sides: tuple[int, int], frames: int) -> None:
-    _, rows, columns = task.family.patch
-    factor = int(task.data.about["codec"]["factor"])
-    latent = task.latent(sides, frames)
-    if why := task.family.size_problem(task.framed(task.led(latent))):
+def _check_size(task: "PretrainedTask", said: str, sides: tuple[int, int], frames: int) -> None:
+    whole = task.framed(task.led(task.latent(sides, frames)))
+    if why := size_problem(task.family, sides, whole, int(task.data.about["codec"]["factor"])):
         raise ValueError(f"{said}: {why}")
-    if latent.height % rows or latent.width % columns:
-        raise ValueError(
-            f"{said}: no multiple of {factor * rows}x{factor * columns} pixels, the size of a token (VAE {factor} x "
-            f"patch {rows}x{columns}); choose {_near(sides[0], factor * rows)}x{_near(sides[1], factor * columns)}"
-        )
-
-
-def _near(side: int, multiple: int) -> int:
-    return max(1, round(side / multiple)) * multiple

@@ -1,8 +1,6 @@
 """What a trained model is saved as: a folder in diffusers' layout, the adapters, and only what moved."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -14,19 +12,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from entprog.codecs.loading import weights_hash
-from entprog.files import save_tensors, save_weights
+from entprog.files import save_weights
 from entprog.savings.frozen_storage import original
 from entprog.savings.weight_precision import load_exactly
+from entprog.tasks.pretrained.folder import DTYPES
+from entprog.tasks.pretrained.stored import StoredTensors, base_hash, link_others, write_network
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
 
-__all__ = ["ADAPTERS", "DELTA", "base_hash", "base_tensors", "load_weights", "moved", "save", "write_delta"]
+__all__ = ["ADAPTERS", "DELTA", "Held", "load_weights", "moved", "save", "shared_name", "write_delta"]
 
 ADAPTERS = "entprog_adapters.safetensors"
 DELTA = "delta.safetensors"
-WEIGHTS = "diffusion_pytorch_model"
 
 
 def save(task: "PretrainedTask", folder: Path) -> None:
@@ -38,42 +36,75 @@ def save(task: "PretrainedTask", folder: Path) -> None:
     folder/delta.safetensors                         the tensors of the network that moved
     """
     folder.mkdir(parents=True, exist_ok=True)
+    base, component = task.folder.component, task.folder.configs.component
     with task.adapters.off() if task.adapters is not None else nullcontext():
-        changed = moved(exact_state(task.model), task.folder.component)
-        link_others(task.folder.path, folder, task.folder.configs.component)
-        write_network(task, folder / task.folder.configs.component, changed)
-    about = {"base": task.folder.name, "base_hash": base_hash(task.folder.component), "entprog": version("entprog")}
-    write_delta(folder / DELTA, changed, about)
+        held = Held(task.model)
+    changed = held.only(moved(held, StoredTensors(base), DTYPES[task.config.model.dtype]))
+    link_others(task.folder.path, folder, component)
+    write_network(base, folder / component, changed)
+    about = {
+        "base": shared_name(task.folder.name), "base_hash": base_hash(base), "component": component,
+        "entprog": version("entprog"),
+    }  # fmt: skip
     if task.adapters is not None:
-        save_weights(task.adapters.tensors(), folder / ADAPTERS, {**about, "pose": task.config.model.pose})
+        save_weights(task.adapters.tensors(), folder / ADAPTERS, _texts(about | adapter_settings(task)))
+    write_delta(folder / DELTA, changed, about)  # last: a run with this file is finished
 
 
-def base_tensors(component: Path) -> Iterator[tuple[str, Tensor]]:
-    """The stored weights of a network, tensor by tensor."""
-    for file in sorted(component.glob(f"{WEIGHTS}*.safetensors")):
-        with safe_open(str(file), "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                yield name, opened.get_tensor(name)
+def shared_name(base: str) -> str:
+    """A hub id, or a folder's own name: files that are passed on say nothing of where it lay."""
+    path = Path(base).expanduser()
+    return path.resolve().name if path.is_dir() else base
 
 
-def exact_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state on the host, with the exact values of weights that are held rounded."""
-    held = {name: original(parameter).detach().cpu() for name, parameter in model.named_parameters()}
-    return {name: held.get(name, tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
+class Held(Mapping[str, Tensor]):
+    """The exact state of a network by name, also of weights held rounded; each comes to the host when asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        exact = {name: original(parameter) for name, parameter in model.named_parameters()}
+        self._tensors = {name: exact.get(name, tensor).detach() for name, tensor in model.state_dict().items()}
+
+    def only(self, names: list[str]) -> "Held":
+        """The same, of these names."""
+        fewer = object.__new__(Held)
+        fewer._tensors = {name: self._tensors[name] for name in names}
+        return fewer
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
-def moved(now: Mapping[str, Tensor], component: Path) -> dict[str, Tensor]:
-    """The tensors that differ from the base's in the type that they are held in, or that the base has not."""
-    same = set()
-    for name, base in base_tensors(component):
-        if name in now and torch.equal(now[name], base.to(now[name].dtype)):
-            same.add(name)
-    return {name: tensor for name, tensor in now.items() if name not in same}
+def moved(now: Mapping[str, Tensor], base: Mapping[str, Tensor], loaded: torch.dtype = torch.float32) -> list[str]:
+    """Names of the tensors that differ from the base's, or that the base has not.
+
+    Args:
+        loaded: the type that the base was rounded to when it was loaded; that alone is no difference.
+    """
+    return [name for name in now if name not in base or not _same(now[name], base[name], loaded)]
 
 
-def base_hash(component: Path) -> str:
-    """sha256 of the stored weights of a network: names, dtypes, shapes and bytes."""
-    return weights_hash(dict(base_tensors(component)))
+def _same(now: Tensor, base: Tensor, loaded: torch.dtype) -> bool:
+    if torch.equal(now, base.to(now.dtype)):
+        return True
+    return base.is_floating_point() and torch.equal(now, base.to(loaded).to(now.dtype))
+
+
+def adapter_settings(task: "PretrainedTask") -> dict[str, Any]:
+    """What `entprog.load_adapters` must know beside the adapters' names and shapes."""
+    config = task.config.model
+    front = task.family.leading(reference=config.reference) + int(config.reference == "frame")
+    return {
+        "pose": config.pose, "group": task.group, "channels": task.family.channels, "front": front,
+        "patch": list(task.family.patch), "frames_factor": int(task.data.about["codec"]["frames_factor"]),
+        "factor": int(task.data.about["codec"]["factor"]), "network": type(task.model).__name__,
+        "family": config.family,
+    }  # fmt: skip
 
 
 def write_delta(path: Path, changed: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -83,34 +114,6 @@ def write_delta(path: Path, changed: Mapping[str, Tensor], about: Mapping[str, A
 
 def _texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-
-
-def write_network(task: "PretrainedTask", folder: Path, changed: Mapping[str, Tensor]) -> None:
-    """The trained network as diffusers saves it: what did not move as the base stores it, bit for bit."""
-    tensors = dict(base_tensors(task.folder.component)) | dict(changed)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copyfile(task.folder.component / "config.json", partial / "config.json")
-    save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / f"{WEIGHTS}.safetensors",
-                 metadata={"format": "pt"})  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def link_others(base: Path, folder: Path, component: str) -> None:
-    """Everything of the base but the trained network: hard links where the file system has them, else copies."""
-    for file in sorted(path for path in base.rglob("*") if path.is_file()):
-        place = file.relative_to(base)
-        if place.parts[0] == component or place.parts[0].startswith("."):
-            continue
-        target = folder / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(file.resolve(), target)
-        except OSError:
-            shutil.copyfile(file, target)
 
 
 def load_weights(task: "PretrainedTask", path: Path) -> None:
@@ -136,4 +139,4 @@ def load_weights(task: "PretrainedTask", path: Path) -> None:
     own = task.model.state_dict()
     if unknown := sorted(tensors.keys() - own.keys()):
         raise ValueError(f"weights = {str(path)!r}: the network has no {unknown[0]}; give the run's own model")
-    load_exactly(task.model, exact_state(task.model) | tensors)
+    load_exactly(task.model, {**Held(task.model), **tensors})

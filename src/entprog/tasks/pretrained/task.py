@@ -26,9 +26,9 @@ from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.weight_precision import set_precision
 from entprog.tasks.base import Animation, HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, saving
-from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, pose_tokens, side_of
+from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, shown, side_of
 from entprog.tasks.pretrained.animate import animation
-from entprog.tasks.pretrained.build import declare_blocks, frames_of_a_token, pose_adapters
+from entprog.tasks.pretrained.build import frames_of_a_token, new_modules, ready
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
 from entprog.tasks.pretrained.folder import ModelFolder, read_configs
@@ -54,10 +54,8 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
     model = config.model
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     family = family_of(folder.configs, model.family)
-    network = family.prepared(folder.network(model.dtype))
-    declare_blocks(network, family)
-    adapters = pose_adapters(network, family, model)
-    set_precision(network, model.dtype, model.weights)
+    network = folder.network(model.dtype)
+    adapters = ready(network, family, model)
     task = PretrainedTask(
         network, family, folder, config, objective_of(family, model), adapters,
         autocast=pick_precision(config.train.mixed_precision, device),
@@ -158,8 +156,7 @@ class PretrainedTask(Task):
 
     def new_modules(self) -> tuple[str, ...]:
         """The pose adapters."""
-        names = self.adapters.hosts if self.adapters is not None and self.config.model.pose == "blocks" else {}
-        return tuple(dict.fromkeys(f"{_starred(name)}.pose_adapter" for name in names))
+        return new_modules(self.adapters, self.config.model)
 
     # Data and loss
 
@@ -272,9 +269,7 @@ class PretrainedTask(Task):
         frames, rows, columns = self.family.tokens(grid)
         if POSE in condition:
             maps = condition[POSE].float() / 255
-            tokens = pose_tokens(maps, frames - front, self.group, (rows, columns))
-            blank = tokens.new_zeros(len(tokens), front * rows * columns, tokens.shape[-1])
-            tokens = torch.cat([blank, tokens], 1)
+            tokens = shown(maps, frames, front, self.group, (rows, columns))
             side.pose = as_features(tokens, (rows, columns)) if self.family.posed_maps else tokens
         if CONTROL in condition:
             control = condition[CONTROL]
@@ -360,8 +355,3 @@ class PretrainedTask(Task):
     def save(self, folder: Path) -> None:
         """See `Task.save`: the model in diffusers' layout, and what moved."""
         saving.save(self, folder)
-
-
-def _starred(name: str) -> str:
-    """A block's name with `*` for its number."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))

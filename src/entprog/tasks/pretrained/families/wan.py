@@ -107,6 +107,12 @@ class Wan(Family):
             )
         return super().problem(pose=pose, reference=reference)
 
+    def size_problem(self, latent: Latent) -> str:
+        most, longest = int(self.network.get("rope_max_seq_len", 1024)), max(self.tokens(latent))
+        if longest <= most:
+            return ""
+        return f"{longest} tokens along one axis, but the model's positions reach to {most}; choose a smaller clip"
+
     def stored(self, *, pose: str, reference: str) -> tuple[str, ...]:
         if reference != "native":
             return super().stored(pose=pose, reference=reference)
