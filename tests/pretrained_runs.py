@@ -3,36 +3,48 @@
 Used by the tests, and by tools/measure_families.py, which records the figures.
 """
 
+import inspect
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from entprog.config.load import config_of
 from entprog.config.schema import Config
 from entprog.core.freeze import param_groups
 from entprog.core.skip import Skipper
+from entprog.core.swap import swapped_forward
 from entprog.core.types import Draw, Shape
-from entprog.profiling.meter import Meter
+from entprog.profiling.meter import Meter, StepCost
+from entprog.savings.weight_precision import load_exactly
 from entprog.tasks.base import fixed_draws
 from entprog.tasks.finished_run import build_task
 from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.families.hunyuan_video15 import HunyuanVideo15
 from entprog.tasks.pretrained.folder import read_configs
+from entprog.tasks.pretrained.saving import exact_state
 from entprog.tasks.pretrained.task import PretrainedTask
 from entprog.toml.trees import at, laid_over
+from entprog.train.checkpoint import load_checkpoint
 from entprog.train.run import train
+from family_checks import removed
 from tiny_pipelines import saved
 from tiny_windows import write_windows
 
 SIZES: dict[str, tuple[int, tuple[int, int]]] = {
     **dict.fromkeys(("dit", "flux", "pixart", "pixart-sigma", "sd3", "unet-2d"), (1, (32, 32))),
-    "latte": (3, (32, 32)),
-    **dict.fromkeys(("cogvideox-5b-i2v",), (5, (48, 64))),
+    **dict.fromkeys(("latte", "svd", "unet-motion"), (3, (32, 32))),
+    **dict.fromkeys(("cogvideox-5b-i2v", "cogvideox-2b", "cogvideox-5b"), (5, (48, 64))),
+    **dict.fromkeys(("cogvideox-1.5", "cogvideox-1.5-i2v"), (13, (48, 64))),
 }
 """Frames, height and width of a variant's windows, where they are not 5, 32 and 32."""
 
@@ -85,6 +97,15 @@ def recipe(variant: Variant, run: Path, **changes: Any) -> Config:
     return config_of(tree)
 
 
+@contextmanager
+def short_texts() -> Iterator[None]:
+    """HunyuanVideo 1.5 with texts of 44 tokens, not 1256, which would take most of a tiny model's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HunyuanVideo15, "text_tokens", 24)
+        patch.setattr(HunyuanVideo15, "glyph_tokens", 20)
+        yield
+
+
 def task_of(variant: Variant, **changes: Any) -> PretrainedTask:
     """The task of a recipe, in its phase."""
     config = recipe(variant, Path("unused"), **changes)
@@ -100,54 +121,100 @@ def draw_of(task: PretrainedTask, variant: Variant, samples: int = 2) -> Draw:
     return fixed_draws(task, task.samples("train", variant.frames, 0), shape, samples, 0)[0]
 
 
-def x0_error(variant: Variant) -> float:
+def x0_error(task: PretrainedTask, variant: Variant) -> float:
     """How far the clean latents that a perfect prediction implies are from the true ones."""
-    task = task_of(variant)
     draw = draw_of(task, variant, 4)
-    clean = (
-        task.samples("train", variant.frames, 0).batch(0, Shape.of(variant.sides, variant.frames, 4)).tensors["latents"]
-    )
+    shape = Shape.of(variant.sides, variant.frames, 4)
+    clean = task.samples("train", variant.frames, 0).batch(0, shape).tensors["latents"]
     found = task.objective.x0(draw.target, draw.x, draw.tau)[:, -clean.shape[1] :]
     return float((found - clean).abs().max())
 
 
-def adapters_change_nothing(variant: Variant, **changes: Any) -> bool:
-    """Whether a network with new adapters predicts what the bare one does, bit for bit."""
-    task = task_of(variant, **changes)
+def adapters_change_nothing(task: PretrainedTask, variant: Variant) -> bool:
+    """Whether a network with new adapters predicts what the bare one does, bit for bit, and with trained ones not."""
     draw = draw_of(task, variant)
     assert task.adapters is not None
     with torch.no_grad():
         adapted = task.predict(draw)
         with task.adapters.off():
-            return torch.equal(adapted, task.predict(draw))
+            bare = task.predict(draw)
+        with filled(task):
+            return torch.equal(adapted, bare) and not torch.equal(task.predict(draw), bare)
 
 
-def skip_error(variant: Variant) -> float:
-    """Largest difference between skipping a block and a network whose block returns its input, over all blocks."""
-    task = task_of(variant)
-    draw, blocks = draw_of(task, variant), task.blocks(task.config.phases["video"])
-    with torch.no_grad(), Skipper(blocks) as skipper:
-        worst = 0.0
+@contextmanager
+def filled(task: PretrainedTask) -> Iterator[None]:
+    """Within the context, the adapters hold random numbers, as trained ones would."""
+    assert task.adapters is not None
+    new, random = task.adapters.tensors(), torch.Generator().manual_seed(0)
+    task.adapters.load({name: 0.1 * torch.randn(tensor.shape, generator=random) for name, tensor in new.items()})
+    try:
+        yield
+    finally:
+        task.adapters.load({name: torch.zeros_like(tensor) for name, tensor in new.items()})
+
+
+def skip_error(task: PretrainedTask, variant: Variant) -> float:
+    """Largest difference between skipping a block and a network without it, over all blocks, adapters trained.
+
+    Without it: its forward returns the states that came in, found by their shape; a block that changes their shape, or
+    adds nothing of its own to them, has all parameters zero instead.
+    """
+    draw, blocks, worst = draw_of(task, variant), task.blocks(task.config.phases["video"]), 0.0
+    with torch.no_grad(), filled(task):
+        whole, skipped = task.predict(draw), {}
+        with Skipper(blocks) as skipper:
+            for block in blocks:
+                with skipper.skip(block.name):
+                    skipped[block.name] = task.predict(draw)
         for block in blocks:
-            with skipper.skip(block.name):
-                once = task.predict(draw)
-                with skipper.record():
-                    pass
-                worst = max(worst, float((once - task.predict(draw)).abs().max()))
-        return worst
+            adapter = blocks.adapters.get(block.name)
+            with removed(block.module, adapter, "") if adapter else passed_by(block.module):
+                worst = max(worst, float((skipped[block.name] - task.predict(draw)).abs().max()))
+            assert not torch.equal(skipped[block.name], whole), f"{block.name} does nothing"
+    return worst
 
 
-def frozen_stays(variant: Variant, run: Path, **changes: Any) -> bool:
-    """Whether a run with a stage change moved no weight but those of its active blocks and of the output side."""
-    train(recipe(variant, run, **changes))
-    active = {line for file in run.glob("1-video/trainable-*.txt") for line in file.read_text().split()}
-    moved = set(load_file(str(run / "final" / "delta.safetensors")))
-    return bool(moved) and moved <= active
+STATES = ("hidden_states", "input_tensor", "encoder_hidden_states")
+"""What blocks of diffusers call the states that they pass on."""
 
 
-def step_cost(variant: Variant, share: float) -> tuple[float, float]:
-    """FLOPs and peak bytes of a step that trains the last `share` of the blocks, inputs at rest (1: everything)."""
-    task = task_of(variant)
+def passed_by(module: nn.Module) -> AbstractContextManager[None]:
+    """Within the context, the module returns the states that it got, each in the place of an output of its shape."""
+    original, signature = module.forward, inspect.signature(module.forward)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        states = [given[name] for name in STATES if isinstance(given.get(name), Tensor)]
+        outputs = original(*args, **kwargs)
+        return tree_map_only(Tensor, lambda out: next(s for s in states if s.shape == out.shape), outputs)
+
+    return swapped_forward(module, forward)
+
+
+def frozen_stays(variant: Variant, run: Path, *, steps: int = 20, **changes: Any) -> bool:
+    """Whether weights that were frozen in a stage have the same bits after it; blocks freeze halfway through."""
+    before = exact_state(task_of(variant, **changes).model)
+    fixed = {"schedule": {"name": "fixed", "options": {"m": [0.67, 0.34]}}, "phases__video__steps": steps}
+    every = {"train__checkpointing_steps": steps // 2, "train__checkpoints_total_limit": 0}
+    train(recipe(variant, run, **fixed, **every, **changes))
+    for stage in (0, 1):
+        state = load_checkpoint(run / f"checkpoint-{(stage + 1) * steps // 2}")["model"]
+        moved = {name for name, value in state.items() if not torch.equal(value, before[name].to(value.dtype))}
+        if not moved or not moved <= trained(run, stage):
+            return False
+        before = state
+    return set(load_file(str(run / "final" / "delta.safetensors"))) <= trained(run, 0) | trained(run, 1)
+
+
+def trained(run: Path, stage: int) -> set[str]:
+    """Names of the parameters that a stage trained."""
+    lines = (run / "1-video" / f"trainable-stage{stage}.txt").read_text().splitlines()
+    return {line.split()[0] for line in lines if line.endswith(" trained")}
+
+
+def step_cost(task: PretrainedTask, variant: Variant, share: float) -> StepCost:
+    """A step of AdamW that trains the last `share` of the blocks and the output side (1: everything), on a meter."""
     blocks = task.blocks(task.config.phases["video"])
     count = max(1, round(share * len(blocks)))
     active = {id(p) for block in blocks[len(blocks) - count :] for p in block.parameters()}
@@ -155,15 +222,37 @@ def step_cost(variant: Variant, share: float) -> tuple[float, float]:
     for name, parameter in task.model.named_parameters():
         last = name.startswith(task.family.head)
         parameter.requires_grad_(share == 1 or id(parameter) in active or (id(parameter) not in inside and last))
+    before = exact_state(task.model)
     optimizer = torch.optim.AdamW(param_groups(task.model, blocks, lr=1e-3))
     draw = draw_of(task, variant)
-    for _ in range(2):
-        with Meter(task.model, optimizer, blocks=blocks) as meter:
-            task.loss(draw).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    cost = meter.cost()
-    return cost.flops, cost.peak
+    with Meter(task.model, optimizer, blocks=blocks) as meter:
+        task.loss(draw).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    load_exactly(task.model, before)
+    return meter.cost()
+
+
+def prefix_is_exact(task: PretrainedTask, variant: Variant) -> bool:
+    """Whether the frozen prefix can be cached, and gradients with the cache are those without, bit for bit."""
+    blocks = task.blocks(task.config.phases["video"])
+    before = {name: parameter.requires_grad for name, parameter in task.model.named_parameters()}
+    task.model.requires_grad_(False)
+    for block in blocks[len(blocks) // 2 :]:
+        block.module.requires_grad_(True)
+    draw = draw_of(task, variant)
+    cached = task.prefix(draw)
+    found = []
+    for given in (draw, cached):
+        task.loss(given).backward()
+        found.append({name: p.grad for name, p in task.model.named_parameters() if p.grad is not None})
+        task.model.zero_grad(set_to_none=True)
+    for name, parameter in task.model.named_parameters():
+        parameter.requires_grad_(before[name])
+    plain, again = found
+    same = plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    assert same, "gradients with the cached prefix differ"
+    return cached.hidden is not None
 
 
 def same_weights(a: Path, b: Path) -> bool:
@@ -180,13 +269,15 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return load_file(str(path)) if path.is_file() else {}
 
 
-def resumes(variant: Variant, folder: Path, **changes: Any) -> bool:
-    """Whether a run that goes on from a checkpoint in its search ends as one that was never stopped."""
+def resumes(variant: Variant, folder: Path, *, steps: int = 20, **changes: Any) -> bool:
+    """Whether a run that goes on within the search of its second stage ends as one that was never stopped."""
     search = {
-        "schedule": {"name": "adaptive", "options": {"stages": 2, "search_steps": 4, "estimator": "supernet"}},
-        "phases__video__steps": 12, "train__checkpointing_steps": 1, "train__checkpoints_total_limit": 0, **changes,
+        "schedule": {"name": "adaptive", "options": {"stages": 2, "search_steps": 4, "width": 2}},
+        "phases__video__steps": steps, "train__checkpointing_steps": 2, "train__checkpoints_total_limit": 0, **changes,
     }  # fmt: skip
-    whole = train(recipe(variant, folder / "whole", **search))
+    whole, point = train(recipe(variant, folder / "whole", **search)), steps // 2 + 2
     again = shutil.copytree(whole, folder / "again", ignore=shutil.ignore_patterns("final", "totals.json"))
-    train(recipe(variant, again, **search), resume_from_checkpoint="checkpoint-2")
+    train(recipe(variant, again, **search), resume_from_checkpoint=f"checkpoint-{point}")
+    rows = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
+    assert rows[point]["searching"] and rows[point]["stage"] == 1, "the checkpoint is in no search"
     return same_weights(whole, again)
