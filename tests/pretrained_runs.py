@@ -271,11 +271,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def resumes(variant: Variant, folder: Path, *, steps: int = 20, **changes: Any) -> bool:
     """Whether a run that goes on within the search of its second stage ends as one that was never stopped."""
+    point = steps // 2 + 2
     search = {
         "schedule": {"name": "adaptive", "options": {"stages": 2, "search_steps": 4, "width": 2}},
-        "phases__video__steps": steps, "train__checkpointing_steps": 2, "train__checkpoints_total_limit": 0, **changes,
+        "phases__video__steps": steps, "train__checkpointing_steps": point, "train__checkpoints_total_limit": 0,
     }  # fmt: skip
-    whole, point = train(recipe(variant, folder / "whole", **search)), steps // 2 + 2
+    search |= changes
+    whole = train(recipe(variant, folder / "whole", **search))
     again = shutil.copytree(whole, folder / "again", ignore=shutil.ignore_patterns("final", "totals.json"))
     train(recipe(variant, again, **search), resume_from_checkpoint=f"checkpoint-{point}")
     rows = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
