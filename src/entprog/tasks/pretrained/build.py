@@ -74,6 +74,8 @@ def settings_problems(family: Family, model: ModelConfig, name: str) -> list[str
             f'model.reference = "native": {name} of {model.pretrained} has no inputs for an image; choose "frame" '
             '(the reference as one more latent frame) or "none"'
         )
+    if len(model.timestep_range) not in (0, 2):
+        return wrong  # said of the recipe itself
     try:
         objective_of(family, model)
     except ValueError as error:

@@ -39,6 +39,7 @@ def of_model(configs: Configs, family: Family, model: ModelConfig) -> Iterator[s
             f"model.pretrained = {model.pretrained!r}: {configs.component}/config.json says _class_name = {said!r}, "
             f"but model_index.json says {listed[1]!r}; copy the one that belongs to the weights again"
         )
+        return
     try:
         yield from settings_problems(family, model, said)
         _ = family.patch, family.width, family.channels, family.frames_factor, family.text_length
