@@ -187,9 +187,9 @@ def generate_holdout(
     A pure function of the weights, the data and the settings: references and noise are fixed by the clip's place
     in the index and `sample.seed`.
     """
-    generated = []
+    generated, batches = [], task.held_out(config)
     with tqdm(total=config.clips, desc="Sampling", unit="clip", disable=not progress) as bar:
-        for clips in task.held_out(config):
+        for clips in batches:
             conditions = {name: torch.stack([c.conditions[name] for c in clips]) for name in clips[0].conditions}
             fakes = task.generate(conditions, sample, [clip.key for clip in clips])
             generated += [
