@@ -187,7 +187,8 @@ def generate_holdout(
     A pure function of the weights, the data and the settings: references and noise are fixed by the clip's place
     in the index and `sample.seed`.
     """
-    generated, batches = [], task.held_out(config)
+    generated = []
+    batches = task.held_out(config)  # says what is wrong before the bar is shown
     with tqdm(total=config.clips, desc="Sampling", unit="clip", disable=not progress) as bar:
         for clips in batches:
             conditions = {name: torch.stack([c.conditions[name] for c in clips]) for name in clips[0].conditions}
