@@ -25,13 +25,13 @@ from entprog.core.skip import Skipper
 from entprog.core.swap import swapped_forward
 from entprog.core.types import Draw, Shape
 from entprog.profiling.meter import Meter, StepCost
+from entprog.savings.frozen_storage import original
 from entprog.savings.weight_precision import load_exactly
 from entprog.tasks.base import fixed_draws
 from entprog.tasks.finished_run import build_task
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.hunyuan_video15 import HunyuanVideo15
 from entprog.tasks.pretrained.folder import read_configs
-from entprog.tasks.pretrained.saving import exact_state
 from entprog.tasks.pretrained.task import PretrainedTask
 from entprog.toml.trees import at, laid_over
 from entprog.train.checkpoint import load_checkpoint
@@ -140,6 +140,12 @@ def adapters_change_nothing(task: PretrainedTask, variant: Variant) -> bool:
             bare = task.predict(draw)
         with filled(task):
             return torch.equal(adapted, bare) and not torch.equal(task.predict(draw), bare)
+
+
+def exact_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state, with the exact values of weights that are held rounded."""
+    held = {name: original(parameter) for name, parameter in model.named_parameters()}
+    return {name: held.get(name, tensor).detach().clone() for name, tensor in model.state_dict().items()}
 
 
 @contextmanager

@@ -252,10 +252,9 @@ def test_one_of_two_experts_is_a_note(capsys: Any, tmp_path: Path, monkeypatch: 
 def test_keys_of_another_task(capsys: Any, wan: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     told = trained(
         capsys,
-        recipe(
-            wan, task="human_video", model='reference = "frame"\npose = "native"', pretrained="x/y", clips="1",
-            resolution='"480x832"', shown='"480x832"', path="", rest='scheduler = "native"',
-        ),
+        recipe(wan, task="human_video", model='reference = "frame"\npose = "native"', pretrained="x/y",
+        clips="1", resolution='"480x832"', shown='"480x832"',
+               path="", rest='scheduler = "native"'),
     )  # fmt: skip
     for said in (
         r'model.pretrained = "x/y": needs task = "pretrained"',

@@ -188,8 +188,9 @@ def generate_holdout(
     in the index and `sample.seed`.
     """
     generated = []
+    batches = task.held_out(config)  # says what is wrong before the bar is shown
     with tqdm(total=config.clips, desc="Sampling", unit="clip", disable=not progress) as bar:
-        for clips in task.held_out(config):
+        for clips in batches:
             conditions = {name: torch.stack([c.conditions[name] for c in clips]) for name in clips[0].conditions}
             fakes = task.generate(conditions, sample, [clip.key for clip in clips])
             generated += [

@@ -23,10 +23,13 @@ TEXT, NOTHING = "text.", "nothing."
 
 
 def batches(task: "PretrainedTask", settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
-    """The first windows of different clips, then further ones, one at a time: clips of this size are large."""
-    samples = windows_of(task, "holdout", settings)
-    for key, row in enumerate(_spread(samples.rows)[: settings.clips]):
-        yield [clip_of(task, row, key, settings.frames)]
+    """The first windows of different clips, then further ones, one at a time: clips of this size are large.
+
+    Raises:
+        ValueError: no window of that size is held out; said at the call, before a clip is read.
+    """
+    rows = _spread(windows_of(task, "holdout", settings).rows)[: settings.clips]
+    return ([clip_of(task, row, key, settings.frames)] for key, row in enumerate(rows))
 
 
 def _spread(rows: list[WindowRow]) -> list[WindowRow]:
