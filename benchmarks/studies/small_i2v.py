@@ -203,13 +203,10 @@ def figures(run: Path) -> dict[str, Any]:
     evaluated = replace(config, evaluate=replace(config.evaluate, clips=CLIPS, videos=4))
     metrics = evaluate_task(task, evaluated, run, progress=False)
     totals = json.loads((run / "totals.json").read_text())
-    scores = run / "1-video" / "trainable-stage0.txt"
-    blocks = sorted(
-        {line.split(".")[1].strip(",") for line in scores.read_text().split() if line.startswith("blocks.")}
-    )
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     about = describe_run(config, task.device, "python -m benchmarks.studies.small_i2v runs")
     return {
-        "blocks": [int(b) for b in blocks],
+        "blocks": last["active"], "bytes_step": last["bytes_peak"],
         "bands": band_means(true, taus), "bands_shuffled": band_means(shuffled, taus), "loss": mean(true),
         "loss_shuffled": mean(shuffled), "metrics": metrics["metrics"], "baselines": metrics["baselines"],
         "flops": totals["flops"], "bytes_peak": totals["bytes_peak"], "about": about,
@@ -249,11 +246,12 @@ def table() -> None:
             shuffled = [row["baselines"].get("shuffled_poses", {}).get(key, math.nan) for row in mine]
             print(f"  {key}: {_spread([row['metrics'][key] for row in mine])}; shuffled {_spread(shuffled)}")
         cost = mean(row["flops"] / full[row["seed"]]["flops"] for row in mine if row["seed"] in full)
-        peak = mean(row["bytes_peak"] / full[row["seed"]]["bytes_peak"] for row in mine if row["seed"] in full)
-        print(f"  FLOPs {cost:.2f} and metered memory {peak:.2f} of full's")
+        peak = mean(row["bytes_step"] / full[row["seed"]]["bytes_step"] for row in mine if row["seed"] in full)
+        print(f"  FLOPs {cost:.2f} and metered memory of a step {peak:.2f} of full's")
 
 
 def _spread(values: list[float]) -> str:
+    values = [value for value in values if not math.isnan(value)] or [math.nan]
     spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
     return f"{mean(values):.4f}{spread}"
 
