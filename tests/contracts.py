@@ -1,7 +1,9 @@
 """What every plugin of a kind must do, whoever wrote it: one check a kind, by the plugin's name."""
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import torch
 from torch import nn
 
 from entprog.config.load import config_of
+from entprog.config.schema import Config
 from entprog.core.blocks import discover_blocks
 from entprog.core.types import AdamOptions, Ranking, Shape, Workload
 from entprog.plugins import describe, find, lacking, load, problems
 from entprog.profiling.states import expected_state_bytes
 from entprog.synthetic import render_clip
 from loops import Rig
+from pretrained_runs import Variant
 from toy import toy_draws, toy_task
 
 
@@ -111,24 +115,30 @@ def codec(name: str, **options: Any) -> None:
 
 def task(name: str) -> None:
     """Draws that are a pure function of (seed, position), and a loss of each sample whose mean is the loss."""
-    tree = {"task": name, "device": "cpu", "model": {"init": "scratch"}, "train": {"mixed_precision": "no"}}
-    config = config_of(
-        {
-            **tree,
-            "data": {"domain": "clips"},
-            "schedule": {"name": "linear", "options": {"stages": 1}},
-            "phases": {"only": {"steps": 1, "blocks": "all"}},
-            "evaluate": {"clips": 0},
-        }
-    )
-    built = load("task", name).build(config)
-    phase, shape = config.phases["only"], Shape(64, 1, 4)
+    tree: dict[str, Any] = {
+        "task": name, "device": "cpu", "train": {"mixed_precision": "no"}, "evaluate": {"clips": 0},
+        "schedule": {"name": "linear", "options": {"stages": 1}}, "phases": {"only": {"steps": 1, "blocks": "all"}},
+    }  # fmt: skip
+    with TemporaryDirectory() as folder:
+        if name == "pretrained":  # a model and a data set of files
+            variant = Variant.make("wan-2.2-i2v", Path(folder))
+            tree |= {"model": {"pretrained": str(variant.model)}, "data": {"path": str(variant.data)}}
+            tree["phases"]["only"] |= {"resolution": variant.size, "frames": variant.frames, "batch": 4}
+        else:
+            tree |= {"model": {"init": "scratch"}, "data": {"domain": "clips"}}
+        task_of(config_of(tree))
+
+
+def task_of(config: Config) -> None:
+    phase = config.phases["only"]
+    shape = Shape.of(phase.sides, phase.frames, 4)
+    built = load("task", config.task).build(config)
     assert len(built.blocks(phase)) > 0
     built.check(config)
     built.enter(phase)
-    samples = built.samples("train", 1, 0)
+    samples = built.samples("train", phase.frames, 0)
     draw = built.draw(samples.batch(2, shape), shape, 7, dropout=0.0)
-    alone = built.draw(samples.batch(3, Shape(64, 1, 1)), Shape(64, 1, 1), 7, dropout=0.0)
+    alone = built.draw(samples.batch(3, replace(shape, batch=1)), replace(shape, batch=1), 7, dropout=0.0)
     assert all(torch.equal(value[1:2], alone.tensors()[key]) for key, value in draw.tensors().items())
     with torch.no_grad():
         loss, losses = built.reading(draw)

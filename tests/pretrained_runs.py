@@ -276,8 +276,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def resumes(variant: Variant, folder: Path, *, steps: int = 20, **changes: Any) -> bool:
-    """Whether a run that goes on within the search of its second stage ends as one that was never stopped."""
-    point = steps // 2 + 2
+    """Whether a run that goes on within its search ends as one that was never stopped."""
+    point = 2
     search = {
         "schedule": {"name": "adaptive", "options": {"stages": 2, "search_steps": 4, "width": 2}},
         "phases__video__steps": steps, "train__checkpointing_steps": point, "train__checkpoints_total_limit": 0,
@@ -287,5 +287,5 @@ def resumes(variant: Variant, folder: Path, *, steps: int = 20, **changes: Any) 
     again = shutil.copytree(whole, folder / "again", ignore=shutil.ignore_patterns("final", "totals.json"))
     train(recipe(variant, again, **search), resume_from_checkpoint=f"checkpoint-{point}")
     rows = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
-    assert rows[point]["searching"] and rows[point]["stage"] == 1, "the checkpoint is in no search"
+    assert rows[point]["searching"], "the checkpoint is in no search"
     return same_weights(whole, again)

@@ -79,7 +79,7 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
         "flops_of_last_third": round(third.flops / full.flops, 4), "flops": full.flops,
         "peak_of_last_third": round(third.peak / full.peak, 4), "peak": full.peak, "steps": STEPS,
         "frozen_exact": claims.frozen_stays(variant, folder / "frozen", steps=STEPS),
-        "resume_exact": claims.resumes(variant, folder / "resumed", steps=16),
+        "resume_exact": claims.resumes(variant, folder / "resumed", steps=STEPS),
         "plans": planned(variant), "samples": sampled(variant),
     }  # fmt: skip
     about = describe_run(claims.recipe(variant, folder), torch.device("cpu"), "python tools/measure_families.py")

@@ -113,8 +113,8 @@ def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
         Shards(tmp_path / "empty")
     folder = synthetic_data(tmp_path / "other")
     about = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**about, "format": 2}))
-    with pytest.raises(ValueError, match="format 2, this version reads 1; prepare it again"):
+    (folder / "dataset.json").write_text(json.dumps({**about, "format": 3}))
+    with pytest.raises(ValueError, match="format 3, this version reads 1; prepare it again"):
         Shards(folder)
     (folder / "dataset.json").write_text(json.dumps({**about, "codec_hash": "0123"}))
     with pytest.raises(ValueError, match="made by codec 0123"):

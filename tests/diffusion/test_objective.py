@@ -51,8 +51,8 @@ def test_flow_is_a_straight_line_with_shifted_times() -> None:
     ("config", "words"),
     [
         ({"prediction_type": "sample"}, "prediction_type = 'sample': expected epsilon"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps = 500: expected 1000"),
-        ({"beta_schedule": "sigmoid"}, "choose linear"),
+        ({"_class_name": "NoScheduler"}, "_class_name = 'NoScheduler': no scheduler of diffusers"),
+        ({"_class_name": "KarrasVeScheduler"}, "no scheduler|no noise levels"),
     ],
 )
 def test_what_is_not_known_is_refused(config: dict[str, object], words: str) -> None:

@@ -161,7 +161,11 @@ def pretrained_recipes(page: Path) -> dict[str, str]:
     return found
 
 
-PRETRAINED = [(page, name) for page in LIVING for name in pretrained_recipes(page)]
+PRETRAINED = [
+    pytest.param(page, name, marks=[pytest.mark.slow] if name in ("wan.toml", "cogvideox.toml") else [])
+    for page in LIVING
+    for name in pretrained_recipes(page)
+]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=named)

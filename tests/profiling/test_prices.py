@@ -87,7 +87,8 @@ def test_the_price_of_a_suffix_is_the_meter_of_its_step(name: str) -> None:
     optimizer.step()  # makes the states
     optimizer.zero_grad()
     with Meter(model, optimizer) as meter:
-        task.loss(fresh(draw)).backward()
+        drawn = fresh(draw)  # alive during the backward, as in the training loop
+        task.loss(drawn).backward()
     assert (simulated.flops, simulated.peak) == (meter.flops, meter.peak)
     assert simulated.by_category == meter.at_peak
     everything = simulate_step(

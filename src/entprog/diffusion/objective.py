@@ -91,8 +91,8 @@ class Objective:
         kinds: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v"}
         if kind not in kinds:
             raise ValueError(
-                f"scheduler_config.json: prediction_type = {kind!r} of {name or 'no class'}: expected "
-                f"{', '.join(kinds)} or flow"
+                f"scheduler_config.json: prediction_type = {kind!r}: expected {', '.join(kinds)} or flow "
+                f"(its class: {name or 'none'})"
             )
         if shift or sampling != "uniform":
             key = "flow_shift" if shift else "timestep_sampling"

@@ -22,7 +22,7 @@ from entprog.tasks.pretrained.encoders import Encoders
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.folder import read_configs
-from entprog.tasks.pretrained.prepare_data import _images
+from entprog.tasks.pretrained.prepare_data import image_encoder
 from entprog.tasks.pretrained.text import encode_images, encode_prompts, text_identity
 from tiny_pipelines import pipelines, saved
 
@@ -140,7 +140,7 @@ def test_image_encoders_of_other_families(name: str) -> None:
         expected = family.encode_image(whole, Image.fromarray(image[0].permute(1, 2, 0).numpy()))
     assert torch.equal(encode_images(folder, image)[0], expected)
     with ExitStack() as stack:  # as `entprog prepare` does
-        assert torch.equal(_images(str(folder), "cpu", "float32", stack)(image)[0], expected)
+        assert torch.equal(image_encoder(str(folder), "cpu", "float32", stack)(image)[0], expected)
 
 
 def with_text() -> list[str]:

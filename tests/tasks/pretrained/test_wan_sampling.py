@@ -31,7 +31,8 @@ def task_of(name: str, folder: Path, **model: Any) -> PretrainedTask:
             "task": "pretrained", "data": {"path": str(folder)}, "model": given, "method": "full",
             "phases": {"video": {**size, "steps": 8, "batch": 2}}, "evaluate": {"clips": 0, **size},
             "train": {"mixed_precision": "no", "threads": 1},
-        }
+        },
+        planned=True,
     )  # fmt: skip
     return build_task(config)
 
