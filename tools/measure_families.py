@@ -102,8 +102,11 @@ def works(variant: claims.Variant, **changes: Any) -> bool:
 
 def planned(variant: claims.Variant) -> bool:
     """Whether `entprog plan` gives every stage a peak."""
-    with redirect_stdout(io.StringIO()):
-        found = plan(claims.recipe(variant, Path("unused")), device="cpu", order="suffix")
+    try:
+        with redirect_stdout(io.StringIO()):
+            found = plan(claims.recipe(variant, Path("unused")), device="cpu", order="suffix")
+    except (ValueError, RuntimeError):  # a network that can't run on fake tensors
+        return False
     return all(row.peak > 0 for phase in found.phases for row in phase.rows)
 
 

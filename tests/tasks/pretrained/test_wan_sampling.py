@@ -28,7 +28,7 @@ def task_of(name: str, folder: Path, **model: Any) -> PretrainedTask:
     size = {"resolution": "{}x{}".format(*use.sides), "frames": FRAMES}
     config = config_of(
         {
-            "task": "pretrained", "data": {"path": str(folder)}, "model": given, "method": "full",
+            "task": "pretrained", "model": given, "method": "full",
             "phases": {"video": {**size, "steps": 8, "batch": 2}}, "evaluate": {"clips": 0, **size},
             "train": {"mixed_precision": "no", "threads": 1},
         },

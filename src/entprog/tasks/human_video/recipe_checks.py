@@ -26,7 +26,8 @@ def problems(config: Config) -> Iterator[Finding]:
     source, options = sizes_from(config)
     for name, phase in running(config).items():
         yield from _phase(name, phase, config)
-        yield from _workloads(source, options, name, phase, config)
+        if not isinstance(phase.resolution, str):
+            yield from _workloads(source, options, name, phase, config)
 
 
 def missing(config: Config) -> Iterator[Finding]:
