@@ -69,7 +69,7 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
     ),
     "another prediction": (
         edited(SCHEDULER, prediction_type="image", use_flow_sigmas=False),
-        r"model.pretrained = 'm': scheduler_config.json: prediction_type = 'image': expected epsilon, v_prediction or flow",
+        r"model.pretrained = 'm': scheduler_config.json: prediction_type = 'image': expected epsilon, v_prediction",
     ),
     "a value of another type": (
         edited(NETWORK, patch_size=5), r"model.pretrained = 'm': transformer/config.json lacks a value or .*copy it aga"
