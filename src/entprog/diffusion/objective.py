@@ -101,7 +101,7 @@ class Objective:
             levels = LogNormalLevels()
         else:
             levels = TableLevels(_scheduler(name, config).alphas_cumprod, *part)
-        if kind == "epsilon" and isinstance(levels, TableLevels) and not levels.alphas[-1] > 0:
+        if kind == "epsilon" and config.get("rescale_betas_zero_snr"):
             raise ValueError(
                 "scheduler_config.json: rescale_betas_zero_snr = true with prediction_type = 'epsilon': at the last "
                 "step nothing is left of the picture; a model that was trained so predicts v_prediction"

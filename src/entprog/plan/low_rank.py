@@ -36,7 +36,7 @@ class _LowRank(nn.Module):
         self.lora_down = nn.Linear(base.in_features, rank, **about)
         self.lora_up = nn.Linear(rank, base.out_features, **about)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.base(x)
-        x = x.to(self.lora_down.weight.dtype)
-        return out + self.lora_up(self.lora_down(x)) * 2.0
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name, as some networks give it
+        out = self.base(input)
+        low = input.to(self.lora_down.weight.dtype)
+        return out + self.lora_up(self.lora_down(low)) * 2.0

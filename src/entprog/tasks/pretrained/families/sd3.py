@@ -35,6 +35,12 @@ class SD3(Stills):
     def joint_tokens(self) -> int:
         return self.text_length
 
+    def size_problem(self, latent: Latent) -> str:
+        most, longest = int(self.network.get("pos_embed_max_size") or 96), max(self.tokens(latent))
+        if longest > most:
+            return f"{longest} tokens a side, but the model's positions reach to {most}; choose a smaller picture"
+        return super().size_problem(latent)
+
     def conditions(self, latent: Latent, *, pose: str, reference: str) -> tuple[Condition, ...]:
         return (
             Condition("text", (self.text_length, int(self.network["joint_attention_dim"])), "text"),
