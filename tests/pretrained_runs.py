@@ -44,7 +44,7 @@ SIZES: dict[str, tuple[int, tuple[int, int]]] = {
     **dict.fromkeys(("dit", "flux", "pixart", "pixart-sigma", "sd3", "unet-2d"), (1, (32, 32))),
     **dict.fromkeys(("latte", "svd", "unet-motion"), (3, (32, 32))),
     **dict.fromkeys(("cogvideox-5b-i2v", "cogvideox-2b", "cogvideox-5b"), (9, (48, 64))),
-    **dict.fromkeys(("cogvideox-1.5", "cogvideox-1.5-i2v"), (13, (48, 64))),
+    **dict.fromkeys(("cogvideox-1.5", "cogvideox-1.5-i2v"), (21, (48, 64))),
 }
 """Frames, height and width of a variant's windows, where they are not 5, 32 and 32."""
 

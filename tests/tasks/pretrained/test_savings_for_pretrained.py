@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from entprog.train.run import train
 from pretrained_runs import Variant, prefix_is_exact, recipe, short_texts, task_of
 
+pytestmark = pytest.mark.slow
+
 TRANSFORMER, UNET = "wan-2.2-i2v", "svd"
 
 
