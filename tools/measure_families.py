@@ -24,13 +24,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import pretrained_runs as claims  # noqa: E402
 from entprog.files import write_atomically  # noqa: E402
 from entprog.plan.planning import plan  # noqa: E402
 from entprog.tasks.pretrained.families import families, family_of  # noqa: E402
 from entprog.tasks.pretrained.families.base import Family  # noqa: E402
 from entprog.tasks.pretrained.folder import read_configs  # noqa: E402
 from entprog.train.log import describe_run  # noqa: E402
-from tests import pretrained_runs as claims  # noqa: E402
 from tiny_pipelines import pipelines  # noqa: E402
 
 RECORD = ROOT / "benchmarks" / "results" / "pretrained-families.jsonl"
