@@ -325,7 +325,7 @@ class DiffusersCodec(Codec):
         fixed = self.kind == "AutoencoderTiny" and (self.channels, self.factor) != (4, 8)
         try:
             self.vae.enable_tiling()
-        except (NotImplementedError, AttributeError) as error:
+        except (RuntimeError, AttributeError) as error:
             raise ValueError(f"tiling = true: {self.kind} cannot encode by tiles; leave tiling out") from error
         if fixed:
             raise ValueError(f"tiling = true: {self.name} cannot encode by tiles, only f8c4 can; leave tiling out")
