@@ -107,8 +107,6 @@ def test_an_echoed_step_begins_at_the_lowest_active_block(folder: Path, name: st
     step = told(config, 0.34, "last third", echo=True)
     task = task_of(variant, model__dtype="float32")
     metered(task, variant, 0.34, "last third")  # sets what trains
-    for parameter_name, parameter in task.model.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and not parameter_name.startswith(task.family.head))
     known = task.prefix(draw_of(task, variant))
     assert known.hidden is not None
     shape = Shape.of(variant.sides, variant.frames, 2)
