@@ -3,6 +3,7 @@
 Shape legend: B clips, F frames, T latent frames, C latent channels, h w latent height and width.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,14 @@ def generate_clips(
     """Clips [B, F, 3, H, W] in 0..1, on the CPU: see `Task.generate`.
 
     Args:
-        conditions: tensors of the data set, [B, ...], the padded texts, and how many "frames" to give.
+        conditions: those of `held_out.clip_of`, [B, ...]: tensors of the data set, the padded texts, and how many
+            "frames" to give.
     """
     frames = conditions["pose"].shape[1]
     about = task.data.about["codec"]
-    size = conditions["latents"].shape[-2:] if "latents" in conditions else conditions["size"][0].tolist()
+    height, width = conditions["latents"].shape[-2:]
     length = (frames - 1) // int(about["frames_factor"]) + 1
-    latent = task.led(Latent(length, task.family.channels, int(size[0]), int(size[1]), frames))
+    latent = task.led(Latent(length, task.family.channels, height, width, frames))
     noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
     given = conditioned(task, conditions, latent, TEXT)
     family = task.family
@@ -50,8 +52,7 @@ def generate_clips(
     latents = denoise(
         task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
     )
-    shown = task.codec.decode(latents[:, latent.frames - length :]).cpu()
-    return shown[:, : int(conditions["frames"][0])] if "frames" in conditions else shown
+    return task.decoded(latents[:, latent.frames - length :])[:, : int(conditions["frames"][0])]
 
 
 def conditioned(
@@ -107,6 +108,4 @@ def _moved(task: "PretrainedTask", last: nn.Module, now: nn.Module) -> nn.Module
 
 
 def _takes_generator(scheduler: Any) -> bool:
-    import inspect
-
     return "generator" in inspect.signature(scheduler.step).parameters

@@ -44,13 +44,13 @@ def _spread(rows: list[WindowRow]) -> list[WindowRow]:
 
 def clip_of(task: "PretrainedTask", row: WindowRow, key: int, frames: int) -> HeldOutClip:
     """A window with its first reference image; `truth` are its decoded latents, cut to `frames` frames."""
-    windows, codec = task.data, task.codec
+    windows = task.data
     stored = windows.read(row, dict.fromkeys(("latents", "pose", *task.stored)), pick=0 if task.stored else None)
-    truth = codec.decode(stored["latents"].to(task.device)).cpu()[:frames]
+    truth = task.decoded(stored["latents"])[:frames]
     conditions = {**stored, **texts(task, row.prompt)}
     reference = truth[0]
     if "reference" in stored:
-        reference = codec.decode(stored["reference"].to(task.device)).cpu()[0]
+        reference = task.decoded(stored["reference"])[0]
     conditions["frames"] = torch.tensor(len(truth))
     fps = float(windows.about["fps"])
     return HeldOutClip(

@@ -82,6 +82,11 @@ def of_data(task: "PretrainedTask", config: Config) -> Iterator[str]:
     for name, phase in running(config).items():
         yield from _phase(task, windows, f"phases.{name}", phase, config)
     if config.evaluate.clips:
+        if config.evaluate.frames > int(windows.about["frames"]):
+            yield (
+                f"evaluate.frames = {config.evaluate.frames}: the windows of {windows.folder} have "
+                f"{windows.about['frames']} frames; choose at most that"
+            )
         yield from _stored(windows, "evaluate.resolution", config.evaluate.resolution, config.evaluate.sides, "holdout")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from entprog.codecs.base import Codec
+from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
 from entprog.config.schema import Config, EvaluateConfig, PhaseConfig, SampleConfig
 from entprog.core.blocks import Blocks, discover_blocks
@@ -133,10 +134,14 @@ class PretrainedTask(Task):
 
             self._codec = PatchCodec.default()
         if self._codec is None:
-            from entprog.codecs.diffusers import DiffusersCodec
-
             self._codec = DiffusersCodec.load(self.folder.path, field="model.pretrained")
         return self._codec
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Frames [..., F, 3, H, W] in 0..1, on the CPU, decoded on the network's device."""
+        if isinstance(self.codec, DiffusersCodec):
+            self.codec.to(self.device)
+        return self.codec.decode(latents.to(self.device)).cpu()
 
     def latent(self, sides: tuple[int, int], frames: int) -> Latent:
         """The size of a clip of the data set, without frames in front of it."""

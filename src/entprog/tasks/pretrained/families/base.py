@@ -261,10 +261,6 @@ class Family(ABC):
         """The latents of a sampling step with those frames restored that are given, not generated."""
         return x
 
-    def prefix(self, network: nn.Module, lowest: str) -> bool:
-        """Whether the frozen prefix below the block `lowest` can be cached."""
-        return self.single_stack
-
     # Generating
 
     def timesteps(self, scheduler: Any, steps: int, latent: Latent, device: torch.device) -> Tensor:
