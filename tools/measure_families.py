@@ -36,7 +36,7 @@ from tiny_pipelines import pipelines  # noqa: E402
 RECORD = ROOT / "benchmarks" / "results" / "pretrained-families.jsonl"
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
-STEPS = 10
+STEPS = 20
 POSES, REFERENCES = ("blocks", "input", "native"), ("native", "frame")
 
 
