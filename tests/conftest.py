@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from entprog.nets.dit import SIZES
+from slow_cases import SLOW
 from tiny import render_tiny
 
 torch.set_num_threads(1)
@@ -24,3 +25,10 @@ def small_nano() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "nano", {"depth": 6, "width": 32, "heads": 2})
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)

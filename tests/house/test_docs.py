@@ -162,7 +162,7 @@ def pretrained_recipes(page: Path) -> dict[str, str]:
 
 
 PRETRAINED = [
-    pytest.param(page, name, marks=[pytest.mark.slow] if name in ("wan.toml", "cogvideox.toml") else [])
+    pytest.param(page, name, marks=[pytest.mark.slow] if name in ("wan.toml", "cogvideox.toml", "sana.toml") else [])
     for page in LIVING
     for name in pretrained_recipes(page)
 ]

@@ -31,6 +31,7 @@ from pretrained_runs import Variant, draw_of, recipe, task_of
 
 FAMILIES = ("wan-2.1-i2v", "cogvideox-5b-i2v", "svd", "hunyuan-video")
 MODES = ("last third", "full", "lora")
+SLOW = {("svd", "full"), ("svd", "lora"), ("hunyuan-video", "full"), ("hunyuan-video", "lora")}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,14 @@ def metered(task: PretrainedTask, variant: Variant, share: float, mode: str, sam
     return meter
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(name, mode, marks=pytest.mark.slow if (name, mode) in SLOW else ())
+        for name in FAMILIES
+        for mode in MODES
+    ],
+)
 def test_flops_and_bytes_are_those_of_the_step_that_runs(folder: Path, name: str, mode: str) -> None:
     variant, share = Variant.make(name, folder), 1.0 if mode == "full" else 0.34
     step = told(recipe(variant, folder / "run", phases__video__outside=True), share, mode)
@@ -145,7 +152,9 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name.startswith("wan-1.3b") else pytest.mark.slow) for name in TINY]
+)
 def test_training_runs_the_recipes(folder: Path, name: str) -> None:
     variant = Variant.make(TINY[name], folder)
     small = {

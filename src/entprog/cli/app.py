@@ -10,6 +10,7 @@ from cyclopts import App, UnknownOptionError
 from entprog.cli import commands
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import with_a_key, with_overrides_set
+from entprog.cli.threads import wait_briefly
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
 
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "" not in sys.path:
         # Plugins of the user's own ("package.module:Class") are found beside where the command runs.
         sys.path.append("")
+    wait_briefly()
     with plain_errors():
         try:
             app(with_overrides_set(tokens))

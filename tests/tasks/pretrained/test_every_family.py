@@ -27,6 +27,11 @@ from tiny_pipelines import pipelines, saved
 LEADING = ("wan-2.2-i2v", "cogvideox-5b-i2v", "svd", "hunyuan-video", "ltx-video")
 """Variants that train in `make test`."""
 
+
+def slow(name: str):  # type: ignore[no-untyped-def]
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 TRAINED = [pytest.param(name, marks=() if name in LEADING else pytest.mark.slow) for name in pipelines()]
 
 
@@ -63,6 +68,6 @@ def test_frozen_weights_keep_their_bits_over_a_stage_change(name: str, folder: P
     assert frozen_stays(Variant.make(name, folder), folder / f"{name}-frozen", steps=4)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [p for p in TRAINED if "svd" not in p.values] + [slow("svd")])
 def test_a_run_goes_on_bit_for_bit_from_within_a_search(name: str, folder: Path) -> None:
     assert resumes(Variant.make(name, folder), folder / f"{name}-resumed", steps=10)
