@@ -3,6 +3,7 @@
 import sys
 
 from checkout import ROOT
+from tiny_pipelines import pipelines
 
 sys.path.insert(0, str(ROOT / "tools"))
 
