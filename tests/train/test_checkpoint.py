@@ -60,6 +60,14 @@ def test_a_replacement_that_was_killed_halfway_loses_nothing(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
+def test_what_a_killed_run_left_half_written_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint-5.partial"
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half")
+    save_checkpoint(tmp_path, 7, STATE)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-7"]
+
+
 def test_what_is_neither_tensor_nor_plain_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'/a/0': set is neither a tensor nor plain"):
         save_checkpoint(tmp_path, 0, {"a": [{1}]})

@@ -31,7 +31,8 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     """
     final = run / f"checkpoint-{step}"
     partial = run / f".checkpoint-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in run.glob(".checkpoint-*.partial"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
