@@ -42,7 +42,7 @@ def test_an_sdr_picture_in_an_hdr_file_comes_out_as_it_was(tmp_path, kind, full,
     shown = list(video)[1][8::16, 8::16].astype(int)
     error = np.abs(shown - bars()[8::16, 8::16])
     below = srgb_decode(bars()[8::16, 8::16] / 255).max(-1) < KNEE
-    assert error[below].max() <= 4 and error[below].mean() <= 1 and error.max() <= 13
+    assert error[below].max() <= 4 and error[below].mean() <= 1.2 and error.max() <= 13
     assert video.notes[0] == f"{kind.upper()} converted to SDR"
 
 
@@ -72,7 +72,9 @@ def test_highlights_stay_apart_and_keep_their_colour():
     nits = np.array([100, 203, 300, 500, 800, 1000.0])
     colours = nits[:, None] * np.array([1.0, 0.8, 0.5])
     for kind, (function, transfer) in ENCODE.items():
-        shown = ToSDR(transfer, 9)(np.round(np.clip(function(colours @ TO_2020.T), 0, 1) * 65535).astype(np.uint16)[None])
+        shown = ToSDR(transfer, 9)(
+            np.round(np.clip(function(colours @ TO_2020.T), 0, 1) * 65535).astype(np.uint16)[None]
+        )
         red, green, blue = np.moveaxis(shown[0].astype(int), -1, 0)
         assert (np.diff(green)[:-1] > 0).all() and (np.diff(blue)[:-1] > 0).all() and np.diff(red).min() >= 0, kind
         assert (red >= green).all() and (green > blue).all() and red[-1] >= 253, kind

@@ -166,7 +166,9 @@ def fraction(text):
     return Fraction(int(above), int(below))
 
 
-@pytest.mark.parametrize("size", [(4, 4), (1, 1), (3, 5), (65, 47), (2, 200), pytest.param((7680, 4320), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [(4, 4), (1, 1), (3, 5), (65, 47), (2, 200), pytest.param((7680, 4320), marks=pytest.mark.slow)]
+)
 def test_sizes(tmp_path, size):
     picture = np.full((size[1], size[0], 3), (200, 90, 40), np.uint8)
     name = "png" if size[0] < 7680 else "mjpeg"

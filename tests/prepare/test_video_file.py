@@ -33,7 +33,7 @@ def test_every_common_container(tmp_path, name):
     video = Video(path)
     shown = list(video)
     assert len(shown) == 12 == video.decoded and video.size == (96, 64) and not video.sound
-    assert np.abs(np.stack(shown).astype(int) - frames).mean() < 12
+    assert np.abs(np.stack(shown).astype(int) - frames).mean() < (16 if name == "a.gif" else 4)
     assert looks_like_video(path) and path.suffix.lower() in EXTENSIONS
 
 
@@ -67,7 +67,7 @@ def two_streams(path, sizes, default=None, cover=False):
         ("a.mkv", [(32, 32), (96, 64)], None, (96, 64), "2 of 2 used, marked as default|2 of 2 used, the largest"),
         ("a.mkv", [(96, 64), (32, 32)], 1, (32, 32), "2 of 2 used, marked as default"),
         ("a.mp4", [(32, 32), (96, 64)], 1, (96, 64), "2 of 2 used, marked as default"),
-        ("a.mp4", [(32, 32), (96, 64), (64, 64)], None, (96, 64), "2 of 3 used"),
+        ("a.mp4", [(32, 32), (96, 64), (64, 64)], None, (32, 32), "1 of 3 used, marked as default"),
         ("a.mkv", [(32, 32), (96, 64)], 0, (32, 32), "1 of 2 used, marked as default"),
     ],
 )
@@ -173,7 +173,9 @@ def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
     assert not isinstance(caught.value, VideoError)
 
 
-@pytest.mark.parametrize("name", ["a b.mkv", "grüße 舞.mkv", "at 12:30.mkv", "http:x.mkv", "%03d.mkv", "'\"$.mkv", "-i.mkv"])
+@pytest.mark.parametrize(
+    "name", ["a b.mkv", "grüße 舞.mkv", "at 12:30.mkv", "http:x.mkv", "%03d.mkv", "'\"$.mkv", "-i.mkv"]
+)
 def test_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "made.mkv").unlink(missing_ok=True)

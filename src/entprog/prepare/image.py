@@ -26,10 +26,11 @@ def read_image(path: str | Path, field: str = "reference", most: int | None = 15
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            picture = _eight_bits(image)
-            if most is not None:
-                picture = _reduced(picture, most)
-            return _srgb(picture, image.info.get("icc_profile"))
+            picture, profile = _eight_bits(image), image.info.get("icc_profile")
+            if "A" in picture.getbands() and picture.mode != "LAB":
+                # over grey before it is reduced, so that transparent colours do not run into the edges
+                return np.array(_reduced(Image.fromarray(_srgb(picture, profile)), most))
+            return _srgb(_reduced(picture, most), profile)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else "too many pixels"
         raise ValueError(f"{field} = {str(path)!r}: {reason}; give a PNG, JPEG or WebP file") from error
@@ -63,16 +64,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _reduced(image: Image.Image, most: int) -> Image.Image:
-    """At most `most` pixels a side; transparent colours do not run into the edges of the picture."""
-    if max(image.size) <= most:
+def _reduced(image: Image.Image, most: int | None) -> Image.Image:
+    """At most `most` pixels a side."""
+    if most is None or max(image.size) <= most:
         return image
     factor = most / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    if image.mode in ("RGBA", "LA"):
-        straight = {"RGBA": "RGBA", "LA": "LA"}[image.mode]
-        return image.convert({"RGBA": "RGBa", "LA": "La"}[image.mode]).resize(size).convert(straight)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> np.ndarray:

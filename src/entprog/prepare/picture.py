@@ -1,6 +1,7 @@
 """A decoded frame -> the picture that a player shows, uint8 RGB [H, W, 3]."""
 
 import struct
+from typing import Any
 
 import av
 import numpy as np
@@ -94,7 +95,9 @@ class Player:
 
     def _scaled(self, frame: av.VideoFrame, width: int, height: int, name: str) -> np.ndarray:
         way = Interpolation.BILINEAR if (width, height) == (frame.width, frame.height) else Interpolation.AREA
-        way |= EXACT if name in ("rgb24", "rgba") else Interpolation.ACCURATE_RND  # 16 bits overflow with the other flag
+        way |= (
+            EXACT if name in ("rgb24", "rgba") else Interpolation.ACCURATE_RND
+        )  # 16 bits overflow with the other flag
         made = self._scaler.reformat(frame, width, height, format=name, interpolation=way, threads=1)
         array: np.ndarray = made.to_ndarray()
         return array
@@ -127,8 +130,13 @@ GREY_LIMITED = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).asty
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else struct.unpack("=9i", bytes(data)[:36])
+    data = _side_data(frame, "DISPLAYMATRIX")
+    return None if data is None else struct.unpack("=9i", data[:36])
+
+
+def _side_data(frame: av.VideoFrame, name: str) -> bytes | None:
+    data: Any = frame.side_data.get(name)
+    return None if data is None else bytes(data)
 
 
 def orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
@@ -158,14 +166,14 @@ def oriented(array: np.ndarray, turn: int, mirror: bool) -> np.ndarray:
 
 def _peak(frame: av.VideoFrame) -> float | None:
     """cd/m2 of the brightest pixel, by the file's light level or else its mastering display."""
-    light = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+    light = _side_data(frame, "CONTENT_LIGHT_LEVEL")
     if light is not None:
-        (brightest,) = struct.unpack("=I", bytes(light)[:4])
+        (brightest,) = struct.unpack("=I", light[:4])
         if 0 < brightest <= 10000:
             return float(brightest)
-    screen = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+    screen = _side_data(frame, "MASTERING_DISPLAY_METADATA")
     if screen is not None:
-        above, below, _, known = struct.unpack("=iiii", bytes(screen)[72:88])
+        above, below, _, known = struct.unpack("=iiii", screen[72:88])
         if known and below and 0 < above / below <= 10000:
             return above / below
     return None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -38,11 +38,12 @@ class Sound:
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"sound = {str(path)!r}: {error.strerror}; give a file with sound") from error
         source = self._container.streams.best("audio")
-        self._stream = None
+        self._stream: Any = None
         if source is None or source.codec_context is None:
             self.notes.append(f"no sound in {path.name}")
             return
-        self._source, self._origin = source, _beginning(self._container, source) + start
+        self._source, self._base = source, source.time_base or Fraction(1, source.codec_context.sample_rate)
+        self._origin = _beginning(self._container, source) + start
         self._copied = source.codec_context.name.removesuffix("float") in COPIED
         if self._copied:
             self._stream = container.add_stream_from_template(source)
@@ -54,7 +55,7 @@ class Sound:
             self._rate, self._channels = rate, 1 if layout == "mono" else 2
         self._pieces = self._packets() if self._copied else self._samples()
         self._next: tuple[float, av.Packet | np.ndarray] | None = next(self._pieces, None)
-        self._written, self._until, self._position = 0, 0.0, 0
+        self._written, self._position = 0, 0
 
     def __enter__(self) -> Self:
         return self
@@ -68,11 +69,13 @@ class Sound:
         """Add what is heard before `until`, seconds from the beginning of the written video."""
         if self._stream is None:
             return
-        self._until = until
         while self._next is not None and self._next[0] < until:
             time, piece = self._next
             if isinstance(piece, np.ndarray):
-                self._encode(time, piece)
+                rest = self._encode(time, piece, until)
+                if rest.shape[1]:  # waits for the next frame of the video
+                    self._next = until, rest
+                    return
             else:
                 piece.stream = self._stream
                 self._out.mux(piece)
@@ -89,15 +92,14 @@ class Sound:
             self.notes.append(f"no sound in {self.path.name} at that time")
 
     def _packets(self) -> Iterator[tuple[float, av.Packet]]:
-        base = self._source.time_base
-        shift = round(self._origin / base)
+        shift = round(self._origin / self._base)
         for packet in self._demuxed():
             if packet.pts is None or not packet.size:
                 continue
             packet.pts -= shift
             packet.dts = packet.pts
             if packet.pts >= 0:
-                yield float(packet.pts * base), packet
+                yield float(packet.pts * self._base), packet
 
     def _demuxed(self) -> Iterator[av.Packet]:
         packets = self._container.demux(self._source)
@@ -112,31 +114,30 @@ class Sound:
 
     def _samples(self) -> Iterator[tuple[float, np.ndarray]]:
         """Pieces of sound, float [channels, samples], and when they begin."""
+        time = 0.0
         for packet in self._demuxed():
             try:
-                frames = packet.decode()
+                frames: list[Any] = packet.decode()
             except av.FFmpegError:
                 continue
             for frame in frames:
-                time = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin
+                if frame.pts is not None:
+                    time = float(frame.pts * (frame.time_base or self._base)) - self._origin
                 for piece in self._resampler.resample(frame):
-                    yield (self._position / self._rate if time is None else time), piece.to_ndarray()
-                    time = None
+                    yield time, piece.to_ndarray()
+                    time += piece.samples / self._rate
 
-    def _encode(self, time: float, piece: np.ndarray) -> None:
-        """Add a piece where it belongs: silence before it, or its head cut off; nothing after the end."""
+    def _encode(self, time: float, piece: np.ndarray, until: float) -> np.ndarray:
+        """Add a piece where it belongs: silence before it, or its head cut off. Returns what comes after `until`."""
         begin = round(time * self._rate)
         if abs(begin - self._position) <= SPECK * self._rate and self._written:
             begin = self._position
         if begin > self._position:
             self._add(np.zeros((self._channels, begin - self._position), np.float32))
         piece = piece[:, max(0, self._position - begin) :]
-        left = max(0, round(self._until * self._rate) - self._position)
-        if piece.shape[1] > left and self._next is not None:
-            # the rest waits for the next frame of the video
-            rest, piece = piece[:, left:], piece[:, :left]
-            self._pieces = _before((self._position + left) / self._rate, rest, self._pieces)
-        self._add(piece)
+        left = max(0, round(until * self._rate) - self._position)
+        self._add(piece[:, :left])
+        return piece[:, left:]
 
     def _add(self, samples: np.ndarray) -> None:
         if not samples.shape[1]:
@@ -148,16 +149,9 @@ class Sound:
         self._written += 1
 
 
-def _before(
-    time: float, piece: np.ndarray, others: Iterator[tuple[float, np.ndarray]]
-) -> Iterator[tuple[float, np.ndarray]]:
-    yield time, piece
-    yield from others
-
-
 def _beginning(container: av.container.InputContainer, source: av.AudioStream) -> float:
     """Seconds at which the first video frame of the file is shown, or its sound begins where there is no video."""
     for stream in (container.streams.best("video"), source):
-        if stream is not None and stream.start_time is not None:
+        if stream is not None and stream.start_time is not None and stream.time_base is not None:
             return float(stream.start_time * stream.time_base)
     return 0.0

@@ -85,7 +85,7 @@ class Video:
     def _reset(self) -> None:
         self._facts = Facts()
         self._player = Player(self._facts, self.short_side)
-        self.index, self.start, self.repeated, self._given = -1, 0.0, 0, 0
+        self.index, self.start, self.repeated, self._given, self._rate = -1, 0.0, 0, 0, 0.0
         self.breaks: list[int] = []
         self.held: list[tuple[int, int]] = []
         self._pauses: list[tuple[float, float]] = []
@@ -114,7 +114,7 @@ class Video:
         if len(self.held) > 3:
             notes.append(f"{len(self.held) - 3} more pictures held")
         if self._given and self.repeated > NOTED_REPEATS * self._given:
-            slow = f" ({facts.rate:.3g} frames a second in the file)" if facts.rate < 0.95 * self.fps else ""
+            slow = f" ({self._rate:.3g} frames a second in the file)" if 0 < self._rate < 0.95 * self.fps else ""
             notes.append(f"{self.repeated} of {self._given} frames repeat the one before{slow}")
         return notes
 
@@ -139,7 +139,7 @@ class Video:
         # frame i covers the times nearer to it than to frame i + 1, hence one frame of delay
         previous: Decoded | None = None
         clock, cut = 0.0, False
-        for decoded in frames:
+        for number, decoded in enumerate(frames):
             if previous is None:
                 self.start = decoded.time or 0.0
             else:
@@ -148,6 +148,7 @@ class Video:
                 yield from self._show(previous, count, cut)
                 cut = pause or (cut and count <= 0)
                 clock += step
+                self._rate = number / clock
             previous = decoded
         if previous is not None:
             yield from self._show(previous, self._instants(clock + 0.5 / self._facts.rate) - self._given, cut)

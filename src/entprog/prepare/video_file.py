@@ -166,20 +166,23 @@ def _of_animation(path: Path, facts: Facts) -> Iterator[Decoded]:
 
 def _best(path: Path, container: av.container.InputContainer, facts: Facts) -> av.VideoStream:
     """The stream that a player shows: marked as default, then the largest, then the first; no cover picture."""
-    found, pictures, unknown = [], 0, []
+    found: list[av.VideoStream] = []
+    pictures, unknown = 0, 0
     for stream in container.streams.video:
         kinds = av.stream.Disposition
         if stream.disposition & (kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image):
             pictures += 1
         elif stream.codec_context is None:
-            unknown.append(stream)
+            unknown += 1
         else:
             found.append(stream)
     if not found:
         if unknown:
             raise VideoError(path, "its video codec is not known to FFmpeg")
         if pictures:
-            raise VideoError(path, "no video in it, only a cover picture" + (" and sound" * bool(container.streams.audio)))
+            raise VideoError(
+                path, "no video in it, only a cover picture" + (" and sound" * bool(container.streams.audio))
+            )
         raise VideoError(path, "no video in it" + (", only sound" * bool(container.streams.audio)))
 
     def rank(stream: av.VideoStream) -> tuple[bool, int, int]:
@@ -209,7 +212,8 @@ def _decode(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, facts: Facts
 ) -> Iterator[Decoded]:
     """The frames that are whole: from a damaged one up to the next key frame all are left out."""
-    decoder, base = stream.codec_context, stream.time_base
+    decoder: av.CodecContext = stream.codec_context
+    base = stream.time_base
     if stream.metadata.get("alpha_mode") == "1" and stream.codec.name in ALPHA_DECODERS:
         decoder = av.CodecContext.create(ALPHA_DECODERS[stream.codec.name], "r")
     index, failed, broken, gap = 0, 0, False, False
@@ -276,4 +280,3 @@ def _progressive(frames: Iterator[Decoded], facts: Facts) -> Iterator[Decoded]:
 def _replaced(pairs: Iterator[tuple[av.VideoFrame, Decoded]]) -> Iterator[Decoded]:
     for frame, decoded in pairs:
         yield Decoded(frame, decoded.index, decoded.time, decoded.gap)
-

@@ -80,9 +80,7 @@ class VideoWriter:
         """Write one frame, uint8 [H, W, 3]."""
         frame = np.asarray(frame)
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"frame: {frame.dtype} {frame.shape}; give uint8 {(self.size[1], self.size[0], 3)}"
-            )
+            raise ValueError(f"frame: {frame.dtype} {frame.shape}; give uint8 {(self.size[1], self.size[0], 3)}")
         height, width = frame.shape[:2]
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
