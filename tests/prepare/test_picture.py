@@ -117,7 +117,7 @@ def test_the_eight_orientations(tmp_path, turn, mirror):
 
     path = encode(tmp_path / "a.mp4", [picture] * 2, "libx264", "yuv444p", options={"crf": "1"}, settings=settings)
     video = Video(path)
-    shown = list(video)[0]
+    shown = next(iter(video))
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         matrix = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), "=i4") if turn or mirror else None

@@ -61,8 +61,8 @@ def written(path, source, count=30, start=0.0, fps=10):
 
 SOURCES = {
     "a.mp4": ("aac", "aac"), "b.mp4": ("libmp3lame", "mp3float"), "a.mkv": ("libopus", "opus"),
-    "b.mkv": ("pcm_s16le", "aac"),    "c.mkv": ("flac", "aac"), "a.mov": ("pcm_s16le", "aac"), "a.ts": ("aac", "aac"), "b.ts": ("mp2", "aac"),
-    "a.mp3": ("libmp3lame", "mp3float"), "a.wav": ("pcm_s16le", "aac"),
+    "b.mkv": ("pcm_s16le", "aac"), "c.mkv": ("flac", "aac"), "a.mov": ("pcm_s16le", "aac"), "a.ts": ("aac", "aac"),
+    "b.ts": ("mp2", "aac"), "a.mp3": ("libmp3lame", "mp3float"), "a.wav": ("pcm_s16le", "aac"),
 }  # fmt: skip
 
 

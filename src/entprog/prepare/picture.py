@@ -116,7 +116,7 @@ class Player:
         if frame.format.is_rgb:
             return
         matrix = frame.colorspace
-        if matrix in KNOWN_MATRICES and not (matrix == 0):
+        if matrix in KNOWN_MATRICES and matrix != 0:
             return
         if frame.color_trc in (HLG, PQ) or frame.color_primaries == BT2020:
             frame.colorspace = BT2020

@@ -37,7 +37,7 @@ class Sound:
             self._container = av.open(os.path.abspath(path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"sound = {str(path)!r}: {error.strerror}; give a file with sound") from error
-        source = self._container.streams.best("audio")
+        source: Any = self._container.streams.best("audio")
         self._stream: Any = None
         if source is None or source.codec_context is None:
             self.notes.append(f"no sound in {path.name}")

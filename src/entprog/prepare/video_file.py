@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -212,7 +213,7 @@ def _decode(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, facts: Facts
 ) -> Iterator[Decoded]:
     """The frames that are whole: from a damaged one up to the next key frame all are left out."""
-    decoder: av.CodecContext = stream.codec_context
+    decoder: Any = stream.codec_context
     base = stream.time_base
     if stream.metadata.get("alpha_mode") == "1" and stream.codec.name in ALPHA_DECODERS:
         decoder = av.CodecContext.create(ALPHA_DECODERS[stream.codec.name], "r")
