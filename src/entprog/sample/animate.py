@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from entprog.codecs.base import Codec
@@ -25,6 +25,7 @@ from entprog.data.source import open_data
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import Box, crop, person_box, resize
 from entprog.prepare.file import prepare_file
+from entprog.prepare.image import read_image as _read_image
 from entprog.prepare.video import EXTENSIONS, write_gif, write_video
 from entprog.tasks.base import Animation, HeldOutClip, Task
 from entprog.tasks.finished_run import open_run
@@ -33,7 +34,6 @@ PANEL = 192
 GUTTER = 4
 GUTTER_GREY = 128
 FPS = 12.0
-LONGEST_SIDE = 1536
 VIDEO_SECONDS = 60
 
 
@@ -178,7 +178,7 @@ def read_drive(given: str, size: int, frames: int, codec: Codec, source: _Source
 def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
     """The longest shot of one person in a file, from its first frame on."""
     if path.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")
+        raise ValueError(f"drive = {str(path)!r}: not a video; give an .mp4, .mov, .mkv file or a clip's name")
     settings = {
         "fps": FPS,
         "people": "largest",
@@ -195,23 +195,6 @@ def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
     count = min(frames, len(longest["pose"]))
     shown = codec.decode(longest[f"latents_{size}"][:count])
     return Drive(_plain(path.stem), longest["pose"][:count].numpy(), shown, FPS)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3], rotated by its metadata, at most 1536 pixels a side."""
-    try:
-        with Image.open(path) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            turned.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-            return np.array(turned.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"reference = {str(path)!r}: {_reason(error)}; give a PNG, JPEG or WebP file") from error
-    except OSError as error:
-        raise ValueError(f"reference = {str(path)!r}: cannot be read ({error}); give a whole image file") from error
-
-
-def _reason(error: Exception) -> str:
-    return "not an image" if isinstance(error, UnidentifiedImageError) else "too many pixels"
 
 
 def _square(image: np.ndarray) -> np.ndarray:
