@@ -41,6 +41,8 @@ STORED: dict[str, torch.dtype] = {
     "image_embeds": torch.float16,  # [K, L, D], the same images by an image encoder
     "face": torch.uint8,  # [F, 3, S, S]
     "blank": torch.float16,  # [T, C, h, w], a clip whose pixels are all 0 in -1..1; the same for each window of a size
+    "hand_keypoints": torch.float32,  # [F, 42, 3], as "pose"; the left hand's before the right one's
+    "face_keypoints": torch.float32,  # [F, 68, 3], as "pose"
 }
 """What a window can have; `latents` and `pose` are always there."""
 

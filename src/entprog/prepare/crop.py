@@ -25,26 +25,43 @@ MARGIN = 0.08
 VISIBLE = 0.5
 
 
+def thumbnail(frame: np.ndarray) -> Tensor:
+    """A frame (uint8 [H,W,3]) at 64 x 64 pixels, float32 [3,64,64]: the mean of each area."""
+    return area(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), (64, 64))[0]
+
+
+def area(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Images float [N,C,H,W] at `size` (height, width), each pixel the mean of its area."""
+    return F.interpolate(images, size=size, mode="area")
+
+
 def histogram(frame: np.ndarray) -> np.ndarray:
     """Colours of a frame (uint8 [H,W,3]) in its four quarters: 8 x 8 x 8 bins each, summing to 1 in all."""
-    small = F.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), size=(64, 64), mode="area")
-    bins = (small[0].to(torch.long) // 32 * torch.tensor([64, 8, 1])[:, None, None]).sum(0).numpy()
+    return histogram_of(thumbnail(frame))
+
+
+def histogram_of(small: Tensor) -> np.ndarray:
+    """As `histogram`, of a frame's thumbnail."""
+    bins = (small.to(torch.long) // 32 * torch.tensor([64, 8, 1])[:, None, None]).sum(0).numpy()
     quarters = [bins[y : y + 32, x : x + 32].ravel() for y in (0, 32) for x in (0, 32)]
     return np.concatenate([np.bincount(quarter, minlength=512) for quarter in quarters]) / 4096
 
 
-def is_jump(previous: np.ndarray, current: np.ndarray, threshold: float = 0.25) -> bool:
-    """Whether the colours changed so much between two histograms that it may be a cut."""
-    return bool(np.abs(current - previous).sum() / 2 > threshold)
+def is_cut(change: float, threshold: float = 0.25) -> bool:
+    """Whether the colours changed so much between two frames (half the distance of histograms) that it may be a cut."""
+    return change > threshold
 
 
 def find_cuts(histograms: list[np.ndarray]) -> list[int]:
     """Indices of the frames that begin a new shot: a jump much larger than its neighbours."""
-    change = np.array([np.abs(b - a).sum() / 2 for a, b in pairwise(histograms)])
+    return cuts_of(np.array([np.abs(b - a).sum() / 2 for a, b in pairwise(histograms)]))
+
+
+def cuts_of(changes: np.ndarray) -> list[int]:
+    """As `find_cuts`, of the distance of each frame's histogram from that before."""
     cuts = []
-    for i, value in enumerate(change):
-        usual = np.median(change[max(0, i - 6) : i + 7])
-        if is_jump(histograms[i], histograms[i + 1]) and value > 3 * usual + 0.1:
+    for i, value in enumerate(changes):
+        if is_cut(value) and value > 3 * np.median(changes[max(0, i - 6) : i + 7]) + 0.1:
             cuts.append(i + 1)
     return cuts
 
