@@ -4,7 +4,7 @@ The file is read twice, so that memory does not grow with its length: first smal
 at full size for the pixels inside each clip's square. Clips are handed on a few frames at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from entprog.data.shards import SHARD_BYTES
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.crop import Box, crop, crop_keypoints, fill_gaps, person_box, resize
-from entprog.prepare.outcome import Outcome, finished, left_out, parts_of
+from entprog.prepare.outcome import EndedEarlyError, Outcome, finished, left_out, parts_of, unreadable
 from entprog.prepare.person import NOBODY, Piece, Row, find_person
 from entprog.prepare.quality import wrong_length, wrong_size
 from entprog.prepare.video import Video, VideoError
@@ -64,13 +64,13 @@ def prepare_file(
     parts = parts_of(outcomes, name)
     clips: dict[str, list[Tensors]] = {clip: [] for clip in parts}
     try:
-        for clip, tensors in _encode(file, parts, settings, encode):
+        for clip, tensors in _encode(person.frames or Video(file, fps=settings["fps"]), parts, settings, encode):
             if keep is None:
                 clips[clip].append(tensors)
             else:
                 keep(clip, tensors)
-    except VideoError as error:
-        return row | {"reason": f"unreadable: {error.reason}"}, {}
+    except (VideoError, EndedEarlyError) as error:
+        return unreadable(row, error), {}
     row["crops"] = {clip: list(part.box) for clip, part in parts.items()}
     row["crop"] = next(iter(row["crops"].values()), None)
     joined = {clip: {key: torch.cat([t[key] for t in some]) for key in some[0]} for clip, some in clips.items() if some}
@@ -98,9 +98,15 @@ def _parts(piece: Piece, size: tuple[int, int], settings: Row) -> list[Outcome[P
     return outcomes
 
 
-def _encode(file: Path, parts: dict[str, Part], settings: Row, encode: Encode) -> Iterator[tuple[str, Tensors]]:
-    """The second reading: the frames of each clip in order, at most ENCODE_FRAMES at once."""
-    frames = enumerate(Video(file, fps=settings["fps"]) if parts else ())
+def _encode(
+    video: Iterable[np.ndarray], parts: dict[str, Part], settings: Row, encode: Encode
+) -> Iterator[tuple[str, Tensors]]:
+    """The second reading: the frames of each clip in order, at most ENCODE_FRAMES at once.
+
+    Raises:
+        EndedEarlyError: while iterating.
+    """
+    frames = enumerate(video)
     for clip, part in parts.items():
         squares: dict[int, list[Tensor]] = {size: [] for size in settings["sizes"]}
         done = part.start
@@ -119,7 +125,7 @@ def _encode(file: Path, parts: dict[str, Part], settings: Row, encode: Encode) -
             if last:
                 break
         else:
-            raise VideoError(file, "it has fewer frames at the second reading")
+            raise EndedEarlyError("it has fewer frames at the second reading")
 
 
 def _checked(latents: Tensor, frames: int, size: int) -> Tensor:

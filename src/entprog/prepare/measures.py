@@ -5,9 +5,9 @@ All of it is a few numbers a frame, so that memory hardly grows with a file's le
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from entprog.prepare.crop import VISIBLE, area, histogram_of, is_cut, thumbnail
+from entprog.prepare.crop import VISIBLE, histogram_of, is_cut, thumbnail
 
 SHOULDERS, HIPS, NOSE, NECK = (2, 5), (8, 11), 0, 1
 SHARP_SIDE = 128
@@ -25,7 +25,7 @@ class Measures:
 
     def __init__(self) -> None:
         self._histogram: np.ndarray | None = None
-        self._thumbnail: Tensor | None = None
+        self._thumbnail: np.ndarray | None = None
         self._changes: list[float] = []
         self._motion: list[float] = []
         self._colours: list[np.ndarray] = []
@@ -41,7 +41,7 @@ class Measures:
         change = motion = 0.0
         if self._histogram is not None and self._thumbnail is not None:
             change = float(np.abs(colours - self._histogram).sum() / 2)
-            motion = float((small - self._thumbnail).abs().mean())
+            motion = float(np.abs(small - self._thumbnail).mean())
         jump = self._histogram is not None and is_cut(change)
         self._histogram, self._thumbnail = colours, small
         self._changes.append(change)
@@ -139,10 +139,10 @@ def sharpness(picture: np.ndarray) -> float:
     grey = torch.from_numpy(np.ascontiguousarray(picture)).float() @ torch.tensor([0.299, 0.587, 0.114])
     if longest > SHARP_SIDE:
         sides = (max(8, round(n * SHARP_SIDE / longest)) for n in picture.shape[:2])
-        grey = area(grey[None, None], tuple(sides))[0, 0]
+        grey = F.interpolate(grey[None, None], size=tuple(sides), mode="area")[0, 0]
     lost = []
     for values in (grey, grey.T):
-        blurred = torch.nn.functional.avg_pool2d(values[None], (BLUR, 1), 1, (BLUR // 2, 0), count_include_pad=False)[0]
+        blurred = F.avg_pool2d(values[None], (BLUR, 1), 1, (BLUR // 2, 0), count_include_pad=False)[0]
         own, other = values.diff(dim=0).abs(), blurred.diff(dim=0).abs()
         total = float(own.sum())
         lost.append(float((own - other).clamp_min(0).sum()) / total if total > 1 else 0.0)

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from entprog.prepare.person import Piece
 from entprog.prepare.quality import Reason
+from entprog.prepare.video import VideoError
 
 Row = dict[str, Any]
 P = TypeVar("P")
@@ -28,6 +29,15 @@ class Outcome(Generic[P]):
     part: P | None = None
 
 
+class EndedEarlyError(ValueError):
+    """The second reading of a file gave fewer frames than the first."""
+
+
+def unreadable(row: Row, error: VideoError | EndedEarlyError) -> Row:
+    """The row of a file that could not be read a second time."""
+    return row | {"reason": f"unreadable: {error.reason if isinstance(error, VideoError) else error}"}
+
+
 def left_out(piece: Piece, reason: Reason) -> Outcome[Any]:
     """The outcome of a piece that gives no clip."""
     return Outcome(piece.start, piece.end, piece.after, reason)
@@ -40,7 +50,10 @@ def parts_of(outcomes: Sequence[Outcome[P]], name: str) -> dict[str, P]:
 
 
 def finished(row: Row, outcomes: Sequence[Outcome[P]], clips: Iterable[str], remarks: Sequence[str]) -> Row:
-    """The row of a file with its clips and pieces, and as its reason why parts of it were left out, and `remarks`."""
+    """The row of a file with its clips and pieces, and as its reason why parts of it were left out.
+
+    `remarks` are added to the reason of a file that is kept.
+    """
     names, pieces = iter(list(clips)), list[Row]()
     for outcome in outcomes:
         clip = None if outcome.part is None else next(names)
@@ -52,5 +65,5 @@ def finished(row: Row, outcomes: Sequence[Outcome[P]], clips: Iterable[str], rem
     told = [outcome.reason.kind for outcome in outcomes if outcome.reason is not None and outcome.reason.told]
     if not kept and not told:
         told = [outcome.reason.kind for outcome in outcomes if outcome.reason is not None]
-    reason = "; ".join(dict.fromkeys([*told, *remarks])) or None
+    reason = "; ".join(dict.fromkeys([*told, *(remarks if kept else [])])) or None
     return row | {"clips": kept, "status": "kept" if kept else "dropped", "reason": reason, "pieces": pieces}

@@ -25,6 +25,8 @@ from entprog.prepare.video import Video, VideoError
 Row = dict[str, Any]
 
 POSE_SHORT_SIDE = 512
+KEPT_BYTES = 96 * 2**20
+"""The frames of a file are kept for the second reading if they are as small as the first needs them, and fit here."""
 NOBODY = Reason("no person found")
 UNSURE = Reason("two people cannot be told apart")
 
@@ -58,11 +60,13 @@ class Person:
         pieces: in order; each is used but for those with a reason.
         size: (width, height) of the full frame.
         remarks: what is said of the whole file beside the reasons of its pieces.
+        frames: all frames at full size where they are few and small, so that the file need not be read again.
     """
 
     pieces: list[Piece]
     size: tuple[int, int]
     remarks: list[str]
+    frames: list[np.ndarray] | None = None
 
 
 def find_person(
@@ -83,7 +87,7 @@ def find_person(
     row |= {"decoded_frames": 0, "fps": settings["fps"], "size": [0, 0], "rotation": 0}
     row |= {"people_max": 0, "pose_found": 0.0, "notes": [], "pieces": []}
     try:
-        track, measures = _read(video, estimator, settings["max_frames"])
+        track, measures, frames = _read(video, estimator, settings["max_frames"])
     except VideoError as error:
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
@@ -94,18 +98,25 @@ def find_person(
     counted = track.people[track.people >= 0]
     row |= {"people_max": int(counted.max(initial=0)), "pose_found": round(float(track.found.mean()), 4)}
     remarks = ["most frames repeat the one before"] if repeats else []
-    return row, Person(_pieces(track, measures, video, settings, least), video.full_size, remarks)
+    return row, Person(_pieces(track, measures, video, settings, least), video.full_size, remarks, frames)
 
 
-def _read(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, Measures]:
-    """One person's pose in each frame, and what else is measured of it."""
+def _read(
+    video: Video, estimator: PoseEstimator, max_frames: int | None
+) -> tuple[Track, Measures, list[np.ndarray] | None]:
+    """One person's pose in each frame, what else is measured of it, and the frames, if they may be kept."""
     tracker, measures = Tracker(estimator), Measures()
+    frames: list[np.ndarray] | None = []
     for frame in video:
         restart = measures.may_be_cut(frame) or len(measures) - 1 in _breaks(video)[-1:]
         measures.add(frame, tracker.step(frame, restart=restart))
+        if frames is not None and video.size == video.full_size and (len(frames) + 1) * frame.nbytes <= KEPT_BYTES:
+            frames.append(frame)
+        else:
+            frames = None
         if len(measures) == max_frames:
             break
-    return tracker.result(), measures
+    return tracker.result(), measures, frames
 
 
 def _breaks(video: Video) -> list[int]:

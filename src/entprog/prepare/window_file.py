@@ -30,7 +30,7 @@ from entprog.prepare.crop import (
     person_rectangle,
     resize,
 )
-from entprog.prepare.outcome import Outcome, finished, left_out, parts_of
+from entprog.prepare.outcome import EndedEarlyError, Outcome, finished, left_out, parts_of, unreadable
 from entprog.prepare.person import Person, Piece, Row, find_person
 from entprog.prepare.quality import Reason, wrong_size
 from entprog.prepare.video import Video, VideoError
@@ -133,8 +133,8 @@ def prepare_windows_of(
             keep(clip_name, tensors)
     except ControlError as error:
         return row | {"reason": str(error)}
-    except VideoError as error:
-        return row | {"reason": f"unreadable: {error.reason}"}
+    except (VideoError, EndedEarlyError) as error:
+        return unreadable(row, error)
     row["starts"] = {clip_name: list(clip.starts) for clip_name, clip in clips.items()}
     row["crops"] = {
         clip_name: {_size(size): list(box) for size, box in clip.boxes.items()} for clip_name, clip in clips.items()
@@ -197,7 +197,8 @@ def _encode(
     file: Path, control: Path | None, clips: list[WindowClip], settings: Row, encoders: Encoders, person: Person
 ) -> Iterator[dict[str, Tensor]]:
     """The second reading: each clip's tensors, in order."""
-    frames, length, position = iter(Video(file, fps=settings["fps"])), settings["frames"], -1
+    frames = iter(person.frames or Video(file, fps=settings["fps"]))
+    length, position = settings["frames"], -1
     controls = None if control is None else _control_frames(control, settings["fps"], person.size)
     seen: dict[Size, dict[int, tuple[np.ndarray, np.ndarray | None]]] = {}
     faces: dict[int, Tensor] = {}
@@ -209,7 +210,7 @@ def _encode(
             kept = {size: {i: pair for i, pair in seen.get(size, {}).items() if i >= start} for size in clip.boxes}
             seen, faces = kept, {i: face for i, face in faces.items() if i >= start}
             while position < start + length - 1:
-                frame, position = _next(frames, file), position + 1
+                frame, position = _next(frames), position + 1
                 driving = None if controls is None else next(controls)
                 for size, box in clip.boxes.items() if position >= start else ():
                     seen[size][position] = (
@@ -236,10 +237,10 @@ def _encode(
         yield tensors
 
 
-def _next(frames: Iterator[np.ndarray], file: Path) -> np.ndarray:
+def _next(frames: Iterator[np.ndarray]) -> np.ndarray:
     frame = next(frames, None)
     if frame is None:
-        raise VideoError(file, "it has fewer frames at the second reading")
+        raise EndedEarlyError("it has fewer frames at the second reading")
     return frame
 
 
