@@ -60,6 +60,7 @@ class WindowRow:
         caption: "" for none.
         prompt: `prompt_hash` of the caption.
         shard, place: file, and index in its tensors.
+        content: sha256 of the source's file, "" where it is not known.
     """
 
     clip: str
@@ -74,6 +75,7 @@ class WindowRow:
     prompt: str
     shard: str
     place: int
+    content: str = ""
 
     @property
     def size(self) -> str:
