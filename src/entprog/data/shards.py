@@ -8,6 +8,7 @@ shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for eac
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from entprog.data.fingerprint import fingerprint
 from entprog.data.tensor_files import TensorSpool
 from entprog.files import write_atomically
 
@@ -125,6 +127,11 @@ class Shards:
                 f"data.path = {str(folder)!r}: the data set is empty; see prepare.jsonl for what was dropped"
             )
         self._open: dict[str, Any] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what training can see; neither the folder's place nor the layout of shards counts."""
+        return fingerprint(self.about, self.rows)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from entprog.prepare.content import read_contents
 from entprog.prepare.inputs import Listing
 from entprog.prepare.matching import SAME, match
 from entprog.prepare.ranks import Follower, Leader, Ranks
-from entprog.prepare.store import Row, Store
+from entprog.prepare.store import Row, Store, check_folder
 from entprog.prepare.work import Work, prepare_jobs, sigterm_stops
 
 __all__ = ["PrepareResult", "follow", "hold", "prepare_files", "result_of", "workers_of"]
@@ -57,10 +57,9 @@ def hold(out: Path) -> Iterator[None]:
     """The lock of the data set's folder, made where it is not there; another prepare is waited for, and named.
 
     Raises:
-        ValueError: `out` is a file.
+        ValueError: `out` is a file, or a folder of something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file; give a folder that does not exist yet")
+    check_folder(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -58,14 +58,11 @@ class Store:
         self.replaced: dict[str, Row] = {}
         self._places: dict[str, int] = {}
         about = out / "prepare.json"
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"out: {out} is a file; give a folder that does not exist yet")
+        check_folder(out)
         before: dict[str, Any] = {}
         if about.is_file():
             before = json.loads(about.read_text(encoding="utf-8"))
             self._compare(before)
-        elif out.exists() and any(path.name not in INSIDE for path in out.iterdir()):
-            raise ValueError(f"out: {out} exists and was not made by prepare; give an empty or a new folder")
         with full_disk_reported(out):
             self.parts.mkdir(parents=True, exist_ok=True)
             self.left_out: dict[str, int] = before.get(LEFT_OUT, {})
@@ -77,7 +74,9 @@ class Store:
 
     def _clean(self) -> None:
         """Delete what a killed run left in parts/ of files that it had not finished."""
-        wanted = {path for row in self.rows if not finished(row) for clip in row["clips"] for path in self._chunks(clip)}
+        wanted = {
+            path for row in self.rows if not finished(row) for clip in row["clips"] for path in self._chunks(clip)
+        }
         for path in [*self.parts.iterdir(), *self.out.glob("*.partial")]:
             if path.is_file() and path not in wanted:
                 path.unlink()
@@ -334,6 +333,18 @@ class Store:
             shutil.rmtree(self.parts, ignore_errors=True)
             self.parts.mkdir(exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that is none, or not of `prepare`.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: {out} is a file; give a folder that does not exist yet")
+    if out.exists() and not (out / "prepare.json").is_file() and any(p.name not in INSIDE for p in out.iterdir()):
+        raise ValueError(f"out: {out} exists and was not made by prepare; give an empty or a new folder")
 
 
 def finished(row: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, re
 from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
 from entprog.prepare.inputs import Listing, list_inputs, shown
 from entprog.prepare.ranks import Ranks
-from entprog.prepare.store import Row
+from entprog.prepare.store import Row, check_folder
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
 
@@ -90,6 +90,7 @@ def prepare_windows(
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
     if wrong:
         raise ValueError("\n".join(wrong))
+    check_folder(out)
     listing = list_inputs(paths, out)
     if left_out is not None:
         listing = Listing(listing.files, dict(left_out))
