@@ -173,7 +173,7 @@ def _outcomes(piece: Piece, frame: Size, settings: Row, encoders: Encoders) -> l
     starts, outcomes = [piece.start + start for start in window_starts(piece.end - piece.start, length)], []
     for i in range(0, len(starts), together):
         some = tuple(starts[i : i + together])
-        references = _references(some, length, count)
+        references = reference_frames(some, length, count)
         clip = WindowClip(some, references, boxes, keypoints, piece.start, faces, points)
         outcomes.append(Outcome(some[0], some[-1] + length, piece.after, part=clip))
     return outcomes
@@ -187,8 +187,8 @@ def _together(sizes: list[Size], length: int, encoders: Encoders) -> int:
     return max(1, CLIP_BYTES // window_bytes)
 
 
-def _references(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
-    """Frames spread evenly over the clip."""
+def reference_frames(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
+    """The frames of a clip's reference images, spread evenly over it."""
     frames = starts[-1] + length - starts[0]
     return tuple(starts[0] + (2 * i + 1) * frames // (2 * count) for i in range(count))
 

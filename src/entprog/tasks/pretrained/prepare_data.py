@@ -11,6 +11,7 @@ from torch import Tensor
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
 from entprog.prepare.folder import PrepareResult
+from entprog.prepare.inputs import list_inputs
 from entprog.prepare.metadata import captions
 from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
 from entprog.tasks.pretrained.families import family_of
@@ -40,6 +41,7 @@ def prepare_data(
     people: str = "largest",
     max_frames: int | None = None,
     holdout: float = 0.1,
+    workers: int | None = 1,
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> PrepareResult:
@@ -91,6 +93,8 @@ def prepare_data(
             people=people,
             max_frames=max_frames,
             holdout=holdout,
+            workers=workers,
+            left_out=list_inputs(inputs, out).left_out,
             device=device,
         )
 
