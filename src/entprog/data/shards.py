@@ -166,7 +166,7 @@ class Shards:
         return tuple(self.about.get("stored", ()))
 
     def keypoints(self, row: ClipRow, kind: str, start: int, frames: int) -> np.ndarray:
-        """Keypoints [frames, J, 3] of the "hands" (42: left, then right) or the "face" (68) from frame `start` of a clip.
+        """Keypoints [frames, J, 3] of the "hands" (42: left, then right) or the "face" (68) from frame `start`.
 
         Raises:
             ValueError: they are not stored.

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from entprog.data.shards import SHARD_BYTES, index_lines
+from entprog.data.shards import KEYPOINTS, SHARD_BYTES, index_lines
 from entprog.data.tensor_files import TensorSpool
 from entprog.data.windows import FORMAT, STORED, WindowRow, prompt_hash
 from entprog.files import save_tensors, write_atomically
@@ -29,10 +30,14 @@ class WindowWriter:
         sizes: Sequence[str],
         frames: int,
         fps: float,
+        keypoints: Sequence[str] = (),
     ) -> None:
-        """`codec` as `DiffusersCodec.about()`; `text` the text encoders' class and hash; `sizes` such as "480x832"."""
+        """`codec` as `DiffusersCodec.about()`; `text` the text encoders' class and hash; `sizes` such as "480x832".
+
+        `keypoints`: those of hands and face that each window has; zeros (confidence 0) where it is not given them.
+        """
         self.out, self.codec, self.text = out, dict(codec), None if text is None else dict(text)
-        self.sizes, self.frames, self.fps = tuple(sizes), frames, fps
+        self.sizes, self.frames, self.fps, self.keypoints = tuple(sizes), frames, fps, tuple(keypoints)
         self.rows: list[WindowRow] = []
         self.stored: tuple[str, ...] = ()
         self._spools: dict[str, TensorSpool] = {}
@@ -45,6 +50,8 @@ class WindowWriter:
         Raises:
             ValueError: unknown or missing tensors, or not those of the windows before.
         """
+        missing = {name: torch.zeros(self.frames, KEYPOINTS[name], 3) for name in self.keypoints if name not in tensors}
+        tensors = {**tensors, **missing}
         names = tuple(name for name in STORED if name in tensors)
         unknown = sorted(set(tensors) - set(STORED))
         if unknown or not {"latents", "pose"} <= set(names):

@@ -136,9 +136,11 @@ class _Path:
         far = float(np.linalg.norm(step))
         if far <= bound:
             return True
-        previous = self._movement(before[-2], last) if len(before) > 1 else None
-        if previous is None or far > FORESEEN * bound:
+        if far > FORESEEN * bound:
             return False
+        previous = self._movement(before[-2], last) if len(before) > 1 else None
+        if previous is None:
+            return True
         return float(np.linalg.norm(step - previous * gap / (last - before[-2]))) <= bound
 
     def _movement(self, a: int, b: int) -> np.ndarray | None:

@@ -223,11 +223,11 @@ class Store:
         self._close()
         return writer.rows
 
-    def _stored(self, old: Sequence[ClipRow]) -> tuple[str, ...]:
+    def _stored(self, old: Sequence[Any]) -> tuple[str, ...]:
         """Keypoints of hands and face that one of the clips has; the others then get zeros."""
         new = (self._chunk(clip, 0) for row in self.rows if row.get("new") for clip in row["clips"])
         files = {*new, *(self.out / clip.shard for clip in old)}
-        found = {name for path in files if path.is_file() for name in TensorFile(path).shapes}
+        found = {name.rsplit("/", 1)[-1] for path in files if path.is_file() for name in TensorFile(path).shapes}
         return tuple(name for name in KEYPOINTS if name in found)
 
     def _new_clips(self) -> bool:

@@ -72,7 +72,7 @@ class WindowStore(Store):
         with full_disk_reported(self.out):
             writer = WindowWriter(
                 self._next(), codec=codec, text=text, sizes=self.settings["sizes"], frames=self.settings["frames"],
-                fps=self.settings["fps"],
+                fps=self.settings["fps"], keypoints=self._stored(old),
             )  # fmt: skip
             for row in self.rows:
                 if row.get("new"):
