@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from entprog.poses.blazepose import PoseEstimator, Track, Tracker
-from entprog.prepare.crop import cuts_of
+from entprog.prepare.crop import VISIBLE, cuts_of
 from entprog.prepare.measures import Measures
 from entprog.prepare.pieces import CUT, LONGEST_GAP, PAUSE, Span, split_track
 from entprog.prepare.quality import (
@@ -143,7 +143,8 @@ def _repeats(measures: Measures, fps: float) -> list[str]:
 def _pieces(track: Track, measures: Measures, video: Video, settings: Row, least: int) -> list[Piece]:
     """All frames of the file in pieces, with the stretches that show nobody."""
     breaks = {edge: PAUSE for edge in _breaks(video)} | {edge: CUT for edge in cuts_of(measures.changes)}
-    spans = split_track(track.keypoints, track.found, track.people, measures.colours, settings["fps"], breaks)
+    found = track.found & ~_outside(track.keypoints, *video.size)
+    spans = split_track(track.keypoints, found, track.people, measures.colours, settings["fps"], breaks)
     scale = np.array([video.full_size[0] / video.size[0]] * 2 + [1], np.float32)
     pieces, shots = [], sorted({0, *(edge for edge in breaks if edge < len(track.found)), len(track.found)})
     for span in spans:
@@ -161,7 +162,14 @@ def _pieces(track: Track, measures: Measures, video: Video, settings: Row, least
         )
         keypoints = track.keypoints[chosen] * scale
         pieces.append(Piece(span.start, span.end, keypoints, span.found, hands, face, reason, span.after))
-    return sorted([*pieces, *_between(spans, shots, track.found)], key=lambda piece: piece.start)
+    return sorted([*pieces, *_between(spans, shots, found)], key=lambda piece: piece.start)
+
+
+def _outside(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The frames [F] in which all that is visible of the person [F,18,3] lies outside the picture."""
+    seen = keypoints[..., 2] >= VISIBLE
+    inside = ((keypoints[..., :2] >= 0) & (keypoints[..., :2] <= [width, height])).all(2)
+    return np.asarray(seen.any(1) & ~(seen & inside).any(1))
 
 
 def _between(spans: list[Span], shots: list[int], found: np.ndarray) -> list[Piece]:
