@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from entprog.poses.blazepose import Track
-from entprog.prepare import person
 
 BODY = np.array(
     [
@@ -57,11 +55,6 @@ class StandIn:
 
     def tracker(self, source: Path | None = None) -> "_Tracker":
         return _Tracker(self)
-
-    def used(self, monkeypatch: pytest.MonkeyPatch) -> "StandIn":
-        """Prepare uses this one."""
-        monkeypatch.setattr(person, "Tracker", lambda estimator: self.tracker())
-        return self
 
 
 class _Tracker:

@@ -51,6 +51,7 @@ def prepare(
     people: Literal["largest", "drop"] = "largest",
     min_frames: Annotated[int | None, Parameter(show_default="16")] = None,
     max_frames: int | None = None,
+    min_sharpness: Annotated[float | None, Parameter(show_default="0.2")] = None,
     holdout: float = 0.1,
     workers: Annotated[int | None, Parameter(show_default="the cores")] = None,
     device: str = "cpu",
@@ -84,9 +85,10 @@ def prepare(
         out: folder of the data set.
         sizes: sides in pixels to store latents for, multiples of 8; with --codec height x width; list them with commas.
         fps: frames a second of the clips.
-        people: with several people in a picture: follow the largest, or drop the file.
+        people: with several people in a picture: follow the largest, or drop those parts of the file.
         min_frames: drop clips that are shorter; with --codec, --frames says it.
         max_frames: read at most so many frames of each file.
+        min_sharpness: drop clips that are more blurred, from 0 (drops none) to 1; sharp videos have 0.6 and more.
         holdout: share of the files kept from training, to judge it by; of a single file, its end.
         workers: processes that prepare files side by side.
         device: where the networks run.
@@ -105,6 +107,7 @@ def prepare(
     )  # fmt: skip
     common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
     common["workers"] = workers
+    common |= without_none({"min_sharpness": min_sharpness})
     if codec is None:
         from entprog.prepare.folder import prepare_folder
 

@@ -10,6 +10,7 @@ Coordinates are continuous pixels: the frame covers [0, W] x [0, H]. Keypoints a
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -151,6 +152,10 @@ class PoseEstimator:
             tracker.step(frame, restart=i in again)
         return tracker.result()
 
+    def tracker(self, source: Path | None = None) -> "Tracker":
+        """A tracker for one video; `source` is not needed."""
+        return Tracker(self)
+
     def _images(self, frames: Tensor) -> Tensor:
         if frames.dim() != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames: {frames.dtype} {tuple(frames.shape)}; give uint8 [N,H,W,3]")
@@ -166,8 +171,8 @@ class Tracker:
         self.last: Person | None = None
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
-    def step(self, frame: np.ndarray, *, restart: bool = False) -> np.ndarray:
-        """Keypoints [18,3] of the next frame; all zero without a pose."""
+    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> np.ndarray:
+        """Keypoints [18,3] of the next frame; all zero without a pose. `index`: its number in the file."""
         batch = torch.from_numpy(np.ascontiguousarray(frame))[None]
         if restart:
             self.circle = self.last = None

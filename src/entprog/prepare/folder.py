@@ -19,6 +19,7 @@ from entprog.prepare.file import Encode, prepare_file
 from entprog.prepare.inputs import list_inputs, shown
 from entprog.prepare.names import free_name
 from entprog.prepare.ranks import Ranks
+from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.store import Row, Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -59,6 +60,7 @@ def prepare_folder(
     people: str = "largest",
     min_frames: int = 16,
     max_frames: int | None = None,
+    min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
     workers: int | None = 1,
     encode: Encode | None = None,
@@ -77,9 +79,10 @@ def prepare_folder(
         out: folder of the data set; new, empty, or begun by this function with the same settings.
         sizes: sides in pixels for which latents are stored; multiples of 8 from 16 on.
         fps: frames a second of the clips.
-        people: with several people in frame, use the "largest" at the start of the shot, or "drop" the file.
-        min_frames: shorter clips are dropped.
+        people: with several people in frame, use the "largest" at the start of the shot, or "drop" those pieces.
+        min_frames: shorter pieces are dropped.
         max_frames: read at most this many frames (at `fps`) of each file; None reads all.
+        min_sharpness: pieces with a more blurred person are dropped (`measures.sharpness`, 0 to 1); 0 drops none.
         holdout: share of the files held out, chosen by a hash of the file name when a file is first prepared; at least
             one file is for training, and of two or more at least one is held out unless this is 0. Of a single file
             its end is held out.
@@ -94,7 +97,19 @@ def prepare_folder(
         OSError: the disk is full; finished files are kept.
     """
     paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
-    _check(paths, sizes, fps, people, min_frames, max_frames, holdout, workers, encode, codec)
+    _check(
+        paths,
+        sizes,
+        fps,
+        people,
+        min_frames,
+        max_frames,
+        holdout,
+        workers,
+        encode,
+        codec,
+        wrong_sharpness(min_sharpness),
+    )
     if codec is None:
         from entprog.codecs.pca import PatchCodec
 
@@ -108,6 +123,7 @@ def prepare_folder(
         "people": people,
         "min_frames": min_frames,
         "max_frames": max_frames,
+        "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
     }
     work, workers = ClipWork(settings, device, encode), workers_of(workers)
@@ -135,8 +151,9 @@ def _check(
     workers: int | None,
     encode: Encode | None,
     codec: dict[str, str] | None,
+    others: Sequence[str] = (),
 ) -> None:
-    wrong = []
+    wrong = list(others)
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
     wrong += [f"inputs: {shown(path)} does not exist; check the path" for path in inputs if not os.path.lexists(path)]

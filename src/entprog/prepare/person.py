@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from entprog.poses.blazepose import PoseEstimator, Track, Tracker
+from entprog.poses.blazepose import PoseEstimator, Track
 from entprog.prepare.crop import VISIBLE, cuts_of
 from entprog.prepare.measures import Measures
 from entprog.prepare.pieces import CUT, LONGEST_GAP, PAUSE, Span, split_track
@@ -105,11 +105,11 @@ def _read(
     video: Video, estimator: PoseEstimator, max_frames: int | None
 ) -> tuple[Track, Measures, list[np.ndarray] | None]:
     """One person's pose in each frame, what else is measured of it, and the frames, if they may be kept."""
-    tracker, measures = Tracker(estimator), Measures()
+    tracker, measures = estimator.tracker(video.path), Measures()
     frames: list[np.ndarray] | None = []
     for frame in video:
         restart = measures.may_be_cut(frame) or len(measures) - 1 in _breaks(video)[-1:]
-        measures.add(frame, tracker.step(frame, restart=restart))
+        measures.add(frame, tracker.step(frame, index=_index(video), restart=restart))
         if frames is not None and video.size == video.full_size and (len(frames) + 1) * frame.nbytes <= KEPT_BYTES:
             frames.append(frame)
         else:
@@ -122,6 +122,12 @@ def _read(
 def _breaks(video: Video) -> list[int]:
     """Frames that begin after a pause."""
     found: list[int] = getattr(video, "breaks", [])
+    return found
+
+
+def _index(video: Video) -> int:
+    """Number of the last frame in the file."""
+    found: int = getattr(video, "index", -1)
     return found
 
 

@@ -8,7 +8,7 @@ LEAST_FOUND = 0.9
 """Share of a piece's frames that must show a pose."""
 OFTEN = 0.2
 """With people = "drop", a piece is dropped if a second person is in a larger share of the checked frames."""
-MIN_SHARPNESS = 0.25
+MIN_SHARPNESS = 0.2
 """Default of `min_sharpness` (`measures.sharpness`)."""
 STILL = 0.05
 """Levels of 255 by which the frames of a still picture differ at most, at 64 x 64 pixels."""
@@ -68,3 +68,8 @@ def wrong_picture(motion: np.ndarray, sharpness: np.ndarray, least: float) -> Re
 def wrong_size(shown: float, needed: float) -> Reason | None:
     """`shown` and `needed`: side in pixels of the square around the person, or width of the rectangle."""
     return Reason("person too small", f"{shown:.0f} px, at least {needed:.0f}") if shown < needed else None
+
+
+def wrong_sharpness(least: float) -> list[str]:
+    """What is wrong with the setting."""
+    return [] if 0 <= least <= 1 else [f"min_sharpness: {least}; give a number from 0 to 1"]

@@ -25,6 +25,7 @@ from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
 from entprog.prepare.atomic import atomic_path
+from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.split import TAIL, Piece, split_files, tail_of_clips
 
 __all__ = ["NotWritten", "Row", "Store", "full_disk_reported", "split_files"]
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT_OUT = "left_out"
 """Key of prepare.json that is no setting: what the inputs of the last run hold beside videos."""
-EARLIER: dict[str, Any] = {}
+EARLIER: dict[str, Any] = {"min_sharpness": MIN_SHARPNESS}
 """What data sets were prepared with before a setting was there; a setting that is not named must be in prepare.json."""
 FRAMES_AT_ONCE = 64
 INSIDE = ("parts", ".next", *LOCK_FILES)

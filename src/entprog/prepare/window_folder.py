@@ -18,6 +18,7 @@ from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
 from entprog.prepare.inputs import Listing, list_inputs, shown
 from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, check_folder
+from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
 
@@ -46,6 +47,7 @@ def prepare_windows(
     multiple: int = 0,
     people: str = "largest",
     max_frames: int | None = None,
+    min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
     workers: int | None = 1,
     left_out: Mapping[str, int] | None = None,
@@ -73,7 +75,7 @@ def prepare_windows(
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
         left_out: what the inputs hold beside videos, where they were listed already.
-        people, max_frames, holdout, workers, device: as `prepare_folder` takes them.
+        people, max_frames, min_sharpness, holdout, workers, device: as `prepare_folder` takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -83,6 +85,7 @@ def prepare_windows(
     multiple = multiple or 2 * codec.factor
     wrong = [
         *wrong_shapes(codec, sizes, frames, multiple, max_frames),
+        *wrong_sharpness(min_sharpness),
         *_wrong_settings(paths, fps, references, face, people, holdout),
         *wrong_workers(workers),
     ]
@@ -116,6 +119,7 @@ def prepare_windows(
         "control": control,
         "people": people,
         "max_frames": max_frames,
+        "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
     }
     work, workers = WindowWork(settings, device, encoders, driving), workers_of(workers, device)
