@@ -42,6 +42,7 @@ FLOORS = (
     "plugins",
     "nets",
     "files",
+    "locks",
     "core",
 )
 """The layers from the top down: each part imports itself and parts below it, nothing else of ours."""

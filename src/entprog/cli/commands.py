@@ -1,5 +1,6 @@
 """The commands: arguments and help only; each imports its verb when it runs."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,7 +51,9 @@ def prepare(
     people: Literal["largest", "drop"] = "largest",
     min_frames: Annotated[int | None, Parameter(show_default="16")] = None,
     max_frames: int | None = None,
+    min_sharpness: Annotated[float | None, Parameter(show_default="0.2")] = None,
     holdout: float = 0.1,
+    workers: Annotated[int | None, Parameter(show_default="the cores")] = None,
     device: str = "cpu",
     codec: str | None = None,
     text: str | None = None,
@@ -65,8 +68,9 @@ def prepare(
 
     Decodes each video, finds the pose of one person, cuts one fixed square
     around them and stores latents and keypoints. OUT/prepare.jsonl says of
-    every file what became of it. Run it again after an interruption, or with
-    more videos, and it goes on where it stopped.
+    every file what became of it. Run it again after an interruption, or when
+    videos were added, moved or replaced: only what is new is prepared. Under
+    torchrun each process prepares its share.
 
         entprog prepare videos/ more/dance.mp4 data/mine --sizes 32,64
 
@@ -81,10 +85,12 @@ def prepare(
         out: folder of the data set.
         sizes: sides in pixels to store latents for, multiples of 8; with --codec height x width; list them with commas.
         fps: frames a second of the clips.
-        people: with several people in a picture: follow the largest, or drop the file.
+        people: with several people in a picture: follow the largest, or drop those parts of the file.
         min_frames: drop clips that are shorter; with --codec, --frames says it.
         max_frames: read at most so many frames of each file.
-        holdout: share of the files kept from training, to judge it by.
+        min_sharpness: drop clips that are more blurred, from 0 (drops none) to 1; sharp videos have 0.6 and more.
+        holdout: share of the files kept from training, to judge it by; of a single file, its end.
+        workers: processes that prepare files side by side.
         device: where the networks run.
         codec: a model's folder in diffusers' layout, its VAE's folder, or a hub id.
         text: a model's folder or hub id, whose text encoders encode the captions.
@@ -100,6 +106,8 @@ def prepare(
          "dtype": dtype, "tiling": tiling}
     )  # fmt: skip
     common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
+    common["workers"] = workers
+    common |= without_none({"min_sharpness": min_sharpness})
     if codec is None:
         from entprog.prepare.folder import prepare_folder
 
@@ -120,15 +128,21 @@ def prepare(
         result = prepare_data(
             inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
         )
-    files = f"{result.kept} files kept, {result.dropped} dropped"
-    what = (
-        f"{result.windows} windows of {result.clips} clips"
-        if codec
-        else f"{result.clips} clips, {result.frames} frames"
-    )
-    print(f"{result.out}: {what}; {files}")
-    for reason, count in result.reasons.items():
-        print(f"  {count} x {reason}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun the other processes print nothing
+        print("\n".join(_prepared(result, bool(codec))))
+
+
+def _prepared(result: Any, windows: bool) -> list[str]:
+    """What `prepare` says at the end."""
+    from entprog.prepare.inputs import shown
+
+    of_windows = f"{result.windows} windows of {result.clips} clips"
+    what = of_windows if windows else f"{result.clips} clips, {result.frames} frames"
+    lines = [f"{shown(result.out)}: {what}; {result.kept} files kept, {result.dropped} dropped"]
+    lines += [f"  {count} x {reason}" for reason, count in result.reasons.items()]
+    if result.left_out:
+        lines += ["not prepared:", *(f"  {count} x {reason}" for reason, count in result.left_out.items())]
+    return lines
 
 
 def rank(

@@ -2,12 +2,15 @@
 
 dataset.json                 format, codec, sizes, fps, counts
 index.jsonl                  one row for each kept clip, written last
-shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for each size, pose [T, 18, 3] float32
+shard-00000.safetensors      latents_SIZE [T, C, SIZE/4, SIZE/4] float16 for each size, pose [T, 18, 3] float32;
+                             where the pose estimator gave them hand_keypoints [T, 42, 3] and face_keypoints
+                             [T, 68, 3] float32, which "stored" in dataset.json then names
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from entprog.files import save_tensors, write_atomically
+from entprog.data.fingerprint import fingerprint
+from entprog.data.tensor_files import TensorSpool
+from entprog.files import write_atomically
 
 FORMAT = 1
 SHARD_BYTES = 512 * 2**20
+KEYPOINTS = {"hand_keypoints": 42, "face_keypoints": 68}
+"""Keypoints that a data set may have beside those of the body, and how many of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """One clip of the index; `start` is its first row in `shard`."""
+    """One clip of the index; `start` is its first row in `shard`, `content` the sha256 of the source's file, or ""."""
 
     clip: str
     subject: str
@@ -37,43 +44,47 @@ class ClipRow:
     fps: float
     split: str
     phase_hint: str | None = None
+    content: str = ""
 
 
 class ShardWriter:
-    """Collects clips and writes shards; the data set is valid only once `close` has written the index."""
+    """Writes clips into shards as they come; the data set is valid only once `close` has written the index."""
 
-    def __init__(self, out: Path, *, codec: Mapping[str, str], sizes: tuple[int, ...], fps: float) -> None:
-        self.out, self.codec, self.sizes, self.fps = out, dict(codec), sizes, fps
+    def __init__(
+        self, out: Path, *, codec: Mapping[str, str], sizes: tuple[int, ...], fps: float, stored: tuple[str, ...] = ()
+    ) -> None:
+        """`stored`: which of KEYPOINTS each frame has; a clip without them gets zeros, that is, confidence 0."""
+        self.out, self.codec, self.sizes, self.fps, self.stored = out, dict(codec), sizes, fps, stored
         self.rows: list[ClipRow] = []
-        self._parts: list[dict[str, Tensor]] = []
         self._shard = 0
-        self._filled = 0
-        self._bytes = 0
         out.mkdir(parents=True, exist_ok=True)
+        self._spool = self._next()
 
     def add(self, latents: Mapping[int, Tensor], pose: np.ndarray, **row: Any) -> None:
         """Append a clip: latents by size [F, C, h, w], keypoints [F, 18, 3], and the index row's other fields."""
-        part = {f"latents_{size}": latents[size].to(torch.float16).contiguous() for size in self.sizes}
-        part["pose"] = torch.from_numpy(np.ascontiguousarray(pose, dtype=np.float32))
-        frames = len(part["pose"])
-        name = f"shard-{self._shard:05d}.safetensors"
-        self.rows.append(ClipRow(shard=name, start=self._filled, frames=frames, fps=self.fps, **row))
-        self._parts.append(part)
-        self._filled += frames
-        self._bytes += sum(t.numel() * t.element_size() for t in part.values())
-        if self._bytes >= SHARD_BYTES:
+        clip = {f"latents_{size}": latents[size].to(torch.float16) for size in self.sizes}
+        self.add_chunks([{**clip, "pose": torch.from_numpy(np.ascontiguousarray(pose, dtype=np.float32))}], **row)
+
+    def add_chunks(self, chunks: Iterable[Mapping[str, Tensor]], **row: Any) -> None:
+        """Append a clip that comes in chunks of frames: "latents_SIZE", "pose", and what else each frame has."""
+        start = self._spool.rows
+        for chunk in chunks:
+            count = len(chunk["pose"])
+            zeros = {name: torch.zeros(count, KEYPOINTS[name], 3) for name in self.stored if name not in chunk}
+            self._spool.append({**chunk, **zeros})
+        frames, name = self._spool.rows - start, self._spool.final.name
+        self.rows.append(ClipRow(shard=name, start=start, frames=frames, fps=self.fps, **row))
+        if self._spool.bytes >= SHARD_BYTES:
             self._flush()
 
+    def _next(self) -> TensorSpool:
+        return TensorSpool(self.out / f"shard-{self._shard:05d}.safetensors")
+
     def _flush(self) -> None:
-        if not self._parts:
-            return
-        joined = {key: torch.cat([part[key] for part in self._parts]) for key in self._parts[0]}
-        final = self.out / f"shard-{self._shard:05d}.safetensors"
-        partial = final.with_name(final.name + ".partial")
-        save_tensors(joined, partial)
-        partial.replace(final)
-        self._parts, self._filled, self._bytes = [], 0, 0
-        self._shard += 1
+        if self._spool.rows:
+            self._spool.close()
+            self._shard += 1
+            self._spool = self._next()
 
     def close(self) -> None:
         """Write the last shard, dataset.json and, last of all, index.jsonl."""
@@ -86,10 +97,16 @@ class ShardWriter:
             "fps": self.fps,
             "clips": len(self.rows),
             "frames": total,
+            **({"stored": list(self.stored)} if self.stored else {}),
         }
         write_atomically(self.out / "dataset.json", json.dumps(about, indent=2) + "\n")
-        lines = "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
-        write_atomically(self.out / "index.jsonl", lines)
+        write_atomically(self.out / "index.jsonl", index_lines(self.rows))
+
+
+def index_lines(rows: Iterable[Any]) -> str:
+    """The text of index.jsonl; a row without `content` is written without it."""
+    written = (asdict(row) for row in rows)
+    return "".join(json.dumps({k: v for k, v in row.items() if k != "content" or v}) + "\n" for row in written)
 
 
 class Shards:
@@ -121,6 +138,11 @@ class Shards:
             )
         self._open: dict[str, Any] = {}
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what training can see; neither the folder's place nor the layout of shards counts."""
+        return fingerprint(self.about, self.rows)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels that latents are stored for."""
@@ -137,6 +159,25 @@ class Shards:
     def pose(self, row: ClipRow, start: int, frames: int) -> np.ndarray:
         """Keypoints [frames, 18, 3] from frame `start` of a clip."""
         return self._slice(row, "pose", start, frames).numpy()
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Which of KEYPOINTS are stored beside "pose"."""
+        return tuple(self.about.get("stored", ()))
+
+    def keypoints(self, row: ClipRow, kind: str, start: int, frames: int) -> np.ndarray:
+        """Keypoints [frames, J, 3] of the "hands" (42: left, then right) or the "face" (68) from frame `start`.
+
+        Raises:
+            ValueError: they are not stored.
+        """
+        name = {"hands": "hand_keypoints", "face": "face_keypoints"}[kind]
+        if name not in self.stored:
+            raise ValueError(
+                f"data.path = {str(self.folder)!r}: no {name} are stored; prepare the videos with a pose estimator "
+                "that gives them, such as --pose dwpose"
+            )
+        return self._slice(row, name, start, frames).numpy()
 
     def _slice(self, row: ClipRow, key: str, start: int, frames: int) -> Tensor:
         if not 0 <= start <= start + frames <= row.frames:

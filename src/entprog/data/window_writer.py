@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from entprog.data.shards import SHARD_BYTES
+from entprog.data.shards import KEYPOINTS, SHARD_BYTES, index_lines
+from entprog.data.tensor_files import TensorSpool
 from entprog.data.windows import FORMAT, STORED, WindowRow, prompt_hash
 from entprog.files import save_tensors, write_atomically
 
 
 class WindowWriter:
-    """Collects windows and writes shards; the data set is valid only once `close` has written the index.
+    """Writes windows into shards as they come; the data set is valid only once `close` has written the index.
 
     Windows that are added in the same order get the same places, so an older index stays valid while a longer data
     set is written over it.
@@ -30,14 +30,17 @@ class WindowWriter:
         sizes: Sequence[str],
         frames: int,
         fps: float,
+        keypoints: Sequence[str] = (),
     ) -> None:
-        """`codec` as `DiffusersCodec.about()`; `text` the text encoders' class and hash; `sizes` such as "480x832"."""
+        """`codec` as `DiffusersCodec.about()`; `text` the text encoders' class and hash; `sizes` such as "480x832".
+
+        `keypoints`: those of hands and face that each window has; zeros (confidence 0) where it is not given them.
+        """
         self.out, self.codec, self.text = out, dict(codec), None if text is None else dict(text)
-        self.sizes, self.frames, self.fps = tuple(sizes), frames, fps
+        self.sizes, self.frames, self.fps, self.keypoints = tuple(sizes), frames, fps, tuple(keypoints)
         self.rows: list[WindowRow] = []
         self.stored: tuple[str, ...] = ()
-        self._parts: dict[str, list[dict[str, Tensor]]] = {}
-        self._names: dict[str, str] = {}
+        self._spools: dict[str, TensorSpool] = {}
         self._count = 0
         out.mkdir(parents=True, exist_ok=True)
 
@@ -47,6 +50,8 @@ class WindowWriter:
         Raises:
             ValueError: unknown or missing tensors, or not those of the windows before.
         """
+        missing = {name: torch.zeros(self.frames, KEYPOINTS[name], 3) for name in self.keypoints if name not in tensors}
+        tensors = {**tensors, **missing}
         names = tuple(name for name in STORED if name in tensors)
         unknown = sorted(set(tensors) - set(STORED))
         if unknown or not {"latents", "pose"} <= set(names):
@@ -57,20 +62,15 @@ class WindowWriter:
         size = f"{row['height']}x{row['width']}"
         if size not in self.sizes:
             raise ValueError(f"window: size {size} is not of the data set's sizes, {list(self.sizes)}")
-        if size not in self._parts:
-            self._parts[size], self._names[size] = [], f"shard-{self._count:05d}.safetensors"
+        if size not in self._spools:
+            self._spools[size] = TensorSpool(self.out / f"shard-{self._count:05d}.safetensors")
             self._count += 1
-        part = {name: tensors[name].detach().to("cpu", STORED[name]).contiguous() for name in names}
-        place = {"shard": self._names[size], "place": len(self._parts[size])}
+        spool = self._spools[size]
+        place = {"shard": spool.final.name, "place": spool.rows}
         self.rows.append(WindowRow(**{**row, "caption": caption, "prompt": prompt_hash(caption), **place}))
-        self._parts[size].append(part)
-        if len(self._parts[size]) * sum(t.numel() * t.element_size() for t in part.values()) >= SHARD_BYTES:
-            self._flush(size)
-
-    def _flush(self, size: str) -> None:
-        parts, name = self._parts.pop(size), self._names.pop(size)
-        joined = {key: torch.stack([part[key] for part in parts]) for key in self.stored}
-        _save(joined, self.out / name)
+        spool.append({name: tensors[name].detach().to("cpu", STORED[name])[None] for name in names})
+        if spool.bytes >= SHARD_BYTES:
+            self._spools.pop(size).close()
 
     def close(self, texts: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
         """Write the last shards, text.safetensors, dataset.json and, last of all, index.jsonl.
@@ -86,8 +86,8 @@ class WindowWriter:
             lacking = sorted({"", *(row.caption for row in self.rows)} - set(texts))
             if lacking:
                 raise ValueError(f"texts: {len(lacking)} prompts are not encoded (first {lacking[0]!r})")
-        for size in list(self._parts):
-            self._flush(size)
+        for size in list(self._spools):
+            self._spools.pop(size).close()
         if self.text is not None:
             named = {
                 f"{prompt_hash(p)}.{n}": t.detach().cpu().contiguous() for p, ts in texts.items() for n, t in ts.items()
@@ -104,8 +104,7 @@ class WindowWriter:
             "windows": len(self.rows),
         }
         write_atomically(self.out / "dataset.json", json.dumps(about, indent=2) + "\n")
-        lines = "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
-        write_atomically(self.out / "index.jsonl", lines)
+        write_atomically(self.out / "index.jsonl", index_lines(self.rows))
 
 
 def _save(tensors: Mapping[str, Tensor], final: Path) -> None:

@@ -16,6 +16,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from entprog.core.types import Shape
+from entprog.data.fingerprint import fingerprint
 from entprog.data.sampler import generator, locate, shuffled
 from entprog.data.shards import FORMAT as FORMAT_OF_CLIPS
 
@@ -41,6 +43,8 @@ STORED: dict[str, torch.dtype] = {
     "image_embeds": torch.float16,  # [K, L, D], the same images by an image encoder
     "face": torch.uint8,  # [F, 3, S, S]
     "blank": torch.float16,  # [T, C, h, w], a clip whose pixels are all 0 in -1..1; the same for each window of a size
+    "hand_keypoints": torch.float32,  # [F, 42, 3], as "pose"; the left hand's before the right one's
+    "face_keypoints": torch.float32,  # [F, 68, 3], as "pose"
 }
 """What a window can have; `latents` and `pose` are always there."""
 
@@ -60,6 +64,7 @@ class WindowRow:
         caption: "" for none.
         prompt: `prompt_hash` of the caption.
         shard, place: file, and index in its tensors.
+        content: sha256 of the source's file, "" where it is not known.
     """
 
     clip: str
@@ -74,6 +79,7 @@ class WindowRow:
     prompt: str
     shard: str
     place: int
+    content: str = ""
 
     @property
     def size(self) -> str:
@@ -109,6 +115,11 @@ class Windows:
             raise self.wrong(f"{len(missing)} files are missing (first {missing[0]}); copy the whole folder")
         self._open: dict[str, Any] = {}
         self._texts: dict[str, list[str]] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what training can see; neither the folder's place nor the layout of shards counts."""
+        return fingerprint(self.about, self.rows)
 
     @property
     def sizes(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from entprog.core.types import Shape
 from entprog.files import write_atomically
 from entprog.sample.animate import write_panels
 from entprog.tasks.base import Task, fixed_draws
+from entprog.tasks.data_record import warn_of_other_data
 from entprog.tasks.finished_run import open_run
 
 BEYOND_PERSON = 0.12
@@ -86,6 +87,7 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: s
     for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
     _, task = open_run(run, config.sample.weights, device)
+    warn_of_other_data(run, task)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
     result = evaluate_task(task, config, run, weights="ema" if averaged else "model")
     print(table(result))
@@ -137,6 +139,7 @@ def evaluate_task(
         "per_clip": rows,
         "baselines": baselines,
     }
+    result["protocol"]["data"] = (task.data_record() or {}).get("fingerprint")
     write_samples(samples or out / "samples" / "final", generated[: config.evaluate.videos])
     write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result

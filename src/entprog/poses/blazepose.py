@@ -10,6 +10,7 @@ Coordinates are continuous pixels: the frame covers [0, W] x [0, H]. Keypoints a
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,11 +51,15 @@ class Track:
     keypoints: float32 [F,18,3], x and y in pixels, visibility 0..1; all zero in frames without a pose.
     score: float32 [F], 0..1; `found` where it is at least FOUND_THRESHOLD.
     people: int [F], people found by the detector in the frames where it ran, -1 elsewhere.
+    hands: float32 [F,42,3], the left hand's keypoints before the right one's, as `keypoints`; None: not given.
+    face: float32 [F,68,3], likewise.
     """
 
     keypoints: np.ndarray
     score: np.ndarray
     people: np.ndarray
+    hands: np.ndarray | None = None
+    face: np.ndarray | None = None
 
     @property
     def found(self) -> np.ndarray:
@@ -147,6 +152,10 @@ class PoseEstimator:
             tracker.step(frame, restart=i in again)
         return tracker.result()
 
+    def tracker(self, source: Path | None = None) -> "Tracker":
+        """A tracker for one video; `source` is not needed."""
+        return Tracker(self)
+
     def _images(self, frames: Tensor) -> Tensor:
         if frames.dim() != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames: {frames.dtype} {tuple(frames.shape)}; give uint8 [N,H,W,3]")
@@ -159,12 +168,14 @@ class Tracker:
     def __init__(self, estimator: PoseEstimator) -> None:
         self.estimator = estimator
         self.circle: Person | None = None
+        self.last: Person | None = None
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
-    def step(self, frame: np.ndarray, *, restart: bool = False) -> None:
+    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> np.ndarray:
+        """Keypoints [18,3] of the next frame; all zero without a pose. `index`: its number in the file."""
         batch = torch.from_numpy(np.ascontiguousarray(frame))[None]
         if restart:
-            self.circle = None
+            self.circle = self.last = None
         keypoints, score, count = np.zeros((18, 3), np.float32), 0.0, -1
         if self.circle is not None:
             keypoints, score = self._follow(batch, self.circle)
@@ -173,8 +184,13 @@ class Tracker:
             count = len(people)
             if score < FOUND_THRESHOLD:
                 self.circle = None
-                keypoints, score = self._follow(batch, people[0]) if people else (np.zeros((18, 3), np.float32), 0.0)
+                person = _nearest(people, self.last)
+                keypoints, score = (
+                    (np.zeros((18, 3), np.float32), 0.0) if person is None else self._follow(batch, person)
+                )
+        self.last = self.circle or self.last
         self.rows.append((keypoints, score, count))
+        return keypoints
 
     def result(self) -> Track:
         keypoints = np.stack([row[0] for row in self.rows]) if self.rows else np.zeros((0, 18, 3), np.float32)
@@ -269,6 +285,17 @@ def _smooth(last: Person | None, new: Person) -> Person:
     centre = tuple(a + follow * (b - a) for a, b in zip(last.centre, new.centre, strict=True))
     radius = last.radius + follow * (new.radius - last.radius)
     return Person((centre[0], centre[1]), radius, last.angle + follow * turn, new.score)
+
+
+def _nearest(people: list[Person], last: Person | None) -> Person | None:
+    """The person nearest in position and scale to where the last one was, or without that the largest."""
+    if last is None or not people:
+        return people[0] if people else None
+    away = [
+        math.dist(person.centre, last.centre) / last.radius + abs(math.log(max(person.radius, 1e-6) / last.radius))
+        for person in people
+    ]
+    return people[away.index(min(away))]
 
 
 def _people(points: np.ndarray, score: np.ndarray) -> list[Person]:

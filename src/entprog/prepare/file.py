@@ -1,201 +1,131 @@
 """One video file -> the clips of one person in it, or the reason why there is none.
 
-The file is read twice, so that memory does not grow with its length: first small, for cuts and poses, then at
-full size for the pixels inside each clip's square.
+The file is read twice, so that memory does not grow with its length: first small, for cuts and poses (`person`), then
+at full size for the pixels inside each clip's square. Clips are handed on a few frames at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from entprog.data.shards import SHARD_BYTES
-from entprog.poses.blazepose import PoseEstimator, Track, Tracker
-from entprog.prepare.crop import (
-    Box,
-    crop,
-    crop_keypoints,
-    fill_gaps,
-    find_cuts,
-    histogram,
-    is_jump,
-    person_box,
-    resize,
-)
+from entprog.poses.blazepose import PoseEstimator
+from entprog.prepare.crop import Box, crop, crop_keypoints, fill_gaps, person_box, resize
+from entprog.prepare.outcome import EndedEarlyError, Outcome, finished, left_out, parts_of, unreadable
+from entprog.prepare.person import NOBODY, Piece, Row, find_person
+from entprog.prepare.quality import wrong_length, wrong_size
 from entprog.prepare.video import Video, VideoError
 
 Encode = Callable[[Tensor], Tensor]
-Row = dict[str, Any]
-Clips = dict[str, dict[str, Tensor]]
+Tensors = dict[str, Tensor]
+Clips = dict[str, Tensors]
+Keep = Callable[[str, Tensors], None]
+"""Takes the next frames of a clip: its name, and tensors whose first axis is frames."""
 
-POSE_SHORT_SIDE = 512
-LEAST_FOUND = 0.9
-OFTEN = 0.2
-"""With people = "drop", a file is dropped if a second person is in this share of the checked frames."""
 ENCODE_FRAMES = 32
+"""Frames that are encoded and handed on at once."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Frames [start, end) of a file that become one clip, and its square at full size."""
+    """Frames [start, end) of a file that become one clip.
+
+    Attributes:
+        box: its square at full size.
+        points: by the name that is stored, keypoints [n,J,3] in units of the square: x, y, confidence.
+    """
 
     start: int
     end: int
     box: Box
-    keypoints: np.ndarray
+    points: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Shot:
-    """Frames [start, end) of a file without a cut; keypoints [n,18,3] in pixels of the full frame, where `found`."""
+def prepare_file(
+    file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode, keep: Keep | None = None
+) -> tuple[Row, Clips]:
+    """One file's row for prepare.jsonl and its clips' tensors by clip name.
 
-    start: int
-    end: int
-    keypoints: np.ndarray
-    found: np.ndarray
-
-
-@dataclass(frozen=True)
-class Person:
-    """The first reading of a file: one person's shots that are long and sure enough, and why others are not."""
-
-    shots: list[Shot]
-    reasons: list[str]
-    size: tuple[int, int]
-
-
-def prepare_file(file: Path, name: str, settings: Row, estimator: PoseEstimator, encode: Encode) -> tuple[Row, Clips]:
-    """One file's row for prepare.jsonl and its clips' tensors ("latents_SIZE" and "pose") by clip name.
+    Tensors are "latents_SIZE" and "pose", and "hand_keypoints" and "face_keypoints" where the estimator gives them.
+    With `keep` they go there instead, at most ENCODE_FRAMES frames of a clip at once and clip by clip, and the
+    returned clips are empty; if the row then says "dropped", nothing that was given to `keep` counts.
 
     Never raises for the file's content: the row then says why it was dropped.
     """
     row, person = find_person(file, name, settings, estimator, settings["min_frames"])
     row |= {"crop": None, "crops": {}}
-    clips: Clips = {}
     if person is None:
-        return row, clips
-    parts, reasons = _parts(person, settings)
-    for i, tensors in enumerate(_encode(file, parts, settings, encode)):
-        clips[name if len(parts) == 1 else f"{name}-{i + 1}"] = tensors
-    row["crops"] = {clip: list(part.box) for clip, part in zip(clips, parts, strict=True)}
-    row["crop"] = next(iter(row["crops"].values()), None)
-    return finished(row, list(clips), reasons), clips
-
-
-def finished(row: Row, clips: list[str], reasons: list[str]) -> Row:
-    """The row of a file with its clips, and why parts of it were left out."""
-    reason = "; ".join(dict.fromkeys(reasons)) or None
-    return row | {"clips": clips, "status": "kept" if clips else "dropped", "reason": reason}
-
-
-def find_person(
-    file: Path, name: str, settings: Row, estimator: PoseEstimator, least: int
-) -> tuple[Row, Person | None]:
-    """The first reading: a row with what is known of the file, and its person; None where there is none.
-
-    `least`: frames of a shot that can be used. Never raises for the file's content.
-    """
-    video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE)
-    row: Row = {
-        "source": file.resolve().as_posix(),
-        "name": name,
-        "status": "dropped",
-        "reason": None,
-        "clips": [],
-    }
-    row |= {"decoded_frames": 0, "fps": settings["fps"], "size": [0, 0], "rotation": 0}
-    row |= {"people_max": 0, "pose_found": 0.0}
+        return row, {}
+    outcomes = [outcome for piece in person.pieces for outcome in _parts(piece, person.size, settings)]
+    parts = parts_of(outcomes, name)
+    clips: dict[str, list[Tensors]] = {clip: [] for clip in parts}
     try:
-        track, cuts = _find_poses(video, estimator, settings["max_frames"])
-    except VideoError as error:
-        return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
-    row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
-    if not len(track.found):
-        return row | {"reason": "no frames"}, None
-    looked = track.people[track.people >= 0]
-    row |= {"people_max": int(looked.max()), "pose_found": round(float(track.found.mean()), 4)}
-    if settings["people"] == "drop" and (looked > 1).mean() > OFTEN:
-        return row | {"reason": "several people"}, None
-    return row, Person(*_shots(track, cuts, video, least), video.full_size)
+        for clip, tensors in _encode(person.frames or Video(file, fps=settings["fps"]), parts, settings, encode):
+            if keep is None:
+                clips[clip].append(tensors)
+            else:
+                keep(clip, tensors)
+    except (VideoError, EndedEarlyError) as error:
+        return unreadable(row, error), {}
+    row["crops"] = {clip: list(part.box) for clip, part in parts.items()}
+    row["crop"] = next(iter(row["crops"].values()), None)
+    joined = {clip: {key: torch.cat([t[key] for t in some]) for key in some[0]} for clip, some in clips.items() if some}
+    return finished(row, outcomes, list(parts), person.remarks), joined
 
 
-def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
-    """The first reading: one person's pose in each frame, and the frames that begin a new shot."""
-    tracker, histograms = Tracker(estimator), []
-    for frame in video:
-        histograms.append(histogram(frame))
-        tracker.step(frame, restart=len(histograms) > 1 and is_jump(histograms[-2], histograms[-1]))
-        if len(histograms) == max_frames:
-            break
-    return tracker.result(), find_cuts(histograms)
+def _parts(piece: Piece, size: tuple[int, int], settings: Row) -> list[Outcome[Part]]:
+    """What becomes of a piece: its clips, which are as long as half a shard at most, and what is left out."""
+    if piece.reason is not None:
+        return [left_out(piece, piece.reason)]
+    box = person_box(piece.keypoints[piece.found], *size)
+    small = wrong_size(0 if box is None else box[2], max(settings["sizes"]) / 2)
+    if box is None or small is not None:
+        return [left_out(piece, small or NOBODY)]
+    points = {"pose": piece.keypoints, "hand_keypoints": piece.hands, "face_keypoints": piece.face}
+    filled = {n: crop_keypoints(fill_gaps(p, piece.found), box) for n, p in points.items() if p is not None}
+    frame_bytes = sum(2 * side * side for side in settings["sizes"]) + 18 * 3 * 4
+    longest, least = max(settings["min_frames"], SHARD_BYTES // frame_bytes // 2), settings["min_frames"]
+    outcomes = []
+    for first in range(piece.start, piece.end, longest):
+        last = min(first + longest, piece.end)
+        own = {name: values[first - piece.start : last - piece.start] for name, values in filled.items()}
+        short = wrong_length(last - first, least)
+        outcomes.append(Outcome(first, last, piece.after, short, None if short else Part(first, last, box, own)))
+    return outcomes
 
 
-def _shots(track: Track, cuts: list[int], video: Video, least: int) -> tuple[list[Shot], list[str]]:
-    """The shots of a file that can be used, and why others cannot."""
-    scale = video.full_size[0] / video.size[0]
-    keypoints = track.keypoints * np.array([scale, scale, 1], np.float32)
-    shots, reasons = [], []
-    for start, end in pairwise([0, *cuts, len(track.found)]):
-        known = np.flatnonzero(track.found[start:end])
-        if not len(known):
-            reasons.append("no person found")
-            continue
-        # frames before the first and after the last pose are of no use
-        start, end = start + int(known[0]), start + int(known[-1]) + 1
-        found = track.found[start:end]
-        if end - start < least:
-            reasons.append(f"shorter than {least} frames")
-            continue
-        if found.mean() < LEAST_FOUND:
-            reasons.append(f"pose found in fewer than {LEAST_FOUND:.0%} of the frames")
-            continue
-        shots.append(Shot(start, end, keypoints[start:end], found))
-    return shots, reasons
+def _encode(
+    video: Iterable[np.ndarray], parts: dict[str, Part], settings: Row, encode: Encode
+) -> Iterator[tuple[str, Tensors]]:
+    """The second reading: the frames of each clip in order, at most ENCODE_FRAMES at once.
 
-
-def _parts(person: Person, settings: Row) -> tuple[list[Part], list[str]]:
-    """The clips of a file, and why shots were left out."""
-    sizes, least = settings["sizes"], settings["min_frames"]
-    frame_bytes = sum(2 * size * size for size in sizes) + 18 * 3 * 4
-    longest = max(least, SHARD_BYTES // frame_bytes // 2)
-    parts, reasons = [], list(person.reasons)
-    for shot in person.shots:
-        box = person_box(shot.keypoints[shot.found], *person.size)
-        if box is None or box[2] < max(sizes) / 2:
-            reasons.append("person too small")
-            continue
-        filled = crop_keypoints(fill_gaps(shot.keypoints, shot.found), box)
-        for first in range(shot.start, shot.end, longest):
-            last = min(first + longest, shot.end)
-            if last - first >= least:
-                parts.append(Part(first, last, box, filled[first - shot.start : last - shot.start]))
-    return parts, reasons
-
-
-def _encode(file: Path, parts: list[Part], settings: Row, encode: Encode) -> Iterator[dict[str, Tensor]]:
-    """The second reading: each part's tensors, in order."""
-    if not parts:
-        return
-    frames, position = iter(Video(file, fps=settings["fps"])), -1
-    for part in parts:
-        latents: dict[int, list[Tensor]] = {size: [] for size in settings["sizes"]}
-        squares: list[np.ndarray] = []
-        while position < part.end - 1:
-            frame, position = next(frames), position + 1
-            if position >= part.start:
-                squares.append(crop(frame, part.box))
-            if squares and (len(squares) == ENCODE_FRAMES or position == part.end - 1):
-                batch = torch.from_numpy(np.stack(squares))
-                for size, encoded in latents.items():
-                    encoded.append(_checked(encode(resize(batch, size)), len(batch), size))
-                squares = []
-        tensors = {f"latents_{size}": torch.cat(encoded) for size, encoded in latents.items()}
-        yield tensors | {"pose": torch.from_numpy(part.keypoints)}
+    Raises:
+        EndedEarlyError: while iterating.
+    """
+    frames = enumerate(video)
+    for clip, part in parts.items():
+        squares: dict[int, list[Tensor]] = {size: [] for size in settings["sizes"]}
+        done = part.start
+        for position, frame in frames:
+            if position < part.start:
+                continue
+            square = torch.from_numpy(crop(frame, part.box))[None]
+            for size, some in squares.items():
+                some.append(resize(square, size))
+            count, last = position + 1 - done, position == part.end - 1
+            if count == ENCODE_FRAMES or last:
+                own = slice(done - part.start, position + 1 - part.start)
+                tensors = {f"latents_{s}": _checked(encode(torch.cat(some)), count, s) for s, some in squares.items()}
+                yield clip, tensors | {name: torch.from_numpy(values[own]) for name, values in part.points.items()}
+                squares, done = {size: [] for size in squares}, position + 1
+            if last:
+                break
+        else:
+            raise EndedEarlyError("it has fewer frames at the second reading")
 
 
 def _checked(latents: Tensor, frames: int, size: int) -> Tensor:

@@ -6,40 +6,49 @@ at full size for the pixels inside each clip's square.
 
 import math
 import os
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-from tqdm import tqdm
+from torch import Tensor
 
 from entprog.data.shards import FORMAT
 from entprog.poses.blazepose import PoseEstimator
+from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
 from entprog.prepare.file import Encode, prepare_file
-from entprog.prepare.inputs import find_videos
-from entprog.prepare.store import Store
+from entprog.prepare.inputs import list_inputs, shown
+from entprog.prepare.names import free_name
+from entprog.prepare.ranks import Ranks
+from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
+from entprog.prepare.store import Row, Store
 from entprog.prepare.video import EXTENSIONS
+
+__all__ = ["PEOPLE", "PrepareResult", "free_name", "no_videos", "prepare_folder", "wrong_workers"]
 
 PEOPLE = ("largest", "drop")
 
 
 @dataclass(frozen=True)
-class PrepareResult:
-    """The data set after a run: files, clips, and why files were dropped; `skipped` were done in an earlier run.
+class ClipWork:
+    """How a file becomes clips; see `work.Work`. `encode` None: the packaged codec."""
 
-    `windows` of format 2.
-    """
+    settings: Row
+    device: str
+    encode: Encode | None = None
 
-    out: Path
-    kept: int
-    dropped: int
-    skipped: int
-    clips: int
-    frames: int
-    reasons: dict[str, int]
-    windows: int = 0
+    def open(self) -> Callable[[Path, str, Callable[[str, Mapping[str, Tensor]], None]], Row]:
+        """See `work.Work`."""
+        encode, estimator = self.encode, PoseEstimator(self.device)
+        if encode is None:
+            from entprog.codecs.pca import PatchCodec
+
+            encode = PatchCodec.default().encode
+        codec = encode
+
+        def prepare(file: Path, name: str, keep: Callable[[str, Mapping[str, Tensor]], None]) -> Row:
+            return prepare_file(file, name, self.settings, estimator, codec, keep)[0]
+
+        return prepare
 
 
 def prepare_folder(
@@ -51,24 +60,34 @@ def prepare_folder(
     people: str = "largest",
     min_frames: int = 16,
     max_frames: int | None = None,
+    min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
+    workers: int | None = 1,
     encode: Encode | None = None,
     codec: dict[str, str] | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> PrepareResult:
-    """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
+    """Prepare videos; after an interruption, or with other inputs, another run does what is not done.
+
+    Files are known by their content: one that was moved keeps its clips, one that was replaced is prepared again. The same
+    inputs give the same bytes, whatever the number of workers and however often it was interrupted. Under torchrun
+    each rank prepares its share of the files, and rank 0 finishes the data set.
 
     Args:
-        inputs: video files, and folders (searched recursively for mp4 mov mkv webm avi m4v gif).
+        inputs: video files, and folders (searched recursively, links followed, for everything that is a video).
         out: folder of the data set; new, empty, or begun by this function with the same settings.
         sizes: sides in pixels for which latents are stored; multiples of 8 from 16 on.
         fps: frames a second of the clips.
-        people: with several people in frame, use the "largest" at the start of the shot, or "drop" the file.
-        min_frames: shorter clips are dropped.
+        people: with several people in frame, use the "largest" at the start of the shot, or "drop" those pieces.
+        min_frames: shorter pieces are dropped.
         max_frames: read at most this many frames (at `fps`) of each file; None reads all.
-        holdout: share of the files held out, chosen by a hash of the file name; at least one file is for
-            training, and of two or more at least one is held out unless this is 0.
+        min_sharpness: pieces with a more blurred person are dropped (`measures.sharpness`, 0 to 1); 0 drops none.
+        holdout: share of the files held out, chosen by a hash of the file name when a file is first prepared; at least
+            one file is for training, and of two or more at least one is held out unless this is 0. Of a single file
+            its end is held out.
+        workers: processes that prepare files, each with one thread; None for as many as cores. More than one needs a
+            script with an `if __name__ == "__main__"` guard, and an `encode` that can be sent to a process.
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
@@ -78,15 +97,24 @@ def prepare_folder(
         OSError: the disk is full; finished files are kept.
     """
     paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
-    _check(paths, sizes, fps, people, min_frames, max_frames, holdout, encode, codec)
-    if encode is None or codec is None:
+    _check(
+        paths,
+        sizes,
+        fps,
+        people,
+        min_frames,
+        max_frames,
+        holdout,
+        workers,
+        encode,
+        codec,
+        wrong_sharpness(min_sharpness),
+    )
+    if codec is None:
         from entprog.codecs.pca import PatchCodec
 
         packaged = PatchCodec.default()
-        encode, codec = packaged.encode, {"codec": packaged.name, "codec_hash": packaged.hash}
-    files = list(find_videos(paths))
-    if not files:
-        raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
+        codec = {"codec": packaged.name, "codec_hash": packaged.hash}
     settings = {
         "format": FORMAT,
         **codec,
@@ -95,43 +123,21 @@ def prepare_folder(
         "people": people,
         "min_frames": min_frames,
         "max_frames": max_frames,
+        "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
     }
-    store = Store(out, settings)
-    done = {row["source"] for row in store.rows}
-    todo = [file for file in files if file.resolve().as_posix() not in done]
-    estimator: PoseEstimator | None = None
-    names = {name for row in store.rows for name in (row["name"], *row["clips"])}
-    before = len(files) - len(todo)
-    with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
-        for file in todo:
-            name = free_name(file, names)
-            estimator = estimator or PoseEstimator(device)
-            row, clips = prepare_file(file, name, settings, estimator, encode)
-            store.add(row, clips)
-            names |= {name, *clips}
-            bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
-            bar.update()
-    dropped, reasons = dropped_files(store)
-    rows = store.finish(codec, holdout)
-    frames = sum(row.frames for row in rows)
-    kept = len(store.rows) - dropped
-    return PrepareResult(out, kept, dropped, before, len(rows), frames, reasons)
-
-
-def dropped_files(store: Store) -> tuple[int, dict[str, int]]:
-    """How many files were dropped, and how often for which reason.
-
-    Raises:
-        ValueError: all of them.
-    """
-    dropped = [row for row in store.rows if row["status"] == "dropped"]
-    reasons = dict(Counter(row["reason"] for row in dropped).most_common())
-    if len(dropped) == len(store.rows):
-        counted = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-        path = store.out / "prepare.jsonl"
-        raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {path}")
-    return len(dropped), reasons
+    work, workers = ClipWork(settings, device, encode), workers_of(workers)
+    if Ranks.here().rank:
+        return follow(out, work, workers=workers)
+    with hold(out):
+        listing = list_inputs(paths, out)
+        if not listing.files:
+            raise no_videos(paths, listing.left_out)
+        store = Store(out, settings)
+        skipped = prepare_files(store, listing, work, workers=workers, progress=progress)
+        result_of(store, skipped, 0, 0)  # all dropped: an error, before anything is replaced
+        rows = store.finish(codec, holdout)
+        return result_of(store, skipped, len(rows), sum(row.frames for row in rows))
 
 
 def _check(
@@ -142,13 +148,15 @@ def _check(
     min_frames: int,
     max_frames: int | None,
     holdout: float,
+    workers: int | None,
     encode: Encode | None,
     codec: dict[str, str] | None,
+    others: Sequence[str] = (),
 ) -> None:
-    wrong = []
+    wrong = list(others)
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
-    wrong += [f"inputs: {path} does not exist; check the path" for path in inputs if not path.exists()]
+    wrong += [f"inputs: {shown(path)} does not exist; check the path" for path in inputs if not os.path.lexists(path)]
     if not sizes or len(set(sizes)) < len(sizes) or any(size < 16 or size % 8 for size in sizes):
         wrong.append(f"sizes: {sizes}; give different multiples of 8, 16 or more")
     if not (math.isfinite(fps) and fps > 0):
@@ -161,16 +169,19 @@ def _check(
         wrong.append(f"max_frames: {max_frames} is below min_frames, {min_frames}; no clip could be kept")
     if not 0 <= holdout < 1:
         wrong.append(f"holdout: {holdout}; give a share from 0 to below 1")
+    wrong += wrong_workers(workers)
     if (encode is None) != (codec is None) or (codec is not None and set(codec) != {"codec", "codec_hash"}):
         wrong.append(f'codec: {codec}; give encode and {{"codec": ..., "codec_hash": ...}} together, or neither')
     if wrong:
         raise ValueError("\n".join(wrong))
 
 
-def free_name(file: Path, taken: set[str]) -> str:
-    """The file's stem; with a hash of the whole path where two files have the same stem."""
-    stem = file.stem.encode("utf-8", "replace").decode()
-    own = re.compile(re.escape(stem) + r"(-\d+)?")
-    if not any(own.fullmatch(name) for name in taken):
-        return stem
-    return f"{stem}-{sha256(os.fsencode(file.resolve())).hexdigest()[:8]}"
+def wrong_workers(workers: int | None) -> list[str]:
+    """What is wrong with the number of processes."""
+    return [] if workers is None or workers >= 1 else [f"workers: {workers}; give 1 or more"]
+
+
+def no_videos(inputs: Sequence[Path], left_out: Mapping[str, int]) -> ValueError:
+    """The error of inputs without a video, with what they hold instead."""
+    what = "".join(f"; {count} x {reason}" for reason, count in left_out.items())
+    return ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(shown, inputs))}{what}")

@@ -30,7 +30,9 @@ from entprog.prepare.crop import (
     person_rectangle,
     resize,
 )
-from entprog.prepare.file import Person, Row, find_person, finished
+from entprog.prepare.outcome import EndedEarlyError, Outcome, finished, left_out, parts_of, unreadable
+from entprog.prepare.person import Person, Piece, Row, find_person
+from entprog.prepare.quality import Reason, wrong_size
 from entprog.prepare.video import Video, VideoError
 
 Size = tuple[int, int]
@@ -67,14 +69,15 @@ class Encoders:
 
 @dataclass(frozen=True)
 class WindowClip:
-    """Neighbouring windows of one shot, which share reference images.
+    """Neighbouring windows of one piece, which share reference images.
 
     Attributes:
         starts: first frame of each window in the file.
         references: frames of the reference images.
         boxes: the rectangle for each size, at full size of the frames.
-        keypoints: of the shot, [n,18,3] in pixels of the full frame; the first is of frame `offset`.
-        faces: of the shot, a square for each frame.
+        keypoints: of the piece, [n,18,3] in pixels of the full frame; the first is of frame `offset`.
+        faces: of the piece, a square for each frame.
+        points: of the piece, keypoints of hands and face as `keypoints`, by the name that is stored.
     """
 
     starts: tuple[int, ...]
@@ -83,6 +86,7 @@ class WindowClip:
     keypoints: np.ndarray = field(repr=False)
     offset: int
     faces: list[Box] = field(default_factory=list, repr=False)
+    points: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 class ControlError(ValueError):
@@ -121,20 +125,21 @@ def prepare_windows_of(
     row |= {"starts": {}, "crops": {}}
     if person is None:
         return row
-    sizes = [_sides(size) for size in settings["sizes"]]
-    clips, reasons = _clips(person, sizes, settings, encoders)
-    names = [name if len(clips) == 1 else f"{name}-{i + 1}" for i in range(len(clips))]
+    outcomes = [outcome for piece in person.pieces for outcome in _outcomes(piece, person.size, settings, encoders)]
+    clips = parts_of(outcomes, name)
     try:
-        for clip_name, tensors in zip(names, _encode(file, control, clips, settings, encoders, person), strict=True):
+        encoded = _encode(file, control, list(clips.values()), settings, encoders, person)
+        for clip_name, tensors in zip(clips, encoded, strict=True):
             keep(clip_name, tensors)
     except ControlError as error:
-        return finished(row, [], [str(error)])
-    row["starts"] = {name: list(clip.starts) for name, clip in zip(names, clips, strict=True)}
+        return row | {"reason": str(error)}
+    except (VideoError, EndedEarlyError) as error:
+        return unreadable(row, error)
+    row["starts"] = {clip_name: list(clip.starts) for clip_name, clip in clips.items()}
     row["crops"] = {
-        name: {_size(size): list(box) for size, box in clip.boxes.items()}
-        for name, clip in zip(names, clips, strict=True)
+        clip_name: {_size(size): list(box) for size, box in clip.boxes.items()} for clip_name, clip in clips.items()
     }
-    return finished(row, names, reasons)
+    return finished(row, outcomes, clips, person.remarks)
 
 
 def _sides(size: str) -> Size:
@@ -146,33 +151,44 @@ def _size(sides: Size) -> str:
     return f"{sides[0]}x{sides[1]}"
 
 
-def _clips(person: Person, sizes: list[Size], settings: Row, encoders: Encoders) -> tuple[list[WindowClip], list[str]]:
-    """The clips of a file, in order, and why shots were left out."""
-    codec, length, count = encoders.codec, settings["frames"], settings["references"]
+def _outcomes(piece: Piece, frame: Size, settings: Row, encoders: Encoders) -> list[Outcome[WindowClip]]:
+    """What becomes of a piece: its clips, in order, or why it gives none. `frame`: its (width, height)."""
+    if piece.reason is not None:
+        return [left_out(piece, piece.reason)]
+    boxes = dict[Size, Rectangle]()
+    for size in map(_sides, settings["sizes"]):
+        box = person_rectangle(piece.keypoints[piece.found], *frame, size[1] / size[0])
+        small = wrong_size(0 if box is None else box[2], size[1] / 2)
+        if box is None or small is not None:
+            return [left_out(piece, small or Reason("person too small"))]
+        boxes[size] = box
+    keypoints = fill_gaps(piece.keypoints, piece.found)
+    others = {"hand_keypoints": piece.hands, "face_keypoints": piece.face}
+    points = {name: fill_gaps(values, piece.found) for name, values in others.items() if values is not None}
+    faces = face_boxes(keypoints) if encoders.face else []
+    if encoders.face and not faces:
+        return [left_out(piece, Reason("no face found"))]
+    length, count = settings["frames"], settings["references"]
+    together = _together(list(boxes), length, encoders)
+    starts, outcomes = [piece.start + start for start in window_starts(piece.end - piece.start, length)], []
+    for i in range(0, len(starts), together):
+        some = tuple(starts[i : i + together])
+        references = reference_frames(some, length, count)
+        clip = WindowClip(some, references, boxes, keypoints, piece.start, faces, points)
+        outcomes.append(Outcome(some[0], some[-1] + length, piece.after, part=clip))
+    return outcomes
+
+
+def _together(sizes: list[Size], length: int, encoders: Encoders) -> int:
+    """How many windows are one clip, so that it takes no more than CLIP_BYTES."""
+    codec = encoders.codec
     latents = codec.latent_frames(length) * codec.channels * sum(h * w for h, w in sizes) // codec.factor**2
     window_bytes = 2 * latents * (2 if encoders.control else 1) + 3 * length * encoders.face**2 * len(sizes)
-    together = max(1, CLIP_BYTES // window_bytes)
-    clips, reasons = [], list(person.reasons)
-    for shot in person.shots:
-        boxes = {size: person_rectangle(shot.keypoints[shot.found], *person.size, size[1] / size[0]) for size in sizes}
-        fitting = {size: box for size, box in boxes.items() if box is not None and box[2] >= size[1] / 2}
-        if len(fitting) < len(sizes):
-            reasons.append("person too small")
-            continue
-        filled = fill_gaps(shot.keypoints, shot.found)
-        faces = face_boxes(filled) if encoders.face else []
-        if encoders.face and not faces:
-            reasons.append("no face found")
-            continue
-        starts = [shot.start + start for start in window_starts(shot.end - shot.start, length)]
-        for i in range(0, len(starts), together):
-            some = tuple(starts[i : i + together])
-            clips.append(WindowClip(some, _references(some, length, count), fitting, filled, shot.start, faces))
-    return clips, reasons
+    return max(1, CLIP_BYTES // window_bytes)
 
 
-def _references(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
-    """Frames spread evenly over the clip."""
+def reference_frames(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
+    """The frames of a clip's reference images, spread evenly over it."""
     frames = starts[-1] + length - starts[0]
     return tuple(starts[0] + (2 * i + 1) * frames // (2 * count) for i in range(count))
 
@@ -181,7 +197,8 @@ def _encode(
     file: Path, control: Path | None, clips: list[WindowClip], settings: Row, encoders: Encoders, person: Person
 ) -> Iterator[dict[str, Tensor]]:
     """The second reading: each clip's tensors, in order."""
-    frames, length, position = iter(Video(file, fps=settings["fps"])), settings["frames"], -1
+    frames = iter(person.frames or Video(file, fps=settings["fps"]))
+    length, position = settings["frames"], -1
     controls = None if control is None else _control_frames(control, settings["fps"], person.size)
     seen: dict[Size, dict[int, tuple[np.ndarray, np.ndarray | None]]] = {}
     faces: dict[int, Tensor] = {}
@@ -193,7 +210,7 @@ def _encode(
             kept = {size: {i: pair for i, pair in seen.get(size, {}).items() if i >= start} for size in clip.boxes}
             seen, faces = kept, {i: face for i, face in faces.items() if i >= start}
             while position < start + length - 1:
-                frame, position = next(frames), position + 1
+                frame, position = _next(frames), position + 1
                 driving = None if controls is None else next(controls)
                 for size, box in clip.boxes.items() if position >= start else ():
                     seen[size][position] = (
@@ -218,6 +235,13 @@ def _encode(
             found = reference_tensors(images, length, encoders)
             tensors |= {f"{_size(size)}/{name}": value for name, value in found.items()}
         yield tensors
+
+
+def _next(frames: Iterator[np.ndarray]) -> np.ndarray:
+    frame = next(frames, None)
+    if frame is None:
+        raise EndedEarlyError("it has fewer frames at the second reading")
+    return frame
 
 
 def _face(frame: np.ndarray, box: Box, side: int) -> Tensor:
@@ -251,9 +275,11 @@ def _window(
 ) -> dict[str, Tensor]:
     """The tensors of one window but those of the references."""
     pixels = torch.from_numpy(np.stack([frame for frame, _ in frames]))
-    first = start - clip.offset
-    pose = keypoints_in(clip.keypoints[first : first + len(frames)], clip.boxes[size])
+    own = slice(start - clip.offset, start - clip.offset + len(frames))
+    pose = keypoints_in(clip.keypoints[own], clip.boxes[size])
     found = {"latents": _half(encoders.codec.encode(pixels), "latents"), "pose": torch.from_numpy(pose)}
+    for name, values in clip.points.items():
+        found[name] = torch.from_numpy(keypoints_in(values[own], clip.boxes[size]))
     if encoders.control == "draw":
         maps = np.concatenate([draw_pose_in(pose[i : i + MAPS], *size) for i in range(0, len(pose), MAPS)])
         found["control"] = _half(encoders.codec.encode(maps), "control")

@@ -2,19 +2,23 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
 from entprog.poses.blazepose import PoseEstimator
-from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, free_name
-from entprog.prepare.inputs import find_videos
-from entprog.prepare.video import EXTENSIONS
+from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
+from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
+from entprog.prepare.inputs import Listing, list_inputs, shown
+from entprog.prepare.ranks import Ranks
+from entprog.prepare.store import Row, check_folder
+from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
 
@@ -43,7 +47,10 @@ def prepare_windows(
     multiple: int = 0,
     people: str = "largest",
     max_frames: int | None = None,
+    min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
+    workers: int | None = 1,
+    left_out: Mapping[str, int] | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> PrepareResult:
@@ -67,7 +74,8 @@ def prepare_windows(
         encode_text: called once, before any video, with the prompts that are not encoded yet.
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
-        people, max_frames, holdout, device: as `prepare_folder` takes them.
+        left_out: what the inputs hold beside videos, where they were listed already.
+        people, max_frames, min_sharpness, holdout, workers, device: as `prepare_folder` takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -77,15 +85,21 @@ def prepare_windows(
     multiple = multiple or 2 * codec.factor
     wrong = [
         *wrong_shapes(codec, sizes, frames, multiple, max_frames),
+        *wrong_sharpness(min_sharpness),
         *_wrong_settings(paths, fps, references, face, people, holdout),
+        *wrong_workers(workers),
     ]
     if (text is None) != (encode_text is None):
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
     if wrong:
         raise ValueError("\n".join(wrong))
-    files = list(find_videos(paths))
+    check_folder(out)
+    listing = list_inputs(paths, out)
+    if left_out is not None:
+        listing = Listing(listing.files, dict(left_out))
+    files = list(listing.files)
     if not files:
-        raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
+        raise no_videos(paths, listing.left_out)
     driving = _controls(files, control, controls)
     known = {path.resolve(): caption for path, caption in (captions or {}).items()}
     first = codec.kind == "AutoencoderKLWan" if first is None else first
@@ -105,42 +119,51 @@ def prepare_windows(
         "control": control,
         "people": people,
         "max_frames": max_frames,
+        "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
     }
-    store = WindowStore(out, settings)
-    by_source = {file.resolve().as_posix(): "" for file in files} | store.captions()
-    by_source |= {path.as_posix(): caption for path, caption in known.items() if path.as_posix() in by_source}
-    texts = _texts(store, by_source, encode_text)
-    skipped = _prepare(store, files, settings, encoders, driving, by_source, device, progress)
-    dropped, reasons = dropped_files(store)
-    rows = store.finish_windows(codec=codec.about(), text=text, texts=texts, captions=by_source)
-    clips, count = {row.clip for row in rows}, sum(row.frames for row in rows)
-    return PrepareResult(out, len(store.rows) - dropped, dropped, skipped, len(clips), count, reasons, len(rows))
+    work, workers = WindowWork(settings, device, encoders, driving), workers_of(workers, device)
+    if Ranks.here().rank:
+        return follow(out, work, workers=workers)
+    with hold(out):
+        store = WindowStore(out, settings)
+        # prompts are encoded first: their encoders are freed before the VAE runs
+        listed = {file.resolve().as_posix(): "" for file in files}
+        spoken = {path.as_posix(): caption for path, caption in known.items() if path.as_posix() in listed}
+        texts = _texts(store, listed | store.captions() | spoken, encode_text)
+
+        def captioned(row: Row) -> Row:
+            before = store.replaced.get(row["source"], {}).get("caption", "")
+            return row | {"caption": spoken.get(row["source"], before)}
+
+        skipped = prepare_files(store, listing, work, workers=workers, progress=progress, complete=captioned)
+        result_of(store, skipped, 0, 0)  # all dropped: an error, before anything is replaced
+        for row in store.rows:
+            row.setdefault("caption", "")
+        by_source = store.captions() | spoken
+        rows = store.finish_windows(codec=codec.about(), text=text, texts=texts, captions=by_source)
+        clips, count = {row.clip for row in rows}, sum(row.frames for row in rows)
+        return result_of(store, skipped, len(clips), count, len(rows))
 
 
-def _prepare(
-    store: WindowStore, files: list[Path], settings: dict[str, Any], encoders: Encoders, controls: Mapping[Path, Path],
-    captions: Mapping[str, str], device: str, progress: bool,
-) -> int:  # fmt: skip
-    """Every file that is not done; returns how many were."""
-    done = {row["source"] for row in store.rows}
-    todo = [file for file in files if file.resolve().as_posix() not in done]
-    names = {name for row in store.rows for name in (row["name"], *row["clips"])}
-    estimator: PoseEstimator | None = None
-    with tqdm(
-        total=len(files), initial=len(files) - len(todo), desc="prepare", unit="file", disable=not progress
-    ) as bar:
-        for file in todo:
-            name = free_name(file, names)
-            estimator = estimator or PoseEstimator(device)
-            row = prepare_windows_of(
-                file, name, settings, estimator, encoders, store.add_clip, controls.get(file.resolve())
-            )
-            store.add(row | {"caption": captions[row["source"]]}, {})
-            names |= {name, *row["clips"]}
-            bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
-            bar.update()
-    return len(files) - len(todo)
+@dataclass(frozen=True)
+class WindowWork:
+    """How a file becomes windows; see `work.Work`. `controls`: control videos by the videos' whole paths."""
+
+    settings: Row
+    device: str
+    encoders: Encoders
+    controls: Mapping[Path, Path]
+
+    def open(self) -> Callable[[Path, str, Callable[[str, Mapping[str, Tensor]], None]], Row]:
+        """See `work.Work`."""
+        estimator = PoseEstimator(self.device)
+
+        def prepare(file: Path, name: str, keep: Callable[[str, Mapping[str, Tensor]], None]) -> Row:
+            control = self.controls.get(file.resolve())
+            return prepare_windows_of(file, name, self.settings, estimator, self.encoders, keep, control)
+
+        return prepare
 
 
 def _texts(
@@ -239,7 +262,7 @@ def _wrong_settings(
     wrong = []
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
-    wrong += [f"inputs: {path} does not exist; check the path" for path in inputs if not path.exists()]
+    wrong += [f"inputs: {shown(path)} does not exist; check the path" for path in inputs if not os.path.lexists(path)]
     if not (math.isfinite(fps) and fps > 0):
         wrong.append(f"fps: {fps}; give a number above 0")
     for name, value in (("references", references), ("face", face)):

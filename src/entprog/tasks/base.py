@@ -286,6 +286,10 @@ class Task(TaskPlugin):
         """A split of the data, "train" or "holdout", for clips of this many frames."""
         return Positions()
 
+    def data_record(self) -> dict[str, Any] | None:
+        """What a run keeps of its data set: path, fingerprint, fps, codec, and counts; None for a task without files."""
+        return None
+
     @abstractmethod
     def draw(self, batch: Any, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
         """Fix everything random about a batch; a pure function of (seed, positions), whatever the batch.

@@ -213,6 +213,7 @@ def _state(session: Session, phase: Phase, phase_step: int, searched: tuple[floa
     done = phase_step >= phase.config.steps
     return {
         "step": session.step,
+        "data": session.data,
         "phase_number": phase.setup.number + done,
         "phase_step": 0 if done else phase_step,
         "elapsed": session.log.elapsed,

@@ -17,12 +17,20 @@ from entprog.report import write_report
 from entprog.savings.adapters import plain_state_dict
 from entprog.savings.memory_plan import check_budget
 from entprog.savings.weight_precision import load_exactly
+from entprog.tasks.data_record import check_same_data, write_data_record
 from entprog.tasks.finished_run import build_task
 from entprog.train.engine import engine
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
-from entprog.train.run_folder import check_blocks, kept, open_folder, try_to_note_end
+from entprog.train.run_folder import (
+    check_blocks,
+    kept,
+    note_data_path,
+    open_folder,
+    refuse_several_processes,
+    try_to_note_end,
+)
 from entprog.train.state import EMA, Session, StopSignal, Totals, terminable
 
 
@@ -45,9 +53,16 @@ def train(
         OSError: the disk is full.
         SystemExit: 128 + n after signal n, with a checkpoint saved.
     """
-    # 1. The run folder, before any work: never overwritten, complete from the start.
+    # 1. The run folder, before any work: never overwritten, complete from the start, and held by one process.
+    refuse_several_processes()
     run = Path(config.output_dir)
-    saved = open_folder(run, config, resume_from_checkpoint)
+    with open_folder(run, config, resume_from_checkpoint) as saved:
+        return _train(config, run, saved, command, after_step)
+
+
+def _train(
+    config: Config, run: Path, saved: dict[str, Any] | None, command: str, after_step: Callable[[], None] | None
+) -> Path:
 
     # 2. Seeds and threads.
     if config.train.threads:
@@ -60,6 +75,11 @@ def train(
         task.check(config)
         check_blocks(config, task)
         check_budget(config, task)
+        if saved is None:
+            write_data_record(run, task)
+        else:
+            check_same_data(run, task, saved)
+            note_data_path(run, config)
     except BaseException:
         if saved is None:
             shutil.rmtree(run, ignore_errors=True)
@@ -68,6 +88,7 @@ def train(
     log = RunLog(run, config.train.report_to)
     session = Session(config, run, task, log, EMA(task.model, config.train.ema_decay))
     session.after_step = after_step
+    session.data = (task.data_record() or {}).get("fingerprint")
     try:
         if saved is not None:
             _restore(session, saved)

@@ -1,9 +1,12 @@
 """The run folder: made once, never overwritten, resumed only with the configuration that made it."""
 
 import json
+import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from entprog.config.schema import Config
 from entprog.core.probe import check_shared
 from entprog.core.types import Ranking, Shape
 from entprog.files import write_atomically
+from entprog.locks import folder_lock
 from entprog.tasks.base import Task
+from entprog.tasks.data_record import read_data_record
 from entprog.toml.trees import holds, leaves
 from entprog.toml.values import shown
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
@@ -26,24 +31,61 @@ RESUMABLE = (
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
 
 
-def open_folder(run: Path, config: Config, resume: str | None) -> dict[str, Any] | None:
-    """Make the folder, or check that a checkpoint in it may be resumed with this configuration."""
+def refuse_several_processes() -> None:
+    """Refuse torchrun with several processes.
+
+    Raises:
+        ValueError: WORLD_SIZE is above 1.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        raise ValueError(
+            f"torchrun: WORLD_SIZE = {world}, but training uses one process so far; "
+            "start it with entprog train, or with --nproc-per-node 1"
+        )
+
+
+@contextmanager
+def open_folder(run: Path, config: Config, resume: str | None) -> Iterator[dict[str, Any] | None]:
+    """Make the folder, or check that a checkpoint in it may be resumed with this configuration; held until the end.
+
+    Raises:
+        ValueError: the folder exists, another process trains there, or the checkpoint does not fit.
+    """
     if resume is None:
-        if run.exists():
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
             raise ValueError(
                 f"output_dir = {str(run)!r}: exists; choose another, or go on with --resume-from-checkpoint latest"
-            )
-        run.mkdir(parents=True)
-        write_atomically(run / "config.toml", write_config(config))
-        return None
-    if not (run / "config.toml").is_file():
+            ) from None
+    elif not (run / "config.toml").is_file():
         raise ValueError(f"output_dir = {str(run)!r}: no run to resume there; train without --resume-from-checkpoint")
-    changed = differences(read_config(run / "config.toml", resolved=True), config, RESUMABLE)
+    with folder_lock(run):
+        if resume is None:
+            write_atomically(run / "config.toml", write_config(config))
+            yield None
+        else:
+            yield _saved(run, config, resume)
+
+
+def _saved(run: Path, config: Config, resume: str) -> dict[str, Any]:
+    # Where the data set is recorded by its content, its folder may be another one.
+    ignore = (*RESUMABLE, "data.path") if read_data_record(run) else RESUMABLE
+    changed = differences(read_config(run / "config.toml", resolved=True), config, ignore)
     if changed:
         raise ValueError(
             "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
         )
     return load_checkpoint(find_checkpoint(run, resume))
+
+
+def note_data_path(run: Path, config: Config) -> None:
+    """Keep where the data set of a resumed run is now, for its evaluation."""
+    before = read_config(run / "config.toml", resolved=True)
+    if before.data.path != config.data.path:
+        moved = replace(before, data=replace(before.data, path=config.data.path))
+        write_atomically(run / "config.toml", write_config(moved))
 
 
 def differences(a: Config, b: Config, ignore: Sequence[str] = ()) -> list[str]:

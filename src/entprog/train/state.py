@@ -143,7 +143,7 @@ class Fills:
 
 @dataclass
 class Session:
-    """One process's part of a run, from start or resume to its end."""
+    """One process's part of a run, from start or resume to its end; `data` is the data set's fingerprint."""
 
     config: Config
     run: Path
@@ -161,6 +161,7 @@ class Session:
     validate: Callable[..., None] = lambda phase: None
     compiled: Compiled | None = None
     after_step: Callable[[], None] | None = None
+    data: str | None = None
 
     def span(self, number: int) -> tuple[int, int | None]:
         """Steps before phase `number` and in all, where the learning rate's schedule covers the run."""

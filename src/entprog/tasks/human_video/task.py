@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from entprog.codecs.pca import PatchCodec
 from entprog.config.schema import Config, DataConfig, EvaluateConfig, PhaseConfig, SampleConfig
 from entprog.core.types import Draw, Shape
 from entprog.data.clips import Batch, Clips
+from entprog.data.fingerprint import record_of
 from entprog.data.sampler import generator, sample_noise, stratified_tau
 from entprog.data.shards import Shards
 from entprog.data.source import open_data
@@ -159,6 +160,10 @@ class HumanVideoTask(Task):
     def samples(self, split: str, frames: int, seed: int) -> Clips:
         """See `Task.samples`."""
         return Clips(self.data, split, seed=seed, frames=frames)
+
+    def data_record(self) -> dict[str, Any]:
+        """See `Task.data_record`."""
+        return record_of(self.data)
 
     def draw(self, batch: Batch, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
         """Fix everything random about a batch: tau, noise and which conditions are dropped.

@@ -11,7 +11,9 @@ from torch import Tensor
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
 from entprog.prepare.folder import PrepareResult
+from entprog.prepare.inputs import list_inputs
 from entprog.prepare.metadata import captions
+from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
@@ -39,7 +41,9 @@ def prepare_data(
     tiling: bool = False,
     people: str = "largest",
     max_frames: int | None = None,
+    min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
+    workers: int | None = 1,
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> PrepareResult:
@@ -89,8 +93,11 @@ def prepare_data(
             encode_images=image_encoder(model, device, dtype, stack) if wanted else None,
             multiple=multiple,
             people=people,
+            min_sharpness=min_sharpness,
             max_frames=max_frames,
             holdout=holdout,
+            workers=workers,
+            left_out=list_inputs(inputs, out).left_out,
             device=device,
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from entprog.config.load import ConfigError
 from entprog.config.schema import Config, EvaluateConfig, PhaseConfig, SampleConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
+from entprog.data.fingerprint import record_of
 from entprog.data.sampler import generator, stratified_tau
 from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_hash
 from entprog.diffusion.objective import Objective
@@ -178,6 +179,10 @@ class PretrainedTask(Task):
         return new_modules(self.adapters, self.config.model)
 
     # Data and loss
+
+    def data_record(self) -> dict[str, Any]:
+        """See `Task.data_record`."""
+        return record_of(self.data)
 
     def draw(self, batch: WindowBatch, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
         """Fix everything random about a batch: noise level, noise, which reference, which conditions are dropped.
