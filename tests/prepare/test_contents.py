@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +203,6 @@ def test_the_same_bytes_for_any_number_of_workers_and_order(tmp_path: Path) -> N
     assert files_of(tmp_path / "one") == files_of(tmp_path / "three")
     store = Store(tmp_path / "pieces", SETTINGS)
     listing = list_inputs([tmp_path / "v"])
-    from dataclasses import replace
-
     for some in ((7, 3), (1,), (8, 0)):  # as a parallel run leaves them that is killed
         part = replace(listing, files=tuple(listing.files[i] for i in some))
         store = Store(tmp_path / "pieces", SETTINGS)
@@ -230,10 +230,8 @@ def test_a_kill_while_the_data_set_is_replaced(tmp_path: Path, step: int, monkey
         return real_replace(self, target)
 
     monkeypatch.setattr(Path, "replace", killed)
-    try:
+    with suppress(KeyboardInterrupt):
         prepare(tmp_path / "v", tmp_path / "out")
-    except KeyboardInterrupt:
-        pass
     monkeypatch.setattr(Path, "replace", real_replace)
     assert real is Store._take_over
     prepare(tmp_path / "v", tmp_path / "out")
@@ -335,9 +333,9 @@ def test_a_second_process_waits_and_says_for_whom(tmp_path: Path) -> None:
     )
     other = subprocess.Popen([sys.executable, "-c", script, out, "3"], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=rf"is in use by process {other.pid} on \S+ since .*; wait for it, or stop it"):
-        with folder_lock(out):
-            pass
+    refused = rf"is in use by process {other.pid} on \S+ since .*; wait for it, or stop it"
+    with pytest.raises(ValueError, match=refused), folder_lock(out):
+        pass
     with folder_lock(out, wait=said.append):
         assert other.wait() == 0
     assert len(said) == 1 and f"process {other.pid} on" in said[0] and not list(out.iterdir())
