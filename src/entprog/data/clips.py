@@ -53,9 +53,11 @@ class Clips:
         self.rows = [row for row in shards.rows if row.split == split and row.frames >= frames]
         if not self.rows:
             longest = max((row.frames for row in shards.rows if row.split == split), default=0)
+            remedy = "lower the phase's frames or prepare longer clips"
+            if not longest:
+                remedy = "prepare it with more videos" + (", and a holdout share above 0" * (split == "holdout"))
             raise ValueError(
-                f"data: no {split} clip in {shards.folder} has {frames} frames (longest {longest}); "
-                "lower the phase's frames or prepare longer clips"
+                f"data: no {split} clip in {shards.folder} has {frames} frames (longest {longest}); {remedy}"
             )
         self._same_scene: dict[tuple[str, str], list[ClipRow]] = defaultdict(list)
         for row in shards.rows:

@@ -61,7 +61,7 @@ def record_of(data: Any) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
-    """What is different between two results of `clips_of`, in words: clips added, removed, of another split, changed."""
+    """How two results of `clips_of` differ, in words: clips added, removed, of another split, changed."""
     both = [clip for clip in before if clip in now]
     split = [clip for clip in both if before[clip][0] != now[clip][0]]
     kinds = {

@@ -236,7 +236,10 @@ class WindowSamples:
             )
         self.rows = [row for row in windows.rows if row.split == split and row.size == size]
         if not self.rows:
-            raise windows.wrong(f"no {split} window of size {size}; prepare more videos")
+            raise windows.wrong(
+                f"no {split} window of size {size}; prepare more videos"
+                + (", with a holdout share above 0" if split == "holdout" else "")
+            )
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

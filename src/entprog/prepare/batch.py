@@ -84,6 +84,8 @@ def prepare_files(
     store.left_out = dict(listing.left_out)
     leader = Leader(store.out, ranks, jobs) if ranks.world > 1 else None
     waiting = {job.name for job in jobs}
+    replaced = {id(row) for row in store.replaced.values()}
+    counts = Counter(row["status"] for row in store.rows if id(row) not in replaced)
     with tqdm(
         total=len(contents), initial=len(contents) - len(jobs), desc="prepare", unit="file", disable=not progress
     ) as bar:
@@ -92,7 +94,7 @@ def prepare_files(
             if row["name"] in waiting:
                 waiting.remove(row["name"])
                 store.add(complete(row))
-                counts = Counter(row["status"] for row in store.rows)
+                counts[row["status"]] += 1
                 bar.set_postfix(kept=counts["kept"], dropped=counts["dropped"], refresh=False)
                 bar.update()
 

@@ -42,7 +42,7 @@ def read_contents(
 ) -> list[Content]:
     """The content of each file, in order; a file with the size and time of change of its row is not read again."""
     known = {row["source"]: row for row in rows if row.get("sha256")}
-    bar = tqdm(total=len(files), desc="reading", unit="file", disable=not progress, leave=False)
+    bar = tqdm(total=len(files), desc="prepare: reading", unit="file", disable=not progress, leave=False, delay=3)
     found = []
     with bar, ThreadPoolExecutor(max(1, threads)) as pool:
         for content in pool.map(lambda file: read_content(file, known), files):

@@ -70,9 +70,9 @@ def prepare_folder(
 ) -> PrepareResult:
     """Prepare videos; after an interruption, or with other inputs, another run does what is not done.
 
-    Files are known by their content: one that was moved keeps its clips, one that was replaced is prepared again. The same
-    inputs give the same bytes, whatever the number of workers and however often it was interrupted. Under torchrun
-    each rank prepares its share of the files, and rank 0 finishes the data set.
+    Files are known by their content: one that was moved keeps its clips, one that was replaced is prepared again. The
+    same inputs give the same bytes, whatever the number of workers and however often it was interrupted. Under
+    torchrun each rank prepares its share of the files, and rank 0 finishes the data set.
 
     Args:
         inputs: video files, and folders (searched recursively, links followed, for everything that is a video).

@@ -125,7 +125,7 @@ class _Walk:
             elif entry.is_symlink() and place.is_dir():
                 self._links.append(place)
             else:
-                inside.append((place, entry.is_dir()))
+                inside.append((place, place.is_dir()))
         # as paths sort: what is in a folder comes where its name does
         for place, is_folder in sorted(inside, key=lambda pair: pair[0].parts):
             if is_folder:

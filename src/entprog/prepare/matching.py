@@ -34,8 +34,8 @@ def dropped_row(content: Content, name: str, reason: str, settings: Row, **more:
 def match(store: Store, contents: Sequence[Content], settings: Row) -> list[Job]:
     """The files to be prepared, in order; brings the rows of all others up to date.
 
-    A file that was moved keeps its clips; one whose content changed loses them (`store.replaced`); one that could not be
-    read or failed is tried again; one with the content of another is dropped with that reason.
+    A file that was moved keeps its clips; one whose content changed loses them (`store.replaced`); one that failed or
+    could not be read is tried again; one with the content of another is dropped with that reason.
     """
     store.order([content.source for content in contents])
     at = {row["source"]: row for row in store.rows}

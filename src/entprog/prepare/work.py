@@ -28,7 +28,7 @@ FAILURES = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, OSError,
     RuntimeError, SafetensorError, StopIteration, TypeError, ValueError, av.FFmpegError,
 )  # fmt: skip
-"""What the content of a file may lead to; not interrupts, and not a lack of memory, which other files would meet too."""
+"""What the content of a file may lead to; not interrupts, nor a lack of memory, which other files would meet too."""
 GUARD = "workers: a process could not be started; call prepare from a script inside if __name__ == '__main__', or use 1"
 LONGEST = 200
 """Characters of an error's message in a reason."""

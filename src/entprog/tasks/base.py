@@ -287,7 +287,7 @@ class Task(TaskPlugin):
         return Positions()
 
     def data_record(self) -> dict[str, Any] | None:
-        """What a run keeps of its data set: path, fingerprint, fps, codec, and counts; None for a task without files."""
+        """What a run keeps of its data set: path, fingerprint, fps, codec, counts; None for a task without files."""
         return None
 
     @abstractmethod

@@ -1,0 +1,137 @@
+"""Prepare in several processes and ranks: stopped, killed and started again, the data set is the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stand_in_work import rows, write
+
+TESTS = Path(__file__).parents[1]
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import stand_in_work
+from entprog.prepare.batch import follow
+from entprog.prepare.ranks import Ranks
+
+def slow(*arguments):
+    time.sleep(0.05)
+    return real(*arguments)
+
+real = stand_in_work.prepare_text
+if __name__ == "__main__":
+    inputs, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    if Ranks.here().rank:
+        stand_in_work.prepare_text = slow
+        print(follow(out, stand_in_work.TextWork(stand_in_work.SETTINGS), workers=workers).kept)
+    else:
+        stand_in_work.prepare_text = slow if workers == 1 else real
+        print(stand_in_work.prepare(inputs, out, workers=workers).kept)
+"""
+
+
+def start(folder: Path, out: Path, workers: int, **environment: str) -> subprocess.Popen[str]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, str(script), str(folder / "v"), str(out), str(workers)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_lingers(tmp_path: Path, number: int) -> None:
+    write(tmp_path / "v", **{f"f{i}": 400 + i for i in range(1000)})
+    run = start(tmp_path, tmp_path / "out", 2)
+    path = tmp_path / "out" / "prepare.jsonl"
+    while run.poll() is None and not (path.is_file() and path.read_text()):
+        time.sleep(0.05)
+    workers = children(run.pid)
+    assert len(workers) >= 2
+    run.send_signal(number)
+    code, text = run.wait(30), run.stdout.read() if run.stdout else ""
+    assert code != 0 and (number != signal.SIGTERM or "run the same command again" in text)
+    time.sleep(2)
+    assert not [pid for pid in workers if alive(pid)]
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_parallel_run(tmp_path: Path) -> None:
+    """The record of it is in docs/lab.md."""
+    write(tmp_path / "v", **{f"f{i}": 20 + i for i in range(400)})
+    assert start(tmp_path, tmp_path / "whole", 2).wait() == 0
+    chance, kills, out = random.Random(0), 0, tmp_path / "out"
+    seen = set[int]()
+    while kills < 20:
+        run = start(tmp_path, out, 2)
+        before = len(rows(out)) if (out / "prepare.jsonl").is_file() else 0
+        wanted = before + chance.randrange(0, 12)
+        began = time.monotonic()
+        while run.poll() is None and time.monotonic() - began < 60:
+            path = out / "prepare.jsonl"
+            if path.is_file() and path.read_text().count("\n") > wanted:
+                break
+            time.sleep(0.01)
+        assert run.poll() is None, (run.stdout.read() if run.stdout else "", kills)
+        run.kill()
+        run.wait()
+        kills += 1
+        seen.add(path.read_text().count("\n"))
+    assert len(seen) > 10
+    assert start(tmp_path, out, 2).wait() == 0
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ranks_share_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "v", **{f"f{i}": 20 + i for i in range(12)})
+    assert start(tmp_path, tmp_path / "whole", 1).wait() == 0
+    ranks = [start(tmp_path, tmp_path / "out", 1, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    texts = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0] and [text.split()[-1] for text in texts] == ["12", "6"]
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "v", **{f"f{i}": 20 + i for i in range(400)})
+    ranks = [start(tmp_path, tmp_path / "out", 1, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    path = tmp_path / "out" / "prepare.jsonl"
+    while ranks[0].poll() is None and not (path.is_file() and path.read_text().count("\n") > 20):
+        time.sleep(0.05)
+    ranks[1].kill()
+    text = ranks[0].communicate(timeout=120)[0]
+    assert ranks[0].returncode != 0 and "rank 1 (process" in text and "run the same command again" in text
+    assert start(tmp_path, tmp_path / "out", 1).wait() == 0
+    assert len(rows(tmp_path / "out")) == 400
