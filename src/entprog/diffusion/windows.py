@@ -10,6 +10,7 @@ Shape legend: B clips, T latent frames, C latent channels, h w latent height and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -101,6 +102,6 @@ def plan_windows(total: int, length: int, *, first: int = 0) -> list[Window]:
     count = -(-(total - shared) // (length - shared))
     starts = [round(i * (total - length) / (count - 1)) for i in range(count)]
     windows = [Window(start, length, first if i else 0) for i, start in enumerate(starts)]
-    for last, window in zip(windows, windows[1:], strict=False):
+    for last, window in pairwise(windows):
         window.before = last.after = max(0, last.start + last.length - window.start - first)
     return windows

@@ -16,7 +16,7 @@ from entprog.codecs.pca import to_uint8
 from entprog.config.load import ConfigError, updated
 from entprog.config.schema import EvaluateConfig, SampleConfig
 from entprog.poses.blazepose import PoseEstimator
-from entprog.prepare.crop import VISIBLE, keypoints_in
+from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
 from entprog.sample.output import Output, out_problem, outputs
 from entprog.sample.panels import GUTTER, PANEL, beside, pose_panel, write_clip, write_panels
@@ -93,8 +93,8 @@ def sample(
     Args:
         run: a folder made by `entprog train`.
         reference: an image file, a clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another
-            prepared folder. Of a photo the part around the person is taken, as `entprog prepare` cuts it: a rectangle of
-            the photo's aspect, or a square where the task makes squares. Several: each is animated with each drive.
+            prepared folder. Of a photo the part around the person is taken, as `entprog prepare` cuts it: a rectangle
+            of the photo's aspect, or a square where the task makes squares. Several: each is animated with each drive.
         drive: a video file, whose poses are estimated as `entprog prepare` does (of its longest shot), or a clip by
             name. Several as above.
         out: a file that ends in .mp4 for a single clip. Else a folder: gets NAME.mp4 and NAME.gif (with panels side by
@@ -195,36 +195,37 @@ def _drive(name: str, animator: Animator, request: Request, rate: float, estimat
 
 def _scene(one: Photo | StoredReference, drive: Drive, animator: Animator, request: Request) -> Scene:
     """Reference and poses in one frame."""
-    stored = isinstance(one, StoredReference)
     sides = request.sides or animator.sides
-    if not stored and request.sides is None and not drive.conditions:
+    if isinstance(one, Photo) and request.sides is None and not drive.conditions:
         sides = animator.like(one.aspect)
     where = place(drive.keypoints, *drive.size, sides, square=animator.square) if drive.path else (0, 0, *drive.size)
     count = min(len(drive), request.frames or len(drive))
     driving = keypoints_in(drive.keypoints[:count], where)
-    points = one.keypoints
-    if stored and points is not None:
-        points = points * np.array([sides[1], sides[0], 1], np.float32)
-    found, notes = _retargeted(one, points, drive, count, request)
-    poses = driving
-    if stored:
-        image, conditions = to_uint8(one.shown), one.conditions
-        if found is not None:
-            poses = keypoints_in(found.keypoints, (0, 0, sides[1], sides[0]))
+    if isinstance(one, Photo):
+        points = one.keypoints
     else:
-        height, width = one.pixels.shape[:2]
-        around = None if points is None else points[None]
-        if found is not None and around is not None:  # the photo's own person counts beside rare positions
-            around = np.concatenate([around.repeat(1 + count // 10, 0), found.keypoints])
-        here = place(around, width, height, sides, square=animator.square)
+        points = None if one.keypoints is None else one.keypoints * np.array([sides[1], sides[0], 1], np.float32)
+    found, notes = _retargeted(one, points, drive, count, request)
+    if isinstance(one, Photo):
+        here = _around(one, found, sides, animator.square)
         image = cut(one.pixels, here, sides)
         conditions = animator.reference(image)
-        if found is not None:
-            poses = keypoints_in(found.keypoints, here)
+    else:
+        here, image, conditions = (0, 0, sides[1], sides[0]), to_uint8(one.shown), one.conditions
+    poses = driving if found is None else keypoints_in(found.keypoints, here)
     frames = Frames(drive, where, sides, face=0 if drive.conditions else animator.face)
     if frames.face and not frames.boxes:
         raise ValueError(f"drive = {str(drive.path)!r}: no face is seen, which this model needs; give another video")
     return Scene(sides, image, conditions, poses, driving, frames, found, notes)
+
+
+def _around(photo: Photo, found: Retargeted | None, sides: tuple[int, int], square: bool) -> Rectangle:
+    """The part of the photo that holds its person and, where poses are retargeted, the motion."""
+    poses = None if photo.keypoints is None else photo.keypoints[None]
+    if found is not None and poses is not None:  # the photo's own person counts beside rare positions
+        poses = np.concatenate([poses.repeat(1 + len(found.keypoints) // 10, 0), found.keypoints])
+    height, width = photo.pixels.shape[:2]
+    return place(poses, width, height, sides, square=square)
 
 
 def _retargeted(

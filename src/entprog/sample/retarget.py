@@ -29,11 +29,12 @@ LIMBS: dict[str, tuple[tuple[int, int], ...]] = {
 
 ALIKE = np.cos(np.radians(35))
 """Limbs are compared where their directions in the photo and in the drive's frame differ by no more."""
+Bones = dict[str, tuple[np.ndarray, np.ndarray]]
 PAIRS = 9
 """At most so many frames, those most like the photo, say a limb's ratio (their median)."""
 FURTHEST = 1.5
-"""A limb's ratio differs from the body's by at most this factor: a limb that points at the camera, or shoulders seen from
-the side, are short in the picture and say little of the person."""
+"""A limb's ratio differs from the body's by at most this factor: a limb that points at the camera, or shoulders seen
+from the side, are short in the picture and say little of the person."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Retargeted:
     Attributes:
         keypoints: [F, 18, 3] in pixels of the photo; confidences as in the drive.
         scale: size of the body in the photo / in the drive.
-        ratios: by the names of LIMBS: the limb's length in the photo / in the drive. A limb that is not seen in both has
-            the body's `scale`, which keeps the drive's proportions there.
+        ratios: by the names of LIMBS: the limb's length in the photo / in the drive. A limb that is not seen in both
+            has the body's `scale`, which keeps the drive's proportions there.
         frame: the drive's frame most like the photo; there the two bodies have the same place.
     """
 
@@ -91,9 +92,10 @@ def retarget(drive: np.ndarray, reference: np.ndarray) -> Retargeted | None:
     return Retargeted(keypoints, scale, ratios, frame)
 
 
-def _bones(keypoints: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _bones(keypoints: np.ndarray) -> Bones:
     """For each name of LIMBS the vectors [F, K, 2] of its limbs and whether both their ends are seen [F, K]."""
-    xy, seen = keypoints[..., :2], keypoints[..., 2] >= SEEN
+    xy = keypoints[..., :2]
+    seen: np.ndarray = keypoints[..., 2] >= SEEN
     middle, both = xy[:, HIPS].mean(1), seen[:, HIPS].all(1)
     found = {}
     for name, pairs in LIMBS.items():
@@ -108,17 +110,14 @@ def _bones(keypoints: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _similarity(
-    drive: dict[str, tuple[np.ndarray, np.ndarray]], photo: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> np.ndarray | None:
+def _similarity(drive: Bones, photo: Bones) -> np.ndarray | None:
     """How alike the body is posed in each frame [F]: the mean cosine between limbs, the face's left out."""
-    total, count = 0.0, 0.0
+    total, count = np.zeros(len(drive["torso"][1])), np.zeros(len(drive["torso"][1]))
     for name in LIMBS:
         if name == "face":
             continue
         cosine, both = _cosines(drive[name], photo[name])
         total, count = total + (cosine * both).sum(1), count + both.sum(1)
-    count = np.asarray(count)
     most = count.max(initial=0)
     if not most:
         return None if not _any_face(drive, photo) else _cosines(drive["face"], photo["face"])[0].mean(1)
@@ -126,7 +125,7 @@ def _similarity(
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), -1) - (most - count) / most)
 
 
-def _any_face(drive: dict[str, tuple[np.ndarray, np.ndarray]], photo: dict[str, tuple[np.ndarray, np.ndarray]]) -> bool:
+def _any_face(drive: Bones, photo: Bones) -> bool:
     return bool((drive["face"][1] & photo["face"][1]).any())
 
 
@@ -165,7 +164,8 @@ def _scale(lengths: dict[str, tuple[float, float] | None]) -> float | None:
 
 def _built(drive: np.ndarray, ratios: dict[str, float]) -> np.ndarray:
     """Keypoints with the new lengths; the neck stays where it is."""
-    xy, seen = drive[..., :2], drive[..., 2] >= SEEN
+    xy = drive[..., :2]
+    seen: np.ndarray = drive[..., 2] >= SEEN
     out = xy.copy()
     neck, torso = xy[:, NECK], ratios["torso"]
     both = seen[:, HIPS].all(1)[:, None]

@@ -22,8 +22,8 @@ from entprog.data.sampler import generator, sample_noise, stratified_tau
 from entprog.data.shards import Shards
 from entprog.data.source import open_data
 from entprog.diffusion.objective import Objective
-from entprog.files import write_atomically
 from entprog.diffusion.windows import Window
+from entprog.files import write_atomically
 from entprog.nets.dit import VideoDiT
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.reference_cache import ReferenceCache
