@@ -1,120 +1,209 @@
-"""Video files <-> frames, through PyAV (FFmpeg inside, no program needed)."""
+"""Video files -> frames, through PyAV (FFmpeg inside, no program needed)."""
 
 import math
-from collections.abc import Iterator
-from fractions import Fraction
+from bisect import insort
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
 
-from entprog.prepare.atomic import atomic_path
+from entprog.prepare.picture import Player
+from entprog.prepare.sniff import EXTENSIONS, looks_like_video, numbered_images
+from entprog.prepare.video_file import Decoded, Facts, VideoError, frames_of, reading
+from entprog.prepare.video_writer import VideoWriter, write_gif, write_video
 
-EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+__all__ = [
+    "EXTENSIONS", "LONGEST_PAUSE", "Video", "VideoError", "VideoWriter", "looks_like_video", "numbered_images",
+    "read_video", "write_gif", "write_video",
+]  # fmt: skip
+
 LONGEST_PAUSE = 2.0
-"""Seconds between two frames; a larger gap is treated as a broken timestamp and replaced by the usual interval."""
-
-
-class VideoError(ValueError):
-    """A file that is no readable video; `reason` says why, without its path."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"video: cannot read {path} ({reason})")
-        self.reason = reason
+"""Seconds between two frames; a larger gap is a pause or a broken timestamp: the usual interval takes its place."""
+SAME = 2
+"""Largest difference of 8-bit values between two frames that count as the same picture."""
+GRID = 128
+"""Rows of the grid of pixels at which two frames are compared."""
+NOTED_REPEATS = 0.1
 
 
 class Video:
-    """The frames of a video file, decoded one by one: iterate for uint8 RGB arrays [H,W,3].
+    """The frames of a video as a player shows them, decoded one by one: iterate for uint8 RGB arrays [H,W,3].
 
-    Rotation and non-square pixels from the file's metadata are applied. With `fps`, the frame nearest in time
-    is returned for each time k / fps (so frames are left out or repeated); without, each decoded frame.
-    Iterating again restarts and returns the same frames.
+    The stream that players choose; its colours converted to sRGB (matrix and range as tagged, HLG and PQ to SDR),
+    alpha over grey, interlaced frames deinterlaced, rotation, mirroring and non-square pixels applied, damaged frames
+    left out. With `fps`, the frame nearest in time is returned for each time k / fps (so frames are left out or
+    repeated); without, each decoded frame. Iterating again restarts and returns the same frames.
 
     Attributes, complete after the iteration:
-        decoded: frames that were decoded (never an estimate from duration x rate).
+        decoded: frames that were decoded (never an estimate from duration x rate), damaged ones included.
+        index: number of the decoded frame that was returned last, from 0.
         fps: frames a second of the returned frames.
-        rotation: degrees counterclockwise that were applied, one of -180, -90, 0, 90, 180.
         size: (width, height) of the returned frames; full_size: the same without `short_side`.
+        rotation: degrees counterclockwise that were applied, one of -90, 0, 90, 180; mirrored: and whether the
+            picture was mirrored left to right before.
+        breaks: returned frames that begin after a pause, after damaged frames, or where a held picture begins or
+            ends: motion is not continuous there.
+        held: ranges (start, end) of returned frames that repeat one picture for longer than `longest_pause`.
+        repeated: returned frames that show the same picture as the one before.
+        start: seconds from the start of the file to the first frame.
+        sound: whether the file has a sound track.
+        notes: sentences on what a user should know of how the file was read.
 
     Raises:
         VideoError: not a readable video. Raised while iterating.
     """
 
-    def __init__(self, path: str | Path, *, fps: float | None = None, short_side: int | None = None) -> None:
-        """`short_side`: frames with a longer short side are reduced to it (area average)."""
-        if fps is not None and not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps: {fps} is not a frame rate; give a number above 0")
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | None = None,
+        short_side: int | None = None,
+        rate: float = 30.0,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
+        """
+        Args:
+            path: a video file, or a folder of numbered pictures (0001.png ...).
+            fps: frames a second to return; None returns each decoded frame.
+            short_side: frames with a longer short side are reduced to it (area average).
+            rate: frames a second of a folder of pictures.
+            longest_pause: seconds between two frames; longer pauses are cut out. A large value keeps the whole
+                length, with the frame before the pause repeated, as sound needs it.
+        """
+        for name, value in (("fps", fps), ("rate", rate), ("longest_pause", longest_pause)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                kind = "a length of time" if name == "longest_pause" else "a frame rate"
+                raise ValueError(f"{name}: {value} is not {kind}; give a number above 0")
         self.path, self.wanted, self.short_side = Path(path), fps, short_side
-        self.decoded, self.rotation, self.fps = 0, 0, fps or 0.0
-        self.size, self.full_size = (0, 0), (0, 0)
-        self._pixel_aspect = 1.0
+        self.rate, self.longest_pause = rate, longest_pause
+        self.fps = fps or 0.0
+        self._reset()
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        self.decoded = 0
-        if not self.path.exists():
-            raise VideoError(self.path, "it does not exist")
+    def _reset(self) -> None:
+        self._facts = Facts()
+        self._player = Player(self._facts, self.short_side)
+        self.index, self.start, self.repeated, self._given = -1, 0.0, 0, 0
+        self.breaks: list[int] = []
+        self.held: list[tuple[int, int]] = []
+        self._pauses: list[tuple[float, float]] = []
+        self._before: np.ndarray | None = None
+        self._run = 0
+
+    decoded = property(lambda self: self._facts.decoded)
+    sound = property(lambda self: self._facts.sound)
+    size = property(lambda self: self._player.size)
+    full_size = property(lambda self: self._player.full_size)
+    rotation = property(lambda self: self._player.rotation)
+    mirrored = property(lambda self: self._player.mirrored)
+
+    @property
+    def notes(self) -> list[str]:
+        facts, notes = self._facts, list(self._facts.notes)
+        if facts.interlaced:
+            notes.append(f"{facts.interlaced} interlaced frames deinterlaced")
+        if facts.damaged:
+            notes.append(f"{facts.damaged} corrupt frames left out")
+        notes += [f"pause of {length:.1f} s cut at {time:.1f} s" for time, length in self._pauses[:3]]
+        if len(self._pauses) > 3:
+            notes.append(f"{len(self._pauses) - 3} more pauses cut")
+        for first, last in self.held[:3]:
+            notes.append(f"picture held for {(last - first) / self.fps:.1f} s at {first / self.fps:.1f} s")
+        if len(self.held) > 3:
+            notes.append(f"{len(self.held) - 3} more pictures held")
+        if self._given and self.repeated > NOTED_REPEATS * self._given:
+            slow = f" ({facts.rate:.3g} frames a second in the file)" if facts.rate < 0.95 * self.fps else ""
+            notes.append(f"{self.repeated} of {self._given} frames repeat the one before{slow}")
+        return notes
+
+    def __iter__(self) -> Generator[np.ndarray]:
+        self._reset()
         try:
-            with av.open(str(self.path)) as container:
-                if not container.streams.video:
-                    raise VideoError(self.path, "no video in it")
-                yield from self._frames(container)
-        except av.FFmpegError as error:
-            place = f" after {self.decoded} frames" if self.decoded else ""
-            raise VideoError(self.path, f"{error.strerror}{place}") from error
+            with reading(self.path, self._facts), closing(frames_of(self.path, self._facts, self.rate)) as frames:
+                yield from self._each(frames) if self.wanted is None else self._resampled(frames)
+        finally:
+            self._end_run()
 
-    def _frames(self, container: av.container.InputContainer) -> Iterator[np.ndarray]:
-        stream = container.streams.video[0]
-        self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        if self.wanted is None:
-            self.fps = rate
-            for frame in container.decode(stream):
-                self.decoded += 1
-                yield self._array(frame)
-            return
+    def _each(self, frames: Iterator[Decoded]) -> Iterator[np.ndarray]:
+        previous: Decoded | None = None
+        for decoded in frames:
+            self.fps = self._facts.rate
+            cut = previous is not None and self._step(previous, decoded)[1]
+            self.start = (decoded.time or 0.0) if previous is None else self.start
+            yield from self._show(decoded, 1, cut)
+            previous = decoded
+
+    def _resampled(self, frames: Iterator[Decoded]) -> Iterator[np.ndarray]:
         # frame i covers the times nearer to it than to frame i + 1, hence one frame of delay
-        previous, clock, stamp, given = None, 0.0, None, 0
-        for frame in container.decode(stream):
-            self.decoded += 1
-            if previous is not None:
-                step = 1 / rate if frame.time is None or stamp is None else frame.time - stamp
-                step = step if 0 < step <= LONGEST_PAUSE else 1 / rate
-                yield from self._repeat(previous, given, clock + step / 2)
-                given = max(given, self._instants(clock + step / 2))
+        previous: Decoded | None = None
+        clock, cut = 0.0, False
+        for decoded in frames:
+            if previous is None:
+                self.start = decoded.time or 0.0
+            else:
+                step, pause = self._step(previous, decoded)
+                count = self._instants(clock + step / 2) - self._given
+                yield from self._show(previous, count, cut)
+                cut = pause or (cut and count <= 0)
                 clock += step
-            previous, stamp = frame, frame.time
+            previous = decoded
         if previous is not None:
-            yield from self._repeat(previous, given, clock + 0.5 / rate)
+            yield from self._show(previous, self._instants(clock + 0.5 / self._facts.rate) - self._given, cut)
+
+    def _step(self, previous: Decoded, decoded: Decoded) -> tuple[float, bool]:
+        """Seconds between two frames, and whether motion is not continuous between them."""
+        usual = min(1 / self._facts.rate, self.longest_pause)
+        if decoded.time is None or previous.time is None:
+            return usual, decoded.gap
+        step = decoded.time - previous.time
+        if step > self.longest_pause and not decoded.gap:
+            self._pauses.append((previous.time - self.start, step))
+        long = abs(step) > self.longest_pause / (4 if decoded.gap else 1)
+        return (usual if long or step <= 0 else step), long or decoded.gap
 
     def _instants(self, end: float) -> int:
         """How many times k / fps are before `end`, with a small tolerance, as times are rounded in files."""
         return math.ceil(end * self.fps - 1e-3)
 
-    def _repeat(self, frame: av.VideoFrame, given: int, end: float) -> Iterator[np.ndarray]:
-        count = self._instants(end) - given
-        if count > 0:
-            array = self._array(frame)
-            for _ in range(count):
-                yield array
-
-    def _array(self, frame: av.VideoFrame) -> np.ndarray:
-        array: np.ndarray
-        width, height = max(1, round(frame.width * self._pixel_aspect)), frame.height
-        full = (width, height)
-        if self.short_side is not None and min(width, height) > self.short_side:
-            factor = self.short_side / min(width, height)
-            width, height = max(1, round(width * factor)), max(1, round(height * factor))
-        if (width, height) == (frame.width, frame.height):
-            array = frame.to_ndarray(format="rgb24")
+    def _show(self, decoded: Decoded, count: int, cut: bool) -> Iterator[np.ndarray]:
+        """The picture of a frame `count` times; `cut`: it begins after a pause."""
+        if count <= 0:
+            return
+        array = self._player.show(decoded.frame)
+        self.index = decoded.index
+        stride = max(1, min(array.shape[:2]) // GRID)
+        grid = array[::stride, ::stride].astype(np.int16)
+        # compared with the first picture of a run, so that a slow fade is no repeat
+        if self._before is None or cut or not np.abs(grid - self._before).max() <= SAME:
+            self._end_run()
+            self._before = grid
         else:
-            array = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
-        self.rotation = round(frame.rotation / 90) * 90
-        if self.rotation:
-            array = np.ascontiguousarray(np.rot90(array, self.rotation // 90))
-        self.size = (array.shape[1], array.shape[0])
-        self.full_size = full if self.rotation % 180 == 0 else full[::-1]
-        return array
+            self._repeat()
+        if cut:
+            self._break(self._given)
+        for number in range(count):
+            if number:
+                self._repeat()
+            self._given += 1
+            yield array
+
+    def _repeat(self) -> None:
+        self.repeated += 1
+        self._run += 1
+
+    def _end_run(self) -> None:
+        """Another picture comes next: what has repeated one picture until now is held if it is long."""
+        first, last, self._run, self._before = self._given - self._run, self._given, 0, None
+        if self.fps and (last - first) / self.fps > self.longest_pause:
+            self.held.append((first, last))
+            self._break(first)
+            self._break(last)
+
+    def _break(self, number: int) -> None:
+        if number and number not in self.breaks:
+            insort(self.breaks, number)
 
 
 def read_video(
@@ -132,56 +221,8 @@ def read_video(
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames: {max_frames} reads nothing; give 1 or more, or None for all")
     video = Video(path, fps=fps)
-    frames: list[np.ndarray] = []
-    for frame in video:
-        if frames and frame.shape != frames[0].shape:
-            raise VideoError(Path(path), f"its frames change from {frames[0].shape} to {frame.shape}")
-        frames.append(frame)
-        if len(frames) == max_frames:
-            break
+    with closing(iter(video)) as reader:
+        frames = list(islice(reader, max_frames))
     if not frames:
         raise VideoError(Path(path), "no frames")
     return np.stack(frames), video.fps
-
-
-def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 RGB frames [F,H,W,3] as an mp4 that browsers play (H.264, index in front).
-
-    Where FFmpeg lacks x264 it is MPEG-4 part 2. Odd sides grow by one pixel (edge repeated). The file is written
-    atomically.
-    """
-    path, frames = Path(path), _checked(frames, fps)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"path: {path.name} is not an .mp4; give a name that ends in .mp4")
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    h264 = "libx264" in av.codecs_available
-    with atomic_path(path) as partial:
-        options = {"movflags": "+faststart"}
-        with av.open(str(partial), "w", format="mp4", options=options) as container:
-            rate = Fraction(fps).limit_denominator(1001)
-            stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate)
-            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            stream.options = {"crf": "16", "preset": "medium"} if h264 else {"qscale": "3"}
-            for array in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
-            container.mux(stream.encode(None))
-
-
-def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 RGB frames [F,H,W,3] as a GIF that loops. Times are rounded to its 10 ms, without drift."""
-    path, frames = Path(path), _checked(frames, fps)
-    ends = [round(100 * (i + 1) / fps) * 10 for i in range(len(frames))]
-    durations = [max(10, end - start) for start, end in zip([0, *ends], ends, strict=False)]
-    images = [Image.fromarray(frame) for frame in frames]
-    with atomic_path(path) as partial:
-        images[0].save(partial, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
-
-
-def _checked(frames: np.ndarray, fps: float) -> np.ndarray:
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise ValueError(f"frames: {frames.dtype} {frames.shape}; give at least one frame, uint8 [F,H,W,3]")
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps: {fps} is not a frame rate; give a number above 0")
-    return frames

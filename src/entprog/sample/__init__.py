@@ -1,6 +1,6 @@
 """Animate the person of a photo with the poses of a video."""
 
+from entprog.prepare.image import read_image as _read_image
 from entprog.sample.animate import sample
-from entprog.sample.standins import read_image as _read_image
 
 __all__ = ["_read_image", "sample"]

@@ -17,6 +17,7 @@ from entprog.config.load import ConfigError, updated
 from entprog.config.schema import EvaluateConfig, SampleConfig
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
+from entprog.prepare.sniff import numbered_images
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
 from entprog.sample.output import Output, out_problem, outputs
 from entprog.sample.panels import GUTTER, PANEL, beside, pose_panel, write_clip, write_panels
@@ -31,6 +32,9 @@ __all__ = ["GUTTER", "PANEL", "sample", "write_panels"]
 
 FPS = 12.0
 """Frames a second where neither the run nor its data says how many."""
+
+FASTEST = 240
+"""Most frames a second."""
 
 Say = Callable[[str], None]
 
@@ -154,21 +158,18 @@ def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _problems(references: list[str], drives: list[str], out: Path, frames: int | None, fps: float | None) -> list[str]:
     """What is wrong with a call by itself, a line each."""
-    wrong = [
-        f"{name}: none given; give at least one"
-        for name, some in (("reference", references), ("drive", drives))
-        if not some
-    ]
+    wrong = []
     for name, some, kind in (("reference", references, "an image file"), ("drive", drives, "a video file")):
-        wrong += [
-            f"{name} = {one!r}: a folder; give {kind} or FOLDER:CLIP"
-            for one in dict.fromkeys(some)
-            if Path(one).is_dir()
-        ]
+        if not some:
+            wrong.append(f"{name}: none given; give at least one")
+        for one in dict.fromkeys(some):
+            if Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
+                also = ", a folder of numbered pictures" if name == "drive" else ""
+                wrong.append(f"{name} = {one!r}: a folder; give {kind}{also} or FOLDER:CLIP")
     if frames is not None and frames < 1:
         wrong.append(f"frames = {frames}: give 1 or more, or leave it out for the whole drive")
-    if fps is not None and not (math.isfinite(fps) and 0 < fps <= 240):
-        wrong.append(f"fps = {fps}: give a number above 0, up to 240")
+    if fps is not None and not (math.isfinite(fps) and 0 < fps <= FASTEST):
+        wrong.append(f"fps = {fps}: give a number above 0, up to {FASTEST}")
     if problem := out_problem(out, len(references) * len(drives)):
         wrong.append(problem)
     return wrong
@@ -187,7 +188,7 @@ def _rate(run: Path, animator: Animator) -> tuple[float, str]:
 
 
 def _drive(name: str, animator: Animator, request: Request, rate: float, estimator: PoseEstimator) -> Drive:
-    if Path(name).is_file():
+    if Path(name).exists():
         return read_drive(Path(name), rate, request.frames, estimator)
     clip = animator.stored_clip(name, request.sides or animator.sides)
     return stored_drive(clip, request.fps or rate)

@@ -17,7 +17,7 @@ from entprog.codecs.pca import to_uint8
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.crop import Rectangle, crop, face_boxes, fill_gaps, resize
 from entprog.prepare.file import find_person
-from entprog.prepare.video import EXTENSIONS, Video
+from entprog.prepare.video import EXTENSIONS, Video, looks_like_video
 from entprog.sample.reference import cut, plain
 from entprog.tasks.animator import Conditions, StoredClip
 
@@ -59,12 +59,12 @@ class Drive:
 
 
 def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstimator) -> Drive:
-    """The longest shot of one person in a video file, at `fps` frames a second.
+    """The longest shot of one person in a video file or a folder of numbered pictures, at `fps` frames a second.
 
     Raises:
         ValueError: no video, or no person in it.
     """
-    if path.suffix.lower() not in EXTENSIONS:
+    if path.is_file() and path.suffix.lower() not in EXTENSIONS and not looks_like_video(path):
         raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")
     most = None if frames is None else max(frames, int(SECONDS * fps))
     settings = {"fps": fps, "people": "largest", "min_frames": 1, "max_frames": most}
@@ -91,7 +91,7 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
 
 def has_sound(path: Path | None) -> bool:
     """Whether a file has sound that can be kept."""
-    if path is None:
+    if path is None or path.is_dir():
         return False
     with av.open(str(path), metadata_errors="ignore") as container:
         return bool(container.streams.audio)

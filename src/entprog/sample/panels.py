@@ -16,7 +16,7 @@ from torch import Tensor
 from entprog.codecs.pca import to_uint8
 from entprog.data.posemap import draw_pose_in
 from entprog.prepare.video import write_gif
-from entprog.sample.standins import VideoWriter
+from entprog.prepare.video_writer import VideoWriter
 
 __all__ = ["GUTTER", "PANEL", "beside", "frame_folder", "pose_panel", "write_clip", "write_panels"]
 

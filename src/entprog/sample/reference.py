@@ -9,8 +9,8 @@ import torch
 
 from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import Rectangle, person_box, person_rectangle, resize
-from entprog.prepare.video import EXTENSIONS
-from entprog.sample.standins import read_image
+from entprog.prepare.image import read_image
+from entprog.prepare.sniff import IMAGE_EXTENSIONS, looks_like_video
 
 __all__ = ["Photo", "cut", "place", "plain", "read_photo"]
 
@@ -43,7 +43,7 @@ def read_photo(path: Path, estimator: PoseEstimator) -> Photo:
     Raises:
         ValueError: no image; a video.
     """
-    if path.suffix.lower() in EXTENSIONS and path.suffix.lower() != ".gif":
+    if looks_like_video(path) and path.suffix.lower() not in (*IMAGE_EXTENSIONS, ".gif"):
         raise ValueError(f"reference = {str(path)!r}: a video; save one frame of it as an image, and give that")
     pixels = read_image(path)
     height, width = pixels.shape[:2]
