@@ -33,7 +33,7 @@ def test_windows_cover_a_clip_and_share_a_third(total: int, length: int, first: 
     assert all(window.length == length for window in windows)
     for last, window in zip(windows, windows[1:], strict=False):
         shared = last.start + last.length - window.start
-        assert shared >= min(length - 1, round(length / 3)) and window.start > last.start
+        assert shared >= min(length - 1, -(-length // 3)) and window.start > last.start
         assert last.after == window.before == shared - first
 
 

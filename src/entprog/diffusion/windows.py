@@ -98,7 +98,7 @@ def plan_windows(total: int, length: int, *, first: int = 0) -> list[Window]:
         return [Window(0, total)]
     if length == 1:
         return [Window(start, 1) for start in range(total)]
-    shared = min(length - 1, round(length / SHARED) + first)
+    shared = min(length - 1, -(-length // SHARED) + first)
     count = -(-(total - shared) // (length - shared))
     starts = [round(i * (total - length) / (count - 1)) for i in range(count)]
     windows = [Window(start, length, first if i else 0) for i, start in enumerate(starts)]
