@@ -22,8 +22,9 @@ from entprog.nets.dit import build_dit
 from entprog.prepare.file import Person, Shot
 from entprog.prepare.video import read_video, write_video
 from entprog.sample import animate, drive, sample
-from test_retarget import clip as moving
-from test_retarget import person
+from skeletons import clip as moving
+from skeletons import person
+from tiny_sound import with_sound
 
 FRAMES, WINDOW, SIDE = 10, 4, 16
 SIZE = (120, 160)
@@ -107,23 +108,6 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def with_sound(silent: Path, out: Path) -> None:
-    """The same video with a tone."""
-    frames, fps = read_video(silent)
-    with av.open(str(out), "w") as container:
-        video: Any = container.add_stream("libx264", rate=round(fps))
-        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
-        audio: Any = container.add_stream("aac", rate=24000, layout="mono")
-        tone = np.sin(np.arange(int(24000 * len(frames) / fps)) * 440 * 2 * np.pi / 24000).astype(np.float32)
-        sound = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = 24000, 0
-        for frame in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(audio.encode(sound))
-        for stream in (video, audio):
-            container.mux(stream.encode(None))
-
-
 def tried(run: Path, media: Path, out: Path, **changed: Any) -> tuple[Any, list[str]]:
     """The result of a call, and what it said."""
     said: list[str] = []
@@ -201,7 +185,9 @@ def test_it_says_which_part_of_the_drive_it_used(run: Path, media: Path, people:
     people.shots, people.reasons, people.people = [(0, 2), (4, 9)], ["no person found"], 3
     _, (line,) = tried(run, media, tmp_path / "clip.mp4", frames=2)
     assert "2 of 5 frames (--frames 5 for all)" in line
-    assert "the longest of 3 shots (2 can be used), 0:00-0:00, number 2; 3 people, of whom the largest is followed" in line
+    assert (
+        "the longest of 3 shots (2 can be used), 0:00-0:00, number 2; 3 people, of whom the largest is followed" in line
+    )
     assert "square around the largest of 3 people" in line
 
 

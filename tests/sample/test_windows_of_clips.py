@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ def test_windows_cover_a_clip_and_share_a_third(total: int, length: int, first: 
         assert len(windows) == 1
         return
     assert all(window.length == length for window in windows)
-    for last, window in zip(windows, windows[1:], strict=False):
+    for last, window in pairwise(windows):
         shared = last.start + last.length - window.start
         assert shared >= min(length - 1, -(-length // 3)) and window.start > last.start
         assert last.after == window.before == shared - first
@@ -176,5 +177,5 @@ def test_frames_of_a_causal_codec_are_all_there_once_and_fade_over(frames: int) 
         return
     change = value.diff()
     assert float(value[0]) == 0 and float(change.min()) >= 1, "in order"
-    steps = [later.start - earlier.start for earlier, later in zip(windows, windows[1:], strict=False)]
+    steps = [later.start - earlier.start for earlier, later in pairwise(windows)]
     assert float(change.max()) < 1000 * max(steps) / 2, "no jump: five frames fade over"
