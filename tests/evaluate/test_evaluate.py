@@ -234,7 +234,7 @@ def test_sample_by_picture_and_video(run: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0, "out": tmp_path / "out"}
     written = sample(run, reference=str(tmp_path / "me.png"), drive=str(tmp_path / "dance.mp4"), **options)
     frames, _ = read_video(written)
-    assert written.name == "me-dance.mp4" and len(frames) == FRAMES
+    assert written.name == "me-dance.mp4" and len(frames) == 4, "the whole drive, longer than the model's own length"
     reference, driven = frames[0, :, :192].astype(float), frames[0, :, -192:].astype(float)
     assert np.abs(reference - driven).mean() < 12, "picture and video are framed alike"
 

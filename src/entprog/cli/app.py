@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclopts import App, UnknownOptionError
 
-from entprog.cli import commands
+from entprog.cli import commands, sample_command
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import with_a_key, with_overrides_set
 from entprog.cli.threads import wait_briefly
@@ -32,7 +32,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     commands.plan,
     commands.rank,
     commands.train,
-    commands.sample,
+    sample_command.sample,
     commands.evaluate,
     commands.export,
     commands.report,

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from entprog import plugins
-from entprog.cli.overrides import Overrides, either, integers, listed, pairs, within_limits, without_none
+from entprog.cli.overrides import Overrides, either, integers, listed, pairs, without_none
 from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS
-from entprog.toml.values import literal
 
 SHORT = [name for name, values in PRESETS.items() if "method" in values]
 Method = Annotated[str | None, Parameter(help=f"{either([*plugins.names('method'), *SHORT])}.")]
@@ -260,54 +259,6 @@ def train(
     from entprog.train.run import train as verb
 
     verb(config, resume_from_checkpoint=resume_from_checkpoint, command=shlex.join(command))
-
-
-def sample(
-    run: Path,
-    /,
-    *,
-    reference: str,
-    drive: str,
-    out: Path,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int | None = None,
-    scheduler: Literal["ddim", "ddpm", "dpm++", "native"] | None = None,
-    resolution: str | None = None,
-    frames: int | None = None,
-    prompt: str = "",
-    device: str = "",
-) -> None:
-    """Animate the person of one picture with the poses of a video.
-
-    Writes an mp4 and a GIF with reference, pose and generated clip side by
-    side, and the generated frames as PNG. What is not given is as the run's
-    own configuration says.
-
-        entprog sample runs/mine --reference me.png --drive dance.mp4 --out clips
-
-    Args:
-        run: a folder made by entprog train.
-        reference: an image, or a clip by name: CLIP of the run's data, FOLDER:CLIP of another prepared folder.
-        drive: whose poses to follow: a video file, or a clip by name.
-        out: folder for the clips.
-        num_inference_steps: model calls a clip; more are slower and finer.
-        guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
-        seed: of the initial noise.
-        scheduler: how noise is removed.
-        resolution: side in pixels, or "HEIGHTxWIDTH".
-        frames: at most so many.
-        prompt: what the clip shows in words, for models that take text.
-        device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
-    """
-    from entprog.sample.animate import sample as verb
-
-    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
-    size: dict[str, Any] = {"resolution": None if resolution is None else literal(resolution), "frames": frames}
-    numbers = {f"sample.{key}": value for key, value in sampling.items()}
-    within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
-    given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "prompt": prompt, "device": device}
-    print(verb(run, reference=reference, drive=drive, out=out, **given))
 
 
 def evaluate(

@@ -1,272 +1,310 @@
-"""Sample: animate the person of a picture with the poses of a video.
+"""Sample: animate the person of a photo with the poses of a video.
 
-Shape legend: F frames, C latent channels, h w latent height and width, H W height and width in pixels.
+Shape legend: F frames, H W height and width in pixels.
 """
 
-import re
-import shutil
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from entprog.codecs.base import Codec
 from entprog.codecs.pca import to_uint8
-from entprog.config.load import updated
-from entprog.config.schema import Config, EvaluateConfig, SampleConfig
-from entprog.data.posemap import draw_pose, draw_pose_in
-from entprog.data.shards import ClipRow, Shards
-from entprog.data.source import open_data
-from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
-from entprog.prepare.crop import Box, crop, person_box, resize
-from entprog.prepare.file import prepare_file
-from entprog.prepare.image import read_image as _read_image
-from entprog.prepare.video import EXTENSIONS, write_gif, write_video
-from entprog.tasks.base import Animation, HeldOutClip, Task
+from entprog.config.load import ConfigError, updated
+from entprog.config.schema import EvaluateConfig, SampleConfig
+from entprog.poses.blazepose import PoseEstimator
+from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
+from entprog.prepare.sniff import numbered_images
+from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
+from entprog.sample.output import Output, out_problem, outputs
+from entprog.sample.panels import GUTTER, PANEL, beside, pose_panel, write_clip, write_panels
+from entprog.sample.reference import Photo, cut, place, plain, read_photo
+from entprog.sample.retarget import Retargeted, retarget
+from entprog.sample.windows import generated, planned
+from entprog.tasks.animator import Animator, Conditions, StoredReference
+from entprog.tasks.base import Task
 from entprog.tasks.finished_run import open_run
 
-PANEL = 192
-GUTTER = 4
-GUTTER_GREY = 128
+__all__ = ["GUTTER", "PANEL", "sample", "write_panels"]
+
 FPS = 12.0
-VIDEO_SECONDS = 60
+"""Frames a second where neither the run nor its data says how many."""
+
+FASTEST = 240
+"""Most frames a second."""
+
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
-    """Poses to follow: keypoints [F, 18, 3], the frames [F, 3, H, W] in 0..1 that they are from, frames a second."""
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for beside reference and drive; see `sample`."""
 
-    name: str
-    keypoints: np.ndarray
-    frames: Tensor
-    fps: float
+    settings: SampleConfig
+    sides: tuple[int, int] | None
+    frames: int | None
+    fps: float | None
+    retarget: bool | None
+    panel: bool | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One reference and one drive, put together.
+
+    Attributes:
+        sides: height and width of the clip.
+        image: of the reference, uint8 [H, W, 3].
+        conditions: what the model takes of it.
+        poses: [F, 18, 3] in 0..1 of the clip's frame.
+        driving: the same before retargeting, in 0..1 of what is shown of the drive.
+        frames: of the drive.
+        retargeted: None where poses are taken as they are.
+        notes: what was used and how, in short sentences.
+    """
+
+    sides: tuple[int, int]
+    image: np.ndarray
+    conditions: Conditions
+    poses: np.ndarray
+    driving: np.ndarray
+    frames: Frames
+    retargeted: Retargeted | None
+    notes: list[str]
 
 
 def sample(
-    run: Path,
+    run: str | Path,
     *,
-    reference: str,
-    drive: str,
-    out: Path,
+    reference: str | Path | Sequence[str | Path],
+    drive: str | Path | Sequence[str | Path],
+    out: str | Path,
     resolution: int | str | None = None,
     frames: int | None = None,
+    fps: float | None = None,
+    retarget: bool | None = None,
+    panel: bool | None = None,
     prompt: str = "",
     device: str = "",
+    say: Say = print,
     **sampling: Any,
-) -> Path:
-    """Generate one clip of the reference's person in the poses of `drive`.
+) -> Path | list[Path]:
+    """Generate clips of the reference's person in the poses of `drive`.
 
     Args:
         run: a folder made by `entprog train`.
-        reference: an image file (cropped to a square around the person where one is found, else its middle), a
-            clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another prepared folder.
-        drive: a video file, whose poses are estimated and cropped as `entprog prepare` does, or a clip as above.
-        out: folder; gets NAME.mp4 and NAME.gif (reference | pose | generated | drive) and frames/0000.png ...
-        resolution: side in pixels, or "HEIGHTxWIDTH"; by default that of the run's last phase.
+        reference: an image file, a clip of the run's data by name (its first frame), or "FOLDER:CLIP" of another
+            prepared folder. Of a photo the part around the person is taken, as `entprog prepare` cuts it: a rectangle
+            of the photo's aspect, or a square where the task makes squares. Several: each is animated with each drive.
+        drive: a video file, whose poses are estimated as `entprog prepare` does (of its longest shot), or a clip by
+            name. Several as above.
+        out: a file that ends in .mp4 for a single clip. Else a folder: gets NAME.mp4 and NAME.gif (with panels side by
+            side) and the generated frames as frames/0000.png ...
+        resolution: side in pixels, or "HEIGHTxWIDTH"; by default of the photo's aspect and of the area that the run was
+            trained at.
+        frames: at most so many; by default the whole drive. What is longer than the model's own length is made of
+            overlapping windows.
+        fps: frames a second at which poses are taken and the clip is played; by default that of the run's data.
+        retarget: give the drive's poses the proportions, place and size of the photo's person; by default wherever the
+            two are not known to be the same person.
+        panel: show reference, pose, retargeted pose, generated and driving frames side by side; by default in a folder.
         prompt: what the clip shows in words, for models that take text.
-        frames: maximum number; by default that of the run's [evaluate].
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
+        say: is given one line a clip that says what was used.
         sampling: keys of [sample], such as seed; what is left out or None is as in the run.
 
     Returns:
-        The path of the mp4.
+        The path of the mp4; a list of them where several references or drives were given.
 
     Raises:
-        ValueError: the run, the reference or the drive can't be used; the message says what to give instead.
+        ValueError: the run, a reference or a drive can't be used; the message says what to give instead.
     """
     run, out = Path(run), Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out = {str(out)!r}: a file; give a folder")
-    image = _read_image(Path(reference)) if Path(reference).is_file() else None
+    given, driving = _listed(reference), _listed(drive)
     sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
+    if wrong := _problems(given, driving, out, frames, fps):
+        raise ConfigError(wrong)
+    estimator = PoseEstimator()
+    photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
     config, task = open_run(run, device=device)
-    codec = task.codec
-    if codec is None:
-        raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
     settings = updated(config.sample, "sample", sampling)
-    clip = task.animate(Animation(image, reference, drive, sides, frames, prompt))
-    if clip is not None:
-        return _animated(task, clip, settings, out, Path(reference).stem)
-    if prompt:
-        raise ValueError(f"prompt = {prompt!r}: the task {config.task!r} takes no text; leave it out")
-    size, width = sides or list(config.phases.values())[-1].sides
-    if width != size:
-        raise ValueError(f"resolution = {resolution!r}: the task {config.task!r} makes squares; give one side")
-    if size < 16 or size % 8:
-        raise ValueError(f"resolution = {size}: give a multiple of 8 from 16 up")
-    count = frames or config.evaluate.frames
-    if count < 1:
-        raise ValueError(f"frames = {count}: give 1 or more")
-    source = _Source(config)
-    name, picture = read_reference(reference, size, codec, source)
-    driving = read_drive(drive, size, count, codec, source)
-    maps = torch.from_numpy(draw_pose(driving.keypoints, size)).movedim(-1, -3)
-    conditions = {"reference": picture[None], "pose": maps[None]}
-    shown = task.generate(conditions, settings, [0], progress=True)[0]
-    target = out / f"{name}-{driving.name}"
-    write_panels(
-        target, codec.decode(picture), driving.keypoints, shown, driving.frames,
-        fps=driving.fps, frames=out / "frames",
+    animator = task.animator(prompt)
+    if animator is None or task.codec is None:
+        raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
+    if why := animator.check(sides or animator.sides):
+        shown = f"{animator.sides[0]}x{animator.sides[1]}" if resolution is None else resolution
+        raise ValueError(f"resolution = {shown}: {why}")
+    request = Request(settings, sides, frames, fps, retarget, panel)
+    rate, doubt = (fps, "") if fps else _rate(run, animator)
+    drives = [_drive(name, animator, request, rate, estimator) for name in driving]
+    references = [photos.get(name) or animator.stored_reference(name, sides or animator.sides) for name in given]
+    pairs = [(one, other) for one in references for other in drives]
+    files = outputs(out, [f"{plain(one.name)}-{other.name}" for one, other in pairs])
+    for (one, other), file in zip(pairs, files, strict=True):
+        scene = _scene(one, other, animator, request)
+        say(f"{file.target.name}: " + "; ".join([*_used(one, other, scene, animator), *filter(None, [doubt])]))
+        _write(task, animator, scene, other, file, request)
+    written = [file.target for file in files]
+    single = isinstance(reference, str | Path) and isinstance(drive, str | Path)
+    return written[0] if single else written
+
+
+def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
+
+
+def _problems(references: list[str], drives: list[str], out: Path, frames: int | None, fps: float | None) -> list[str]:
+    """What is wrong with a call by itself, a line each."""
+    wrong = []
+    for name, some, kind in (("reference", references, "an image file"), ("drive", drives, "a video file")):
+        if not some:
+            wrong.append(f"{name}: none given; give at least one")
+        for one in dict.fromkeys(some):
+            if Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
+                also = ", a folder of numbered pictures" if name == "drive" else ""
+                wrong.append(f"{name} = {one!r}: a folder; give {kind}{also} or FOLDER:CLIP")
+    if frames is not None and frames < 1:
+        wrong.append(f"frames = {frames}: give 1 or more, or leave it out for the whole drive")
+    if fps is not None and not (math.isfinite(fps) and 0 < fps <= FASTEST):
+        wrong.append(f"fps = {fps}: give a number above 0, up to {FASTEST}")
+    if problem := out_problem(out, len(references) * len(drives)):
+        wrong.append(problem)
+    return wrong
+
+
+def _rate(run: Path, animator: Animator) -> tuple[float, str]:
+    """Frames a second of what the run was trained on, and what to say where that is not known."""
+    record = run / "data.json"
+    if record.is_file():
+        said = json.loads(record.read_text(encoding="utf-8")).get("fps")
+        if said:
+            return float(said), ""
+    if animator.rate:
+        return animator.rate, ""
+    return FPS, f"the run's data set is gone, so {FPS:g} frames a second are assumed (--fps for another)"
+
+
+def _drive(name: str, animator: Animator, request: Request, rate: float, estimator: PoseEstimator) -> Drive:
+    if Path(name).exists():
+        return read_drive(Path(name), rate, request.frames, estimator)
+    clip = animator.stored_clip(name, request.sides or animator.sides)
+    return stored_drive(clip, request.fps or rate)
+
+
+def _scene(one: Photo | StoredReference, drive: Drive, animator: Animator, request: Request) -> Scene:
+    """Reference and poses in one frame."""
+    sides = request.sides or animator.sides
+    if isinstance(one, Photo) and request.sides is None and not drive.conditions:
+        sides = animator.like(one.aspect)
+    where = place(drive.keypoints, *drive.size, sides, square=animator.square) if drive.path else (0, 0, *drive.size)
+    count = min(len(drive), request.frames or len(drive))
+    driving = keypoints_in(drive.keypoints[:count], where)
+    if isinstance(one, Photo):
+        points = one.keypoints
+    else:
+        points = None if one.keypoints is None else one.keypoints * np.array([sides[1], sides[0], 1], np.float32)
+    found, notes = _retargeted(one, points, drive, count, request)
+    if isinstance(one, Photo):
+        here = _around(one, found, sides, animator.square)
+        image = cut(one.pixels, here, sides)
+        conditions = animator.reference(image)
+    else:
+        here, image, conditions = (0, 0, sides[1], sides[0]), to_uint8(one.shown), one.conditions
+    poses = driving if found is None else keypoints_in(found.keypoints, here)
+    frames = Frames(drive, where, sides, face=0 if drive.conditions else animator.face)
+    if frames.face and not frames.boxes:
+        raise ValueError(f"drive = {str(drive.path)!r}: no face is seen, which this model needs; give another video")
+    return Scene(sides, image, conditions, poses, driving, frames, found, notes)
+
+
+def _around(photo: Photo, found: Retargeted | None, sides: tuple[int, int], square: bool) -> Rectangle:
+    """The part of the photo that holds its person and, where poses are retargeted, the motion."""
+    poses = None if photo.keypoints is None else photo.keypoints[None]
+    if found is not None and poses is not None:  # the photo's own person counts beside rare positions
+        poses = np.concatenate([poses.repeat(1 + len(found.keypoints) // 10, 0), found.keypoints])
+    height, width = photo.pixels.shape[:2]
+    return place(poses, width, height, sides, square=square)
+
+
+def _retargeted(
+    one: Photo | StoredReference, points: np.ndarray | None, drive: Drive, count: int, request: Request
+) -> tuple[Retargeted | None, list[str]]:
+    """The drive's poses with the reference's proportions, or why they are taken as they are."""
+    if request.retarget is False:
+        return None, ["poses as in the drive"]
+    if drive.conditions:
+        return None, ["poses as they are stored"] if request.retarget else []
+    if points is None:
+        return None, ["no person found in the photo: its middle, and poses as in the drive"]
+    if request.retarget is None and isinstance(one, StoredReference) and one.subject == drive.subject:
+        return None, ["poses as in the drive, of the same person"]
+    found = retarget(drive.keypoints, points)
+    if found is None:
+        return None, ["no limb is seen in both photo and drive: poses as in the drive"]
+    cut_off = Retargeted(found.keypoints[:count], found.scale, found.ratios, found.frame)
+    parts = [f"{name} {found.ratios[name] / found.scale:.2f}" for name in ("torso", "shoulders", "thighs", "shins")]
+    return cut_off, [f"poses retargeted (body {found.scale:.2f} of the drive's in pixels; of that {', '.join(parts)})"]
+
+
+def _used(one: Photo | StoredReference, drive: Drive, scene: Scene, animator: Animator) -> list[str]:
+    """What is used for a clip, in short sentences."""
+    count, windows = len(scene.poses), planned(animator, len(scene.poses))
+    said = [f"{count} frames"]
+    if count < len(drive):
+        said = [f"{count} of {len(drive)} frames (--frames {len(drive)} for all)"]
+    said[0] += f" at {drive.fps:g} a second"
+    if len(windows) > 1:
+        shared = windows[0].length - windows[1].start
+        said[0] += f", {len(windows)} windows of {animator.window}"
+        said[0] += f", overlap {(shared - 1) * animator.group + 1 if animator.group > 1 else shared}" if shared else ""
+    elif animator.fixed and count < animator.window:
+        said[0] += f" (the model makes {animator.window}: the last pose is held)"
+    part = "square" if animator.square else f"{scene.sides[1]}x{scene.sides[0]}"
+    if isinstance(one, Photo) and one.keypoints is not None:
+        said.append(f"{part} around the {'largest of ' + str(one.people) + ' people' if one.people > 1 else 'person'}")
+    said += [*drive.notes, *scene.notes]
+    neck = scene.poses[:, 1]
+    outside = (neck[:, 2] >= VISIBLE) & ((neck[:, :2] < 0) | (neck[:, :2] > 1)).any(1)
+    if outside.any():
+        said.append(f"the person is outside the picture in {int(outside.sum())} frames")
+    if has_sound(drive.path):
+        said.append("sound kept")
+    return said
+
+
+def _write(task: Task, animator: Animator, scene: Scene, drive: Drive, file: Output, request: Request) -> None:
+    panel = file.panel if request.panel is None else request.panel
+    sound = drive.path if has_sound(drive.path) else None
+    write_clip(
+        file.target, _shown(task, animator, scene, drive, request.settings, panel), fps=drive.fps, frames=file.frames,
+        gif=file.gif, sound=sound, sound_start=drive.start / drive.fps,
     )  # fmt: skip
-    return target.with_name(target.name + ".mp4")
 
 
-def _animated(task: Task, clip: HeldOutClip, settings: SampleConfig, out: Path, name: str) -> Path:
-    """Generate a clip that the task has put together, and write it."""
-    conditions = {name: value[None] for name, value in clip.conditions.items()}
-    shown = task.generate(conditions, settings, [clip.key], progress=True)[0]
-    target = out / _plain(f"{name}-{clip.clip}")
-    write_panels(target, clip.reference, clip.keypoints, shown, clip.truth, fps=clip.fps, frames=out / "frames")
-    return target.with_name(target.name + ".mp4")
+def _shown(
+    task: Task, animator: Animator, scene: Scene, drive: Drive, settings: SampleConfig, panel: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame as it is shown, and the generated picture alone."""
 
+    def part(first: int, count: int) -> Conditions:
+        if drive.conditions:
+            return {**drive.conditions, **scene.conditions}
+        index = np.minimum(np.arange(first, first + count), len(scene.poses) - 1)
+        faces = scene.frames.take(first, count)[1] if scene.frames.face else None
+        return animator.conditions(scene.conditions, scene.poses[index], faces, scene.sides)
 
-class _Source:
-    """Clips by name: of the run's own data, opened at first use, or of a prepared folder."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._own: Shards | None = None
-
-    def find(self, field: str, name: str, else_give: str) -> tuple[Shards, ClipRow]:
-        folder, colon, clip = name.rpartition(":")
-        if colon and not Path(folder).is_dir():
-            raise ValueError(f"{field} = {name!r}: no folder {folder!r}; give FOLDER:CLIP of a prepared folder")
-        if colon:
-            shards = Shards(folder)
-        else:
-            shards = self._own = self._own or open_data(self.config.data)
-        rows = {row.clip: row for row in shards.rows}
-        if clip in rows:
-            return shards, rows[clip]
-        near = get_close_matches(clip, rows, 3, cutoff=0.3) or sorted(rows)[:3]
-        raise ValueError(
-            f"{field} = {name!r}: no such file, and no such clip among {len(rows)} in {shards.folder}; "
-            f"give {else_give} or a clip, such as {', '.join(near)}"
-        )
-
-
-def read_reference(given: str, size: int, codec: Codec, source: _Source) -> tuple[str, Tensor]:
-    """A name and the latents [C, h, w] of the reference image."""
-    path = Path(given)
-    if path.is_file():
-        square = torch.from_numpy(_square(_read_image(path)))
-        return _plain(path.stem), codec.encode(resize(square[None], size))[0]
-    if path.is_dir():
-        raise ValueError(f"reference = {given!r}: a folder; give an image file or FOLDER:CLIP")
-    shards, row = source.find("reference", given, "an image file")
-    return _plain(row.clip), shards.latents(row, size, 0, 1)[0]
-
-
-def read_drive(given: str, size: int, frames: int, codec: Codec, source: _Source) -> Drive:
-    """The first `frames` poses of a video file or a clip."""
-    path = Path(given)
-    if path.is_file():
-        return _drive_of_video(path, size, frames, codec)
-    if path.is_dir():
-        raise ValueError(f"drive = {given!r}: a folder; give a video file or FOLDER:CLIP")
-    shards, row = source.find("drive", given, "a video file")
-    count = min(frames, row.frames)
-    shown = codec.decode(shards.latents(row, size, 0, count))
-    return Drive(_plain(row.clip), shards.pose(row, 0, count), shown, row.fps)
-
-
-def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
-    """The longest shot of one person in a file, from its first frame on."""
-    if path.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"drive = {str(path)!r}: not a video; give an .mp4, .mov, .mkv file or a clip's name")
-    settings = {
-        "fps": FPS,
-        "people": "largest",
-        "min_frames": 1,
-        "max_frames": int(VIDEO_SECONDS * FPS),
-        "sizes": [size],
-    }
-    row, clips = prepare_file(path, path.stem, settings, PoseEstimator(), codec.encode)
-    if not clips:
-        raise ValueError(
-            f"drive = {str(path)!r}: {row['reason']}; give a video in which one person is seen, well lit and large"
-        )
-    longest = max(clips.values(), key=lambda clip: len(clip["pose"]))
-    count = min(frames, len(longest["pose"]))
-    shown = codec.decode(longest[f"latents_{size}"][:count])
-    return Drive(_plain(path.stem), longest["pose"][:count].numpy(), shown, FPS)
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """The square around the person, else the middle of the picture."""
-    height, width = image.shape[:2]
-    keypoints, score = PoseEstimator().single(torch.from_numpy(image)[None])
-    box: Box | None = None
-    if float(score[0]) >= FOUND_THRESHOLD:
-        pixels = keypoints.numpy() * np.array([width, height, 1], np.float32)
-        box = person_box(pixels, width, height)
-    side = min(height, width)
-    return crop(image, box or ((width - side) // 2, (height - side) // 2, side))
-
-
-def _plain(name: str) -> str:
-    """A name that is safe in file names."""
-    return re.sub(r"[^\w.-]+", "_", name)
-
-
-def write_panels(
-    target: Path,
-    reference: Tensor,
-    keypoints: np.ndarray,
-    generated: Tensor,
-    truth: Tensor,
-    *,
-    fps: float,
-    frames: Path,
-) -> None:
-    """Write TARGET.mp4 and TARGET.gif with the panels reference | pose | generated | truth, and plain frames.
-
-    Args:
-        target: path without suffix; its folder is made.
-        reference: [3, H, W] in 0..1. keypoints: [F, 18, 3]. generated, truth: [F, 3, H, W] in 0..1.
-        frames: folder of the generated frames at their own size, 0000.png ...; an existing one is replaced.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    count, (height, width) = len(generated), generated.shape[-2:]
-    times = max(1, -(-PANEL // height))
-    panel = (height * times, width * times)
-    columns = [
-        _enlarged(reference[None], panel).repeat(count, 0),
-        draw_pose_in(keypoints, *panel),
-        _enlarged(generated, panel),
-        _enlarged(truth, panel),
-    ]
-    gutter = np.full((count, panel[0], GUTTER, 3), GUTTER_GREY, np.uint8)
-    parts = [part for column in columns for part in (column, gutter)][:-1]
-    shown = np.concatenate(parts, 2)
-    _write_frames(frames, to_uint8(generated))
-    write_video(target.with_name(target.name + ".mp4"), shown, fps)
-    write_gif(target.with_name(target.name + ".gif"), shown, fps)
-
-
-def _enlarged(images: Tensor, sides: tuple[int, int]) -> np.ndarray:
-    """Images [F, 3, H, W] in 0..1 as uint8 [F, *sides, 3], bicubic."""
-    size = (sides[1], sides[0])
-    return np.stack([np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BICUBIC)) for i in to_uint8(images)])
-
-
-def _write_frames(folder: Path, frames: np.ndarray) -> None:
-    """Write uint8 [F, H, W, 3] as 0000.png ..., atomically, in place of an earlier folder."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        for i, frame in enumerate(frames):
-            Image.fromarray(frame).save(partial / f"{i:04d}.png")
-        if folder.exists():
-            if any(not re.fullmatch(r"\d{4}\.png", path.name) for path in folder.iterdir()):
-                raise ValueError(f"out = {str(folder.parent)!r}: {folder.name} holds other files; choose another")
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    number = 0
+    for chunk in generated(task, animator, part, len(scene.poses), settings, progress=True):
+        for picture in to_uint8(chunk):
+            if not panel:
+                yield picture, picture
+                continue
+            poses = [pose_panel(scene.driving[number], scene.sides)]
+            if scene.retargeted is not None:
+                poses.append(pose_panel(scene.poses[number], scene.sides))
+            true = scene.frames.take(number, 1)[0][0]
+            yield beside([scene.image, *poses, picture, true], scene.sides), picture
+            number += 1

@@ -21,12 +21,14 @@ from entprog.config.checks import Finding
 from entprog.config.schema import Config, EvaluateConfig, PhaseConfig, SampleConfig, TrainConfig
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.types import Draw, Shape
+from entprog.diffusion.windows import Window
 from entprog.files import save_weights
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.profiling.subject import Subject
 from entprog.savings.recompute import recomputed
+from entprog.tasks.animator import Animator
 
-__all__ = ["Animation", "CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
+__all__ = ["CacheOptions", "HeldOutClip", "Positions", "Samples", "Task", "TaskPlugin", "fixed_draws"]
 
 
 class Batch(Protocol):
@@ -86,26 +88,6 @@ class HeldOutClip:
     fps: float
     conditions: Mapping[str, Tensor]
     key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Animation:
-    """What `entprog sample` is asked for.
-
-    Attributes:
-        picture: uint8 [H, W, 3] of an image file; None where `reference` names a clip of the data.
-        reference, drive: as the user gave them.
-        sides: height and width in pixels; None for those of the run's last phase.
-        frames: at most so many; None for as many as the model makes.
-        prompt: what the clip shows, in words.
-    """
-
-    picture: np.ndarray | None
-    reference: str
-    drive: str
-    sides: tuple[int, int] | None = None
-    frames: int | None = None
-    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -357,18 +339,20 @@ class Task(TaskPlugin):
         raise ValueError(f"{type(self).__name__}: makes no clips")
 
     def generate(
-        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False
-    ) -> Tensor:
-        """Clips [B, F, 3, H, W] in 0..1, on the CPU; a pure function of weights, conditions, seed and keys."""
+        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False,
+        window: Window | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Clips [B, F, 3, H, W] in 0..1, on the CPU; a pure function of weights, conditions, seed and keys.
+
+        `window`: the frames are this part of a longer clip (B is 1), blended with the part before.
+        """
         raise ValueError(f"{type(self).__name__}: makes no clips")
 
-    def animate(self, wanted: Animation) -> HeldOutClip | None:
-        """The clip to generate for a picture and a driving video, with its conditions.
-
-        None: the task takes latents of a reference and pose maps, which the caller makes with `codec`.
+    def animator(self, prompt: str = "") -> Animator | None:
+        """How the task animates a reference image, with a text where it takes one; None where it can't.
 
         Raises:
-            ValueError: picture or drive can't be used; naming the field and what to give instead.
+            ValueError: the task takes no text.
         """
         return None
 

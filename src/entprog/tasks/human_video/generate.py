@@ -14,6 +14,7 @@ from tqdm import tqdm
 from entprog.codecs.base import Codec
 from entprog.diffusion.objective import Objective, step_to_tau
 from entprog.diffusion.schedulers import make_scheduler
+from entprog.diffusion.windows import Window
 from entprog.nets.dit import VideoDiT
 
 
@@ -43,6 +44,7 @@ def sample_clips(
     keys: Sequence[int],
     codec: Codec | None = None,
     progress: bool = False,
+    window: Window | None = None,
 ) -> Tensor:
     """Generate clips of the reference's person in the given poses.
 
@@ -59,6 +61,7 @@ def sample_clips(
         keys: one integer >= 0 for each clip: its noise depends on (seed, key) only, not on the batch.
         codec: where given, the implied clean clip is clamped to 0..1 in pixels at each step. Near pure noise that
             clip is a rough guess, and later steps do not correct a large error.
+        window: of a longer clip that the frames are; then of one clip.
 
     Returns:
         Latents [B, F, C, h, w], float32, on the task's device.
@@ -80,14 +83,17 @@ def sample_clips(
         pose = torch.cat([torch.zeros_like(pose), pose]) if guided else pose
     shown = torch.cat([torch.zeros_like(reference), reference]) if guided else reference
     size = (frames or 1, *reference.shape[1:])
-    sources = [np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 5, key)))) for key in keys]
-    first = [source.standard_normal(size, dtype=np.float32) for source in sources]
-    x: Tensor = torch.from_numpy(np.stack(first)).to(device) * steps.init_noise_sigma
-    later = [torch.Generator().manual_seed(int(source.integers(2**63))) for source in sources]
+    if window is None:
+        sources = [np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 5, key)))) for key in keys]
+        noise = torch.from_numpy(np.stack([source.standard_normal(size, dtype=np.float32) for source in sources]))
+        later = [torch.Generator().manual_seed(int(source.integers(2**63))) for source in sources]
+    else:
+        noise, later = window.noise(size[1:], seed, keys[0]), window.generators(seed, keys[0])
+    x: Tensor = noise.to(device) * steps.init_noise_sigma
     options = {"generator": later} if scheduler == "ddpm" else {}
     with task.precision():
         states = task.model.reference_states(shown)
-    for step in tqdm(steps.timesteps, "Sampling", unit="step", disable=not progress, leave=False):
+    for i, step in enumerate(tqdm(steps.timesteps, "Sampling", unit="step", disable=not progress, leave=False)):
         tau = step_to_tau(step, device).expand(len(shown))
         with task.precision():
             eps = task.model(torch.cat([x, x]) if guided else x, tau, None, pose, reference_states=states)
@@ -98,5 +104,9 @@ def sample_clips(
         clean = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
         if codec is not None:
             clean = codec.encode_pixels(codec.decode(clean))
-        x = steps.step(clean, step, x, **options).prev_sample
+        if window is None:
+            x = steps.step(clean, step, x, **options).prev_sample
+        else:  # a generator for each frame: windows that share frames add the same noise to them
+            clean = window.blend(i, clean)
+            x = steps.step(clean[0], step, x[0], **options).prev_sample[None]
     return x

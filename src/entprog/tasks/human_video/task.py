@@ -23,12 +23,14 @@ from entprog.data.sampler import generator, sample_noise, stratified_tau
 from entprog.data.shards import Shards
 from entprog.data.source import open_data
 from entprog.diffusion.objective import Objective
+from entprog.diffusion.windows import Window
 from entprog.files import write_atomically
 from entprog.nets.dit import VideoDiT
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.reference_cache import ReferenceCache
 from entprog.tasks.base import CacheOptions, HeldOutClip, Task
 from entprog.tasks.human_video import held_out
+from entprog.tasks.human_video.animate import HumanVideoAnimator
 from entprog.tasks.human_video.build import build_model, new_modules
 from entprog.tasks.human_video.data_checks import check_data
 from entprog.tasks.human_video.generate import sample_clips
@@ -283,16 +285,24 @@ class HumanVideoTask(Task):
         return held_out.batches(clips, settings, self.codec, self.model.config.patch)
 
     def generate(
-        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False
-    ) -> Tensor:
+        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False,
+        window: Window | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Task.generate`; conditions are "reference" latents [B, C, h, w] and "pose" maps [B, F, 3, S, S]."""
         pose = conditions["pose"]
         latents = sample_clips(
             self, conditions["reference"], pose if self.pose else None, frames=pose.shape[1],
             scheduler=settings.scheduler, num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale, seed=settings.seed, keys=keys, codec=self.codec, progress=progress,
+            window=window,
         )  # fmt: skip
         return self.codec.decode(latents.cpu())
+
+    def animator(self, prompt: str = "") -> HumanVideoAnimator:
+        """See `Task.animator`."""
+        if prompt:
+            raise ValueError(f"prompt = {prompt!r}: the task 'human_video' takes no text; leave it out")
+        return HumanVideoAnimator(self, self.config or Config())
 
     def mean_frame(self, resolution: int) -> Tensor:
         """See `Task.mean_frame`."""

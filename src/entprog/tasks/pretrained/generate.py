@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from entprog.config.schema import SampleConfig
 from entprog.data.sampler import generator
+from entprog.diffusion.windows import Window
 from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.held_out import NOTHING, TEXT
 
@@ -25,7 +26,7 @@ __all__ = ["denoise", "generate_clips"]
 
 def generate_clips(
     task: "PretrainedTask", conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *,
-    progress: bool = False,
+    progress: bool = False, window: Window | None = None,
 ) -> Tensor:  # fmt: skip
     """Clips [B, F, 3, H, W] in 0..1, on the CPU: see `Task.generate`.
 
@@ -38,7 +39,11 @@ def generate_clips(
     height, width = conditions["latents"].shape[-2:]
     length = (frames - 1) // int(about["frames_factor"]) + 1
     latent = task.led(Latent(length, task.family.channels, height, width, frames))
-    noise = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
+    if window is None:
+        noises = [generator(settings.seed, 5, key).standard_normal(latent.shape, dtype=np.float32) for key in keys]
+        noise = torch.from_numpy(np.stack(noises))
+    else:
+        noise = window.noise(latent.shape[1:], settings.seed, keys[0], leading=latent.frames - length)
     given = conditioned(task, conditions, latent, TEXT)
     family = task.family
     contrast = bool(family.text_length) or family.guided_by != "text"
@@ -50,7 +55,7 @@ def generate_clips(
         dropped = [name for name in task.family.unguided if name in nothing]
         nothing |= {name: task.family.nothing(name, nothing) for name in dropped}
     latents = denoise(
-        task, torch.from_numpy(np.stack(noise)).to(task.device), given, nothing, settings, progress=progress
+        task, noise.to(task.device), given, nothing, settings, progress=progress, window=window, key=keys[0]
     )
     return task.decoded(latents[:, latent.frames - length :])[:, : int(conditions["frames"][0])]
 
@@ -70,13 +75,14 @@ def conditioned(
 @torch.no_grad()
 def denoise(
     task: "PretrainedTask", noise: Tensor, given: Mapping[str, Tensor], nothing: Mapping[str, Tensor] | None,
-    settings: SampleConfig, *, progress: bool = False,
+    settings: SampleConfig, *, progress: bool = False, window: Window | None = None, key: int = 0,
 ) -> Tensor:  # fmt: skip
     """Latents [B, T, C, h, w] of noise of that shape.
 
     Args:
         given: the conditions.
         nothing: those with the empty text, for classifier-free guidance; None without.
+        window: of a longer clip (then B is 1), whose frames are the last ones of `noise`; key: of that clip.
     """
     scheduler: Any = task.family.sampler(task.folder.scheduler())
     if why := task.family.sampling_problem(scheduler):
@@ -84,9 +90,11 @@ def denoise(
     times = task.family.timesteps(scheduler, settings.num_inference_steps, Latent(*noise.shape[1:]), noise.device)
     x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     random = torch.Generator(noise.device).manual_seed(settings.seed)
-    takes = {"generator": random} if _takes_generator(scheduler) else {}
+    leading = 0 if window is None else noise.shape[1] - window.length
+    later: Any = random if window is None else window.generators(settings.seed, key, leading=leading)
+    takes = {"generator": later} if _takes_generator(scheduler) else {}
     network = task.model
-    for time in tqdm(times, desc="Denoising", disable=not progress, leave=False):
+    for i, time in enumerate(tqdm(times, desc="Denoising", disable=not progress, leave=False)):
         network = _moved(task, network, task.network_at(float(time)))
         x = task.family.keep(x, given)
         scaled = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
@@ -95,7 +103,11 @@ def denoise(
         if nothing is not None:
             free = task.call(scaled, at, nothing, network)
             predicted = free + task.family.guidance(settings.guidance_scale, x) * (predicted - free)
-        x = scheduler.step(predicted, time, x, return_dict=False, **takes)[0]
+        if window is None:
+            x = scheduler.step(predicted, time, x, return_dict=False, **takes)[0]
+        else:  # a generator for each frame: windows that share frames add the same noise to them
+            predicted = window.blend(i, predicted, leading=leading)
+            x = scheduler.step(predicted[0], time, x[0], return_dict=False, **takes)[0][None]
     _moved(task, network, task.model)
     return task.family.keep(x, given)
 

@@ -25,12 +25,13 @@ from entprog.data.fingerprint import record_of
 from entprog.data.sampler import generator, stratified_tau
 from entprog.data.windows import WindowBatch, Windows, WindowSamples, prompt_hash
 from entprog.diffusion.objective import Objective
+from entprog.diffusion.windows import Window
 from entprog.profiling.device import pick_device, pick_precision
 from entprog.savings.weight_precision import set_precision
-from entprog.tasks.base import Animation, HeldOutClip, Task
+from entprog.tasks.base import HeldOutClip, Task
 from entprog.tasks.pretrained import held_out, model_checks, saving
 from entprog.tasks.pretrained.adapters import PoseAdapters, pose_maps, shown, side_of
-from entprog.tasks.pretrained.animate import animation
+from entprog.tasks.pretrained.animate import PretrainedAnimator
 from entprog.tasks.pretrained.build import frames_of_a_token, new_modules, objective_of, ready
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family, Latent
@@ -367,14 +368,15 @@ class PretrainedTask(Task):
         return held_out.batches(self, settings)
 
     def generate(
-        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False
-    ) -> Tensor:
+        self, conditions: Mapping[str, Tensor], settings: SampleConfig, keys: Sequence[int], *, progress: bool = False,
+        window: Window | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Task.generate`; conditions are those that `held_out` gives."""
-        return generate_clips(self, conditions, settings, keys, progress=progress)
+        return generate_clips(self, conditions, settings, keys, progress=progress, window=window)
 
-    def animate(self, wanted: Animation) -> HeldOutClip:
-        """See `Task.animate`."""
-        return animation(self, wanted)
+    def animator(self, prompt: str = "") -> PretrainedAnimator:
+        """See `Task.animator`."""
+        return PretrainedAnimator(self, prompt)
 
     def save(self, folder: Path) -> None:
         """See `Task.save`: the model in diffusers' layout, and what moved."""
