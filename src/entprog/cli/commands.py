@@ -120,15 +120,9 @@ def prepare(
         result = prepare_data(
             inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
         )
-    files = f"{result.kept} files kept, {result.dropped} dropped"
-    what = (
-        f"{result.windows} windows of {result.clips} clips"
-        if codec
-        else f"{result.clips} clips, {result.frames} frames"
-    )
-    print(f"{result.out}: {what}; {files}")
-    for reason, count in result.reasons.items():
-        print(f"  {count} x {reason}")
+    from entprog.cli.prepared import say_prepared
+
+    say_prepared(result)
 
 
 def rank(
