@@ -10,6 +10,7 @@ from cyclopts import App, UnknownOptionError
 from entprog.cli import commands
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import with_a_key, with_overrides_set
+from entprog.cli.studio_command import studio
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
 
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     commands.evaluate,
     commands.export,
     commands.report,
+    studio,
 )
 """As the help lists them."""
 
