@@ -33,6 +33,7 @@ POSTER = 132
 """Height of a dropped file's picture."""
 DIFFERENT = 0.15
 """Mean difference in 0..1 between a frame of the source and the stored one, above which it is another frame."""
+TAIL = "-tail"
 Item = TypeVar("Item")
 Row = dict[str, Any]
 
@@ -81,6 +82,19 @@ class DataSet:
         """The row of prepare.jsonl that a clip is from; empty where there is none."""
         return next((row for row in self.rows if clip in row.get("clips", ())), {})
 
+    def begins(self, clip: str) -> tuple[Row, int | None, str]:
+        """Of a clip of format 1: its file's row, its first frame there (None if that is not recorded), its name there.
+
+        The held-out end of a clip is a clip of its own in the index (NAME-tail), which prepare.jsonl does not know.
+        """
+        name, before = clip, 0
+        if not self.file_of(name) and clip.endswith(TAIL):
+            name = clip.removesuffix(TAIL)
+            before = self.clips[name][0].frames if name in self.clips else 0
+        file = self.file_of(name)
+        piece = next((piece for piece in file.get("pieces") or () if piece.get("clip") == name), None)
+        return file, None if piece is None else int(piece["start"]) + before, name
+
     def length(self, clip: str) -> int:
         """Frames of a clip."""
         rows = self.clips[clip]
@@ -103,7 +117,7 @@ def clip_pictures(data: DataSet, *, most: int, size: int, budget: Budget) -> lis
     """Pictures of at most `most` clips and about `size` bytes, a quarter of them held out where there are so many."""
     held = [clip for clip, rows in data.clips.items() if rows[0].split != "train"]
     train = [clip for clip, rows in data.clips.items() if rows[0].split == "train"]
-    some = spread(held, max(most // 4, most - len(train)))
+    some = spread(held, max(1, most // 4, most - len(train)))
     chosen = set(some) | set(spread(train, most - len(some)))
     pictures, filled = [], 0
     for clip in [clip for clip in data.clips if clip in chosen]:
@@ -120,7 +134,8 @@ def _clip_picture(data: DataSet, clip: str, budget: Budget) -> ClipPicture:
     numbers = sorted({round(i * (length - 1) / (TILES - 1)) for i in range(TILES)})
     frames, note = frames_with_poses(data, clip, numbers, height=HEIGHT, budget=budget)
     picture = None if frames is None else jpeg(beside(frames))
-    return ClipPicture(clip, first.subject, first.split, length, picture, note)
+    splits = " and ".join(sorted({row.split for row in data.clips[clip]}, reverse=True))
+    return ClipPicture(clip, first.subject, splits, length, picture, note)
 
 
 def frames_with_poses(
@@ -142,13 +157,12 @@ def _of_clip(
     row: ClipRow = data.clips[clip][0]
     poses = np.stack([shards.pose(row, number, 1)[0] for number in numbers])
     stored = _decoded(data, shards, row, numbers)
-    file = data.file_of(clip)
-    piece = next((piece for piece in file.get("pieces") or () if piece.get("clip") == clip), None)
+    file, begin, name = data.begins(clip)
     frames, why = None, "where the clip begins is not recorded"
-    if piece is not None:
-        square = tuple(file["crops"][clip])
+    if begin is not None:
+        square = tuple(file["crops"][name])
         tiles, why = _source(
-            data, file, [int(piece["start"]) + number for number in numbers], height / square[2], budget,
+            data, file, [begin + number for number in numbers], height / square[2], budget,
             lambda frame, scale: crop(frame, _scaled(square, scale)),
         )  # fmt: skip
         if tiles is not None and (stored is None or _alike(tiles, stored)):
@@ -159,7 +173,7 @@ def _of_clip(
         return with_pose(resized(frames, height), poses), ""
     if stored is None:
         return None, f"{why}, and the codec of the latents is not at hand"
-    note = "" if piece is None else f"{why}: decoded from the latents"
+    note = "" if begin is None else f"{why}: decoded from the latents"
     return with_pose(resized(stored, height), poses), note
 
 
@@ -186,16 +200,15 @@ def _of_windows(
     rows: list[WindowRow] = data.clips[clip]
     largest = max(rows, key=lambda row: row.height * row.width)
     rows = sorted((row for row in rows if row.size == largest.size), key=lambda row: row.start)
-    starts = sorted(file.get("starts", {}).get(clip, ()))
     rectangle = file.get("crops", {}).get(clip, {}).get(largest.size)
-    if len(starts) != len(rows) or rectangle is None:
+    if rectangle is None:
         return None, "prepare.jsonl has no row of this clip"
     poses = []
     for number in numbers:
-        at = starts[0] + number
-        place = max(i for i, start in enumerate(starts) if start <= at)
-        pose = windows.read(rows[place], ["pose"])["pose"]
-        poses.append(pose[min(at - starts[place], len(pose) - 1)].numpy())
+        at = rows[0].start + number
+        row = [row for row in rows if row.start <= at][-1]
+        pose = windows.read(row, ["pose"])["pose"]
+        poses.append(pose[min(at - row.start, len(pose) - 1)].numpy())
     x0, y0, wide, high = rectangle
     sides = (height, max(1, round(height * wide / high)))
 
@@ -203,7 +216,7 @@ def _of_windows(
         x, y = min(round(x0 * scale), frame.shape[1] - 1), min(round(y0 * scale), frame.shape[0] - 1)
         return cut_out(frame, (x, y, max(1, round(wide * scale)), max(1, round(high * scale))), sides)
 
-    tiles, why = _source(data, file, [starts[0] + number for number in numbers], height / high, budget, cut)
+    tiles, why = _source(data, file, [rows[0].start + number for number in numbers], height / high, budget, cut)
     return (None, why) if tiles is None else (with_pose(tiles, np.stack(poses)), "")
 
 

@@ -82,6 +82,7 @@ def _summary(data: DataSet) -> str:
     estimator = " ".join([str(settings.get("pose") or "blazepose"), *(f"{k}={v}" for k, v in options.items())])
     facts = {
         "files": f"{len(rows):,} ({files})",
+        "left out": ", ".join(f"{count:,} {what}" for what, count in (settings.get("left_out") or {}).items()),
         "clips": f"{len(data.clips):,}",
         "frames": f"{sum(lengths):,} at {data.fps:g} a second",
         "length": _clock(sum(lengths) / data.fps),
@@ -105,7 +106,8 @@ def _clips(data: DataSet, clips: Sequence[ClipPicture]) -> str:
 
 def _clip(data: DataSet, clip: ClipPicture) -> str:
     seconds = clip.frames / data.fps
-    held = '<span class="pill">held out</span>' if clip.split != "train" else ""
+    words = "held out" if clip.split == "holdout" else clip.split
+    held = f'<span class="pill">{escape(words)}</span>' if clip.split != "train" else ""
     subject = f"<span>subject {escape(clip.subject)}</span>" if clip.subject != clip.clip else ""
     note = f"<span>{escape(clip.note)}</span>" if clip.picture and clip.note else ""
     return (

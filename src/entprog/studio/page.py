@@ -88,10 +88,10 @@ def _animate(gradio: Any, runs: Path, folder: Path) -> None:
                 elem_id="run",
             )  # fmt: skip
             with gradio.Row():
-                with gradio.Column():
+                with gradio.Column(min_width=160):
                     photo = gradio.File(label="Photo of a person", type="filepath", elem_id="photo", height=140)
                     photo_shown = gradio.HTML()
-                with gradio.Column():
+                with gradio.Column(min_width=160):
                     drive = gradio.File(label="Video to follow", type="filepath", elem_id="drive", height=140)
                     drive_shown = gradio.HTML()
             with gradio.Accordion("Settings; empty ones are as in the run", open=False):
