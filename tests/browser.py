@@ -146,6 +146,18 @@ class Browser:
         assert len(found) > 1, f"{page.name} did not load"
         return Visit(**(found | {"errors": errors}))
 
+    def open(self, address: str, width: int = 1200, height: int = 900) -> "Tab":
+        """Open an address in a tab that tests can act in."""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self._call(f"{domain}.enable", session)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", session, **size)
+        self._events.clear()
+        self._call("Page.navigate", session, url=address)
+        return Tab(self, session)
+
     def _loaded(self) -> bool:
         return any(event["method"] == "Page.loadEventFired" for event in self._events)
 
@@ -189,3 +201,41 @@ class Browser:
             self._buffer += more
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
+
+
+class Tab:
+    """A page that is acted in: scripts, clicks, uploads, screenshots."""
+
+    def __init__(self, browser: Browser, session: str) -> None:
+        self._browser, self._session = browser, session
+
+    def value(self, script: str) -> Any:
+        """What a JavaScript expression gives."""
+        answer = self._browser._call("Runtime.evaluate", self._session, expression=script, returnByValue=True)
+        return answer["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 60.0) -> Any:
+        """What an expression gives once that is true."""
+        end = time.monotonic() + seconds
+        while not (found := self.value(script)):
+            assert time.monotonic() < end, f"not true after {seconds:.0f} s: {script}"
+            time.sleep(0.2)
+        return found
+
+    def upload(self, selector: str, *files: Path) -> None:
+        """Give files to the first file input that the selector finds."""
+        self.wait(f"!!document.querySelector({json.dumps(selector)})")
+        root = self._browser._call("DOM.getDocument", self._session)["root"]["nodeId"]
+        node = self._browser._call("DOM.querySelector", self._session, nodeId=root, selector=selector)["nodeId"]
+        self._browser._call("DOM.setFileInputFiles", self._session, nodeId=node, files=[str(file) for file in files])
+
+    def picture(self, path: Path) -> None:
+        """A screenshot of the whole page, as PNG."""
+        area = self._browser._call("Page.getLayoutMetrics", self._session)["cssContentSize"] | {"scale": 1}
+        options = {"captureBeyondViewport": True, "clip": area}
+        shot = self._browser._call("Page.captureScreenshot", self._session, **options)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def errors(self) -> list[str]:
+        """What the page complained of on the console."""
+        return self._browser._errors()

@@ -14,6 +14,7 @@ TESTS = Path(__file__).parents[1]
 FLOORS = (
     "__main__",
     "cli",
+    "studio",
     "plan",
     "demo",
     "rank",

@@ -10,6 +10,7 @@ from cyclopts import App, UnknownOptionError
 from entprog.cli import commands, sample_command
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import with_a_key, with_overrides_set
+from entprog.cli.studio_command import studio
 from entprog.cli.threads import wait_briefly
 
 HELP = """Fine-tune video diffusion models on people, by training what matters most.
@@ -36,6 +37,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     commands.evaluate,
     commands.export,
     commands.report,
+    studio,
 )
 """As the help lists them."""
 

@@ -1,6 +1,5 @@
 """The commands: arguments and help only; each imports its verb when it runs."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,21 +126,9 @@ def prepare(
         result = prepare_data(
             inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
         )
-    if os.environ.get("RANK", "0") == "0":  # under torchrun the other processes print nothing
-        print("\n".join(_prepared(result, bool(codec))))
+    from entprog.cli.prepared import say_prepared
 
-
-def _prepared(result: Any, windows: bool) -> list[str]:
-    """What `prepare` says at the end."""
-    from entprog.prepare.inputs import shown
-
-    of_windows = f"{result.windows} windows of {result.clips} clips"
-    what = of_windows if windows else f"{result.clips} clips, {result.frames} frames"
-    lines = [f"{shown(result.out)}: {what}; {result.kept} files kept, {result.dropped} dropped"]
-    lines += [f"  {count} x {reason}" for reason, count in result.reasons.items()]
-    if result.left_out:
-        lines += ["not prepared:", *(f"  {count} x {reason}" for reason, count in result.left_out.items())]
-    return lines
+    say_prepared(result)
 
 
 def rank(

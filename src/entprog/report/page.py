@@ -39,11 +39,12 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         out = shared / "report.html"
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, render(collected))
+    write_page(out, render(collected))
     return out
 
 
-def _write(out: Path, page: str) -> None:
+def write_page(out: Path, page: str) -> None:
+    """Write a page aside, and rename it."""
     handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     aside = Path(name)
     try:
@@ -77,15 +78,20 @@ def render(runs: Sequence[Run]) -> str:
             _details(runs),
         )
     )
+    return document(title, body, (HERE / "page.js").read_text(encoding="utf-8"))
+
+
+def document(title: str, body: str, script: str = "") -> str:
+    """A whole page in the style of all reports, with everything inside."""
     style = (HERE / "style.css").read_text(encoding="utf-8")
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    scripts = f"<script>{script}</script>" if script else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)} - entprog</title><style>{style}</style></head>"
-        f"<body><main>{body}</main><script>{script}</script></body></html>\n"
+        f"<body><main>{body}</main>{scripts}</body></html>\n"
     )
 
 

@@ -1,0 +1,162 @@
+"""Small pictures of videos, with poses drawn over them: for the data set's report and the studio.
+
+Shape legend: F frames, h w height and width in pixels.
+"""
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from entprog.data.posemap import draw_pose_in
+from entprog.prepare.crop import resize
+from entprog.prepare.video import Video, VideoError
+
+SHORT_FILE = 400
+"""Decoded frames; longer files are read by seeking."""
+FURTHEST = 600
+"""Frames that are decoded after a seek before it is given up."""
+NEAR = 1.0
+"""Seconds; a wanted frame that is nearer than this to the last one is decoded, not sought."""
+OPAQUE = 110.0
+GAP = 2
+
+
+class Budget:
+    """Time that may be spent: `left()` is False once it is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> bool:
+        return time.monotonic() < self.end
+
+
+def frames_at(
+    path: Path, numbers: Sequence[int], *, fps: float, short_side: int, decoded: int, budget: Budget
+) -> dict[int, np.ndarray]:
+    """Frames of a video by their number at `fps`, uint8 [h,w,3] by number; those that can't be had are left out.
+
+    Short files are read as `prepare` reads them. In long ones the times number / fps are sought, so that the time
+    this takes does not grow with the length; after a pause in the file's timestamps these may be neighbours.
+
+    Args:
+        numbers: ascending.
+        short_side: larger frames are reduced to it.
+        decoded: how many frames the file has.
+    """
+    read = _by_reading if path.is_dir() or decoded <= SHORT_FILE else _by_seeking
+    found: dict[int, np.ndarray] = {}
+    try:
+        for number, frame in read(path, numbers, fps, short_side, budget):
+            found[number] = frame
+    except (VideoError, av.FFmpegError, OSError, OverflowError):
+        return found
+    return found
+
+
+def poster(path: Path, *, short_side: int) -> np.ndarray | None:
+    """One frame, about a third into the video; None where it can't be read."""
+    try:
+        if path.is_dir():
+            return next(iter(Video(path, short_side=short_side)), None)
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return None
+            stream = container.streams.video[0]
+            if container.duration and container.duration > av.time_base:
+                container.seek(int((container.start_time or 0) + container.duration / 3))
+            aspect = float(stream.sample_aspect_ratio or 1)
+            return next((_shown(frame, aspect, short_side) for frame in container.decode(stream)), None)
+    except (VideoError, av.FFmpegError, OSError, OverflowError):
+        return None
+
+
+def _by_reading(
+    path: Path, numbers: Sequence[int], fps: float, short_side: int, budget: Budget
+) -> Iterator[tuple[int, np.ndarray]]:
+    wanted = set(numbers)
+    frames = islice(Video(path, fps=fps, short_side=short_side), max(wanted, default=-1) + 1)
+    for number, frame in enumerate(frames):
+        if not budget.left():
+            return
+        if number in wanted:
+            yield number, frame
+
+
+def _by_seeking(
+    path: Path, numbers: Sequence[int], fps: float, short_side: int, budget: Budget
+) -> Iterator[tuple[int, np.ndarray]]:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            return
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        aspect, start, at = float(stream.sample_aspect_ratio or 1), None, float("-inf")
+        frames = container.decode(stream)
+        for number in numbers:
+            if start is None:
+                first = next(frames, None)
+                if first is None or first.time is None:
+                    return
+                start = at = first.time
+                if number == 0:
+                    yield 0, _shown(first, aspect, short_side)
+                    continue
+            time_wanted = start + number / fps
+            if time_wanted - at > NEAR:
+                container.seek(int(time_wanted / stream.time_base), stream=stream)
+                frames = container.decode(stream)
+            previous = None
+            for frame in islice(frames, FURTHEST):
+                if frame.time is None or not budget.left():
+                    return
+                at = frame.time
+                if at >= time_wanted - 1e-3:
+                    nearer = previous is not None and time_wanted - previous.time < at - time_wanted
+                    yield number, _shown(previous if nearer else frame, aspect, short_side)
+                    break
+                previous = frame
+
+
+def _shown(frame: av.VideoFrame, aspect: float, short_side: int) -> np.ndarray:
+    """A decoded frame upright, with square pixels, reduced."""
+    width, height = frame.width * aspect, float(frame.height)
+    factor = min(1.0, short_side / min(width, height))
+    sides = max(1, round(width * factor)), max(1, round(height * factor))
+    array: np.ndarray = frame.reformat(*sides, format="rgb24", interpolation="AREA").to_ndarray()
+    turns = round(frame.rotation / 90)
+    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+
+
+def with_pose(frames: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """Frames uint8 [F,h,w,3] with poses [F,18,3] drawn over them; x and y in 0..1 of width and height."""
+    drawn = draw_pose_in(keypoints, *frames.shape[1:3]).astype(np.float32)
+    cover = (drawn.max(-1, keepdims=True) / OPAQUE).clip(0, 1)
+    return np.round(frames * (1 - cover) + drawn).clip(0, 255).astype(np.uint8)
+
+
+def resized(frames: np.ndarray, height: int) -> np.ndarray:
+    """Frames uint8 [F,h,w,3] at this height, in their aspect."""
+    width = max(1, round(frames.shape[2] * height / frames.shape[1]))
+    return resize(torch.from_numpy(np.ascontiguousarray(frames)), (height, width)).numpy()
+
+
+def beside(frames: np.ndarray) -> np.ndarray:
+    """Frames [F,h,w,3] side by side with a white gap, [h, F*(w + 2) - 2, 3]."""
+    gap = np.full((len(frames), frames.shape[1], GAP, 3), 255, np.uint8)
+    joined = np.concatenate([frames, gap], 2)
+    return np.concatenate(list(joined), 1)[:, :-GAP]
+
+
+def jpeg(picture: np.ndarray, quality: int = 80) -> bytes:
+    """A picture uint8 [h,w,3] as a JPEG file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=quality, optimize=True)
+    return stream.getvalue()
