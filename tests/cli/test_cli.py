@@ -17,7 +17,7 @@ from entprog.config.load import read_config
 from entprog.config.schema import Config
 from fake_run import make_run
 
-COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "export", "report")
+COMMANDS = ("demo", "prepare", "plan", "rank", "train", "sample", "evaluate", "export", "report", "studio")
 
 
 @pytest.fixture(autouse=True)

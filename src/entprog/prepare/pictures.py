@@ -111,16 +111,17 @@ def _by_seeking(
                     continue
             time_wanted = start + number / fps
             if time_wanted - at > NEAR:
-                container.seek(int(time_wanted / stream.time_base), stream=stream)
+                container.seek(int(time_wanted / (stream.time_base or 1)), stream=stream)
                 frames = container.decode(stream)
-            previous = None
+            previous: av.VideoFrame | None = None
             for frame in islice(frames, FURTHEST):
                 if frame.time is None or not budget.left():
                     return
                 at = frame.time
                 if at >= time_wanted - 1e-3:
-                    nearer = previous is not None and time_wanted - previous.time < at - time_wanted
-                    yield number, _shown(previous if nearer else frame, aspect, short_side)
+                    if previous is not None and time_wanted - (previous.time or 0.0) < at - time_wanted:
+                        frame = previous
+                    yield number, _shown(frame, aspect, short_side)
                     break
                 previous = frame
 
