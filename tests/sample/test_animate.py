@@ -264,7 +264,7 @@ def test_bad_input_is_refused(
 
 def test_a_drive_without_a_person_is_refused(run: Path, media: Path, people: People, tmp_path: Path) -> None:
     people.shots, people.reasons = [], ["no person found"]
-    with pytest.raises(ValueError, match=r"drive = .*: no person found; give a video in which one person is seen"):
+    with pytest.raises(ValueError, match=r"drive = .*: no person found; give a video of at least one person"):
         tried(run, media, tmp_path / "clip.mp4")
 
 

@@ -72,7 +72,7 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
     if person is None or not person.shots:
         reasons = [row["reason"]] if person is None else dict.fromkeys(person.reasons)
         raise ValueError(
-            f"drive = {str(path)!r}: {'; '.join(reasons)}; give a video in which one person is seen, well lit and large"
+            f"drive = {str(path)!r}: {'; '.join(reasons)}; give a video of at least one person, seen well lit and large"
         )
     shot = max(person.shots, key=lambda one: one.end - one.start)
     notes = []
@@ -83,6 +83,7 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
         notes.append(f"the longest of {total} shots ({len(person.shots)} can be used), {span}, number {number}")
     if row["people_max"] > 1:
         notes.append(f"{row['people_max']} people, of whom the largest is followed")
+    notes += row.get("notes", [])
     if most is not None and shot.end == most:
         notes.append(f"read up to {_clock(shot.end / fps)}")
     keypoints = fill_gaps(shot.keypoints, shot.found)

@@ -1,0 +1,97 @@
+"""Animating with tiny pipelines: windows over any length, in the photo's aspect, with what each family asks for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from entprog.config.schema import SampleConfig
+from entprog.sample.windows import generated, planned
+from entprog.tasks.animator import Animator, Conditions
+from entprog.tasks.pretrained.task import PretrainedTask
+from pretrained_runs import Variant, task_of
+from skeletons import clip, person
+
+FRAMES = 14
+SETTINGS = SampleConfig(scheduler="native", num_inference_steps=2, guidance_scale=1.0)
+NATIVE = {"wan-animate": "native", "wan-vace": "native"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def animated(name: str, root: Path) -> tuple[PretrainedTask, Animator]:
+    pose = {"model__pose": NATIVE[name]} if name in NATIVE else {}
+    task = task_of(Variant.make(name, root), **pose)
+    return task, task.animator()
+
+
+def clip_of(task: PretrainedTask, animator: Animator, sides: tuple[int, int], frames: int) -> list[torch.Tensor]:
+    image = np.full((*sides, 3), 90, np.uint8)
+    image[:, ::2] = 200
+    reference = animator.reference(image)
+    poses = np.tile(clip(person(), scale=0.004, at=(0.5, 0.5)), (3, 1, 1))
+
+    def part(first: int, count: int) -> Conditions:
+        faces = torch.zeros(count, 3, animator.face, animator.face, dtype=torch.uint8) if animator.face else None
+        return animator.conditions(reference, poses[first : first + count], faces, sides)
+
+    return list(generated(task, animator, part, frames, SETTINGS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "svd", "wan-animate",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan-vace", "cogvideox-5b-i2v", "wan-2.1-i2v")),
+    ],
+)  # fmt: skip
+def test_a_drive_longer_than_the_model_makes(name: str, root: Path) -> None:
+    """All frames, in a rectangle of the photo's aspect where the family takes it, each window of the trained length."""
+    task, animator = animated(name, root)
+    sides = animator.like(0.5)
+    if not animator.check((64, 32)):
+        assert sides[0] > sides[1] and not animator.check(sides)
+    windows = planned(animator, FRAMES)
+    assert len(windows) > 1 and {window.length for window in windows} == {(animator.window - 1) // animator.group + 1}
+    shown = torch.cat(clip_of(task, animator, sides, FRAMES))
+    assert shown.shape == (FRAMES, 3, *sides) and bool(shown.isfinite().all())
+    again = torch.cat(clip_of(task, animator, sides, FRAMES))
+    assert torch.equal(shown, again)
+
+
+def test_windows_meet_in_a_frame_that_is_the_same_in_both(root: Path) -> None:
+    """Without a temporal VAE: the first shared frame has the latents that the window before gave it."""
+    task, animator = animated("svd", root)
+    second = planned(animator, FRAMES)[1]
+    kept = []
+    real = task.generate
+
+    def generate(*given: object, **more: object) -> torch.Tensor:
+        kept.append(real(*given, **more))  # type: ignore[arg-type]
+        return kept[-1]
+
+    object.__setattr__(task, "generate", generate)
+    clip_of(task, animator, animator.sides, FRAMES)
+    assert kept[0].shape[1] == animator.window
+    difference = (kept[0][0, second.start] - kept[1][0, 0]).abs().mean()
+    assert difference < 0.1 * (kept[0][0, second.start] - kept[1][0, -1]).abs().mean()
+
+
+def test_a_short_drive_holds_its_last_pose(root: Path) -> None:
+    task, animator = animated("wan-animate", root)
+    assert len(torch.cat(clip_of(task, animator, animator.sides, 3))) == 3
+
+
+def test_one_size_and_text_are_said(root: Path) -> None:
+    task, animator = animated("svd", root)
+    assert "no multiple of" in animator.check((36, 32))
+    assert animator.like(100.0)[1] <= 3 * animator.like(100.0)[0], "no strip"
+    with pytest.raises(ValueError, match=r"prompt = 'a man': .* takes no text; leave it out"):
+        task.animator("a man")
+    with pytest.raises(ValueError, match="reference = 'nobody': no such file, and no such clip"):
+        animator.stored_reference("nobody", animator.sides)
+    assert animator.stored_clip("clip0", animator.sides).conditions
