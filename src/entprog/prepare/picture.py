@@ -1,6 +1,7 @@
 """A decoded frame -> the picture that a player shows, uint8 RGB [H, W, 3]."""
 
 import struct
+from functools import cache
 from typing import Any
 
 import av
@@ -80,7 +81,7 @@ class Player:
 
     def _coloured(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         self._set_matrix(frame)
-        alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
+        alpha = _has_alpha(frame.format.name)
         if converted(frame.color_trc, frame.color_primaries):
             return self._converted(frame, width, height, alpha)
         if alpha:
@@ -99,7 +100,7 @@ class Player:
         way = Interpolation.BILINEAR if same else Interpolation.AREA
         if name not in ("rgb24", "rgba"):
             way |= Interpolation.ACCURATE_RND  # with the other flag 16 bits overflow
-        elif not same or frame.format.components[0].bits > 8:
+        elif not same or _bits(frame.format.name) > 8:
             way |= EXACT
         made = self._scaler.reformat(frame, width, height, format=name, interpolation=way, threads=1)
         array: np.ndarray = made.to_ndarray()
@@ -130,6 +131,17 @@ class Player:
 
 
 GREY_LIMITED = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
+
+
+@cache
+def _has_alpha(name: str) -> bool:
+    known = av.VideoFormat(name)
+    return known.has_palette or any(component.is_alpha for component in known.components)
+
+
+@cache
+def _bits(name: str) -> int:
+    return max((component.bits for component in av.VideoFormat(name).components), default=8)
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
