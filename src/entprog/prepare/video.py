@@ -24,7 +24,7 @@ LONGEST_PAUSE = 2.0
 SAME = 2
 """Largest difference of 8-bit values between two frames that count as the same picture."""
 GRID = 128
-"""Rows of the grid of pixels at which two frames are compared."""
+"""Rows of the grid of pixels at which the green of two frames is compared."""
 NOTED_REPEATS = 0.1
 
 
@@ -175,7 +175,7 @@ class Video:
         array = self._player.show(decoded.frame)
         self.index = decoded.index
         stride = max(1, min(array.shape[:2]) // GRID)
-        grid = array[::stride, ::stride].astype(np.int16)
+        grid = array[::stride, ::stride, 1].astype(np.int16)
         # compared with the first picture of a run, so that a slow fade is no repeat
         if self._before is None or cut or not np.abs(grid - self._before).max() <= SAME:
             self._end_run()

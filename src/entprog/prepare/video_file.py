@@ -6,6 +6,7 @@ import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,8 @@ def _decode(
 ) -> Iterator[Decoded]:
     """The frames that are whole: from a damaged one up to the next key frame all are left out."""
     decoder: Any = stream.codec_context
-    base = stream.time_base
+    base = stream.time_base or Fraction(0)
+    above, below = base.numerator, base.denominator
     if stream.metadata.get("alpha_mode") == "1" and stream.codec.name in ALPHA_DECODERS:
         decoder = av.CodecContext.create(ALPHA_DECODERS[stream.codec.name], "r")
     index, failed, broken, gap = 0, 0, False, False
@@ -231,7 +233,7 @@ def _decode(
             if broken:
                 facts.damaged, gap = facts.damaged + 1, True
             else:
-                time = None if frame.pts is None or base is None else float(frame.pts * base)
+                time = None if frame.pts is None or not above else frame.pts * above / below
                 yield Decoded(frame, index, time, gap)
                 gap = False
             index += 1

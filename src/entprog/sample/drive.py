@@ -1,4 +1,4 @@
-"""The driving video: its longest shot of one person, and its frames one after another.
+"""The driving video: its longest piece that shows one person, and its frames one after another.
 
 Shape legend: F frames, H W height and width in pixels.
 """
@@ -59,7 +59,7 @@ class Drive:
 
 
 def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstimator) -> Drive:
-    """The longest shot of one person in a video file or a folder of numbered pictures, at `fps` frames a second.
+    """The longest piece that shows one person in a video file or a folder of numbered pictures, at `fps` frames a second.
 
     Raises:
         ValueError: no video, or no person in it.
@@ -67,27 +67,27 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
     if path.is_file() and path.suffix.lower() not in EXTENSIONS and not looks_like_video(path):
         raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")
     most = None if frames is None else max(frames, int(SECONDS * fps))
-    settings = {"fps": fps, "people": "largest", "min_frames": 1, "max_frames": most}
+    settings = {"fps": fps, "people": "largest", "max_frames": most, "min_sharpness": 0.0}
     row, person = find_person(path, path.stem, settings, estimator, 1)
-    if person is None or not person.shots:
-        reasons = [row["reason"]] if person is None else dict.fromkeys(person.reasons)
+    usable = [piece for piece in person.pieces if piece.reason is None] if person else []
+    if person is None or not usable:
+        reasons = dict.fromkeys(str(piece.reason) for piece in person.pieces) if person else [row["reason"]]
         raise ValueError(
             f"drive = {str(path)!r}: {'; '.join(reasons)}; give a video of at least one person, seen well lit and large"
         )
-    shot = max(person.shots, key=lambda one: one.end - one.start)
+    piece = max(usable, key=lambda one: one.end - one.start)
     notes = []
-    total = len(person.shots) + len(person.reasons)
-    if total > 1:
-        number = person.shots.index(shot) + 1
-        span = f"{_clock(shot.start / fps)}-{_clock(shot.end / fps)}"
-        notes.append(f"the longest of {total} shots ({len(person.shots)} can be used), {span}, number {number}")
+    if len(person.pieces) > 1:
+        span = f"{_clock(piece.start / fps)}-{_clock(piece.end / fps)}"
+        number, count = person.pieces.index(piece) + 1, len(person.pieces)
+        notes.append(f"the longest of {count} pieces ({len(usable)} can be used), {span}, number {number}")
     if row["people_max"] > 1:
         notes.append(f"{row['people_max']} people, of whom the largest is followed")
-    notes += row.get("notes", [])
-    if most is not None and shot.end == most:
-        notes.append(f"read up to {_clock(shot.end / fps)}")
-    keypoints = fill_gaps(shot.keypoints, shot.found)
-    return Drive(plain(path.stem), "", keypoints, person.size, fps, path, shot.start, notes=tuple(notes))
+    notes += row["notes"]
+    if most is not None and piece.end == most:
+        notes.append(f"read up to {_clock(piece.end / fps)}")
+    keypoints = fill_gaps(piece.keypoints, piece.found)
+    return Drive(plain(path.stem), "", keypoints, person.size, fps, path, piece.start, notes=tuple(notes))
 
 
 def has_sound(path: Path | None) -> bool:
