@@ -59,11 +59,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class People:
-    """What the stand-in estimator finds: poses of the photo and shots of the drive, in pixels of 120 x 160."""
+    """What the stand-in estimator finds: poses of the photo and pieces of the drive, in pixels of 120 x 160."""
 
     photo: np.ndarray | None = field(default_factory=lambda: moving(person(), scale=0.7, at=(60, 70))[0])
-    shots: list[tuple[int, int]] = field(default_factory=lambda: [(0, FRAMES)])
-    reasons: list[str] = field(default_factory=list)
+    pieces: list[tuple[int, int]] = field(default_factory=lambda: [(0, FRAMES)])
+    empty: list[tuple[int, int]] = field(default_factory=list)
     people: int = 1
     rates: list[float] = field(default_factory=list)
 
@@ -81,9 +81,10 @@ class People:
     ) -> tuple[dict[str, Any], Person | None]:
         self.rates.append(settings["fps"])
         poses = moving(person(thighs=0.8), scale=0.5, at=(50, 80))
-        shots = [Shot(a, b, poses[: b - a], np.ones(b - a, bool)) for a, b in self.shots]
-        row = {"reason": None, "people_max": self.people, "pose_found": 1.0}
-        return row, Person(shots, self.reasons, SIZE)
+        pieces = [Piece(a, b, poses[: b - a], np.ones(b - a, bool)) for a, b in self.pieces]
+        pieces += [Piece(a, b, poses[:0], np.zeros(0, bool), reason=NOBODY) for a, b in self.empty]
+        row = {"reason": None, "people_max": self.people, "pose_found": 1.0, "notes": []}
+        return row, Person(sorted(pieces, key=lambda piece: piece.start), SIZE, [])
 
 
 @pytest.fixture
@@ -182,17 +183,17 @@ def test_the_rate_is_that_of_the_run_s_data(run: Path, media: Path, people: Peop
 
 
 def test_it_says_which_part_of_the_drive_it_used(run: Path, media: Path, people: People, tmp_path: Path) -> None:
-    people.shots, people.reasons, people.people = [(0, 2), (4, 9)], ["no person found"], 3
+    people.pieces, people.empty, people.people = [(0, 2), (4, 9)], [(2, 4)], 3
     _, (line,) = tried(run, media, tmp_path / "clip.mp4", frames=2)
     assert "2 of 5 frames (--frames 5 for all)" in line
     assert (
-        "the longest of 3 shots (2 can be used), 0:00-0:00, number 2; 3 people, of whom the largest is followed" in line
+        "the longest of 3 pieces (2 can be used), 0:00-0:00, number 3; 3 people, of whom the largest is followed" in line
     )
     assert "square around the largest of 3 people" in line
 
 
-def test_sound_begins_where_the_shot_does(run: Path, media: Path, people: People, tmp_path: Path) -> None:
-    people.shots = [(6, 10)]
+def test_sound_begins_where_the_piece_does(run: Path, media: Path, people: People, tmp_path: Path) -> None:
+    people.pieces = [(6, 10)]
     tried(run, media, tmp_path / "clip.mp4")
     with av.open(str(tmp_path / "clip.mp4")) as container:
         sound = list(container.decode(audio=0))
@@ -263,7 +264,7 @@ def test_bad_input_is_refused(
 
 
 def test_a_drive_without_a_person_is_refused(run: Path, media: Path, people: People, tmp_path: Path) -> None:
-    people.shots, people.reasons = [], ["no person found"]
+    people.pieces, people.empty = [], [(0, FRAMES)]
     with pytest.raises(ValueError, match=r"drive = .*: no person found; give a video of at least one person"):
         tried(run, media, tmp_path / "clip.mp4")
 

@@ -267,6 +267,8 @@ class Store:
             if "crops" in row and piece.clip in row["crops"]:
                 row["crops"][piece.name] = row["crops"][piece.clip]
         row["held_out"] = [piece.name for piece in pieces if piece.split == "holdout"]
+        if "pieces" in row:
+            row["pieces"] = _renamed(row["pieces"], pieces)
         return pieces
 
     def _move(self, piece: Piece, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
@@ -375,6 +377,18 @@ def keep_clip(parts: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
 
 def _frames(path: Path) -> int:
     return TensorFile(path).shapes["pose"][0]
+
+
+def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
+    """A row's "pieces" with the clips that were cut in two."""
+    found = []
+    for row in rows:
+        own = [piece for piece in pieces if piece.clip == row["clip"]]
+        first = row["start"]
+        found += [
+            {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
+        ] or [row]
+    return found
 
 
 @contextmanager
