@@ -258,6 +258,8 @@ class Store:
             if "crops" in row and piece.clip in row["crops"]:
                 row["crops"][piece.name] = row["crops"][piece.clip]
         row["held_out"] = [piece.name for piece in pieces if piece.split == "holdout"]
+        if not row["held_out"]:
+            row["split"] = "train"
         return pieces
 
     def _move(self, piece: Piece, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
