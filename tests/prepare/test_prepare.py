@@ -324,7 +324,7 @@ def test_a_cut_gives_two_clips_each_with_its_own_square(tmp_path, people):
     wide[:18, :, :128], wide[18:, :, 128:] = first, second[..., ::-1]
     wide[18:, :, :128] = 220
     write_video(tmp_path / "cut.mp4", wide, 12)
-    result = run([tmp_path / "cut.mp4"], tmp_path / "out", max_frames=36)
+    result = run([tmp_path / "cut.mp4"], tmp_path / "out", max_frames=36, holdout=0)
     row = rows(tmp_path / "out")[0]
     assert row["clips"] == ["cut-1", "cut-2"] and result.clips == 2
     (left, _, side), (right, _, _) = row["crops"].values()
@@ -337,7 +337,7 @@ def test_two_people(tmp_path, people):
         pytest.skip("needs ../shared/clips beside the repository")
     both = [read_video(CLIPS / f"intel__{name}.mkv", fps=12, max_frames=8)[0] for name in ("again", "walk")]
     write_video(tmp_path / "two.mp4", np.concatenate(both, 2), 12)
-    assert run([tmp_path / "two.mp4"], tmp_path / "largest", min_frames=8).clips == 1
+    assert run([tmp_path / "two.mp4"], tmp_path / "largest", min_frames=8, holdout=0).clips == 1
     assert rows(tmp_path / "largest")[0]["people_max"] == 2
     with pytest.raises(ValueError, match=r"none of 1 files can be used.*1 x several people"):
         run([tmp_path / "two.mp4"], tmp_path / "drop", min_frames=8, people="drop")
@@ -346,7 +346,7 @@ def test_two_people(tmp_path, people):
 def test_a_real_clip_with_the_packaged_codec(tmp_path):
     if not CLIPS.exists():
         pytest.skip("needs ../shared/clips beside the repository")
-    result = prepare_folder([CLIPS / "intel__yes.mkv"], tmp_path / "out", max_frames=16, progress=False)
+    result = prepare_folder([CLIPS / "intel__yes.mkv"], tmp_path / "out", max_frames=16, holdout=0, progress=False)
     row = rows(tmp_path / "out")[0]
     assert result.clips == 1 and result.frames == 16
     assert row["size"] == [640, 480] and row["pose_found"] == 1 and row["people_max"] == 1

@@ -114,6 +114,7 @@ def test_each_window_is_encoded_by_itself(videos: Path, tmp_path: Path, codec: D
         tmp_path / "out",
         codec,
         control="draw",
+        holdout=0,
         encode_images=lambda x: x.float().mean((2, 3))[:, None],
     )
     frames, _ = read_video(videos / "a.mp4", fps=16)
@@ -149,7 +150,7 @@ def test_what_is_not_asked_for_is_not_stored(videos: Path, tmp_path: Path, codec
 
 
 def test_videos_of_the_face_and_a_blank_one(videos: Path, tmp_path: Path, codec: DiffusersCodec) -> None:
-    run([videos / "a.mp4"], tmp_path / "out", codec, face=24, references=0, blank=True)
+    run([videos / "a.mp4"], tmp_path / "out", codec, face=24, references=0, blank=True, holdout=0)
     windows, frames = Windows(tmp_path / "out"), read_video(videos / "a.mp4", fps=16)[0]
     (about,) = rows(tmp_path / "out")
     x0, y0, width, height = about["crops"]["a"]["64x48"]
@@ -179,7 +180,8 @@ def test_a_control_video_is_cut_as_its_video(videos: Path, tmp_path: Path, codec
     inverse = tmp_path / "inverse.mp4"
     frames, _ = read_video(videos / "a.mp4", fps=16)
     write_video(inverse, 255 - frames, 16)
-    run([videos / "a.mp4"], tmp_path / "out", codec, control="pose_video", controls={videos / "a.mp4": inverse})
+    given: dict[str, Any] = {"control": "pose_video", "controls": {videos / "a.mp4": inverse}}
+    run([videos / "a.mp4"], tmp_path / "out", codec, holdout=0, **given)
     windows, (about,) = Windows(tmp_path / "out"), rows(tmp_path / "out")
     driving, _ = read_video(inverse, fps=16)
     rectangle = tuple(about["crops"]["a"]["64x48"])
@@ -220,7 +222,7 @@ def test_an_interrupted_run_goes_on_and_new_files_are_added(
     videos: Path, tmp_path: Path, codec: DiffusersCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, text = [videos / "b.mp4", videos / "a.mp4"], Text()
-    options: dict[str, Any] = {"text": TEXT, "encode_text": text, "captions": {files[0]: "someone walks"}}
+    options: dict[str, Any] = {"text": TEXT, "encode_text": text, "captions": {files[0]: "someone walks"}, "holdout": 0}
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     monkeypatch.setattr(window_file, "CLIP_BYTES", 3000)  # two windows a clip
     real = window_file._encode
@@ -332,6 +334,26 @@ def test_sizes_follow_the_patch_of_the_transformer(tmp_path: Path, codec: Diffus
     for patch, multiple in (([1, 2, 2], 16), (1, 8), ([1, 4, 4], 32)):
         (tmp_path / "transformer" / "config.json").write_text(json.dumps({"patch_size": patch}))
         assert size_multiple(tmp_path, codec) == multiple
+
+
+def test_the_tail_of_a_single_video_is_held_out_and_never_seen(
+    videos: Path, tmp_path: Path, codec: DiffusersCodec
+) -> None:
+    result = run([videos / "a.mp4"], tmp_path / "out", codec, references=4)
+    windows, (about,) = Windows(tmp_path / "out"), rows(tmp_path / "out")
+    assert {(row.start, row.split) for row in windows.rows} == {(0, "train"), (12, "holdout")}
+    assert about["held_out_from"] == 12 and about["split"] == "tail" and result.windows == 2
+    frames, _ = read_video(videos / "a.mp4", fps=16)
+    small = [torch.from_numpy(cut_out(f, tuple(about["crops"]["a"]["64x48"]), (64, 48))) for f in frames]
+    shown = windows.read(next(row for row in windows.rows if row.split == "train"))["image"]
+    for image in shown:
+        (frame,) = [i for i, own in enumerate(small) if torch.equal(own.permute(2, 0, 1), image)]
+        assert frame < 12
+    run([videos / "a.mp4", videos / "b.mp4"], tmp_path / "out", codec, references=4)
+    kept = {(row.clip, row.start, row.split) for row in Windows(tmp_path / "out").rows}
+    assert {("a", 0, "train"), ("a", 12, "holdout")} <= kept and {split for c, _, split in kept if c == "b"} == {
+        "train"
+    }
 
 
 def test_two_real_clips(tmp_path: Path, codec: DiffusersCodec) -> None:

@@ -19,7 +19,7 @@ from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
 from entprog.files import save_weights
 from entprog.nets.dit import build_dit
-from entprog.prepare.file import Person, Shot
+from entprog.prepare.person import NOBODY, Person, Piece
 from entprog.prepare.video import read_video, write_video
 from entprog.sample import animate, drive, sample
 from skeletons import clip as moving

@@ -55,6 +55,10 @@ def tail_of_clips(frames: Mapping[str, int], share: float, least: int) -> list[P
     pieces, before = [], 0
     for clip, count in frames.items():
         cut = min(max(total - held - before, 0), count)
+        if 0 < cut < least and before:  # rather a whole clip than one that is too short
+            cut = 0
+        elif 0 < count - cut < least and before + count < total:
+            cut = count
         before += count
         if cut:
             pieces.append(Piece(clip, clip, 0, cut, "train"))

@@ -269,6 +269,8 @@ class Store:
         row["held_out"] = [piece.name for piece in pieces if piece.split == "holdout"]
         if "pieces" in row:
             row["pieces"] = _renamed(row["pieces"], pieces)
+        if not row["held_out"]:
+            row["split"] = "train"
         return pieces
 
     def _move(self, piece: Piece, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:

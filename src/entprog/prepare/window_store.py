@@ -106,6 +106,8 @@ class WindowStore(Store):
             starts = [start for clip in row["clips"] for start in row["starts"][clip]]
             border = tail_of_windows(starts, writer.frames, self.settings["holdout"])
             row["held_out_from"] = border
+            if border is None:
+                row["split"] = "train"
         for clip in row["clips"]:
             self._add_windows(clip, row, border, writer)
 
@@ -117,10 +119,9 @@ class WindowStore(Store):
             height, width = map(int, size.split("x"))
             for i, start in enumerate(starts):
                 split = row["split"]
-                if split == TAIL:
-                    before = border is None or start + writer.frames <= border
-                    split = "train" if before else "holdout"
-                    if not before and border is not None and start < border:
+                if border is not None:
+                    split = "holdout" if start >= border else "train"
+                    if start < border < start + writer.frames:
                         continue
                 tensors = {}
                 for name in names:
