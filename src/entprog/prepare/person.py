@@ -92,7 +92,8 @@ def find_person(
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
     repeats = _repeats(measures, settings["fps"])
-    row["notes"] = list(dict.fromkeys([*_notes(video), *repeats]))
+    notes = _notes(video)
+    row["notes"] = notes if any("repeat the one before" in note for note in notes) else [*notes, *repeats]
     if not len(track.found):
         return row | {"reason": "no frames"}, None
     counted = track.people[track.people >= 0]
