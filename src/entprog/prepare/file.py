@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from entprog.data.shards import SHARD_BYTES
-from entprog.poses.blazepose import PoseEstimator, Track, Tracker
+from entprog.poses.base import PoseEstimator, PosesUnusable, Track
 from entprog.prepare.crop import (
     Box,
     crop,
@@ -114,6 +114,8 @@ def find_person(
         track, cuts = _find_poses(video, estimator, settings["max_frames"])
     except VideoError as error:
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
+    except PosesUnusable as error:
+        return row | {"reason": f"poses: {error}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
     if not len(track.found):
         return row | {"reason": "no frames"}, None
@@ -126,10 +128,10 @@ def find_person(
 
 def _find_poses(video: Video, estimator: PoseEstimator, max_frames: int | None) -> tuple[Track, list[int]]:
     """The first reading: one person's pose in each frame, and the frames that begin a new shot."""
-    tracker, histograms = Tracker(estimator), []
+    tracker, histograms = estimator.tracker(video.path), []
     for frame in video:
         histograms.append(histogram(frame))
-        tracker.step(frame, restart=len(histograms) > 1 and is_jump(histograms[-2], histograms[-1]))
+        tracker.step(frame, index=video.index, restart=len(histograms) > 1 and is_jump(histograms[-2], histograms[-1]))
         if len(histograms) == max_frames:
             break
     return tracker.result(), find_cuts(histograms)

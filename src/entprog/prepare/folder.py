@@ -8,15 +8,17 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from entprog.data.shards import FORMAT
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
+from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.file import Encode, prepare_file
 from entprog.prepare.inputs import find_videos
 from entprog.prepare.store import Store
@@ -55,6 +57,8 @@ def prepare_folder(
     encode: Encode | None = None,
     codec: dict[str, str] | None = None,
     device: str = "cpu",
+    pose: str = DEFAULT,
+    pose_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> PrepareResult:
     """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
@@ -72,13 +76,15 @@ def prepare_folder(
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
+        pose: the pose estimator, a plugin of the kind "pose".
+        pose_options: its options.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
         OSError: the disk is full; finished files are kept.
     """
     paths, out, sizes = [Path(path) for path in inputs], Path(out), sorted(sizes)
-    _check(paths, sizes, fps, people, min_frames, max_frames, holdout, encode, codec)
+    _check(paths, sizes, fps, people, min_frames, max_frames, holdout, encode, codec, wrong_pose(pose, pose_options))
     if encode is None or codec is None:
         from entprog.codecs.pca import PatchCodec
 
@@ -96,6 +102,7 @@ def prepare_folder(
         "min_frames": min_frames,
         "max_frames": max_frames,
         "holdout": float(holdout),
+        **pose_settings(pose, pose_options),
     }
     store = Store(out, settings)
     done = {row["source"] for row in store.rows}
@@ -106,7 +113,7 @@ def prepare_folder(
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
         for file in todo:
             name = free_name(file, names)
-            estimator = estimator or PoseEstimator(device)
+            estimator = estimator or open_estimator(pose, pose_options, device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
             store.add(row, clips)
             names |= {name, *clips}
@@ -144,8 +151,9 @@ def _check(
     holdout: float,
     encode: Encode | None,
     codec: dict[str, str] | None,
+    others: Sequence[str] = (),
 ) -> None:
-    wrong = []
+    wrong = list(others)
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
     wrong += [f"inputs: {path} does not exist; check the path" for path in inputs if not path.exists()]

@@ -46,7 +46,7 @@ class Video:
         if fps is not None and not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps: {fps} is not a frame rate; give a number above 0")
         self.path, self.wanted, self.short_side = Path(path), fps, short_side
-        self.decoded, self.rotation, self.fps = 0, 0, fps or 0.0
+        self.decoded, self.index, self.rotation, self.fps = 0, -1, 0, fps or 0.0
         self.size, self.full_size = (0, 0), (0, 0)
         self._pixel_aspect = 1.0
 
@@ -70,7 +70,7 @@ class Video:
         if self.wanted is None:
             self.fps = rate
             for frame in container.decode(stream):
-                self.decoded += 1
+                self.decoded, self.index = self.decoded + 1, self.decoded
                 yield self._array(frame)
             return
         # frame i covers the times nearer to it than to frame i + 1, hence one frame of delay
@@ -83,7 +83,7 @@ class Video:
                 yield from self._repeat(previous, given, clock + step / 2)
                 given = max(given, self._instants(clock + step / 2))
                 clock += step
-            previous, stamp = frame, frame.time
+            previous, stamp, self.index = frame, frame.time, self.decoded - 1
         if previous is not None:
             yield from self._repeat(previous, given, clock + 0.5 / rate)
 

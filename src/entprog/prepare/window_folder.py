@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tqdm import tqdm
 
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
+from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, free_name
 from entprog.prepare.inputs import find_videos
 from entprog.prepare.video import EXTENSIONS
@@ -45,6 +47,8 @@ def prepare_windows(
     max_frames: int | None = None,
     holdout: float = 0.1,
     device: str = "cpu",
+    pose: str = DEFAULT,
+    pose_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> PrepareResult:
     """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
@@ -67,7 +71,7 @@ def prepare_windows(
         encode_text: called once, before any video, with the prompts that are not encoded yet.
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
-        people, max_frames, holdout, device: as `prepare_folder` takes them.
+        people, max_frames, holdout, device, pose, pose_options: as `prepare_folder` takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -78,6 +82,7 @@ def prepare_windows(
     wrong = [
         *wrong_shapes(codec, sizes, frames, multiple, max_frames),
         *_wrong_settings(paths, fps, references, face, people, holdout),
+        *wrong_pose(pose, pose_options),
     ]
     if (text is None) != (encode_text is None):
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
@@ -106,12 +111,14 @@ def prepare_windows(
         "people": people,
         "max_frames": max_frames,
         "holdout": float(holdout),
+        **pose_settings(pose, pose_options),
     }
     store = WindowStore(out, settings)
     by_source = {file.resolve().as_posix(): "" for file in files} | store.captions()
     by_source |= {path.as_posix(): caption for path, caption in known.items() if path.as_posix() in by_source}
     texts = _texts(store, by_source, encode_text)
-    skipped = _prepare(store, files, settings, encoders, driving, by_source, device, progress)
+    opened = cache(partial(open_estimator, pose, pose_options, device))
+    skipped = _prepare(store, files, settings, encoders, driving, by_source, opened, progress)
     dropped, reasons = dropped_files(store)
     rows = store.finish_windows(codec=codec.about(), text=text, texts=texts, captions=by_source)
     clips, count = {row.clip for row in rows}, sum(row.frames for row in rows)
@@ -120,21 +127,19 @@ def prepare_windows(
 
 def _prepare(
     store: WindowStore, files: list[Path], settings: dict[str, Any], encoders: Encoders, controls: Mapping[Path, Path],
-    captions: Mapping[str, str], device: str, progress: bool,
+    captions: Mapping[str, str], estimator: Callable[[], PoseEstimator], progress: bool,
 ) -> int:  # fmt: skip
     """Every file that is not done; returns how many were."""
     done = {row["source"] for row in store.rows}
     todo = [file for file in files if file.resolve().as_posix() not in done]
     names = {name for row in store.rows for name in (row["name"], *row["clips"])}
-    estimator: PoseEstimator | None = None
     with tqdm(
         total=len(files), initial=len(files) - len(todo), desc="prepare", unit="file", disable=not progress
     ) as bar:
         for file in todo:
             name = free_name(file, names)
-            estimator = estimator or PoseEstimator(device)
             row = prepare_windows_of(
-                file, name, settings, estimator, encoders, store.add_clip, controls.get(file.resolve())
+                file, name, settings, estimator(), encoders, store.add_clip, controls.get(file.resolve())
             )
             store.add(row | {"caption": captions[row["source"]]}, {})
             names |= {name, *row["clips"]}

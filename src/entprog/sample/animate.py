@@ -22,7 +22,8 @@ from entprog.config.schema import Config, EvaluateConfig, SampleConfig
 from entprog.data.posemap import draw_pose, draw_pose_in
 from entprog.data.shards import ClipRow, Shards
 from entprog.data.source import open_data
-from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
+from entprog.poses.base import FOUND_THRESHOLD
+from entprog.poses.loading import default_estimator
 from entprog.prepare.crop import Box, crop, person_box, resize
 from entprog.prepare.file import prepare_file
 from entprog.prepare.video import EXTENSIONS, write_gif, write_video
@@ -186,7 +187,7 @@ def _drive_of_video(path: Path, size: int, frames: int, codec: Codec) -> Drive:
         "max_frames": int(VIDEO_SECONDS * FPS),
         "sizes": [size],
     }
-    row, clips = prepare_file(path, path.stem, settings, PoseEstimator(), codec.encode)
+    row, clips = prepare_file(path, path.stem, settings, default_estimator(), codec.encode)
     if not clips:
         raise ValueError(
             f"drive = {str(path)!r}: {row['reason']}; give a video in which one person is seen, well lit and large"
@@ -217,7 +218,7 @@ def _reason(error: Exception) -> str:
 def _square(image: np.ndarray) -> np.ndarray:
     """The square around the person, else the middle of the picture."""
     height, width = image.shape[:2]
-    keypoints, score = PoseEstimator().single(torch.from_numpy(image)[None])
+    keypoints, score = default_estimator().single(torch.from_numpy(image)[None])
     box: Box | None = None
     if float(score[0]) >= FOUND_THRESHOLD:
         pixels = keypoints.numpy() * np.array([width, height, 1], np.float32)

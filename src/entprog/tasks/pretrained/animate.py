@@ -17,7 +17,8 @@ from torch import Tensor
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
 from entprog.data.windows import OF_REFERENCES, WindowRow, Windows, prompt_hash
-from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
+from entprog.poses.base import FOUND_THRESHOLD
+from entprog.poses.loading import default_estimator
 from entprog.prepare.crop import cut_out, person_rectangle
 from entprog.prepare.window_file import Encoders, reference_tensors
 from entprog.tasks.base import Animation, HeldOutClip
@@ -154,7 +155,7 @@ def _rectangle(picture: np.ndarray, sides: tuple[int, int]) -> tuple[int, int, i
     """The rectangle of the clip's aspect around the person, else in the middle of the picture."""
     height, width = picture.shape[:2]
     aspect = sides[1] / sides[0]
-    keypoints, score = PoseEstimator().single(torch.from_numpy(picture)[None])
+    keypoints, score = default_estimator().single(torch.from_numpy(picture)[None])
     if float(score[0]) >= FOUND_THRESHOLD:
         pixels = keypoints.numpy() * np.array([width, height, 1], np.float32)
         found = person_rectangle(pixels, width, height, aspect)
