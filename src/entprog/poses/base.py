@@ -63,18 +63,18 @@ class Track:
 
 
 class Tracker(Protocol):
-    """Follows one person: the largest where the tracking begins, after a loss whoever is nearest to the last place.
+    """Follows one person through one video: the largest at the start, after a loss whoever is nearest to the last place."""
 
-    `index` and `restart` are as `step` explains; the tracker is used for one video only.
-    """
-
-    def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> None:
+    def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> np.ndarray:
         """Take the next frame.
 
         Args:
             frame: uint8 [H,W,3]; all frames of a video have one size.
             index: number of the frame in the file, from 0; frames may be left out between two steps.
             restart: a new shot begins here, with no connection to the frame before.
+
+        Returns:
+            The body's keypoints [18,3] in this frame, as in `Track`.
         """
 
     def result(self) -> Track:

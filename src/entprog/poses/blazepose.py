@@ -141,7 +141,7 @@ class Tracker:
         self.lost = 0
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
-    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> None:
+    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> np.ndarray:
         batch = torch.from_numpy(np.ascontiguousarray(frame))[None]
         if restart:
             self.circle = self.last = None
@@ -158,6 +158,7 @@ class Tracker:
                     keypoints, score = self._follow(batch, person)
         self.lost = 0 if score >= FOUND_THRESHOLD else self.lost + 1
         self.rows.append((keypoints, score, count))
+        return keypoints
 
     def result(self) -> Track:
         return gathered(self.rows)

@@ -147,7 +147,7 @@ class WholeBodyTracker:
         self.lost = 0
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
-    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> None:
+    def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> np.ndarray:
         if restart:
             self.last = None
         people = self.estimator.people(frame)
@@ -160,6 +160,7 @@ class WholeBodyTracker:
                 keypoints, score, self.last = found, sure, person
         self.lost = 0 if score else self.lost + 1
         self.rows.append((keypoints, score, len(people)))
+        return keypoints[:18]
 
     def result(self) -> Track:
         return gathered(self.rows, POINTS)

@@ -77,7 +77,7 @@ class SidecarTracker:
         self.lost, self.index, self.missing = 0, -1, 0
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
-    def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> None:
+    def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> np.ndarray:
         if restart:
             self.last = None
         self.index = max(self.index, index)
@@ -95,6 +95,7 @@ class SidecarTracker:
                 keypoints, score, self.last = found, sure, person
         self.lost = 0 if score else self.lost + 1
         self.rows.append((keypoints, score, len(bodies)))
+        return keypoints[:18]
 
     def result(self) -> Track:
         frames, name, read = self.sidecar.frames, self.sidecar.path.name, self.index + 1
