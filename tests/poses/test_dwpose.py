@@ -139,7 +139,9 @@ def test_files_of_other_networks(files, tmp_path, name, network, said):
 
 def test_nothing_is_downloaded_in_silence(monkeypatch, tmp_path, capsys):
     file = fake_rtmlib.install(monkeypatch)
-    with pytest.raises(ValueError, match=f"detector: no file given; .* download=true, which fetches {fake_rtmlib.SOURCE}"):
+    with pytest.raises(
+        ValueError, match=rf"detector: no file given; .* download=true, which fetches {fake_rtmlib.SOURCE}"
+    ):
         open_estimator("dwpose")
 
     def offline(url: str) -> str:
@@ -182,7 +184,7 @@ def test_real_onnxruntime_on_tiny_networks(tmp_path):
     expected = tiny_onnx.expected()
     assert np.abs(track.keypoints[0, [0, 2, 5], :2] - expected[[0, 6, 5]]).max() < 1.0
     assert track.hands is not None and np.abs(track.hands[0, :, :2] - expected[91:]).max() < 1.0
-    with pytest.raises(ValueError, match="pose_model: .* is another network"):
+    with pytest.raises(ValueError, match=r"pose_model: .* is another network"):
         open_estimator("dwpose", options | {"pose_model": options["detector"]})
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no network")

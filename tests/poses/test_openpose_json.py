@@ -21,7 +21,9 @@ SMALL = np.zeros((60, 80, 3), np.uint8)
 """A frame at half the video's size, as prepare gives them."""
 
 
-def body(count: int = 18, *, at: tuple[float, float] = (40, 20), size: float = 60, confidence: float = 1.0) -> list[float]:
+def body(
+    count: int = 18, *, at: tuple[float, float] = (40, 20), size: float = 60, confidence: float = 1.0
+) -> list[float]:
     """Keypoints on a diagonal from `at`, as x y confidence one after the other."""
     step = np.linspace(0, size, count)
     return np.stack([at[0] + step / 2, at[1] + step, np.full(count, confidence)], 1).flatten().tolist()
@@ -179,7 +181,7 @@ def test_broken_files(video, content, said):
 def test_a_broken_file_of_one_frame_is_named(video):
     each_frame(video, [{"people": [person()]}] * 6)
     (video.parent / "dance_keypoints" / "dance_000000000003_keypoints.json").write_text("{")
-    with pytest.raises(PosesUnusable, match="dance_000000000003_keypoints.json cannot be read"):
+    with pytest.raises(PosesUnusable, match=r"dance_000000000003_keypoints.json cannot be read"):
         follow(video)
     (video.parent / "dance_keypoints" / "notes.json").write_text("{}")
     with pytest.raises(PosesUnusable, match=r"dance_keypoints/notes.json has no number"):
@@ -195,7 +197,7 @@ def test_numbers_that_are_none_or_not_finite(video):
 
 
 def test_without_a_pose_file(video, tmp_path):
-    with pytest.raises(PosesUnusable, match="no pose file: neither dance_keypoints/ nor dance.json in "):
+    with pytest.raises(PosesUnusable, match=r"no pose file: neither dance_keypoints/ nor dance.json in "):
         follow(video)
     elsewhere = tmp_path / "poses"
     elsewhere.mkdir()
@@ -252,7 +254,7 @@ def test_prepare_with_pose_files(tmp_path):
     assert rows["short"]["reason"].startswith("poses: short.json has 5 frames, but the video has 20")
     settings = json.loads((out / "prepare.json").read_text())
     assert settings["pose"] == "openpose_json"
-    with pytest.raises(ValueError, match="prepared with other settings .pose: 'openpose_json' then, 'blazepose' now"):
+    with pytest.raises(ValueError, match=r"prepared with other settings .pose: 'openpose_json' then, 'blazepose' now"):
         prepare_folder([videos], out, sizes=[16], progress=False, holdout=0)
     with pytest.raises(ValueError, match="no pose 'blazepos'; did you mean 'blazepose'"):
         prepare_folder([videos], tmp_path / "o", sizes=[16], pose="blazepos", progress=False)

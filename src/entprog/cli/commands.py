@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from entprog import plugins
-from entprog.cli.overrides import Overrides, either, integers, listed, pairs, plugin_options, within_limits, without_none
+from entprog.cli.overrides import (
+    Overrides,
+    either,
+    integers,
+    listed,
+    pairs,
+    plugin_options,
+    within_limits,
+    without_none,
+)
 from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS

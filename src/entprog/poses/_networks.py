@@ -115,9 +115,9 @@ def without_pads(ops: list[dict[str, Any]]) -> list[dict[str, Any]]:
     moved: dict[int, dict[str, Any]] = {}
     for op in ops:
         reading = readers.get(op["output"], [])
-        if op["op"] == "pad" and len(op["pad"]) <= 6 and not any(op["pad"][4:]) and reading:
-            if all(other["op"] == "conv" and not any(other["pad"]) for other in reading):
-                moved[op["output"]] = op
+        unpadded = all(other["op"] == "conv" and not any(other["pad"]) for other in reading)
+        if op["op"] == "pad" and not any(op["pad"][4:]) and reading and unpadded:
+            moved[op["output"]] = op
     kept = []
     for op in ops:
         if op["output"] in moved:

@@ -33,7 +33,7 @@ UNIT = 2.0
 
 @dataclass(frozen=True)
 class FramePoses:
-    """The people of one frame, each [128,3] as stored, in the file's coordinates; the canvas (width, height) if said."""
+    """The people of one frame, each [128,3] as stored, in the file's coordinates; canvas: width and height."""
 
     people: list[np.ndarray] = field(default_factory=list)
     canvas: tuple[float, float] | None = None

@@ -63,7 +63,7 @@ class Track:
 
 
 class Tracker(Protocol):
-    """Follows one person through one video: the largest at the start, after a loss whoever is nearest to the last place."""
+    """Follows one person through one video: the largest at first, after a loss whoever is nearest to the last place."""
 
     def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> np.ndarray:
         """Take the next frame.
@@ -106,7 +106,7 @@ class PoseEstimator(Protocol):
         """A tracker for one video; `source` is its file or folder.
 
         Raises:
-            PosesUnusable: the poses of this video cannot be had; the message says why. `step` and `result` may raise it.
+            PosesUnusable: the video's poses cannot be had; the message says why. `step` and `result` may raise it.
         """
 
 

@@ -15,9 +15,7 @@ DEFAULT = "blazepose"
 """The estimator that comes with the package."""
 
 
-def open_estimator(
-    name: str = DEFAULT, options: Mapping[str, Any] | None = None, device: str = "cpu"
-) -> PoseEstimator:
+def open_estimator(name: str = DEFAULT, options: Mapping[str, Any] | None = None, device: str = "cpu") -> PoseEstimator:
     """The estimator, with its networks loaded.
 
     Raises:
@@ -34,7 +32,7 @@ def default_estimator() -> PoseEstimator:
 
 
 def pose_settings(name: str = DEFAULT, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """{"pose": name, "pose_options": all options} as a data set records them: files by their content, not their path."""
+    """{"pose": name, "pose_options": options} as a data set records them: all options, files by their content."""
     plugin = plugins.load("pose", name, **(options or {}))
     values = {option.name: getattr(plugin, option.name) for option in plugins.describe("pose", name).options}
     written = name if ":" in name else name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Poses that another program has written beside the videos: OpenPose's JSON, and what DWPose and MMPose write like it."""
+"""Poses that another program has written beside the videos: JSON of OpenPose, DWPose's scripts or MMPose."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SEEN = 0.5
 
 @dataclass(frozen=True)
 class OpenPoseJson:
-    """Keypoints in JSON files beside the videos (VIDEO_keypoints/ or VIDEO.json), with hands and face if they are there.
+    """Keypoints in JSON files beside the videos (VIDEO_keypoints/ or VIDEO.json), with hands and face if given.
 
     Attributes:
         folder: where the pose files lie; beside the videos if not given.
