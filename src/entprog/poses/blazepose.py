@@ -33,6 +33,8 @@ HEATMAP_SIDE = 64
 COUNT_EVERY = 8
 """While a person is tracked, the detector counts the people every so many frames."""
 NOTHING = np.zeros((18, 3), np.float32)
+LONGEST_SIDE = 4096
+"""Small pictures are not enlarged beyond this: one of a single row would take gigabytes."""
 BATCH = 32
 """Frames in one batch of `single`, which limits its memory."""
 
@@ -82,8 +84,8 @@ class PoseEstimator:
         height, width = frames.shape[1:3]
         short = min(height, width)
         if short < LANDMARK_SIDE:
-            factor = LANDMARK_SIDE / short
-            size = (round(height * factor), round(width * factor))
+            factor = max(1.0, min(LANDMARK_SIDE / short, LONGEST_SIDE / max(height, width)))
+            size = (max(1, round(height * factor)), max(1, round(width * factor)))
             large = F.interpolate(self._images(frames), size=size, mode="bicubic", antialias=True)
             frames = large.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
             height, width = size
