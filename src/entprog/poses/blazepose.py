@@ -216,11 +216,12 @@ def _turn(points: Tensor, angle: Tensor) -> Tensor:
 def _cut_out(images: Tensor, region: Tensor, side: int) -> Tensor:
     """The rotated squares around circles (region [N,4]: x y radius angle) as [N,3,side,side]; black outside."""
     height, width = images.shape[2:]
-    line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    local = torch.stack([x, y], -1).expand(len(images), side, side, 2)
-    pixels = region[:, None, None, :2] + region[:, None, None, 2:3] * _turn(local, region[:, 3])
-    grid = pixels / torch.tensor([width / 2, height / 2], device=images.device) - 1
+    x, y, radius, angle = region.unbind(1)
+    across, down = radius * angle.cos(), radius * angle.sin()
+    rows = torch.stack([torch.stack([across, -down, x], 1), torch.stack([down, across, y], 1)], 1)
+    rows = rows / torch.tensor([[width / 2], [height / 2]], device=images.device)
+    rows[:, :, 2] -= 1
+    grid = F.affine_grid(rows, [len(images), 3, side, side], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
