@@ -169,7 +169,7 @@ def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
     `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
     a method the first and the last of these, `ranked = False` and `every_block = True` (no block ever rests); an
     optimizer the last of these and `reads` (keys `train.adam_*` that change something); a metric `at_least` ("clips" or
-    "frames" -> how many it needs).
+    "frames" -> how many it needs); a pose estimator the method `missing()` (what it cannot be opened without).
 
     Raises:
         ValueError: as for `find`.

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from contracts import tracked
+from entprog.cli.app import main
+from entprog.cli.overrides import plugin_options
 from entprog.plugins import problems
 from entprog.poses.base import PosesUnusable
 from entprog.poses.loading import open_estimator
@@ -270,3 +272,32 @@ def test_index_of_the_decoded_frame(tmp_path):
     assert indices == sorted(indices) and indices[0] <= 1 and 17 <= indices[-1] <= 19 and len(indices) == 7
     every = Video(path)
     assert [every.index for _ in every] == list(range(20))
+
+
+def test_options_of_the_command_line(tmp_path):
+    given = ["size=640x480", f"folder={tmp_path}", "threshold=0.2"]
+    assert plugin_options("pose", "openpose-json", given) == {
+        "size": "640x480", "folder": str(tmp_path), "threshold": 0.2,
+    }  # fmt: skip
+    assert plugin_options("pose", "openpose-json", ["folder=12"]) == {"folder": "12"}  # text where text is wanted
+    with pytest.raises(ValueError, match="--pose-options 'size': expected KEY=VALUE"):
+        plugin_options("pose", "openpose-json", ["size"])
+    with pytest.raises(ValueError, match="--pose-options size: given twice; give it once"):
+        plugin_options("pose", "openpose-json", ["size=1x1", "size=2x2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pose", "openpose"], "did you mean 'openpose_json'"),
+        (["--pose", "openpose-json", "--pose-options", "size=big"], "size = 'big': give width x height"),
+        (["--pose", "openpose-json", "--pose-options", "sise=1x1"], "has no option 'sise'; did you mean 'size'"),
+        (["--pose", "openpose-json", "--pose-options", "threshold=much"], "threshold = 'much' is a str"),
+        (["--pose-options", "folder=x"], "pose 'blazepose' has no option 'folder'"),
+    ],
+)
+def test_wrong_options_of_the_command_are_one_line(video, tmp_path, capsys, words, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", str(video), str(tmp_path / "out"), *words])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(lines) == 1 and said in lines[0] and not (tmp_path / "out").exists()

@@ -25,6 +25,7 @@ __all__ = ["DWPose"]
 KEYPOINTS = 133
 MODE = "performance"
 """rtmlib's name of the pair of networks that `download` fetches: YOLOX-m, and RTMW distilled as DWPose is."""
+SOURCES = 'the networks of rtmlib\'s mode "performance" from download.openmmlab.com'
 INSTALL = 'pip install "entprog[dwpose]"'
 
 
@@ -56,12 +57,20 @@ class DWPose:
         if wrong:
             raise ValueError("; ".join(wrong))
 
+    def missing(self) -> list[str]:
+        """What it cannot be opened without, a line each."""
+        names = [name for name in ("detector", "pose_model") if getattr(self, name) is None and not self.download]
+        remedy = "give it as an option (NAME=FILE, ONNX), or download=true, which fetches"
+        return [f"{name}: no file given; {remedy} {SOURCES}" for name in names]
+
     def open(self, device: str = "cpu") -> "WholeBody":
         try:
             import onnxruntime  # noqa: F401
             from rtmlib import YOLOX, RTMPose, Wholebody
         except ImportError as error:
             raise ValueError(f"pose = 'dwpose': {error.name} is not installed; {INSTALL}") from error
+        if wrong := self.missing():
+            raise ValueError("\n".join(f"pose = 'dwpose': {text}" for text in wrong))
         _check_device(device)
         sources = Wholebody.MODE[MODE]
         detector = self._file("detector", self.detector, sources["det"])
@@ -74,11 +83,6 @@ class DWPose:
         """The file that is given, or the fetched one."""
         if given is not None:
             return given
-        if not self.download:
-            raise ValueError(
-                f"pose = 'dwpose': {name}: no file given; give the options detector=FILE pose_model=FILE (ONNX), or "
-                f"download=true, which fetches {source}"
-            )
         from rtmlib.tools.file import download_checkpoint
 
         print(f"dwpose: {name}: {source} (rtmlib keeps it in its cache)", flush=True)

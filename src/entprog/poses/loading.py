@@ -56,4 +56,11 @@ def wrong_pose(name: str, options: Mapping[str, Any] | None) -> list[str]:
     wrong = plugins.problems("pose", name, options or {})
     if not wrong and (absent := plugins.not_installed(plugins.declared("pose", name, "packages", {}))):
         wrong.append(f"pose = {name!r}: {absent}")
+    if not wrong:
+        missing = plugins.declared("pose", name, "missing", _nothing)
+        wrong += [f"pose = {name!r}: {text}" for text in missing(plugins.load("pose", name, **(options or {})))]
     return wrong
+
+
+def _nothing(_: Any) -> list[str]:
+    return []
