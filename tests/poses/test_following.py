@@ -133,3 +133,12 @@ def test_bad_pictures(kind):
     assert torch.isfinite(keypoints).all() and torch.isfinite(score).all()
     if kind in ("black", "noise"):
         assert not track.found.any()
+
+
+@pytest.mark.gpu
+def test_cuda_finds_what_the_cpu_finds():
+    frames = render_clip(3, 5, 2, frames=4, size=256, domain="target").frames
+    here, there = (PoseEstimator(device).single(torch.from_numpy(frames)) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(here[0], there[0], atol=2e-3, rtol=0)
+    track = [PoseEstimator(device).track(frames).keypoints for device in ("cpu", "cuda")]
+    assert np.abs(track[0] - track[1]).max() < 1.0
