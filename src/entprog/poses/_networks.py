@@ -23,7 +23,9 @@ POINTWISE: dict[str | None, tuple[str, list[float]]] = {
 }  # fmt: skip
 """oneDNN's names of the activations."""
 FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+FUSED = FUSED and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
 """Whether this build of torch has the fused convolutions, which its compiler uses, too."""
+REORDERED: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 
 
 class BlazeGraph(nn.Module):
@@ -69,9 +71,7 @@ class BlazeGraph(nn.Module):
             return _activate(F.conv2d(x, weight, bias, stride, pad, 1, groups), op["activation"])
         # oneDNN reorders the weights at every call unless they come reordered; the activation joins the convolution
         if number not in self._packed:
-            self._packed[number] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[attr-defined]
-                weight.to_mkldnn(), pad, stride, (1, 1), groups, list(x.shape)
-            )
+            self._packed[number] = REORDERED(weight.to_mkldnn(), pad, stride, (1, 1), groups, list(x.shape))
         name, limits = POINTWISE[op["activation"]]
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._packed[number], bias, pad, stride, (1, 1), groups, name, limits, ""

@@ -134,8 +134,9 @@ def _entries(content: Any, path: Path) -> dict[int, Any]:
         content = [content]
     if not isinstance(content, list) or not all(isinstance(entry, dict | list | None) for entry in content):
         raise PosesUnusable(f"{path.name} is in no known format: neither a list of frames nor instance_info")
-    numbers = [entry.get("frame_id") if isinstance(entry, dict) else None for entry in content]
-    if content and all(isinstance(number, int) for number in numbers):
+    given = [entry.get("frame_id") if isinstance(entry, dict) else None for entry in content]
+    numbers = [number for number in given if isinstance(number, int)]
+    if content and len(numbers) == len(content):
         least = min(numbers)
         first = 1 if least == 1 and max(numbers) == len(numbers) else 0
         return {number - first: entry for number, entry in zip(numbers, content, strict=True)}
