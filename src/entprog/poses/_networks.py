@@ -22,10 +22,13 @@ POINTWISE: dict[str | None, tuple[str, list[float]]] = {
     None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])
 }  # fmt: skip
 """oneDNN's names of the activations."""
-FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-FUSED = FUSED and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-"""Whether this build of torch has the fused convolutions, which its compiler uses, too."""
 REORDERED: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+FUSED = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    and REORDERED is not None
+)
+"""Whether this build of torch has the fused convolutions, which its compiler uses, too."""
 
 
 class BlazeGraph(nn.Module):
