@@ -189,12 +189,12 @@ def _session(name: str, tool: Any, path: Path, device: str) -> Any:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = (kind for kind in vars(state).values() if isinstance(kind, type) and kind is not Exception)
-    unusable: tuple[type[Exception], ...] = tuple(kind for kind in kinds if issubclass(kind, Exception))
+    unusable: tuple[type[Exception], ...] = (RuntimeError, *(kind for kind in kinds if issubclass(kind, Exception)))
     silent = io.StringIO()
     try:
         with contextlib.redirect_stdout(silent):  # it prints each file that it loads
             loaded = tool(str(path), device=device)
-    except (RuntimeError, *unusable) as error:
+    except unusable as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"pose = 'dwpose': {name}: {path} cannot be loaded ({reason}); give an ONNX file") from error
     shape = loaded.session.get_inputs()[0].shape
