@@ -16,6 +16,7 @@ from entprog.config.schema import Config
 from entprog.core.blocks import discover_blocks
 from entprog.core.types import AdamOptions, Ranking, Shape, Workload
 from entprog.plugins import describe, find, lacking, load, problems
+from entprog.poses.base import FOUND_THRESHOLD, Track
 from entprog.profiling.states import expected_state_bytes
 from entprog.synthetic import render_clip
 from loops import Rig
@@ -113,6 +114,36 @@ def codec(name: str, **options: Any) -> None:
     assert back.shape == (1 + found.frames_factor, 3, 32, 32) and back.min() >= 0 and back.max() <= 1
 
 
+def pose(name: str, **options: Any) -> None:
+    """Keypoints of single pictures and of a video, in the form of the contract; none where nobody is."""
+    estimator = load("pose", name, **options).open("cpu")
+    frames = render_clip(3, 5, 2, frames=2, size=128, domain="target").frames
+    nobody = np.full_like(frames, 90)
+    for given in (frames, nobody):
+        keypoints, score = estimator.single(torch.from_numpy(given))
+        assert keypoints.shape == (2, 18, 3) and score.shape == (2,) and bool(torch.isfinite(keypoints).all())
+        assert bool((score >= FOUND_THRESHOLD).all()) == (given is frames)
+    followed = tracked(estimator, frames, None)
+    assert followed.found.all() and (followed.keypoints[:, 1, :2] > 1).all(), "keypoints of a track are in pixels"
+    lost = tracked(estimator, nobody, None)
+    assert not lost.found.any() and not lost.keypoints.any()
+
+
+def tracked(estimator: Any, frames: np.ndarray, source: Path | None) -> Track:
+    """The track of a few frames, of the shapes of the contract."""
+    tracker = estimator.tracker(source)
+    body = [tracker.step(frame, index=i, restart=False) for i, frame in enumerate(frames)]
+    track: Track = tracker.result()
+    assert track.keypoints.shape == (len(frames), 18, 3) and track.keypoints.dtype == np.float32
+    assert np.array_equal(np.stack(body), track.keypoints)
+    assert track.score.shape == track.people.shape == (len(frames),) and track.found.dtype == bool
+    assert track.hands is None or track.hands.shape == (len(frames), 42, 3)
+    assert track.face is None or track.face.shape == (len(frames), 68, 3)
+    assert (track.keypoints[..., 2] >= 0).all() and (track.keypoints[..., 2] <= 1).all()
+    assert len(estimator.tracker(source).result().keypoints) == 0
+    return track
+
+
 def task(name: str) -> None:
     """Draws that are a pure function of (seed, position), and a loss of each sample whose mean is the loss."""
     tree: dict[str, Any] = {
@@ -151,5 +182,5 @@ def task_of(config: Config) -> None:
 
 CHECKS = {
     "score": score, "schedule": schedule, "method": method, "optimizer": optimizer, "metric": metric, "codec": codec,
-    "task": task,
+    "pose": pose, "task": task,
 }  # fmt: skip

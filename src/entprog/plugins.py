@@ -39,6 +39,7 @@ FOLDERS = {
     "optimizer": "optimizers",
     "metric": "metrics",
     "codec": "codecs",
+    "pose": "poses",
     "task": "tasks",
 }
 
@@ -49,6 +50,7 @@ MEMBERS = {
     "optimizer": ("build", "states"),
     "metric": ("update", "compute"),
     "codec": ("open",),
+    "pose": ("open",),
     "task": ("build",),
 }
 """Members that a class of a kind must have (core/types.py)."""
@@ -92,6 +94,8 @@ def find(kind: str, name: str) -> type[Any]:
         ValueError: unknown kind or name (the nearest is named), or not a dataclass.
     """
     known = names(kind)
+    if name.replace("-", "_") in known:  # openpose-json is openpose_json
+        name = name.replace("-", "_")
     if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         raise ValueError('expected a name, or your own as "package.module:Class"')
     if ":" in name:
@@ -165,7 +169,7 @@ def declared(kind: str, name: str, attribute: str, otherwise: Any) -> Any:
     `problems(config)`, `missing(config)` and `without_effect(config, given)`, which yield findings (config/checks.py);
     a method the first and the last of these, `ranked = False` and `every_block = True` (no block ever rests); an
     optimizer the last of these and `reads` (keys `train.adam_*` that change something); a metric `at_least` ("clips" or
-    "frames" -> how many it needs).
+    "frames" -> how many it needs); a pose estimator the method `missing()` (what it cannot be opened without).
 
     Raises:
         ValueError: as for `find`.

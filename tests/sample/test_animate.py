@@ -90,7 +90,7 @@ class People:
 @pytest.fixture
 def people(monkeypatch: pytest.MonkeyPatch) -> People:
     found = People()
-    monkeypatch.setattr(animate, "PoseEstimator", lambda: found)
+    monkeypatch.setattr(animate, "default_estimator", lambda: found)
     monkeypatch.setattr(drive, "find_person", found.find_person)
     return found
 
@@ -186,9 +186,7 @@ def test_it_says_which_part_of_the_drive_it_used(run: Path, media: Path, people:
     people.pieces, people.empty, people.people = [(0, 2), (4, 9)], [(2, 4)], 3
     _, (line,) = tried(run, media, tmp_path / "clip.mp4", frames=2)
     assert "2 of 5 frames (--frames 5 for all)" in line
-    assert (
-        "the longest of 3 pieces (2 can be used), 0:00-0:00, number 3; 3 people, of whom the largest is followed" in line
-    )
+    assert "the longest of 3 pieces (2 can be used), 0:00-0:00, number 3; 3 people" in line
     assert "square around the largest of 3 people" in line
 
 

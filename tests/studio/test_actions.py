@@ -58,7 +58,7 @@ def test_wrong_options_are_named(videos, changed, message):
 def test_preparing_keeps_a_copy_of_the_videos(videos, tmp_path):
     given = [videos / "person.mp4", videos / "fake.mp4"]
     said = actions.prepare(given, str(tmp_path / "people"), GIVEN)
-    assert "1 clips" in said and "1 files kept, 1 dropped" in said and "unreadable" in said
+    assert "2 clips" in said and "1 files kept, 1 dropped" in said and "unreadable" in said
     assert (tmp_path / "people" / "report.html").is_file()
     assert sorted(path.name for path in (tmp_path / "people-videos").iterdir()) == ["fake.mp4", "person.mp4"]
     again = actions.prepare(given, str(tmp_path / "people"), GIVEN)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from entprog import plugins
-from entprog.cli.overrides import Overrides, either, integers, listed, pairs, without_none
+from entprog.cli.overrides import Overrides, either, integers, listed, pairs, plugin_options, without_none
 from entprog.cli.printed_recipe import recipe as printed_recipe
 from entprog.config.load import ConfigError, read_config
 from entprog.config.presets import PRESETS
@@ -61,6 +61,8 @@ def prepare(
     metadata: Path | None = None,
     dtype: Annotated[Literal["float32", "bf16"] | None, Parameter(show_default="float32")] = None,
     tiling: Annotated[bool | None, Parameter(negative=(), show_default=False)] = None,
+    pose: Annotated[str, Parameter(help=f"what finds the poses: {either(plugins.names('pose'))}.")] = "blazepose",
+    pose_options: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, consume_multiple=True)] = (),
 ) -> None:
     """Turn videos of people into a data set for training.
 
@@ -98,6 +100,7 @@ def prepare(
         metadata: a CSV, JSON or JSONL file with captions and control videos; by default those in the folders.
         dtype: of the VAE and the text encoders.
         tiling: encode large frames tile by tile, which takes less memory.
+        pose_options: of the pose estimator, such as detector=yolox.onnx pose_model=dwpose.onnx.
     """
     with_codec = without_none(
         {"text": text, "frames": frames, "references": references, "control": control, "metadata": metadata,
@@ -106,6 +109,7 @@ def prepare(
     common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
     common["workers"] = workers
     common |= without_none({"min_sharpness": min_sharpness})
+    common |= {"pose": pose, "pose_options": plugin_options("pose", pose, pose_options)}
     if codec is None:
         from entprog.prepare.folder import prepare_folder
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, UnknownOptionError
 
+from entprog import plugins
 from entprog.config import reference
 from entprog.config.load import ConfigError
-from entprog.toml.values import in_words, inside
+from entprog.toml.values import in_words, inside, literal
 
 Overrides = Annotated[
     tuple[str, ...],
@@ -51,6 +52,26 @@ def pairs(overrides: Sequence[str], **options: str | None) -> list[tuple[str, st
 
 def listed(texts: Sequence[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",")]
+
+
+def plugin_options(kind: str, name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of the command line as options of a plugin: as in TOML, or as text where the option is text or a path.
+
+    Raises:
+        ValueError: one has no "=", or is given twice.
+    """
+    wrong = [f"--{kind}-options {text!r}: expected KEY=VALUE" for text in texts if not re.match(r"[^=]+=", text)]
+    parts = [text.partition("=") for text in texts if not re.match(r"=|[^=]*$", text)]
+    twice = [key for i, (key, _, _) in enumerate(parts) if key in [earlier for earlier, _, _ in parts[:i]]]
+    wrong += [f"--{kind}-options {key}: given twice; give it once" for key in twice]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    values: dict[str, Any] = {}
+    for key, _, value in parts:
+        values[key] = literal(value)
+        if plugins.problems(kind, name, {key: values[key]}) and not plugins.problems(kind, name, {key: value}):
+            values[key] = value
+    return values
 
 
 def either(names: Iterable[str]) -> str:

@@ -3,13 +3,13 @@
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
+from entprog.poses.base import FOUND_THRESHOLD
+from entprog.poses.loading import default_estimator
 
 __all__ = ["PoseError"]
 
@@ -94,11 +94,6 @@ def estimate(clips: Tensor) -> tuple[Tensor, Tensor]:
 
 def _estimated(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Keypoints [N, 18, 3] and score [N] of frames [N, H, W, 3] uint8."""
-    parts = [_estimator().single(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
+    parts = [default_estimator().single(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
     keypoints, score = (torch.cat(values) for values in zip(*parts, strict=True))
     return keypoints, score
-
-
-@lru_cache(maxsize=1)
-def _estimator() -> PoseEstimator:
-    return PoseEstimator()

@@ -18,6 +18,19 @@ DETECTOR_SIDE = 224
 LANDMARK_SIDE = 256
 
 
+POINTWISE: dict[str | None, tuple[str, list[float]]] = {
+    None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])
+}  # fmt: skip
+"""oneDNN's names of the activations."""
+REORDERED: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+FUSED = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    and REORDERED is not None
+)
+"""Whether this build of torch has the fused convolutions, which its compiler uses, too."""
+
+
 class BlazeGraph(nn.Module):
     """One baked network: images [N,3,H,W] -> its named outputs, each [N, rows, columns].
 
@@ -38,8 +51,9 @@ class BlazeGraph(nn.Module):
             self.register_buffer(key.replace(".", "_"), value.float().contiguous(memory_format=layout))
         self.input: int = graph["input"]
         self.outputs: dict[str, int] = graph["outputs"]
-        self.ops: list[dict[str, Any]] = graph["ops"]
+        self.ops: list[dict[str, Any]] = without_pads(graph["ops"])
         self._last_use = {number: i for i, op in enumerate(self.ops) for number in op["inputs"]}
+        self._packed: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -52,6 +66,21 @@ class BlazeGraph(nn.Module):
                     del live[number]
         return {label: _rows(live[number]) for label, number in self.outputs.items()}
 
+    def _conv(self, x: Tensor, op: dict[str, Any], pad: tuple[int, int]) -> Tensor:
+        number, stride, groups = op["output"], op["stride"], op["groups"]
+        weight: Tensor = getattr(self, f"{number}_weight")
+        bias: Tensor = getattr(self, f"{number}_bias")
+        if x.device.type != "cpu" or not FUSED:
+            return _activate(F.conv2d(x, weight, bias, stride, pad, 1, groups), op["activation"])
+        # oneDNN reorders the weights at every call unless they come reordered; the activation joins the convolution
+        if number not in self._packed:
+            self._packed[number] = REORDERED(weight.to_mkldnn(), pad, stride, (1, 1), groups, list(x.shape))
+        name, limits = POINTWISE[op["activation"]]
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed[number], bias, pad, stride, (1, 1), groups, name, limits, ""
+        )
+        return fused
+
     def _run(self, op: dict[str, Any], inputs: list[Tensor]) -> Tensor:
         x = inputs[0]
         match op["op"]:
@@ -60,9 +89,7 @@ class BlazeGraph(nn.Module):
                 pad: tuple[int, int] = (top, left)
                 if (left, top) != (right, bottom):
                     x, pad = F.pad(x, op["pad"]), (0, 0)
-                weight = getattr(self, f"{op['output']}_weight")
-                bias = getattr(self, f"{op['output']}_bias")
-                return _activate(F.conv2d(x, weight, bias, op["stride"], pad, 1, op["groups"]), op["activation"])
+                return self._conv(x, op, pad)
             case "add":
                 return _activate(x + inputs[1], op["activation"])
             case "pad":
@@ -80,6 +107,29 @@ class BlazeGraph(nn.Module):
             case "concatenate_rows":
                 return torch.cat(inputs, 1)
         raise ValueError(f"pose asset: unknown op {op['op']!r}; bake it again with tools/bake_pose.py")
+
+
+def without_pads(ops: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The graph with each padding moved into the convolutions that read it, where all that read it are such."""
+    readers: dict[int, list[dict[str, Any]]] = {}
+    for op in ops:
+        for number in op["inputs"]:
+            readers.setdefault(number, []).append(op)
+    moved: dict[int, dict[str, Any]] = {}
+    for op in ops:
+        reading = readers.get(op["output"], [])
+        unpadded = all(other["op"] == "conv" and not any(other["pad"]) for other in reading)
+        if op["op"] == "pad" and not any(op["pad"][4:]) and reading and unpadded:
+            moved[op["output"]] = op
+    kept = []
+    for op in ops:
+        if op["output"] in moved:
+            continue
+        if op["op"] == "conv" and op["inputs"][0] in moved:
+            padding = moved[op["inputs"][0]]
+            op = {**op, "inputs": padding["inputs"], "pad": padding["pad"][:4]}
+        kept.append(op)
+    return kept
 
 
 def _activate(x: Tensor, name: str | None) -> Tensor:

@@ -7,7 +7,6 @@ points give the next frame's circle, so that the detector runs only at the start
 Coordinates are continuous pixels: the frame covers [0, W] x [0, H]. Keypoints are in OpenPose-18 order.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,56 +17,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entprog.poses._networks import DETECTOR_SIDE, LANDMARK_SIDE, BlazeGraph
+from entprog.poses._people import Person, again, circle_of
+from entprog.poses._people import people_of as _people
+from entprog.poses._people import smooth as _smooth
+from entprog.poses.base import FOUND_THRESHOLD, Track, checked, gathered
+
+__all__ = ["BlazePose"]
 
 DETECTOR_THRESHOLD = 0.5
 """Smallest detector score of a person (the published value)."""
-FOUND_THRESHOLD = 0.5
-"""Smallest landmark score of a pose that counts as found (the published value)."""
 OPENPOSE_18 = (0, -1, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 """BlazePose's index of each OpenPose-18 keypoint; -1: the neck, the middle of the shoulders."""
 SHOULDERS = (11, 12)
-MARGIN = 1.25
 HEATMAP_SIDE = 64
 COUNT_EVERY = 8
 """While a person is tracked, the detector counts the people every so many frames."""
+NOTHING = np.zeros((18, 3), np.float32)
+LONGEST_SIDE = 4096
+"""Small pictures are not enlarged beyond this: one of a single row would take gigabytes."""
 BATCH = 32
 """Frames in one batch of `single`, which limits its memory."""
 
 
-@dataclass(frozen=True)
-class Person:
-    """Position of a person: a circle around the body, in pixels; `angle` is the lean in radians, 0 upright."""
-
-    centre: tuple[float, float]
-    radius: float
-    angle: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Track:
-    """One person through a video.
-
-    keypoints: float32 [F,18,3], x and y in pixels, visibility 0..1; all zero in frames without a pose.
-    score: float32 [F], 0..1; `found` where it is at least FOUND_THRESHOLD.
-    people: int [F], people found by the detector in the frames where it ran, -1 elsewhere.
-    hands: float32 [F,42,3], the left hand's keypoints before the right one's, as `keypoints`; None: not given.
-    face: float32 [F,68,3], likewise.
-    """
-
-    keypoints: np.ndarray
-    score: np.ndarray
-    people: np.ndarray
-    hands: np.ndarray | None = None
-    face: np.ndarray | None = None
-
-    @property
-    def found(self) -> np.ndarray:
-        return self.score >= FOUND_THRESHOLD
-
-
 class PoseEstimator:
-    """BlazePose ("full") from the packaged weights. Deterministic; 20-30 ms a frame on one CPU core."""
+    """BlazePose ("full") from the packaged weights. Deterministic; docs/poses.md has the time a frame."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -111,8 +84,8 @@ class PoseEstimator:
         height, width = frames.shape[1:3]
         short = min(height, width)
         if short < LANDMARK_SIDE:
-            factor = LANDMARK_SIDE / short
-            size = (round(height * factor), round(width * factor))
+            factor = max(1.0, min(LANDMARK_SIDE / short, LONGEST_SIDE / max(height, width)))
+            size = (max(1, round(height * factor)), max(1, round(width * factor)))
             large = F.interpolate(self._images(frames), size=size, mode="bicubic", antialias=True)
             frames = large.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
             height, width = size
@@ -149,7 +122,7 @@ class PoseEstimator:
         """
         tracker, again = Tracker(self), set(restart)
         for i, frame in enumerate(frames):
-            tracker.step(frame, restart=i in again)
+            tracker.step(frame, index=i, restart=i in again)
         return tracker.result()
 
     def tracker(self, source: Path | None = None) -> "Tracker":
@@ -157,9 +130,7 @@ class PoseEstimator:
         return Tracker(self)
 
     def _images(self, frames: Tensor) -> Tensor:
-        if frames.dim() != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-            raise ValueError(f"frames: {frames.dtype} {tuple(frames.shape)}; give uint8 [N,H,W,3]")
-        return frames.to(self.device).permute(0, 3, 1, 2).float()
+        return checked(frames).to(self.device).permute(0, 3, 1, 2).float()
 
 
 class Tracker:
@@ -169,14 +140,14 @@ class Tracker:
         self.estimator = estimator
         self.circle: Person | None = None
         self.last: Person | None = None
+        self.lost = 0
         self.rows: list[tuple[np.ndarray, float, int]] = []
 
     def step(self, frame: np.ndarray, *, index: int = -1, restart: bool = False) -> np.ndarray:
-        """Keypoints [18,3] of the next frame; all zero without a pose. `index`: its number in the file."""
         batch = torch.from_numpy(np.ascontiguousarray(frame))[None]
         if restart:
             self.circle = self.last = None
-        keypoints, score, count = np.zeros((18, 3), np.float32), 0.0, -1
+        keypoints, score, count = NOTHING, 0.0, -1
         if self.circle is not None:
             keypoints, score = self._follow(batch, self.circle)
         if score < FOUND_THRESHOLD or len(self.rows) % COUNT_EVERY == 0:
@@ -184,27 +155,32 @@ class Tracker:
             count = len(people)
             if score < FOUND_THRESHOLD:
                 self.circle = None
-                person = _nearest(people, self.last)
-                keypoints, score = (
-                    (np.zeros((18, 3), np.float32), 0.0) if person is None else self._follow(batch, person)
-                )
-        self.last = self.circle or self.last
+                person = again(people, self.last, self.lost)
+                if person is not None:
+                    keypoints, score = self._follow(batch, person)
+        self.lost = 0 if score >= FOUND_THRESHOLD else self.lost + 1
         self.rows.append((keypoints, score, count))
         return keypoints
 
     def result(self) -> Track:
-        keypoints = np.stack([row[0] for row in self.rows]) if self.rows else np.zeros((0, 18, 3), np.float32)
-        score = np.array([row[1] for row in self.rows], np.float32)
-        return Track(keypoints, score, np.array([row[2] for row in self.rows], np.int64))
+        return gathered(self.rows)
 
     def _follow(self, batch: Tensor, circle: Person) -> tuple[np.ndarray, float]:
         points, visibility, scores = self.estimator.read(batch, [circle])
         score = float(scores[0])
         if score < FOUND_THRESHOLD:
-            return np.zeros((18, 3), np.float32), 0.0
+            return NOTHING, 0.0
         centre, rim = points[0, 33].tolist(), points[0, 34].tolist()
-        self.circle = _smooth(self.circle, _circle(centre, rim, score))
+        self.circle = self.last = _smooth(self.circle, circle_of(centre, rim, score))
         return to_openpose(points, visibility)[0].cpu().numpy(), score
+
+
+@dataclass(frozen=True)
+class BlazePose:
+    """BlazePose "full", packaged with entprog: no download, 18 keypoints of the body, no hands and no face."""
+
+    def open(self, device: str = "cpu") -> PoseEstimator:
+        return PoseEstimator(device)
 
 
 def to_openpose(points: Tensor, visibility: Tensor) -> Tensor:
@@ -240,11 +216,12 @@ def _turn(points: Tensor, angle: Tensor) -> Tensor:
 def _cut_out(images: Tensor, region: Tensor, side: int) -> Tensor:
     """The rotated squares around circles (region [N,4]: x y radius angle) as [N,3,side,side]; black outside."""
     height, width = images.shape[2:]
-    line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    local = torch.stack([x, y], -1).expand(len(images), side, side, 2)
-    pixels = region[:, None, None, :2] + region[:, None, None, 2:3] * _turn(local, region[:, 3])
-    grid = pixels / torch.tensor([width / 2, height / 2], device=images.device) - 1
+    x, y, radius, angle = region.unbind(1)
+    across, down = radius * angle.cos(), radius * angle.sin()
+    rows = torch.stack([torch.stack([across, -down, x], 1), torch.stack([down, across, y], 1)], 1)
+    rows = rows / torch.tensor([[width / 2], [height / 2]], device=images.device)
+    rows[:, :, 2] -= 1
+    grid = F.affine_grid(rows, [len(images), 3, side, side], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -259,70 +236,8 @@ def _refine(points: Tensor, heatmap: Tensor) -> Tensor:
     rows = cell[..., 1, None, None] + reach[:, None]
     on_map = (columns >= 0) & (columns < HEATMAP_SIDE) & (rows >= 0) & (rows < HEATMAP_SIDE)
     index = (rows.clamp(0, HEATMAP_SIDE - 1) * HEATMAP_SIDE + columns.clamp(0, HEATMAP_SIDE - 1)).reshape(n, count, 49)
-    weight = heatmap.sigmoid().transpose(1, 2).gather(2, index).reshape(n, count, 7, 7) * on_map
+    weight = heatmap.transpose(1, 2).gather(2, index).sigmoid().reshape(n, count, 7, 7) * on_map
     total = weight.sum((2, 3)).clamp_min(1e-9)
     mean = torch.stack([(weight * columns).sum((2, 3)) / total, (weight * rows).sum((2, 3)) / total], -1)
     confident = inside & (weight.amax((2, 3)) >= 0.5)
     return torch.where(confident[..., None], mean * stride, points)
-
-
-def _circle(centre: list[float], rim: list[float], score: float) -> Person:
-    dx, dy = rim[0] - centre[0], rim[1] - centre[1]
-    return Person((centre[0], centre[1]), MARGIN * math.hypot(dx, dy), math.atan2(dy, dx) + math.pi / 2, score)
-
-
-def _smooth(last: Person | None, new: Person) -> Person:
-    """The next circle, smoothed: slow changes are damped, fast ones are not.
-
-    The crop decides the landmarks and the landmarks the next crop: without smoothing, differences of a pixel grow
-    along the video.
-    """
-    if last is None:
-        return new
-    turn = math.remainder(new.angle - last.angle, 2 * math.pi)
-    shift = math.dist(new.centre, last.centre) + abs(new.radius - last.radius)
-    follow = min(1.0, 0.3 + 2 * (shift / last.radius + abs(turn)))
-    centre = tuple(a + follow * (b - a) for a, b in zip(last.centre, new.centre, strict=True))
-    radius = last.radius + follow * (new.radius - last.radius)
-    return Person((centre[0], centre[1]), radius, last.angle + follow * turn, new.score)
-
-
-def _nearest(people: list[Person], last: Person | None) -> Person | None:
-    """The person nearest in position and scale to where the last one was, or without that the largest."""
-    if last is None or not people:
-        return people[0] if people else None
-    away = [
-        math.dist(person.centre, last.centre) / last.radius + abs(math.log(max(person.radius, 1e-6) / last.radius))
-        for person in people
-    ]
-    return people[away.index(min(away))]
-
-
-def _people(points: np.ndarray, score: np.ndarray) -> list[Person]:
-    """Candidates [C,6,2] (box centre, box size, four keypoints) -> people.
-
-    Boxes overlapping by 0.3 are averaged, weighted by score.
-    """
-    people: list[Person] = []
-    left = np.argsort(-score, kind="stable")
-    while len(left):
-        best = left[0]
-        near = _overlap(points[best], points[left]) >= 0.3
-        near[0] = True
-        group, left = left[near], left[~near]
-        weight = score[group] / score[group].sum()
-        centre, rim = (points[group, 2:4] * weight[:, None, None]).sum(0).tolist()
-        person = _circle(centre, rim, float(score[best]))
-        # two boxes of one body: their hips coincide
-        if person.radius > 0 and all(math.dist(centre, p.centre) > 0.5 * max(person.radius, p.radius) for p in people):
-            people.append(person)
-    return sorted(people, key=lambda person: -person.radius)
-
-
-def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box [>=2,2] (centre, size) with others [C,>=2,2]."""
-    low = np.maximum(box[0] - box[1] / 2, others[:, 0] - others[:, 1] / 2)
-    high = np.minimum(box[0] + box[1] / 2, others[:, 0] + others[:, 1] / 2)
-    shared = np.clip(high - low, 0, None).prod(1)
-    union = np.maximum(box[1].prod() + others[:, 1].prod(1) - shared, 1e-9)
-    return np.asarray(shared / union)

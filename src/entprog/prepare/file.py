@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from entprog.data.shards import SHARD_BYTES
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
 from entprog.prepare.crop import Box, crop, crop_keypoints, fill_gaps, person_box, resize
 from entprog.prepare.outcome import EndedEarlyError, Outcome, finished, left_out, parts_of, unreadable
 from entprog.prepare.person import NOBODY, Piece, Row, find_person

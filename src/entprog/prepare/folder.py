@@ -9,17 +9,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from entprog.data.shards import FORMAT
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
 from entprog.prepare.file import Encode, prepare_file
 from entprog.prepare.inputs import list_inputs, shown
 from entprog.prepare.names import free_name
-from entprog.prepare.ranks import Ranks
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
+from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -35,10 +36,12 @@ class ClipWork:
     settings: Row
     device: str
     encode: Encode | None = None
+    pose: str = DEFAULT
+    pose_options: Mapping[str, Any] | None = None
 
     def open(self) -> Callable[[Path, str, Callable[[str, Mapping[str, Tensor]], None]], Row]:
         """See `work.Work`."""
-        encode, estimator = self.encode, PoseEstimator(self.device)
+        encode, estimator = self.encode, open_estimator(self.pose, self.pose_options, self.device)
         if encode is None:
             from entprog.codecs.pca import PatchCodec
 
@@ -66,6 +69,8 @@ def prepare_folder(
     encode: Encode | None = None,
     codec: dict[str, str] | None = None,
     device: str = "cpu",
+    pose: str = DEFAULT,
+    pose_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> PrepareResult:
     """Prepare videos; after an interruption, or with other inputs, another run does what is not done.
@@ -91,6 +96,7 @@ def prepare_folder(
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
+        pose, pose_options: name and options of the pose estimator; docs/poses.md has them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -108,7 +114,7 @@ def prepare_folder(
         workers,
         encode,
         codec,
-        wrong_sharpness(min_sharpness),
+        [*wrong_sharpness(min_sharpness), *wrong_pose(pose, pose_options)],
     )
     if codec is None:
         from entprog.codecs.pca import PatchCodec
@@ -125,8 +131,9 @@ def prepare_folder(
         "max_frames": max_frames,
         "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
+        **pose_settings(pose, pose_options),
     }
-    work, workers = ClipWork(settings, device, encode), workers_of(workers)
+    work, workers = ClipWork(settings, device, encode, pose, pose_options), workers_of(workers)
     if Ranks.here().rank:
         return follow(out, work, workers=workers)
     with hold(out):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from entprog.poses.blazepose import PoseEstimator, Track
+from entprog.poses.base import PoseEstimator, PosesUnusable, Track
 from entprog.prepare.crop import VISIBLE, cuts_of
 from entprog.prepare.measures import Measures
 from entprog.prepare.pieces import CUT, LONGEST_GAP, PAUSE, Span, split_track
@@ -90,9 +90,11 @@ def find_person(
         track, measures, frames = _read(video, estimator, settings["max_frames"])
     except VideoError as error:
         return row | {"reason": f"unreadable: {error.reason}", "decoded_frames": video.decoded}, None
+    except PosesUnusable as error:
+        return row | {"reason": f"poses: {error}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
     repeats = _repeats(measures, settings["fps"])
-    notes = _notes(video)
+    notes = video.notes
     row["notes"] = notes if any("repeat the one before" in note for note in notes) else [*notes, *repeats]
     if not len(track.found):
         return row | {"reason": "no frames"}, None
@@ -109,8 +111,8 @@ def _read(
     tracker, measures = estimator.tracker(video.path), Measures()
     frames: list[np.ndarray] | None = []
     for frame in video:
-        restart = measures.may_be_cut(frame) or len(measures) - 1 in _breaks(video)[-1:]
-        measures.add(frame, tracker.step(frame, index=_index(video), restart=restart))
+        restart = measures.may_be_cut(frame) or len(measures) - 1 in video.breaks[-1:]
+        measures.add(frame, tracker.step(frame, index=video.index, restart=restart))
         if frames is not None and video.size == video.full_size and (len(frames) + 1) * frame.nbytes <= KEPT_BYTES:
             frames.append(frame)
         else:
@@ -118,24 +120,6 @@ def _read(
         if len(measures) == max_frames:
             break
     return tracker.result(), measures, frames
-
-
-def _breaks(video: Video) -> list[int]:
-    """Frames that begin after a pause."""
-    found: list[int] = getattr(video, "breaks", [])
-    return found
-
-
-def _index(video: Video) -> int:
-    """Number of the last frame in the file."""
-    found: int = getattr(video, "index", -1)
-    return found
-
-
-def _notes(video: Video) -> list[str]:
-    """What the user should know of how the file was read."""
-    found: list[str] = getattr(video, "notes", [])
-    return list(found)
 
 
 def _repeats(measures: Measures, fps: float) -> list[str]:
@@ -149,7 +133,7 @@ def _repeats(measures: Measures, fps: float) -> list[str]:
 
 def _pieces(track: Track, measures: Measures, video: Video, settings: Row, least: int) -> list[Piece]:
     """All frames of the file in pieces, with the stretches that show nobody."""
-    breaks = {edge: PAUSE for edge in _breaks(video)} | {edge: CUT for edge in cuts_of(measures.changes)}
+    breaks = {edge: PAUSE for edge in video.breaks} | {edge: CUT for edge in cuts_of(measures.changes)}
     found = track.found & ~_outside(track.keypoints, *video.size)
     spans = split_track(track.keypoints, found, track.people, measures.colours, settings["fps"], breaks)
     scale = np.array([video.full_size[0] / video.size[0]] * 2 + [1], np.float32)

@@ -18,7 +18,7 @@ from torch import Tensor
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.posemap import draw_pose_in
 from entprog.data.windows import OF_REFERENCES, STORED
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
 from entprog.prepare.crop import (
     Box,
     Rectangle,

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
 from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
 from entprog.prepare.inputs import Listing, list_inputs, shown
+from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, check_folder
-from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
 
@@ -52,6 +52,8 @@ def prepare_windows(
     workers: int | None = 1,
     left_out: Mapping[str, int] | None = None,
     device: str = "cpu",
+    pose: str = DEFAULT,
+    pose_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> PrepareResult:
     """Prepare videos; after an interruption, or with more inputs, another run continues where it stopped.
@@ -75,7 +77,7 @@ def prepare_windows(
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
         left_out: what the inputs hold beside videos, where they were listed already.
-        people, max_frames, min_sharpness, holdout, workers, device: as `prepare_folder` takes them.
+        people, max_frames, min_sharpness, holdout, workers, device, pose, pose_options: as `prepare_folder` takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -88,6 +90,7 @@ def prepare_windows(
         *wrong_sharpness(min_sharpness),
         *_wrong_settings(paths, fps, references, face, people, holdout),
         *wrong_workers(workers),
+        *wrong_pose(pose, pose_options),
     ]
     if (text is None) != (encode_text is None):
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
@@ -121,8 +124,9 @@ def prepare_windows(
         "max_frames": max_frames,
         "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
+        **pose_settings(pose, pose_options),
     }
-    work, workers = WindowWork(settings, device, encoders, driving), workers_of(workers, device)
+    work, workers = WindowWork(settings, device, encoders, driving, pose, pose_options), workers_of(workers, device)
     if Ranks.here().rank:
         return follow(out, work, workers=workers)
     with hold(out):
@@ -154,10 +158,12 @@ class WindowWork:
     device: str
     encoders: Encoders
     controls: Mapping[Path, Path]
+    pose: str = DEFAULT
+    pose_options: Mapping[str, Any] | None = None
 
     def open(self) -> Callable[[Path, str, Callable[[str, Mapping[str, Tensor]], None]], Row]:
         """See `work.Work`."""
-        estimator = PoseEstimator(self.device)
+        estimator = open_estimator(self.pose, self.pose_options, self.device)
 
         def prepare(file: Path, name: str, keep: Callable[[str, Mapping[str, Tensor]], None]) -> Row:
             control = self.controls.get(file.resolve())

@@ -15,7 +15,8 @@ import numpy as np
 from entprog.codecs.pca import to_uint8
 from entprog.config.load import ConfigError, updated
 from entprog.config.schema import EvaluateConfig, SampleConfig
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
+from entprog.poses.loading import default_estimator
 from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
 from entprog.prepare.sniff import numbered_images
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
@@ -127,7 +128,7 @@ def sample(
     sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
     if wrong := _problems(given, driving, out, frames, fps):
         raise ConfigError(wrong)
-    estimator = PoseEstimator()
+    estimator = default_estimator()
     photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
     config, task = open_run(run, device=device)
     settings = updated(config.sample, "sample", sampling)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from entprog.codecs.pca import to_uint8
-from entprog.poses.blazepose import PoseEstimator
+from entprog.poses.base import PoseEstimator
 from entprog.prepare.crop import Rectangle, crop, face_boxes, fill_gaps, resize
 from entprog.prepare.file import find_person
 from entprog.prepare.video import EXTENSIONS, Video, looks_like_video
@@ -59,7 +59,7 @@ class Drive:
 
 
 def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstimator) -> Drive:
-    """The longest piece that shows one person in a video file or a folder of numbered pictures, at `fps` frames a second.
+    """The longest piece that shows one person in a video or a folder of numbered pictures, at `fps` frames a second.
 
     Raises:
         ValueError: no video, or no person in it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from entprog.poses.blazepose import FOUND_THRESHOLD, PoseEstimator
+from entprog.poses.base import FOUND_THRESHOLD, PoseEstimator
 from entprog.prepare.crop import Rectangle, person_box, person_rectangle, resize
 from entprog.prepare.image import read_image
 from entprog.prepare.sniff import IMAGE_EXTENSIONS, looks_like_video

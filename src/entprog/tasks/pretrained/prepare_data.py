@@ -1,6 +1,6 @@
 """`entprog prepare --codec`: videos, what is said of them, and a pretrained model's own encoders -> windows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ def prepare_data(
     holdout: float = 0.1,
     workers: int | None = 1,
     device: str = "cpu",
+    pose: str = "blazepose",
+    pose_options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> PrepareResult:
     """See `prepare_windows`; captions and control videos are read as `prepare.metadata` says.
@@ -53,6 +55,7 @@ def prepare_data(
         codec: a pipeline's folder, a VAE's folder, or a hub id.
         text: a pipeline's folder or hub id with text encoders; "": no captions are stored.
         control: "", "draw", or a column of the metadata.
+        pose: the pose estimator and its options, as `prepare_folder` takes them.
         dtype: of the VAE's and the encoders' computation.
         say: is given what the metadata left out, and what the model needs but prepare cannot make, a line each.
 
@@ -99,6 +102,8 @@ def prepare_data(
             workers=workers,
             left_out=list_inputs(inputs, out).left_out,
             device=device,
+            pose=pose,
+            pose_options=pose_options,
         )
 
 

@@ -1,0 +1,66 @@
+"""Open a pose estimator by its name and options."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from entprog import plugins
+from entprog.poses.base import PoseEstimator
+
+__all__ = ["DEFAULT", "default_estimator", "open_estimator", "pose_settings", "wrong_pose"]
+
+DEFAULT = "blazepose"
+"""The estimator that comes with the package."""
+
+
+def open_estimator(name: str = DEFAULT, options: Mapping[str, Any] | None = None, device: str = "cpu") -> PoseEstimator:
+    """The estimator, with its networks loaded.
+
+    Raises:
+        ValueError: unknown name or options (all are listed), or a package or file that it needs is missing.
+    """
+    estimator: PoseEstimator = plugins.load("pose", name, **(options or {})).open(device)
+    return estimator
+
+
+@lru_cache(maxsize=1)
+def default_estimator() -> PoseEstimator:
+    """The packaged estimator on the CPU, loaded once a process."""
+    return open_estimator()
+
+
+def pose_settings(name: str = DEFAULT, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """{"pose": name, "pose_options": options} as a data set records them: all options, files by their content."""
+    plugin = plugins.load("pose", name, **(options or {}))
+    values = {option.name: getattr(plugin, option.name) for option in plugins.describe("pose", name).options}
+    written = name if ":" in name else name.replace("-", "_")
+    return {"pose": written, "pose_options": {key: _recorded(value) for key, value in values.items()}}
+
+
+def _recorded(value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    if not value.is_file():
+        return value.as_posix()
+    digest = sha256()
+    with value.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def wrong_pose(name: str, options: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with an estimator's name and options, a line each; opens nothing."""
+    wrong = plugins.problems("pose", name, options or {})
+    if not wrong and (absent := plugins.not_installed(plugins.declared("pose", name, "packages", {}))):
+        wrong.append(f"pose = {name!r}: {absent}")
+    if not wrong:
+        missing = plugins.declared("pose", name, "missing", _nothing)
+        wrong += [f"pose = {name!r}: {text}" for text in missing(plugins.load("pose", name, **(options or {})))]
+    return wrong
+
+
+def _nothing(_: Any) -> list[str]:
+    return []
