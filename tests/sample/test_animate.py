@@ -19,6 +19,7 @@ from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
 from entprog.files import save_weights
 from entprog.nets.dit import build_dit
+from entprog.poses.base import Track
 from entprog.prepare.person import NOBODY, Person, Piece
 from entprog.prepare.video import read_video, write_video
 from entprog.sample import animate, drive, sample
@@ -73,8 +74,14 @@ class People:
         relative = self.photo / np.array([*SIZE, 1], np.float32)
         return torch.from_numpy(relative).float()[None], torch.ones(1)
 
-    def detect(self, frames: torch.Tensor) -> list[list[int]]:
-        return [[0] * self.people]
+    def tracker(self, source: Path | None = None) -> "People":
+        return self
+
+    def step(self, frame: np.ndarray, *, index: int, restart: bool = False) -> None:
+        assert index == 0 and not restart
+
+    def result(self) -> Track:
+        return Track(np.zeros((1, 18, 3), np.float32), np.zeros(1, np.float32), np.array([self.people]))
 
     def find_person(
         self, file: Path, name: str, settings: Any, estimator: Any, least: int

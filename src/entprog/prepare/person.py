@@ -94,7 +94,7 @@ def find_person(
         return row | {"reason": f"poses: {error}", "decoded_frames": video.decoded}, None
     row |= {"decoded_frames": video.decoded, "rotation": video.rotation, "size": list(video.full_size)}
     repeats = _repeats(measures, settings["fps"])
-    notes = video.notes
+    notes = [*video.notes, *track.notes]
     row["notes"] = notes if any("repeat the one before" in note for note in notes) else [*notes, *repeats]
     if not len(track.found):
         return row | {"reason": "no frames"}, None

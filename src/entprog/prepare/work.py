@@ -37,7 +37,10 @@ LONGEST = 200
 class Work(Protocol):
     """How one file is prepared; sent to each process once."""
 
-    settings: Row
+    @property
+    def settings(self) -> Row:
+        """Those of the data set."""
+        ...
 
     def open(self) -> Callable[[Path, str, Keep], Row]:
         """Load the networks; the function prepares one file under a name, and gives its clips to keep."""

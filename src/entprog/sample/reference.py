@@ -49,7 +49,9 @@ def read_photo(path: Path, estimator: PoseEstimator) -> Photo:
     height, width = pixels.shape[:2]
     frame = torch.from_numpy(pixels)[None]
     keypoints, score = estimator.single(frame)
-    people = len(estimator.detect(frame)[0])
+    tracker = estimator.tracker()
+    tracker.step(pixels, index=0)
+    people = max(0, int(tracker.result().people.max()))
     if float(score[0]) < FOUND_THRESHOLD:
         return Photo(plain(path.stem), pixels, None, people)
     return Photo(plain(path.stem), pixels, keypoints[0].numpy() * np.array([width, height, 1], np.float32), people)
