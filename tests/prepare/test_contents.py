@@ -112,7 +112,9 @@ def test_the_tail_of_a_single_file_is_held_out(tmp_path: Path) -> None:
     assert files_of(out) == before
     write(tmp_path / "v", b=30)
     prepare(tmp_path / "v", out)
-    assert index(out) == {"a": (64, "train"), "a-tail": (16, "holdout"), "b": (30, "train")}
+    assert index(out) == {"a": (80, "train"), "b": (30, "holdout")}, "a whole file can be held out now"
+    shards = Shards(out)
+    assert shards.pose(shards.rows[0], 0, 80)[:, 0, 0].tolist() == list(range(80)) and rows(out)[0]["clips"] == ["a"]
     write(tmp_path / "w", a=80)
     prepare(tmp_path / "w", tmp_path / "none", holdout=0.0)
     assert index(tmp_path / "none") == {"a": (80, "train")}

@@ -7,41 +7,38 @@ parts/NAME.json          the row of a file that another rank has finished
 .next/                   the finished data set before it replaces the old one; whole once it has an index.jsonl
 """
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_lines
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
+<<<<<<< HEAD
 from entprog.prepare.atomic import atomic_path
 from entprog.prepare.quality import MIN_SHARPNESS
+=======
+from entprog.prepare.parts import full_disk_reported, keep_clip
+>>>>>>> wt-store
 from entprog.prepare.split import TAIL, Piece, split_files, tail_of_clips
 
-__all__ = ["NotWritten", "Row", "Store", "full_disk_reported", "split_files"]
+__all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "split_files"]
 
 Row = dict[str, Any]
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT_OUT = "left_out"
 """Key of prepare.json that is no setting: what the inputs of the last run hold beside videos."""
 EARLIER: dict[str, Any] = {"min_sharpness": MIN_SHARPNESS}
 """What data sets were prepared with before a setting was there; a setting that is not named must be in prepare.json."""
 FRAMES_AT_ONCE = 64
 INSIDE = ("parts", ".next", *LOCK_FILES)
-
-
-class NotWritten(OSError):
-    """The data set's folder cannot be written: not the fault of the input file at hand."""
 
 
 class Store:
@@ -53,6 +50,9 @@ class Store:
     Raises:
         ValueError: the folder holds something else, or was begun with other settings (each is listed).
     """
+
+    joins_tails = True
+    """Whether a tail goes back into training once other files can be held out."""
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.out, self.settings, self.parts = out, settings, out / "parts"
@@ -240,9 +240,13 @@ class Store:
         return any(clip.clip not in names for clip in old)
 
     def _give_splits(self, holdout: float) -> None:
-        """A split for each row that has none; of a single file the tail is held out."""
+        """A split for each row that has none. Of a single file the tail is held out, until there are others."""
         kept = [row for row in self.rows if row["clips"]]
         given = {row["source"]: row["split"] for row in kept if finished(row)}
+        if self.joins_tails and len(kept) > 1:
+            for row in kept:
+                if row.get("split") == TAIL:
+                    row["split"] = given[row["source"]] = "train"
         for source, row in self.replaced.items():
             if row.get("split"):
                 given.setdefault(source, row["split"])
@@ -257,7 +261,16 @@ class Store:
     def _pieces(self, row: Row, old: Sequence[ClipRow]) -> list[Piece]:
         """The clips of a row: as in the finished data set, or new; then the row is brought in line with them."""
         if not row.get("new"):
-            return [Piece(c.clip, c.clip, 0, c.frames, c.split) for c in old if c.clip in row["clips"]]
+            clips = {c.clip: c for c in old if c.clip in row["clips"]}
+            if row["split"] != TAIL:
+                for name in row.pop("held_out", ()):
+                    joined = clips.get(name.removesuffix("-tail")) if name.endswith("-tail") else None
+                    clips[name] = replace(clips[name], split="train")
+                    if joined is not None:
+                        clips[joined.clip] = replace(joined, frames=joined.frames + clips.pop(name).frames)
+                        row.get("crops", {}).pop(name, None)
+                row["clips"] = list(clips)
+            return [Piece(c.clip, c.clip, 0, c.frames, c.split) for c in clips.values()]
         frames = {clip: sum(_frames(path) for path in self._chunks(clip)) for clip in row["clips"]}
         if row["split"] != TAIL:
             return [Piece(clip, clip, 0, count, row["split"]) for clip, count in frames.items()]
@@ -282,9 +295,16 @@ class Store:
             writer.add_chunks(self._frames_of(piece), **about)
             return
         clip = next(clip for clip in old if clip.clip == piece.clip)
+        sources = [clip]
+        if clip.frames < piece.end:
+            sources += [other for other in old if other.clip == f"{clip.clip}-tail"]
+        writer.add_chunks(chain.from_iterable(map(self._stored, sources)), **about)
+
+    def _stored(self, clip: ClipRow) -> Iterator[dict[str, Tensor]]:
+        """Frames of a clip of the finished data set."""
         file = TensorFile(self.out / clip.shard)
         names = {name: name for name in file.shapes}
-        writer.add_chunks(file.chunks(names, clip.start, clip.start + clip.frames, FRAMES_AT_ONCE), **about)
+        return file.chunks(names, clip.start, clip.start + clip.frames, FRAMES_AT_ONCE)
 
     def _frames_of(self, piece: Piece) -> Iterator[dict[str, Tensor]]:
         """Frames [start, end) of a clip in parts/."""
@@ -298,8 +318,6 @@ class Store:
             before += count
 
     def _with_source(self, clip: Any) -> Any:
-        from dataclasses import replace
-
         row = next((row for row in self.rows if clip.clip in row["clips"]), None)
         if row is None:
             return clip
@@ -365,20 +383,9 @@ def finished(row: Mapping[str, Any]) -> bool:
     return "split" in row and not row.get("new")
 
 
-def keep_clip(parts: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write a clip's tensors, or further frames of it, as the next file of that clip in parts/."""
-    number = 0
-    while (path := parts / (f"{name}.safetensors" + (f".{number}" if number else ""))).is_file():
-        number += 1
-    try:
-        with full_disk_reported(parts.parent), atomic_path(path) as partial:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(partial))
-    except OSError as error:
-        raise NotWritten(error.errno, error.strerror, error.filename) from error
-
-
 def _frames(path: Path) -> int:
     return TensorFile(path).shapes["pose"][0]
+<<<<<<< HEAD
 
 
 def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
@@ -412,3 +419,5 @@ def full_disk_reported(out: Path) -> Iterator[None]:
 def _full(code: int, out: Path) -> OSError:
     remedy = "files done so far are kept: free some space and run the same command again"
     return OSError(code, f"no space left to write the data set ({os.strerror(code)}); {remedy}", str(out))
+=======
+>>>>>>> wt-store

@@ -21,6 +21,8 @@ Texts = Mapping[str, Mapping[str, Tensor]]
 class WindowStore(Store):
     """One data set of windows being prepared; opening it again continues where it stopped."""
 
+    joins_tails = False  # windows that reach over the border are gone
+
     def _open(self) -> Windows:
         return Windows(self.out)
 

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from entprog.prepare.matching import FAILED, Job, dropped_row
-from entprog.prepare.store import FULL, NotWritten, Row, keep_clip
+from entprog.prepare.parts import FULL, NotWritten, keep_clip
+from entprog.prepare.store import Row
 from entprog.prepare.video import VideoError
 
 __all__ = ["Work", "prepare_jobs"]

@@ -1,0 +1,54 @@
+"""Clips on disk until they are in the shards, and what a full disk leads to."""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from entprog.prepare.atomic import atomic_path
+
+__all__ = ["FULL", "NotWritten", "full_disk_reported", "keep_clip"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NotWritten(OSError):
+    """The data set's folder cannot be written: not the fault of the input file at hand."""
+
+
+def keep_clip(parts: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a clip's tensors, or further frames of it, as the next file of that clip in parts/."""
+    number = 0
+    while (path := parts / (f"{name}.safetensors" + (f".{number}" if number else ""))).is_file():
+        number += 1
+    try:
+        with full_disk_reported(parts.parent), atomic_path(path) as partial:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(partial))
+    except OSError as error:
+        raise NotWritten(error.errno, error.strerror, error.filename) from error
+
+
+@contextmanager
+def full_disk_reported(out: Path) -> Iterator[None]:
+    """Turn a full disk into an OSError with a remedy; finished files are kept."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = next((code for code in FULL if f"(os error {code})" in str(error)), None)
+        if code is None:
+            raise
+        raise _full(code, out) from error
+    except OSError as error:
+        if error.errno not in FULL or "no space left to write the data set" in str(error):
+            raise
+        raise _full(error.errno, out) from error
+
+
+def _full(code: int, out: Path) -> OSError:
+    remedy = "files done so far are kept: free some space and run the same command again"
+    return OSError(code, f"no space left to write the data set ({os.strerror(code)}); {remedy}", str(out))
