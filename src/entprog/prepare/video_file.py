@@ -223,7 +223,9 @@ def _decode(
     for packet in _packets(container, stream, facts):
         try:
             decoded = decoder.decode(packet)
-        except (av.InvalidDataError, av.BugError, av.UnknownError):
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
             broken, failed = facts.decoded > 0, failed + 1
             continue
         for frame in decoded:
@@ -249,10 +251,10 @@ def _packets(
     while True:
         try:
             packet = next(packets, None)
-        except (av.InvalidDataError, av.EOFError):
-            if not facts.decoded:
+        except av.FFmpegError as error:
+            if not facts.decoded or isinstance(error, MemoryError):
                 raise
-            facts.note(f"the file is damaged: nothing read after frame {facts.decoded}")
+            facts.note(f"nothing read after frame {facts.decoded}: {error.strerror}")
             packet = None
         if packet is None or (packet.size == 0 and packet.dts is None and packet.pts is None):
             yield None
