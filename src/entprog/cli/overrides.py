@@ -69,9 +69,14 @@ def plugin_options(kind: str, name: str, texts: Sequence[str]) -> dict[str, Any]
     values: dict[str, Any] = {}
     for key, _, value in parts:
         values[key] = literal(value)
-        if plugins.problems(kind, name, {key: values[key]}) and not plugins.problems(kind, name, {key: value}):
+        if _mistyped(kind, name, key, values[key]) and not _mistyped(kind, name, key, value):
             values[key] = value
     return values
+
+
+def _mistyped(kind: str, name: str, key: str, value: Any) -> bool:
+    """Whether an option of a plugin cannot have a value of this type; the value itself may still be wrong."""
+    return any("; it must be " in text for text in plugins.problems(kind, name, {key: value}))
 
 
 def either(names: Iterable[str]) -> str:
