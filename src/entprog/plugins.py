@@ -28,8 +28,8 @@ __all__ = [
     "ranked",
 ]
 
-CONTRACTS = ("animator", "base", "config_checks", "finished_run", "loading")
-"""Modules of a kind's folder that are no plugins: its contracts, what it asks of a configuration, what opens it, what
+CONTRACTS = ("animator", "base", "config_checks", "data_record", "finished_run", "loading")
+"""Modules of a kind's folder that are no plugins: its contracts, what it asks or records, what opens it, what
 reads its files."""
 
 FOLDERS = {

@@ -1,5 +1,6 @@
 """One file to clips with a stand-in for the pose estimator: pieces, gates, hands and face, chunks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,12 @@ class Breaks(Video):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for frame in super().__iter__():
-            self.breaks, self.notes = [20], ["pause of 4.4 s cut at 1.7 s"]
+            self.breaks = [20]
             yield frame
+
+    @property
+    def notes(self) -> list[str]:
+        return ["pause of 4.4 s cut at 1.7 s"]
 
 
 def test_a_pause_cuts_and_notes_are_in_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

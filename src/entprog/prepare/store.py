@@ -22,12 +22,8 @@ from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_l
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
-<<<<<<< HEAD
-from entprog.prepare.atomic import atomic_path
-from entprog.prepare.quality import MIN_SHARPNESS
-=======
 from entprog.prepare.parts import full_disk_reported, keep_clip
->>>>>>> wt-store
+from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.split import TAIL, Piece, split_files, tail_of_clips
 
 __all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "split_files"]
@@ -35,7 +31,7 @@ __all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "sp
 Row = dict[str, Any]
 LEFT_OUT = "left_out"
 """Key of prepare.json that is no setting: what the inputs of the last run hold beside videos."""
-EARLIER: dict[str, Any] = {"min_sharpness": MIN_SHARPNESS}
+EARLIER: dict[str, Any] = {"min_sharpness": MIN_SHARPNESS, "pose": "blazepose", "pose_options": {}}
 """What data sets were prepared with before a setting was there; a setting that is not named must be in prepare.json."""
 FRAMES_AT_ONCE = 64
 INSIDE = ("parts", ".next", *LOCK_FILES)
@@ -298,9 +294,9 @@ class Store:
         sources = [clip]
         if clip.frames < piece.end:
             sources += [other for other in old if other.clip == f"{clip.clip}-tail"]
-        writer.add_chunks(chain.from_iterable(map(self._stored, sources)), **about)
+        writer.add_chunks(chain.from_iterable(map(self._before, sources)), **about)
 
-    def _stored(self, clip: ClipRow) -> Iterator[dict[str, Tensor]]:
+    def _before(self, clip: ClipRow) -> Iterator[dict[str, Tensor]]:
         """Frames of a clip of the finished data set."""
         file = TensorFile(self.out / clip.shard)
         names = {name: name for name in file.shapes}
@@ -385,7 +381,6 @@ def finished(row: Mapping[str, Any]) -> bool:
 
 def _frames(path: Path) -> int:
     return TensorFile(path).shapes["pose"][0]
-<<<<<<< HEAD
 
 
 def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
@@ -398,26 +393,3 @@ def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
             {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
         ] or [row]
     return found
-
-
-@contextmanager
-def full_disk_reported(out: Path) -> Iterator[None]:
-    """Turn a full disk into an OSError with a remedy; finished files are kept."""
-    try:
-        yield
-    except SafetensorError as error:
-        code = next((code for code in FULL if f"(os error {code})" in str(error)), None)
-        if code is None:
-            raise
-        raise _full(code, out) from error
-    except OSError as error:
-        if error.errno not in FULL or "no space left to write the data set" in str(error):
-            raise
-        raise _full(error.errno, out) from error
-
-
-def _full(code: int, out: Path) -> OSError:
-    remedy = "files done so far are kept: free some space and run the same command again"
-    return OSError(code, f"no space left to write the data set ({os.strerror(code)}); {remedy}", str(out))
-=======
->>>>>>> wt-store
