@@ -16,7 +16,7 @@ from entprog.data.shards import Shards
 from entprog.evaluate.evaluation import evaluate
 from entprog.locks import folder_lock
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
-from entprog.train.data_record import read_data_record
+from entprog.tasks.data_record import read_data_record
 from entprog.train.run import train
 from tiny import render_tiny, tiny_config
 
