@@ -13,8 +13,8 @@ from entprog.tasks.pretrained.task import PretrainedTask
 from pretrained_runs import Variant, task_of
 from skeletons import clip, person
 
-FRAMES = 14
-SETTINGS = SampleConfig(scheduler="native", num_inference_steps=2, guidance_scale=1.0)
+FRAMES = 8
+SETTINGS = SampleConfig(scheduler="native", num_inference_steps=1, guidance_scale=1.0)
 NATIVE = {"wan-animate": "native", "wan-vace": "native"}
 
 
@@ -46,7 +46,7 @@ def clip_of(task: PretrainedTask, animator: Animator, sides: tuple[int, int], fr
     "name",
     [
         "svd", "wan-animate",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan-vace", "cogvideox-5b-i2v", "wan-2.1-i2v")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan-vace", "wan-2.1-i2v")),
     ],
 )  # fmt: skip
 def test_a_drive_longer_than_the_model_makes(name: str, root: Path) -> None:
@@ -59,8 +59,6 @@ def test_a_drive_longer_than_the_model_makes(name: str, root: Path) -> None:
     assert len(windows) > 1 and {window.length for window in windows} == {(animator.window - 1) // animator.group + 1}
     shown = torch.cat(clip_of(task, animator, sides, FRAMES))
     assert shown.shape == (FRAMES, 3, *sides) and bool(shown.isfinite().all())
-    again = torch.cat(clip_of(task, animator, sides, FRAMES))
-    assert torch.equal(shown, again)
 
 
 def test_windows_meet_in_a_frame_that_is_the_same_in_both(root: Path) -> None:
