@@ -74,7 +74,7 @@ class Drifting(torch.nn.Module):
 class Animated:
     """The parts of a task and of its animator that windows need; `blended` False: each window by itself."""
 
-    window, group, fixed, device = LENGTH, 1, False, torch.device("cpu")
+    window, group, fade, fixed, device = LENGTH, 1, False, False, torch.device("cpu")
     objective = Objective()
     precision = staticmethod(nullcontext)
 
@@ -157,7 +157,7 @@ def test_a_clip_of_one_window_is_generated_as_ever() -> None:
 class Causal(Animated):
     """Four frames to a latent frame: window of 9 frames; each frame shows its place and the window that made it."""
 
-    window, group, fixed = 9, 4, True
+    window, group, fade, fixed = 9, 4, True, True
 
     def generate(self, conditions: Any, *given: Any, window: Window | None = None, **more: Any) -> Tensor:
         assert conditions["at"].shape == (1, 9)

@@ -4,7 +4,6 @@ Shape legend: F frames, H W height and width in pixels.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from entprog.config.schema import EvaluateConfig, SampleConfig
 from entprog.poses.base import PoseEstimator
 from entprog.poses.loading import default_estimator
 from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
-from entprog.prepare.sniff import numbered_images
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
-from entprog.sample.output import Output, out_problem, outputs
+from entprog.sample.output import Output, outputs, problems
 from entprog.sample.panels import GUTTER, PANEL, beside, pose_panel, write_clip, write_panels
 from entprog.sample.reference import Photo, cut, place, plain, read_photo
 from entprog.sample.retarget import Retargeted, retarget
@@ -33,9 +31,6 @@ __all__ = ["GUTTER", "PANEL", "sample", "write_panels"]
 
 FPS = 12.0
 """Frames a second where neither the run nor its data says how many."""
-
-FASTEST = 240
-"""Most frames a second."""
 
 Say = Callable[[str], None]
 
@@ -126,7 +121,7 @@ def sample(
     run, out = Path(run), Path(out)
     given, driving = _listed(reference), _listed(drive)
     sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
-    if wrong := _problems(given, driving, out, frames, fps):
+    if wrong := problems(given, driving, out, frames, fps):
         raise ConfigError(wrong)
     estimator = default_estimator()
     photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
@@ -155,25 +150,6 @@ def sample(
 
 def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
     return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
-
-
-def _problems(references: list[str], drives: list[str], out: Path, frames: int | None, fps: float | None) -> list[str]:
-    """What is wrong with a call by itself, a line each."""
-    wrong = []
-    for name, some, kind in (("reference", references, "an image file"), ("drive", drives, "a video file")):
-        if not some:
-            wrong.append(f"{name}: none given; give at least one")
-        for one in dict.fromkeys(some):
-            if Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
-                also = ", a folder of numbered pictures" if name == "drive" else ""
-                wrong.append(f"{name} = {one!r}: a folder; give {kind}{also} or FOLDER:CLIP")
-    if frames is not None and frames < 1:
-        wrong.append(f"frames = {frames}: give 1 or more, or leave it out for the whole drive")
-    if fps is not None and not (math.isfinite(fps) and 0 < fps <= FASTEST):
-        wrong.append(f"fps = {fps}: give a number above 0, up to {FASTEST}")
-    if problem := out_problem(out, len(references) * len(drives)):
-        wrong.append(problem)
-    return wrong
 
 
 def _rate(run: Path, animator: Animator) -> tuple[float, str]:

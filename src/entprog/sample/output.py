@@ -1,11 +1,15 @@
-"""Where the clips of a call go."""
+"""What is wrong with a call by itself, and where its clips go."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from entprog.prepare.video import EXTENSIONS
+from entprog.prepare.sniff import EXTENSIONS, numbered_images
 
-__all__ = ["Output", "out_problem", "outputs"]
+__all__ = ["Output", "outputs", "problems"]
+
+FASTEST = 240
+"""Most frames a second."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,26 @@ class Output:
     panel: bool
 
 
-def out_problem(out: Path, clips: int) -> str:
+def problems(references: list[str], drives: list[str], out: Path, frames: int | None, fps: float | None) -> list[str]:
+    """What is wrong with a call by itself, a line each."""
+    wrong = []
+    for name, some, kind in (("reference", references, "an image file"), ("drive", drives, "a video file")):
+        if not some:
+            wrong.append(f"{name}: none given; give at least one")
+        for one in dict.fromkeys(some):
+            if Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
+                also = ", a folder of numbered pictures" if name == "drive" else ""
+                wrong.append(f"{name} = {one!r}: a folder; give {kind}{also} or FOLDER:CLIP")
+    if frames is not None and frames < 1:
+        wrong.append(f"frames = {frames}: give 1 or more, or leave it out for the whole drive")
+    if fps is not None and not (math.isfinite(fps) and 0 < fps <= FASTEST):
+        wrong.append(f"fps = {fps}: give a number above 0, up to {FASTEST}")
+    if problem := _out_problem(out, len(references) * len(drives)):
+        wrong.append(problem)
+    return wrong
+
+
+def _out_problem(out: Path, clips: int) -> str:
     """What is wrong with `out` for so many clips; empty where it can be used."""
     suffix = out.suffix.lower()
     if out.is_dir():

@@ -32,8 +32,8 @@ def generated(
 ) -> Iterator[Tensor]:
     """The frames [F, 3, H, W] in 0..1 of a clip of `frames` frames, in parts of up to a window.
 
-    Windows share frames, whose latents are blended at each step (see `entprog.diffusion.windows`). A causal video codec
-    decodes the shared latents a little differently in each window, so that there the pixels are faded over, too.
+    Windows share frames, whose latents are blended at each step (see `entprog.diffusion.windows`). A codec that decodes
+    frames by their neighbours gives shared ones a little differently in each window: there the pixels are faded, too.
     """
     windows, group = planned(animator, frames), animator.group
     alone = len(windows) == 1 or animator.window == 1
@@ -49,7 +49,7 @@ def generated(
         conditions = {name: value[None] for name, value in part(first, count).items()}
         own = {} if alone else {"window": window}
         shown = task.generate(conditions, settings, [0], progress=progress and len(windows) == 1, **own)[0]
-        if group > 1 and len(tail):
+        if animator.fade and len(tail):
             both = min(len(tail), len(shown))
             weight = torch.arange(both, 0, -1).view(-1, 1, 1, 1) / both
             shown = torch.cat([shown[:both] + weight * (tail[:both] - shown[:both]), shown[both:]])

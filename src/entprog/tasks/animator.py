@@ -63,6 +63,7 @@ class Animator(ABC):
         square: whether clips are squares.
         window: frames that the model is trained on at once.
         group: a window begins at a multiple of so many frames, and is that times k + 1 frames long.
+        fade: whether the codec decodes a frame by those beside it, so a little differently in another window.
         fixed: whether a window always has `window` frames.
         face: side S of a video of the face that `conditions` needs; 0 for none.
         sides: height and width that the run was trained at last.
@@ -72,6 +73,7 @@ class Animator(ABC):
     square: bool = False
     window: int
     group: int = 1
+    fade: bool = False
     fixed: bool = False
     face: int = 0
     sides: tuple[int, int]

@@ -13,8 +13,8 @@ from entprog.tasks.pretrained.task import PretrainedTask
 from pretrained_runs import Variant, task_of
 from skeletons import clip, person
 
-FRAMES = 14
-SETTINGS = SampleConfig(scheduler="native", num_inference_steps=2, guidance_scale=1.0)
+FRAMES = 8
+SETTINGS = SampleConfig(scheduler="native", num_inference_steps=1, guidance_scale=1.0)
 NATIVE = {"wan-animate": "native", "wan-vace": "native"}
 
 
@@ -46,7 +46,7 @@ def clip_of(task: PretrainedTask, animator: Animator, sides: tuple[int, int], fr
     "name",
     [
         "svd", "wan-animate",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan-vace", "cogvideox-5b-i2v", "wan-2.1-i2v")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wan-vace", "wan-2.1-i2v")),
     ],
 )  # fmt: skip
 def test_a_drive_longer_than_the_model_makes(name: str, root: Path) -> None:
@@ -59,26 +59,22 @@ def test_a_drive_longer_than_the_model_makes(name: str, root: Path) -> None:
     assert len(windows) > 1 and {window.length for window in windows} == {(animator.window - 1) // animator.group + 1}
     shown = torch.cat(clip_of(task, animator, sides, FRAMES))
     assert shown.shape == (FRAMES, 3, *sides) and bool(shown.isfinite().all())
-    again = torch.cat(clip_of(task, animator, sides, FRAMES))
-    assert torch.equal(shown, again)
 
 
 def test_windows_meet_in_a_frame_that_is_the_same_in_both(root: Path) -> None:
-    """Without a temporal VAE: the first shared frame has the latents that the window before gave it."""
+    """The first shared latent frame is the one that the window before made."""
     task, animator = animated("svd", root)
     second = planned(animator, FRAMES)[1]
-    kept = []
-    real = task.generate
+    kept: list[torch.Tensor] = []
 
-    def generate(*given: object, **more: object) -> torch.Tensor:
-        kept.append(real(*given, **more))  # type: ignore[arg-type]
-        return kept[-1]
+    def decoded(latents: torch.Tensor) -> torch.Tensor:
+        kept.append(latents)
+        return torch.zeros(*latents.shape[:2], 3, 8, 8)
 
-    object.__setattr__(task, "generate", generate)
+    object.__setattr__(task, "decoded", decoded)
     clip_of(task, animator, animator.sides, FRAMES)
-    assert kept[0].shape[1] == animator.window
-    difference = (kept[0][0, second.start] - kept[1][0, 0]).abs().mean()
-    assert difference < 0.1 * (kept[0][0, second.start] - kept[1][0, -1]).abs().mean()
+    assert kept[0].shape[1] == animator.window and animator.fade
+    torch.testing.assert_close(kept[0][0, second.start], kept[1][0, 0], rtol=0, atol=1e-5)
 
 
 def test_a_short_drive_holds_its_last_pose(root: Path) -> None:

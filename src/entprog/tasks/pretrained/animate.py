@@ -47,6 +47,7 @@ class PretrainedAnimator(Animator):
         self.sides = list(task.config.phases.values())[-1].sides
         self.window, self.fixed = int(about["frames"]), True
         self.group = int(about["codec"]["frames_factor"]) if self.window > 1 else 1
+        self.fade = self.group > 1 or about["codec"].get("class") == "AutoencoderKLTemporalDecoder"
         self.rate = float(about["fps"])
         if "face" in task.stored:
             self.face = int(task.family.network.get("motion_encoder_size") or FACE)
