@@ -9,6 +9,7 @@ import torch
 
 from entprog.codecs.pca import PatchCodec
 from entprog.data.shards import ShardWriter
+from entprog.data.window_writer import WindowWriter
 from entprog.prepare.crop import crop, resize
 from entprog.prepare.video import write_video
 
@@ -60,3 +61,23 @@ def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 
 def rows_in(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "prepare.jsonl").read_text().splitlines()]
+
+
+def window_data_set(folder: Path, frames: np.ndarray) -> Path:
+    """A data set of format 2: windows of 5 frames from frames 4, 6 and 8 of one video, in a rectangle of 32 x 48."""
+    out, path = folder / "windows", folder / "one.mp4"
+    write_video(path, frames, 12)
+    writer = WindowWriter(out, codec={"kind": "stand-in"}, text=None, sizes=["32x48"], frames=5, fps=12.0)
+    for start in (4, 6, 8):
+        tensors = {"latents": torch.zeros(2, 4, 4, 6), "pose": torch.zeros(5, 18, 3)}
+        writer.add(
+            tensors, clip="one", subject="one", source=str(path), split="train", start=start, frames=5,
+            height=32, width=48,
+        )  # fmt: skip
+    writer.close()
+    settings = {"format": 2, "codec.kind": "stand-in", "sizes": ["32x48"], "fps": 12.0, "frames": 5}
+    (out / "prepare.json").write_text(json.dumps(settings))
+    row = {"source": str(path), "name": "one", "status": "kept", "reason": None, "clips": ["one"], "size": [96, 64]}
+    row |= {"decoded_frames": len(frames), "crops": {"one": {"32x48": [12, 8, 72, 48]}}, "starts": {"one": [4, 6, 8]}}
+    write_rows(out, [row])
+    return out

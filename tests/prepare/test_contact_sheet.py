@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from data_sets import data_set, number, numbered, rows_in, write_rows
+from data_sets import data_set, number, numbered, rows_in, window_data_set, write_rows
 from entprog.prepare.contact_sheet import DataSet, clip_pictures, dropped_pictures, frames_with_poses, spread
 from entprog.prepare.pictures import Budget, frames_at, poster, with_pose
 from entprog.prepare.video import write_video
@@ -102,3 +102,14 @@ def test_both_splits_and_all_reasons_are_shown_within_bounds(tmp_path):
     assert clip_pictures(data, most=3, size=10, budget=Budget(60)) == []
     dropped = dropped_pictures(data, most=8, size=2**20, budget=Budget(60))
     assert len(dropped) == 8 and dropped[1].row["reason"] == "shorter than 16 frames"
+
+
+def test_windows_show_their_frames_of_the_source_or_why_not(tmp_path):
+    out = window_data_set(tmp_path, numbered(30))
+    data = DataSet(out)
+    frames, note = frames_with_poses(data, "one", [0, 8], height=32, budget=Budget(60))
+    assert note == "" and frames.shape == (2, 32, 48, 3) and data.length("one") == 9
+    assert [number(frame) for frame in frames] == [4, 12]
+    write_rows(out, [rows_in(out)[0] | {"source": "/nowhere/one.mp4"}])
+    (picture,) = clip_pictures(DataSet(out), most=9, size=2**20, budget=Budget(60))
+    assert (picture.picture, picture.note) == (None, "the source is gone")

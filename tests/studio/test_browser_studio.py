@@ -56,7 +56,7 @@ def address(folder: Path) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while "Ctrl-C stops it" not in (folder / "log").read_text():
             assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.5)

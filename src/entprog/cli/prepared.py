@@ -8,12 +8,14 @@ from entprog.report.data_set import report_data_set
 
 
 def say_prepared(result: PrepareResult) -> None:
-    """Print what the data set holds and why files were dropped, and write its report.html.
+    """Write report.html of the data set, and print what it holds and why files were dropped.
 
     Under torchrun only the first process does.
     """
     if os.environ.get("RANK", "0") != "0":
         return
+    if page := report_data_set(result.out):
+        print(f"{page}: pictures of the clips and of what was dropped")
     windows = f"{result.windows} windows of {result.clips} clips"
     clips = f"{result.clips} clips, {result.frames} frames"
     files = f"{result.kept} files kept, {result.dropped} dropped"
@@ -24,5 +26,3 @@ def say_prepared(result: PrepareResult) -> None:
         print("not prepared:")
         for reason, count in result.left_out.items():
             print(f"  {count} x {reason}")
-    if page := report_data_set(result.out):
-        print(f"  pictures of the clips and of what was dropped: {page}")
