@@ -3,6 +3,8 @@
 All of it is a few numbers a frame, so that memory hardly grows with a file's length.
 """
 
+from array import array
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,10 +28,8 @@ class Measures:
     def __init__(self) -> None:
         self._histogram: np.ndarray | None = None
         self._thumbnail: np.ndarray | None = None
-        self._changes: list[float] = []
-        self._motion: list[float] = []
-        self._colours: list[np.ndarray] = []
-        self._sharpness: list[float] = []
+        self._changes, self._motion, self._sharpness = array("d"), array("d"), array("d")
+        self._colours = array("f")
 
     def may_be_cut(self, frame: np.ndarray) -> bool:
         """Begin the next frame; whether its colours differ so much from those of the frame before that it may be a cut.
@@ -53,7 +53,7 @@ class Measures:
         known = keypoints is not None and bool((keypoints[:, 2] > 0).any())
         person = keypoints if keypoints is not None and known else None
         unknown = np.full(3, np.nan, np.float32)
-        self._colours.append(unknown if person is None else torso_colour(frame, person))
+        self._colours.extend(unknown if person is None else torso_colour(frame, person))
         wanted = person is not None and (len(self._sharpness) % SHARP_EVERY == 0)
         self._sharpness.append(sharpness_of(frame, person) if wanted and person is not None else np.nan)
 
@@ -73,7 +73,7 @@ class Measures:
     @property
     def colours(self) -> np.ndarray:
         """[F,3], mean colour of the torso in CIELAB; NaN where it is unknown."""
-        return np.stack(self._colours) if self._colours else np.zeros((0, 3), np.float32)
+        return np.array(self._colours, np.float32).reshape(-1, 3)
 
     @property
     def sharpness(self) -> np.ndarray:
