@@ -300,6 +300,7 @@ def evaluate(
     run: Path,
     /,
     *,
+    protocol: Literal["default", "disco"] | None = None,
     clips: int | None = None,
     frames: int | None = None,
     videos: int | None = None,
@@ -317,9 +318,11 @@ def evaluate(
     and the mean frame. What is not given is as the run's own configuration says.
 
         entprog evaluate runs/mine --clips 64
+        entprog evaluate runs/mine --protocol disco
 
     Args:
         run: a folder made by entprog train.
+        protocol: compare as published: "disco" (TikTok, 256x256), with the row of the papers' tables.
         clips: held-out clips.
         frames: frames of each, from its first frame on.
         videos: clips that are written as mp4 and GIF.
@@ -340,7 +343,7 @@ def evaluate(
     }
     given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
     given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
-    verb(run, overrides=dict(pairs(overrides)) | given, device=device)
+    verb(run, overrides=dict(pairs(overrides)) | given, device=device, protocol=protocol or "")
 
 
 def export(

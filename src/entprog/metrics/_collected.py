@@ -15,7 +15,7 @@ from torch.nn import functional
 from entprog.metrics._distance import distance
 from entprog.metrics.base import Skipped
 
-__all__ = ["Collected", "Filter", "resized", "rounded", "windows"]
+__all__ = ["Collected", "Filter", "cached", "resized", "rounded", "windows"]
 
 Filter = Literal["bicubic", "bilinear"]
 CACHED = 256
@@ -41,8 +41,8 @@ class Collected:
             features: of a clip, [N, D].
             key: everything but the clip that these rest on.
         """
-        self.fake.append(_cached(fake, features, key))
-        self.real.append(_cached(real, features, key))
+        self.fake.append(cached(fake, features, key))
+        self.real.append(cached(real, features, key))
         self.clips += 1
 
     def leave_out(self, frames: int) -> None:
@@ -78,11 +78,14 @@ class Collected:
         """What the protocol says of the counts."""
         said: dict[str, Any] = {unit: self.count}
         if self.count and self.count <= (dimensions := self.fake[0].shape[1]):
-            said["note"] = f"no more {unit} than the {dimensions} features: biased upwards, compare at equal counts only"
+            said["note"] = (
+                f"no more {unit} than the {dimensions} features: biased upwards, compare at equal counts only"
+            )
         return said | ({"left out": self._left_out} if self.short else {})
 
 
-def _cached(clip: Tensor, features: Callable[[Tensor], Tensor], key: Hashable) -> Tensor:
+def cached(clip: Tensor, features: Callable[[Tensor], Tensor], key: Hashable) -> Tensor:
+    """`features(clip)`, kept by the clip's content and by `key`, which says everything else they rest on."""
     content = clip.detach().contiguous().cpu()
     full = key, content.shape, content.dtype, hashlib.sha256(content.numpy().tobytes()).digest()
     if full in _KNOWN:

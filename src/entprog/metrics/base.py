@@ -19,8 +19,8 @@ class Metric(Protocol):
     """A metric over clips.
 
     A class may say more by attributes: `pooling` (a text, or one for each value), `per_clip = False` (a single clip
-    has no value), `at_least` ({"clips": 2, "frames": 2}) and `packages` (see `plugins.declared`). Where it has no value,
-    `update` or `compute` raises `Skipped`, or another ValueError: the evaluation then reports the reason and goes on.
+    has no value), `at_least` ({"clips": 2, "frames": 2}) and `packages` (see `plugins.declared`). Where it has no
+    value, `update` or `compute` raises `Skipped`, or another ValueError: the evaluation reports the reason and goes on.
     """
 
     def update(self, fake: Tensor, real: Tensor) -> None:

@@ -110,9 +110,7 @@ def face(keypoints: Tensor, height: int, width: int) -> tuple[int, int, int, int
     middle = (points.amax(0) + points.amin(0)) / 2
     half = extent * WIDTH / 2
     left, top = (max(0, round(float(value) - half)) for value in middle)
-    right, bottom = (
-        min(side, round(float(value) + half)) for side, value in zip((width, height), middle, strict=True)
-    )
+    right, bottom = (min(side, round(float(value) + half)) for side, value in zip((width, height), middle, strict=True))
     return (left, top, right, bottom) if min(right - left, bottom - top) >= 8 else None
 
 
@@ -130,11 +128,13 @@ def _network(weights: Weights, device: torch.device) -> Callable[[Tensor], Tenso
         return lambda faces: network(faces.to(device)).flatten(1)
     try:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
     except ImportError as error:
         raise Skipped(f"{weights.path}: needs onnxruntime; pip install onnxruntime") from error
+    broken = (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.InvalidProtobuf, RuntimeError)
     try:
         session = onnxruntime.InferenceSession(str(weights.path), providers=["CPUExecutionProvider"])
-    except RuntimeError as error:
+    except broken as error:
         raise Skipped(f"{weights.path}: no ONNX file ({str(error)[:200]})") from error
     name = session.get_inputs()[0].name
 

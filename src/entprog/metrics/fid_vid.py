@@ -36,8 +36,8 @@ class FIDVID:
     """Frechet distance between generated and true windows of frames over a 3D ResNet (FID-VID); 0 is best.
 
     Papers on human video report by this name the pooled features of the 3D ResNet-50 of DisCo's code ("FVD-3DRN50"
-    there); vid2vid, whose name it was first, used a ResNeXt-101. The weights are found at `weights`, in the cache folder
-    (`metrics/resnet-50-kinetics.pth`), or fetched there; without them the metric is skipped.
+    there); vid2vid, whose name it was first, used a ResNeXt-101. The weights are found at `weights`, in the cache
+    folder (`metrics/resnet-50-kinetics.pth`), or fetched there; without them the metric is skipped.
 
     Attributes:
         weights: file of the network's weights.

@@ -34,8 +34,8 @@ BATCH = 4
 class FVD:
     """Frechet distance between generated and true windows of frames over I3D's features (FVD); 0 is best.
 
-    The network is the TorchScript file that StyleGAN-V publishes, or one that is called alike. It is found at `weights`,
-    in the cache folder (`metrics/i3d_torchscript.pt`), or fetched there; without it the metric is skipped.
+    The network is the TorchScript file that StyleGAN-V publishes, or one that is called alike. It is found at
+    `weights`, in the cache folder (`metrics/i3d_torchscript.pt`), or fetched there; without it the metric is skipped.
 
     Attributes:
         weights: file of the network.

@@ -11,6 +11,7 @@ import torch
 import torchmetrics
 from torch import Tensor, nn
 
+from entprog.metrics._collected import cached
 from entprog.metrics._weights import Source, Weights, state_dict
 from entprog.metrics.base import Skipped
 from entprog.profiling.device import pick_device
@@ -78,11 +79,18 @@ class LPIPS:
                 f"frames of {fake.shape[-2]}x{fake.shape[-1]} px; {self.net} needs {SMALLEST[self.net]} a side: raise "
                 "evaluate.resolution"
             )
+        weights = self._weights()
+        key = ("lpips", weights.sha256, self.net, self.scaled)
+        for one, other in zip(fake, real, strict=True):
+            self._frames.append(cached(torch.cat([one, other]), lambda both: self._distances(both, weights), key))
+
+    def _distances(self, both: Tensor, weights: Weights) -> Tensor:
+        """Of the first half of the frames from the second."""
         device = pick_device(self.device)
-        network = _network(self.net, self._weights(), device)
-        for a, b in zip(fake.flatten(0, 1).split(BATCH), real.flatten(0, 1).split(BATCH), strict=True):
-            a, b = (2 * part.float().to(device) - 1 if self.scaled else part.float().to(device) for part in (a, b))
-            self._frames.append(network(a, b).double().cpu())
+        network = _network(self.net, weights, device)
+        both = 2 * both.float() - 1 if self.scaled else both.float()
+        pairs = [half.split(BATCH) for half in both.chunk(2)]
+        return torch.cat([network(a.to(device), b.to(device)) for a, b in zip(*pairs, strict=True)])
 
     def compute(self) -> dict[str, float]:
         """{"lpips": ...} over all frames."""

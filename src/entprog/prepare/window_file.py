@@ -167,11 +167,11 @@ def _clips(person: Person, sizes: list[Size], settings: Row, encoders: Encoders)
         starts = [shot.start + start for start in window_starts(shot.end - shot.start, length)]
         for i in range(0, len(starts), together):
             some = tuple(starts[i : i + together])
-            clips.append(WindowClip(some, _references(some, length, count), fitting, filled, shot.start, faces))
+            clips.append(WindowClip(some, reference_frames(some, length, count), fitting, filled, shot.start, faces))
     return clips, reasons
 
 
-def _references(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
+def reference_frames(starts: tuple[int, ...], length: int, count: int) -> tuple[int, ...]:
     """Frames spread evenly over the clip."""
     frames = starts[-1] + length - starts[0]
     return tuple(starts[0] + (2 * i + 1) * frames // (2 * count) for i in range(count))
