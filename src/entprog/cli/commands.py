@@ -51,6 +51,7 @@ def prepare(
     min_frames: Annotated[int | None, Parameter(show_default="16")] = None,
     max_frames: int | None = None,
     holdout: float = 0.1,
+    layout: Literal["folder", "tiktok", "ubc-fashion"] = "folder",
     device: str = "cpu",
     codec: str | None = None,
     text: str | None = None,
@@ -85,6 +86,7 @@ def prepare(
         min_frames: drop clips that are shorter; with --codec, --frames says it.
         max_frames: read at most so many frames of each file.
         holdout: share of the files kept from training, to judge it by.
+        layout: of a public data set, whose published test set is kept from training then.
         device: where the networks run.
         codec: a model's folder in diffusers' layout, its VAE's folder, or a hub id.
         text: a model's folder or hub id, whose text encoders encode the captions.
@@ -100,6 +102,11 @@ def prepare(
          "dtype": dtype, "tiling": tiling}
     )  # fmt: skip
     common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
+    if layout != "folder":
+        from entprog.prepare.layouts import find_layout
+
+        common["layout"] = layout
+        print("\n".join(find_layout(layout, inputs).lines))
     if codec is None:
         from entprog.prepare.folder import prepare_folder
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from entprog.data.shards import FORMAT
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.file import Encode, prepare_file
-from entprog.prepare.inputs import find_videos
+from entprog.prepare.layouts import find_layout
 from entprog.prepare.store import Store
 from entprog.prepare.video import EXTENSIONS
 
@@ -52,6 +52,7 @@ def prepare_folder(
     min_frames: int = 16,
     max_frames: int | None = None,
     holdout: float = 0.1,
+    layout: str = "folder",
     encode: Encode | None = None,
     codec: dict[str, str] | None = None,
     device: str = "cpu",
@@ -69,6 +70,7 @@ def prepare_folder(
         max_frames: read at most this many frames (at `fps`) of each file; None reads all.
         holdout: share of the files held out, chosen by a hash of the file name; at least one file is for
             training, and of two or more at least one is held out unless this is 0.
+        layout: how the inputs are laid out; a public data set's layout says what is held out (see `layouts`).
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
@@ -84,7 +86,8 @@ def prepare_folder(
 
         packaged = PatchCodec.default()
         encode, codec = packaged.encode, {"codec": packaged.name, "codec_hash": packaged.hash}
-    files = list(find_videos(paths))
+    listed = find_layout(layout, paths)
+    files = [entry.path for entry in listed.entries]
     if not files:
         raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
     settings = {
@@ -96,19 +99,20 @@ def prepare_folder(
         "min_frames": min_frames,
         "max_frames": max_frames,
         "holdout": float(holdout),
+        **({} if layout == "folder" else {"layout": layout}),
     }
     store = Store(out, settings)
     done = {row["source"] for row in store.rows}
-    todo = [file for file in files if file.resolve().as_posix() not in done]
+    todo = [entry for entry in listed.entries if entry.path.resolve().as_posix() not in done]
     estimator: PoseEstimator | None = None
     names = {name for row in store.rows for name in (row["name"], *row["clips"])}
     before = len(files) - len(todo)
     with tqdm(total=len(files), initial=before, desc="prepare", unit="file", disable=not progress) as bar:
-        for file in todo:
-            name = free_name(file, names)
+        for entry in todo:
+            file, name = entry.path, free_name(entry.path, names, entry.name)
             estimator = estimator or PoseEstimator(device)
             row, clips = prepare_file(file, name, settings, estimator, encode)
-            store.add(row, clips)
+            store.add(row | ({"given_split": entry.split} if entry.split else {}), clips)
             names |= {name, *clips}
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
             bar.update()
@@ -167,9 +171,9 @@ def _check(
         raise ValueError("\n".join(wrong))
 
 
-def free_name(file: Path, taken: set[str]) -> str:
-    """The file's stem; with a hash of the whole path where two files have the same stem."""
-    stem = file.stem.encode("utf-8", "replace").decode()
+def free_name(file: Path, taken: set[str], name: str = "") -> str:
+    """`name`, else the file's stem; with a hash of the whole path where two files have the same one."""
+    stem = (name or file.stem).encode("utf-8", "replace").decode()
     own = re.compile(re.escape(stem) + r"(-\d+)?")
     if not any(own.fullmatch(name) for name in taken):
         return stem

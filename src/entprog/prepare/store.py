@@ -108,6 +108,7 @@ class Store:
             shutil.rmtree(self.parts)
             return old
         splits = split_files([row["source"] for row in self.rows if row["clips"]], holdout)
+        splits |= {row["source"]: row["given_split"] for row in self.rows if row.get("given_split")}
         sizes = tuple(settings["sizes"])
         with full_disk_reported(self.out):
             writer = ShardWriter(self.out, codec=codec, sizes=sizes, fps=settings["fps"])

@@ -13,7 +13,7 @@ from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
 from entprog.poses.blazepose import PoseEstimator
 from entprog.prepare.folder import PEOPLE, PrepareResult, dropped_files, free_name
-from entprog.prepare.inputs import find_videos
+from entprog.prepare.layouts import Entry, find_layout
 from entprog.prepare.video import EXTENSIONS
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
@@ -44,6 +44,7 @@ def prepare_windows(
     people: str = "largest",
     max_frames: int | None = None,
     holdout: float = 0.1,
+    layout: str = "folder",
     device: str = "cpu",
     progress: bool = True,
 ) -> PrepareResult:
@@ -67,7 +68,7 @@ def prepare_windows(
         encode_text: called once, before any video, with the prompts that are not encoded yet.
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
-        people, max_frames, holdout, device: as `prepare_folder` takes them.
+        people, max_frames, holdout, layout, device: as `prepare_folder` takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -83,7 +84,8 @@ def prepare_windows(
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
     if wrong:
         raise ValueError("\n".join(wrong))
-    files = list(find_videos(paths))
+    listed = find_layout(layout, paths)
+    files = [entry.path for entry in listed.entries]
     if not files:
         raise ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}")
     driving = _controls(files, control, controls)
@@ -106,12 +108,13 @@ def prepare_windows(
         "people": people,
         "max_frames": max_frames,
         "holdout": float(holdout),
+        **({} if layout == "folder" else {"layout": layout}),
     }
     store = WindowStore(out, settings)
     by_source = {file.resolve().as_posix(): "" for file in files} | store.captions()
     by_source |= {path.as_posix(): caption for path, caption in known.items() if path.as_posix() in by_source}
     texts = _texts(store, by_source, encode_text)
-    skipped = _prepare(store, files, settings, encoders, driving, by_source, device, progress)
+    skipped = _prepare(store, listed.entries, settings, encoders, driving, by_source, device, progress)
     dropped, reasons = dropped_files(store)
     rows = store.finish_windows(codec=codec.about(), text=text, texts=texts, captions=by_source)
     clips, count = {row.clip for row in rows}, sum(row.frames for row in rows)
@@ -119,28 +122,29 @@ def prepare_windows(
 
 
 def _prepare(
-    store: WindowStore, files: list[Path], settings: dict[str, Any], encoders: Encoders, controls: Mapping[Path, Path],
-    captions: Mapping[str, str], device: str, progress: bool,
+    store: WindowStore, entries: Sequence[Entry], settings: dict[str, Any], encoders: Encoders,
+    controls: Mapping[Path, Path], captions: Mapping[str, str], device: str, progress: bool,
 ) -> int:  # fmt: skip
     """Every file that is not done; returns how many were."""
     done = {row["source"] for row in store.rows}
-    todo = [file for file in files if file.resolve().as_posix() not in done]
+    todo = [entry for entry in entries if entry.path.resolve().as_posix() not in done]
     names = {name for row in store.rows for name in (row["name"], *row["clips"])}
     estimator: PoseEstimator | None = None
     with tqdm(
-        total=len(files), initial=len(files) - len(todo), desc="prepare", unit="file", disable=not progress
+        total=len(entries), initial=len(entries) - len(todo), desc="prepare", unit="file", disable=not progress
     ) as bar:
-        for file in todo:
-            name = free_name(file, names)
+        for entry in todo:
+            file, name = entry.path, free_name(entry.path, names, entry.name)
             estimator = estimator or PoseEstimator(device)
             row = prepare_windows_of(
                 file, name, settings, estimator, encoders, store.add_clip, controls.get(file.resolve())
             )
-            store.add(row | {"caption": captions[row["source"]]}, {})
+            given = {"given_split": entry.split} if entry.split else {}
+            store.add(row | {"caption": captions[row["source"]]} | given, {})
             names |= {name, *row["clips"]}
             bar.set_postfix(kept=sum(row["status"] == "kept" for row in store.rows), refresh=False)
             bar.update()
-    return len(files) - len(todo)
+    return len(entries) - len(todo)
 
 
 def _texts(

@@ -80,6 +80,7 @@ class WindowStore(Store):
             shutil.rmtree(self.parts)
             return old
         splits = split_files([row["source"] for row in self.rows if row["clips"]], settings["holdout"])
+        splits |= {row["source"]: row["given_split"] for row in self.rows if row.get("given_split")}
         with full_disk_reported(self.out):
             writer = WindowWriter(
                 self.out,

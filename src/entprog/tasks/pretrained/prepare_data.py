@@ -40,6 +40,7 @@ def prepare_data(
     people: str = "largest",
     max_frames: int | None = None,
     holdout: float = 0.1,
+    layout: str = "folder",
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> PrepareResult:
@@ -71,7 +72,7 @@ def prepare_data(
         about, encode_text = _text(text, device, dtype)
         wanted = "image_embeds" in (needed or ()) and references > 0 and family is not None and _sees(family)
         return prepare_windows(
-            [sample.video for sample in samples.rows] or inputs,
+            inputs if layout != "folder" else [sample.video for sample in samples.rows] or inputs,
             out,
             codec=vae,
             sizes=sizes,
@@ -91,6 +92,7 @@ def prepare_data(
             people=people,
             max_frames=max_frames,
             holdout=holdout,
+            layout=layout,
             device=device,
         )
 
