@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from entprog.nets.dit import SIZES
 from tiny import render_tiny
 
 torch.set_num_threads(1)
+os.environ.setdefault("ENTPROG_OFFLINE", "1")  # metrics fetch no weights
 
 
 @pytest.fixture(scope="session")

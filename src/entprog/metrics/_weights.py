@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,9 @@ def _digest(path: Path, changed: int, size: int) -> str:
 
 @lru_cache(maxsize=4)
 def _script(path: Path, sha256: str, device: torch.device) -> Any:
-    return torch.jit.load(str(path), map_location=device).eval().requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the published files are TorchScript
+        return torch.jit.load(str(path), map_location=device).eval()
 
 
 def script(weights: Weights, device: torch.device) -> Any:
