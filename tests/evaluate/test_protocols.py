@@ -66,7 +66,7 @@ def test_what_is_skipped_is_said_and_nothing_else_is_lost(
     names = ("l1", "fvd", "fid", "fid_vid", "lpips", "csim", "psnr")
     asked = replace(config, evaluate=replace(config.evaluate, metrics=names))
     result = evaluate_task(task, asked, tmp_path)
-    assert {"l1", "psnr", "identity"} <= result["metrics"].keys()
+    assert {"l1", "psnr", "background_l1"} <= result["metrics"].keys()
     assert result["skipped"].keys() == {"fvd", "fid", "fid_vid", "lpips", "csim"}
     assert "download i3d_torchscript.pt" in result["skipped"]["fvd"]
     assert result["skipped"]["fvd"] == result["protocol"]["fvd"]["skipped"]
@@ -90,13 +90,24 @@ def test_metrics_over_networks_reach_the_table_and_the_baselines(
     asked = config_of(tree, planned=True).evaluate
     asked = replace(asked, clips=2, frames=8, resolution=32, videos=0)
     result = evaluate_task(task, replace(config, evaluate=asked), tmp_path, progress=False)
-    assert result["metrics"]["fid"] > 0 and result["skipped"].keys() == {"fvd"}
+    assert result["metrics"]["fid"] > 0 and result["skipped"].keys() == {"fvd", "csim"}
     assert "the shortest has 8 frames" in result["skipped"]["fvd"]
     for values in result["baselines"].values():
         assert values["fid"] > 0
     assert "sha256" in result["protocol"]["fid"]["network"] and result["protocol"]["fid"]["frames"] == 16
-    assert -1 <= result["metrics"]["csim"] <= 1 and "csim" in result["per_clip"][0]
-    assert "frames with a face: 16 of 16" in table(result)
+    assert result["skipped"]["csim"] == "no face to be seen in 16 frames", "of 32 px, they are too small"
+    assert "network: inception.pt, sha256" in table(result)
+
+
+def test_csim_is_given_the_keypoints(tmp_path: Path) -> None:
+    options = {"csim": {"weights": str(saved(StandInFace(), tmp_path / "face.pt"))}}
+    clips = [made_clip("a", 0), made_clip("b", 1)]
+    for clip in clips:
+        clip.keypoints[:, [0, 14, 15]] = (0.5, 0.5, 1), (0.3, 0.5, 1), (0.7, 0.5, 1)
+    notes = Notes()
+    values, rows = measure([clip.truth for clip in clips], clips, ["csim"], options=options, notes=notes)
+    assert values["csim"] == pytest.approx(1) and rows[1]["csim"] == pytest.approx(1)
+    assert notes.details["csim"]["frames with a face"] == "8 of 8" and not notes.skipped
 
 
 def test_values_that_are_not_finite_are_left_out_and_the_file_is_json(tmp_path: Path) -> None:
@@ -142,7 +153,7 @@ def test_options_of_metrics_are_checked() -> None:
 
 def test_protocols_set_keys_options_and_columns_that_exist() -> None:
     for named in PROTOCOLS.values():
-        config = config_of({}, overrides=named.overrides(), planned=True, quiet=True)
+        config = config_of({"data": {"path": "x"}}, overrides=named.overrides(), planned=True, quiet=True)
         assert not named.changed(config)
         for name, options in config.evaluate.metric_options.items():
             assert options.keys() <= {option.name for option in describe("metric", name).options}
@@ -195,15 +206,14 @@ def test_the_disco_protocol_by_the_command(run: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as left:
         cli.main(["evaluate", str(run), "--protocol", "disco"])
     assert left.value.code == 2 and "evaluate.frames = 17: the longest held-out clip has" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as left:
-        cli.main(["evaluate", str(run), "--protocol", "disco", "--frames", "4", "--clips", "2"])
-    assert not left.value.code
+    cli.main(["evaluate", str(run), "--protocol", "disco", "--frames", "4", "--clips", "2"])
     output, result = capsys.readouterr().out, json.loads((run / "metrics.json").read_text())
     said = result["protocol"]
     assert said["protocol"] == "disco" and "256x256" in said["compared"] and "8 bits" in said["compared"]
     assert said["reference"] == "the first frame of the clip (2)" and said["judged"].startswith("3 frames (of 2 clips)")
     assert "evaluate.frames = 4 (the protocol's: 17)" in said["changed"]
     assert any("were not prepared with --layout tiktok" in note for note in said["notes"])
+    assert "frames are generated at 32x32 and compared at 256x256" in said["notes"]
     assert result["row"]["SSIM"] == result["metrics"]["ssim_grey"] and result["row"]["FVD"].startswith("skipped: ")
     assert "As in papers:" in output and "PSNR*" in output and "fvd: skipped: " in output
 

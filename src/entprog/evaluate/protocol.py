@@ -51,7 +51,7 @@ def protocol(
     if changed := named.changed(config):
         said["changed"] = changed
     if named.notes:
-        said["notes"] = [*named.notes, *_test_set(config, named)]
+        said["notes"] = [*named.notes, *_size(config, named), *_test_set(config, named)]
     for name in config.evaluate.metrics:
         pooling = getattr(plugins.find("metric", name), "pooling", "as the plugin defines it")
         pooled = pooling if isinstance(pooling, Mapping) else {name: pooling}
@@ -81,6 +81,14 @@ def generation(clips: Sequence[GeneratedClip]) -> dict[str, Any]:
         + (", without those that the reference shows" if any(clip.unjudged for clip in clips) else ""),
         "fps": rates[0] if len(rates) == 1 else rates,
     }
+
+
+def _size(config: Config, named: EvaluationProtocol) -> list[str]:
+    """Whether frames are enlarged or reduced before they are compared."""
+    if named.sides in (None, config.evaluate.sides):
+        return []
+    (height, width), (own_height, own_width) = named.sides or (0, 0), config.evaluate.sides
+    return [f"frames are generated at {own_height}x{own_width} and compared at {height}x{width}"]
 
 
 def _test_set(config: Config, named: EvaluationProtocol) -> list[str]:
@@ -125,7 +133,11 @@ def table(result: Mapping[str, Any]) -> str:
         f"{key.replace('_', ' ')}: {value}" for key, value in parts.items() if not isinstance(value, Mapping | list)
     ]
     listed = [f"  {key}: {line}" for key, value in parts.items() if isinstance(value, list) for line in value]
-    pooled = [f"  {name}: {_said(value)}" for name, value in parts.items() if isinstance(value, Mapping)]
+    pooled = [
+        f"  {name}: {_said(value)}"
+        for name, value in parts.items()
+        if isinstance(value, Mapping) and "skipped" not in value
+    ]
     return "\n".join([head, *body, "Protocol: " + "; ".join(plain), *listed, *pooled])
 
 
