@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from slow_cases import SLOW
 from tiny import render_tiny
 
 torch.set_num_threads(1)
+os.environ.setdefault("ENTPROG_OFFLINE", "1")  # metrics fetch no weights
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Atomic files with the folder's own read permissions; and tensors on the host."""
+"""Atomic files with the folder's own read permissions; tensors on the host; the cache folder."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["save_tensors", "save_weights", "to_host", "write_atomically"]
+__all__ = ["cache_folder", "save_tensors", "save_weights", "to_host", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -42,3 +42,9 @@ def to_host(state: Tensor) -> Tensor:
     if state.device.type == "cpu":
         return state
     return torch.empty(state.shape, dtype=state.dtype, pin_memory=True).copy_(state)
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made or fetched again: $ENTPROG_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")

@@ -15,8 +15,8 @@ from entprog.data.fingerprint import changes, clips_of
 from entprog.data.shards import Shards
 from entprog.evaluate.evaluation import evaluate
 from entprog.locks import folder_lock
-from entprog.train.checkpoint import find_checkpoint, load_checkpoint
 from entprog.tasks.data_record import read_data_record
+from entprog.train.checkpoint import find_checkpoint, load_checkpoint
 from entprog.train.run import train
 from tiny import render_tiny, tiny_config
 

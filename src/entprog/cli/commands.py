@@ -52,6 +52,7 @@ def prepare(
     min_sharpness: Annotated[float | None, Parameter(show_default="0.2")] = None,
     holdout: float = 0.1,
     workers: Annotated[int | None, Parameter(show_default="the cores")] = None,
+    layout: Literal["folder", "tiktok", "ubc-fashion"] = "folder",
     device: str = "cpu",
     codec: str | None = None,
     text: str | None = None,
@@ -91,6 +92,7 @@ def prepare(
         min_sharpness: drop clips that are more blurred, from 0 (drops none) to 1; sharp videos have 0.6 and more.
         holdout: share of the files kept from training, to judge it by; of a single file, its end.
         workers: processes that prepare files side by side.
+        layout: of a public data set, whose published test set is kept from training then.
         device: where the networks run.
         codec: a model's folder in diffusers' layout, its VAE's folder, or a hub id.
         text: a model's folder or hub id, whose text encoders encode the captions.
@@ -110,6 +112,11 @@ def prepare(
     common["workers"] = workers
     common |= without_none({"min_sharpness": min_sharpness})
     common |= {"pose": pose, "pose_options": plugin_options("pose", pose, pose_options)}
+    if layout != "folder":
+        from entprog.prepare.layouts import find_layout
+
+        common["layout"] = layout
+        print("\n".join(find_layout(layout, inputs).lines))
     if codec is None:
         from entprog.prepare.folder import prepare_folder
 
@@ -256,6 +263,7 @@ def evaluate(
     run: Path,
     /,
     *,
+    protocol: Literal["default", "disco"] | None = None,
     clips: int | None = None,
     frames: int | None = None,
     videos: int | None = None,
@@ -273,9 +281,11 @@ def evaluate(
     and the mean frame. What is not given is as the run's own configuration says.
 
         entprog evaluate runs/mine --clips 64
+        entprog evaluate runs/mine --protocol disco
 
     Args:
         run: a folder made by entprog train.
+        protocol: compare as published: "disco" (TikTok, 256x256), with the row of the papers' tables.
         clips: held-out clips.
         frames: frames of each, from its first frame on.
         videos: clips that are written as mp4 and GIF.
@@ -296,7 +306,7 @@ def evaluate(
     }
     given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
     given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
-    verb(run, overrides=dict(pairs(overrides)) | given, device=device)
+    verb(run, overrides=dict(pairs(overrides)) | given, device=device, protocol=protocol or "")
 
 
 def export(

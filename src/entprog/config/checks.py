@@ -113,12 +113,19 @@ def _plugin(config: Config, place: str, key: Key, name: str) -> Iterator[Finding
     if lacking := plugins.lacking(kind, found):
         yield Finding((place,), f" = {name!r}: no {kind}, as {found.__name__} has no {', '.join(lacking)}")
         return
-    options = value_of(config, key.options) if key.options else {}
+    table, options = key.options, value_of(config, key.options) if key.options else {}
+    if place != key.name:  # one of a list, each with a table of its own
+        table, options = f"{key.options}.{name}", options.get(name, {})
     for text in plugins.problems(kind, name, options):
-        yield Finding((key.options or place, place), f": {text}")
+        yield Finding((table or place, place), f": {text}")
 
 
 def _metrics(config: Config) -> Iterator[Finding]:
+    for name in config.evaluate.metric_options:
+        if ":" not in name and name not in (known := plugins.names("metric")):
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(known)}"
+            yield Finding((f"evaluate.metric_options.{name}",), f": no such metric{hint}")
     for metric in (name for key, name in sound(config) if key.plugin == "metric"):
         for name, count in plugins.declared("metric", metric, "at_least", {}).items():
             given = value_of(config, f"evaluate.{name}")
@@ -169,6 +176,10 @@ def without_effect(config: Config, given: set[str], typed: set[str]) -> Iterator
             ("train.lr_warmup_steps", "train.lr_scheduler"),
             f' = {train.lr_warmup_steps}: no effect with lr_scheduler = "constant"; choose "constant_with_warmup"',
         )
+    for name in config.evaluate.metric_options:
+        if name not in config.evaluate.metrics:
+            key = f"evaluate.metric_options.{name}"
+            yield Finding((key, "evaluate.metrics"), f": no effect, as evaluate.metrics does not name {name}")
     yield from plugins.declared("optimizer", train.optimizer, "without_effect", _nothing)(config, given)
     yield from plugins.declared("task", config.task, "without_effect", _nothing)(config, given)
     for name in config.phases:

@@ -94,7 +94,8 @@ def without_others_options(tree: dict[str, Any], over: dict[str, Any]) -> dict[s
     """The tree of a recipe, less the options of each plugin in whose place `over` names another."""
     for plugin in PLUGINS:
         now, before = value_at(over, plugin.name), value_at(tree, plugin.name)
-        if plugin.options and now not in (None, value_of(Config(), plugin.name) if before is None else before):
+        started = value_of(Config(), plugin.name) if before is None else before
+        if plugin.options and isinstance(now, str) and now != started:  # metrics have a table each, which stay
             tree = without(tree, plugin.options)
     return tree
 

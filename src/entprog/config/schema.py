@@ -310,9 +310,22 @@ class SampleConfig:
 class EvaluateConfig:
     """[evaluate] the pinned protocol."""
 
-    metrics: tuple[str, ...] = key(("l1", "psnr", "ssim"), "what compares generated with true clips", plugin="metric")
+    metrics: tuple[str, ...] = key(
+        ("l1", "psnr", "ssim"),
+        "what compares generated with true clips; docs/metrics.md says what each needs",
+        plugin="metric",
+        options="evaluate.metric_options",
+    )
+    metric_options: dict[str, dict[str, Any]] = key(
+        dict, "the metrics' own options, a table for each: [evaluate.metric_options.fvd]"
+    )
     clips: int = key(16, "held-out clips (0: training ends without an evaluation)", ge=0)
     frames: int = key(10, "frames of each, from its first frame on", ge=1)
+    reference: Literal["other", "first"] = key(
+        "other",
+        'which image the model sees: "other", one that is not judged, from another clip of the person where there is '
+        'one; or the clip\'s "first" frame, which is then not judged',
+    )
     resolution: Sides = key(64, "side in pixels at which generated and true frames are compared", strict=False)
     videos: int = key(4, "clips that are written as mp4 and GIF", ge=0)
 

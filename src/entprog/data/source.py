@@ -1,6 +1,5 @@
 """Open the data set that a configuration names: a prepared folder, the shipped clips, or rendered people."""
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,12 +8,7 @@ from entprog.codecs.pca import PatchCodec
 from entprog.config.schema import DataConfig
 from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
-
-
-def cache_folder() -> Path:
-    """The folder of rendered data: $ENTPROG_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("ENTPROG_CACHE") or Path(base) / "entprog")
+from entprog.files import cache_folder
 
 
 def shipped_clips() -> Path:

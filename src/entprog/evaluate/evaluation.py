@@ -5,73 +5,49 @@ Shape legend: F frames, H W height and width in pixels.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from entprog import plugins
-from entprog.codecs.base import Codec
 from entprog.config import checks
 from entprog.config.load import read_config
 from entprog.config.schema import Config, EvaluateConfig, SampleConfig
 from entprog.core.bands import band_edges, band_means
 from entprog.core.types import Shape
+from entprog.evaluate.baselines import baselines
+from entprog.evaluate.measure import GeneratedClip, Notes, measure, ready
+from entprog.evaluate.protocol import generation, paper_row, protocol, table
+from entprog.evaluate.protocols import DEFAULT, EvaluationProtocol, protocol_named
 from entprog.files import write_atomically
 from entprog.sample.animate import write_panels
 from entprog.tasks.base import Task, fixed_draws
 from entprog.tasks.data_record import warn_of_other_data
 from entprog.tasks.finished_run import open_run
 
-BEYOND_PERSON = 0.12
-VISIBLE = 0.5
+__all__ = [
+    "GeneratedClip", "evaluate", "evaluate_task", "generate_holdout", "held_out_loss", "measure", "protocol", "table",
+    "write_samples",
+]  # fmt: skip
 
-POOLING = {
-    "background_l1": f"L1 over pixels farther than {BEYOND_PERSON} of the side from the box of the visible keypoints",
-    "identity": "share of clips nearer (L1) to their own truth than to the truth of the next clip of another subject",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedClip:
-    """A held-out clip, generated and true; everything on the CPU.
-
-    Attributes:
-        clip, subject: names as in the data set's index.
-        generated, truth: [F, 3, H, W] in 0..1; the truth is the decoded latents.
-        reference: [3, H, W] in 0..1, the model's reference image.
-        keypoints: [F, 18, 3], the driving poses.
-        fps: frames a second.
-    """
-
-    clip: str
-    subject: str
-    generated: Tensor
-    truth: Tensor
-    reference: Tensor
-    keypoints: np.ndarray
-    fps: float
+MANY = 1000
+"""So many clips mean all that are held out."""
 
 
-@runtime_checkable
-class KeypointMetric(Protocol):
-    """A metric that uses the driving keypoints instead of estimating them from the true clip."""
-
-    def update_keypoints(self, fake: Tensor, keypoints: Tensor) -> None: ...
-
-
-def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: str = "") -> dict[str, Any]:
+def evaluate(
+    run: Path, *, overrides: Mapping[str, Any] | None = None, device: str = "", protocol: str = ""
+) -> dict[str, Any]:
     """Evaluate a finished run and write `metrics.json` and `samples/final` into its folder.
 
     Args:
         run: a folder made by `entprog train`.
         overrides: dotted keys over the run's own configuration, such as {"sample.guidance_scale": 1.5}.
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
+        protocol: a published protocol by name ("disco"), under the overrides; empty for the recipe's own settings.
 
     Returns:
         The content of `metrics.json`; a table of it is printed, with the protocol.
@@ -79,17 +55,17 @@ def evaluate(run: Path, *, overrides: Mapping[str, Any] | None = None, device: s
     Raises:
         ValueError: no finished run, no held-out clip that fits the protocol, or a metric's package is missing.
     """
-    run = Path(run)
+    run, named = Path(run), protocol_named(protocol)
     given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (overrides or {}).items()}
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
-    config = read_config(run / "config.toml", given, resolved=True)
+    config = read_config(run / "config.toml", named.overrides() | given, resolved=True)
     for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
     _, task = open_run(run, config.sample.weights, device)
     warn_of_other_data(run, task)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
-    result = evaluate_task(task, config, run, weights="ema" if averaged else "model")
+    result = evaluate_task(task, config, run, weights="ema" if averaged else "model", named=named)
     print(table(result))
     return result
 
@@ -102,47 +78,65 @@ def evaluate_task(
     weights: str = "model",
     samples: Path | None = None,
     progress: bool = True,
+    named: EvaluationProtocol = DEFAULT,
 ) -> dict[str, Any]:
     """Generate the held-out clips, measure them and two baselines, write `out`/metrics.json and samples.
 
     The baselines show the same frames: `copy_reference` the reference image throughout, `mean_frame` the mean of
     up to 512 training frames, evenly spread. With a metric of poses there is also `shuffled_poses`: the generated
     frames against the poses of the next clip. "background_l1" is left out where a person fills every frame,
-    "identity" where all clips show one subject.
+    "identity" where all clips show one subject. A metric that has no value is named under "skipped", with the reason.
 
     Args:
         weights: name of the task's weights in the protocol.
         samples: folder of the videos; `out`/samples/final where not given.
+        named: the protocol; its `values` are in `config` already.
     """
     if not task.generates:
         result = held_out_loss(task, config, weights)
         write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
         return result
-    generated = generate_holdout(task, config.evaluate, config.sample, progress=progress)
-    names = config.evaluate.metrics
-    values, rows = measure([clip.generated for clip in generated], generated, names)
-    mean = task.mean_frame(config.evaluate.sides[0])
-    copied = [clip.reference.expand_as(clip.truth) for clip in generated]
-    baselines = {"copy_reference": measure(copied, generated, names, per_clip=False)[0]}
-    if mean is not None:
-        frames = [mean.expand_as(clip.truth) for clip in generated]
-        baselines["mean_frame"] = measure(frames, generated, names, per_clip=False)[0]
-    posed = [name for name in names if issubclass(plugins.find("metric", name), KeypointMetric)]
-    if posed and len(generated) > 1:
-        nexts = [*generated[1:], generated[0]]
-        shuffled = [replace(clip, keypoints=other.keypoints) for clip, other in zip(generated, nexts, strict=True)]
-        found = measure([clip.generated for clip in generated], shuffled, posed, per_clip=False)[0]
-        baselines["shuffled_poses"] = {name: value for name, value in found.items() if name not in POOLING}
+    settings, notes = config.evaluate, Notes()
+    names = ready(settings.metrics, settings.metric_options, notes)
+    if progress:
+        for name, reason in notes.skipped.items():
+            print(f"{name}: skipped: {reason}", file=sys.stderr)
+    generated = generate_holdout(task, settings, config.sample, progress=progress)
+    clips = [judged(clip, named) for clip in generated]
+    fakes = [clip.generated for clip in clips]
+    values, rows = measure(fakes, clips, names, options=settings.metric_options, notes=notes)
+    mean = task.mean_frame(settings.sides[0])
+    mean = None if mean is None else named.compared(mean[None])[0]
     result = {
-        "protocol": protocol(config, task.codec, clips=len(generated), weights=weights),
+        "protocol": generation(generated)
+        | protocol(config, task.codec, clips=len(generated), weights=weights, named=named, notes=notes),
         "metrics": values,
         "per_clip": rows,
-        "baselines": baselines,
+        "baselines": baselines(clips, names, settings.metric_options, mean),
     }
     result["protocol"]["data"] = (task.data_record() or {}).get("fingerprint")
-    write_samples(samples or out / "samples" / "final", generated[: config.evaluate.videos])
+    if notes.skipped:
+        result["skipped"] = notes.skipped
+    if named.row:
+        result["row"] = paper_row(named, values, notes)
+    write_samples(samples or out / "samples" / "final", generated[: settings.videos])
     write_atomically(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result
+
+
+def judged(clip: GeneratedClip, named: EvaluationProtocol) -> GeneratedClip:
+    """The frames of a clip that are compared, as the protocol compares them.
+
+    Frames that the reference shows are left out, unless there are no others.
+    """
+    kept = [i for i in range(len(clip.truth)) if i not in clip.unjudged] or list(range(len(clip.truth)))
+    return replace(
+        clip,
+        generated=named.compared(clip.generated[kept]),
+        truth=named.compared(clip.truth[kept]),
+        reference=named.compared(clip.reference[None])[0],
+        keypoints=clip.keypoints[kept],
+    )
 
 
 @torch.no_grad()
@@ -162,26 +156,6 @@ def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
     return {"protocol": protocol, "metrics": values, "per_clip": [], "baselines": {}}
 
 
-def protocol(config: Config, codec: Codec | None, *, clips: int, weights: str) -> dict[str, Any]:
-    """How the numbers were made: which frames, size, pooling, sampler, steps, guidance, seed, weights."""
-    protocol: dict[str, Any] = {
-        "clips": f"the first {clips} held out, in index order",
-        "frames": f"the first {config.evaluate.frames} of each",
-        "resolution": config.evaluate.resolution,
-        "truth": f"decoded {codec.name} latents, pixels in 0..1" if codec else "pixels in 0..1",
-        "scheduler": config.sample.scheduler,
-        "num_inference_steps": config.sample.num_inference_steps,
-        "guidance_scale": config.sample.guidance_scale,
-        "seed": config.sample.seed,
-        "weights": weights,
-    }
-    for name in config.evaluate.metrics:
-        pooling = getattr(plugins.find("metric", name), "pooling", "as the plugin defines it")
-        pooled = pooling if isinstance(pooling, Mapping) else {name: pooling}
-        protocol |= {value: {"pooling": text} for value, text in pooled.items()}
-    return protocol | {name: {"pooling": pooling} for name, pooling in POOLING.items()}
-
-
 def generate_holdout(
     task: Task, config: EvaluateConfig, sample: SampleConfig, *, progress: bool = False
 ) -> list[GeneratedClip]:
@@ -192,87 +166,17 @@ def generate_holdout(
     """
     generated = []
     batches = task.held_out(config)  # says what is wrong before the bar is shown
-    with tqdm(total=config.clips, desc="Sampling", unit="clip", disable=not progress) as bar:
+    total = config.clips if config.clips < MANY else None
+    with tqdm(total=total, desc="Sampling", unit="clip", disable=not progress) as bar:
         for clips in batches:
             conditions = {name: torch.stack([c.conditions[name] for c in clips]) for name in clips[0].conditions}
             fakes = task.generate(conditions, sample, [clip.key for clip in clips])
             generated += [
-                GeneratedClip(c.clip, c.subject, fake, c.truth, c.reference, c.keypoints, c.fps)
+                GeneratedClip(c.clip, c.subject, fake, c.truth, c.reference, c.keypoints, c.fps, c.shown, c.unjudged)
                 for c, fake in zip(clips, fakes, strict=True)
             ]
             bar.update(len(clips))
     return generated
-
-
-def measure(
-    fakes: Sequence[Tensor], clips: Sequence[GeneratedClip], names: Sequence[str], *, per_clip: bool = True
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics of `fakes` [F, 3, H, W] against the truth of `clips`: over all of them, and one row for each clip.
-
-    Without `per_clip` the rows lack what the metrics give of a single clip, which spares half of the work.
-    """
-    totals = {name: plugins.load("metric", name) for name in names}
-    rows: list[dict[str, Any]] = []
-    background = [_background(fake, clip) for fake, clip in zip(fakes, clips, strict=True)]
-    own = list(_nearer_to_own(fakes, clips))
-    for i, (fake, clip) in enumerate(zip(fakes, clips, strict=True)):
-        row: dict[str, Any] = {"clip": clip.clip, "subject": clip.subject}
-        for name, total in totals.items():
-            _update(total, fake, clip)
-            if per_clip and getattr(total, "per_clip", True):
-                alone = plugins.load("metric", name)
-                _update(alone, fake, clip)
-                row |= alone.compute()
-        if background[i] is not None:
-            row["background_l1"] = background[i]
-        if own:
-            row["nearer_to_own"] = own[i]
-        rows.append(row)
-    values: dict[str, float] = {}
-    for total in totals.values():
-        values |= total.compute()
-    seen = [value for value in background if value is not None]
-    if seen:
-        values["background_l1"] = float(np.mean(seen))
-    if own:
-        values["identity"] = float(np.mean(own))
-    return values, rows
-
-
-def _update(metric: Any, fake: Tensor, clip: GeneratedClip) -> None:
-    if isinstance(metric, KeypointMetric):
-        metric.update_keypoints(fake[None], torch.from_numpy(clip.keypoints)[None])
-    else:
-        metric.update(fake[None], clip.truth[None])
-
-
-def _background(fake: Tensor, clip: GeneratedClip) -> float | None:
-    """L1 outside the person's box, over the frames with a known box; None where nothing is left."""
-    height, width = fake.shape[-2:]
-    y = (torch.arange(height) + 0.5).view(-1, 1) / height
-    x = (torch.arange(width) + 0.5) / width
-    total, count = 0.0, 0
-    for error, keypoints in zip((fake - clip.truth).abs().mean(1), clip.keypoints, strict=True):
-        points = keypoints[keypoints[:, 2] >= VISIBLE, :2]
-        if not len(points):
-            continue
-        (left, top), (right, bottom) = points.min(0) - BEYOND_PERSON, points.max(0) + BEYOND_PERSON
-        outside = (x < float(left)) | (x > float(right)) | (y < float(top)) | (y > float(bottom))
-        total, count = total + error[outside].sum().item(), count + int(outside.sum())
-    return total / count if count else None
-
-
-def _nearer_to_own(fakes: Sequence[Tensor], clips: Sequence[GeneratedClip]) -> Iterator[bool]:
-    """For each clip whether its fake is nearer to its truth than to the next other subject's.
-
-    Empty where all clips show one subject.
-    """
-    for i, (fake, clip) in enumerate(zip(fakes, clips, strict=True)):
-        later = [*clips[i + 1 :], *clips[:i]]
-        other = next((one for one in later if one.subject != clip.subject), None)
-        if other is None:
-            return
-        yield bool((fake - clip.truth).abs().mean() < (fake - other.truth).abs().mean())
 
 
 def write_samples(folder: Path, clips: Sequence[GeneratedClip]) -> None:
@@ -282,22 +186,3 @@ def write_samples(folder: Path, clips: Sequence[GeneratedClip]) -> None:
             folder / clip.clip, clip.reference, clip.keypoints, clip.generated, clip.truth,
             fps=clip.fps, frames=folder / clip.clip,
         )  # fmt: skip
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The metrics and their baselines as text, with the protocol and each metric's pooling below."""
-    lines = {"generated": result["metrics"], **result["baselines"]}
-    names = list(dict.fromkeys(name for values in lines.values() for name in values))
-    head = " " * 16 + "".join(f"{name:>15}" for name in names)
-    body = [
-        f"{title.replace('_', ' '):<16}" + "".join(f"{_number(values.get(name)):>15}" for name in names)
-        for title, values in lines.items()
-    ]
-    parts = result["protocol"]
-    plain = [f"{key.replace('_', ' ')}: {value}" for key, value in parts.items() if not isinstance(value, Mapping)]
-    pooled = [f"  {name}: {value['pooling']}" for name, value in parts.items() if isinstance(value, Mapping)]
-    return "\n".join([head, *body, "Protocol: " + "; ".join(plain), *pooled])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -1,7 +1,8 @@
 """Peak signal-to-noise ratio of frames, by torchmetrics."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,3 +30,9 @@ class PSNR:
     def compute(self) -> dict[str, float]:
         """{"psnr": ...} over all clips."""
         return {"psnr": torch.cat(self._frames).mean().item()}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """How many frames are at the bound, where there are any."""
+        frames = torch.cat(self._frames)
+        equal = int((frames >= HIGHEST).sum())
+        return {"psnr": {"at the bound": f"{equal} of {len(frames)} frames count {HIGHEST:g} dB"}} if equal else {}

@@ -6,8 +6,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from entprog.config.schema import Config
-from entprog.data.source import cache_folder
-from entprog.files import write_atomically
+from entprog.files import cache_folder, write_atomically
 from entprog.plan.calibration import calibrate, is_here
 from entprog.plan.caveats import notes
 from entprog.plan.chart import svg

@@ -78,12 +78,13 @@ def prepare_files(
     ranks = Ranks.here()
     contents = read_contents(listing.files, store.rows, threads=workers, progress=progress)
     before = len(store.rows)
-    jobs = match(store, contents, work.settings)
+    jobs = match(store, contents, work.settings, listing.names)
     new = sum(1 for row in store.rows[before:] if row["source"] in {content.source for content in contents})
     skipped = len(contents) - len(jobs) - new
     store.left_out = dict(listing.left_out)
     leader = Leader(store.out, ranks, jobs) if ranks.world > 1 else None
     waiting = {job.name for job in jobs}
+    splits = {path.resolve().as_posix(): split for path, split in listing.splits.items()}
     replaced = {id(row) for row in store.replaced.values()}
     counts = Counter(row["status"] for row in store.rows if id(row) not in replaced)
     with tqdm(
@@ -93,7 +94,8 @@ def prepare_files(
         def done(row: Row) -> None:
             if row["name"] in waiting:
                 waiting.remove(row["name"])
-                store.add(complete(row))
+                given = {"given_split": splits[row["source"]]} if row["source"] in splits else {}
+                store.add(complete(row) | given)
                 counts[row["status"]] += 1
                 bar.set_postfix(kept=counts["kept"], dropped=counts["dropped"], refresh=False)
                 bar.update()

@@ -52,19 +52,23 @@ def read_contents(
 
 
 def read_content(file: Path, known: Mapping[str, Mapping[str, Any]]) -> Content:
-    """The content of one file; `known`: rows by source. Never raises for the file."""
+    """The content of one file, or of a folder of pictures; `known`: rows by source. Never raises for the file."""
     source, size, changed = file.absolute().as_posix(), 0, 0
     try:
         source = file.resolve().as_posix()
-        stat = file.stat()
-        size, changed = stat.st_size, stat.st_mtime_ns
+        pictures = sorted(part for part in file.iterdir() if part.is_file()) if file.is_dir() else []
+        stats = [part.stat() for part in pictures or [file]]
+        size, changed = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
         row = known.get(source)
         if row is not None and (row["bytes"], row["mtime_ns"]) == (size, changed):
             return Content(file, source, row["sha256"], size, changed)
         digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(BUFFER):
-                digest.update(block)
+        for part in pictures:
+            digest.update(f"{part.name}\0{part.stat().st_size}\0".encode())
+        for part in pictures or [file]:
+            with part.open("rb") as stream:
+                while block := stream.read(BUFFER):
+                    digest.update(block)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, in older versions of Python
         reason = getattr(error, "strerror", None) or str(error)
         return Content(file, source, "", size, changed, f"unreadable: {reason}")

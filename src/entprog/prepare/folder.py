@@ -17,7 +17,8 @@ from entprog.data.shards import FORMAT
 from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
 from entprog.prepare.file import Encode, prepare_file
-from entprog.prepare.inputs import list_inputs, shown
+from entprog.prepare.inputs import shown
+from entprog.prepare.layouts import list_layout
 from entprog.prepare.names import free_name
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.ranks import Ranks
@@ -66,6 +67,7 @@ def prepare_folder(
     min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
     workers: int | None = 1,
+    layout: str = "folder",
     encode: Encode | None = None,
     codec: dict[str, str] | None = None,
     device: str = "cpu",
@@ -93,6 +95,7 @@ def prepare_folder(
             its end is held out.
         workers: processes that prepare files, each with one thread; None for as many as cores. More than one needs a
             script with an `if __name__ == "__main__"` guard, and an `encode` that can be sent to a process.
+        layout: how the inputs are laid out; a public data set's layout says what is held out (see `layouts`).
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
         device: where the pose networks run.
@@ -132,12 +135,13 @@ def prepare_folder(
         "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
         **pose_settings(pose, pose_options),
+        **({} if layout == "folder" else {"layout": layout}),
     }
     work, workers = ClipWork(settings, device, encode, pose, pose_options), workers_of(workers)
     if Ranks.here().rank:
         return follow(out, work, workers=workers)
     with hold(out):
-        listing = list_inputs(paths, out)
+        listing = list_layout(layout, paths, out)
         if not listing.files:
             raise no_videos(paths, listing.left_out)
         store = Store(out, settings)

@@ -3,8 +3,8 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -33,10 +33,14 @@ class Listing:
     Attributes:
         files: to be prepared, each once: inputs as given, folders in sorted order.
         left_out: how many other entries there are, by what they are ("no video (.txt)", "hidden", ...).
+        names: of files that are not called by their own name.
+        splits: "train" or "holdout" of files for which a data set's authors say it.
     """
 
     files: tuple[Path, ...]
     left_out: dict[str, int]
+    names: Mapping[Path, str] = field(default_factory=dict)
+    splits: Mapping[Path, str] = field(default_factory=dict)
 
 
 def list_inputs(inputs: Sequence[Path], out: Path | None = None) -> Listing:

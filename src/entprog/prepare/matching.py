@@ -1,6 +1,6 @@
 """Which inputs are prepared already, by their content, and which are to be prepared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,14 @@ def dropped_row(content: Content, name: str, reason: str, settings: Row, **more:
     return row | {"people_max": 0, "pose_found": 0.0, "crops": {}, **content.about, **more}
 
 
-def match(store: Store, contents: Sequence[Content], settings: Row) -> list[Job]:
+def match(
+    store: Store, contents: Sequence[Content], settings: Row, names: Mapping[Path, str] | None = None
+) -> list[Job]:
     """The files to be prepared, in order; brings the rows of all others up to date.
 
     A file that was moved keeps its clips; one whose content changed loses them (`store.replaced`); one that failed or
     could not be read is tried again; one with the content of another is dropped with that reason.
+    `names`: of files that are not called by their own.
     """
     store.order([content.source for content in contents])
     at = {row["source"]: row for row in store.rows}
@@ -74,11 +77,15 @@ def match(store: Store, contents: Sequence[Content], settings: Row) -> list[Job]
         before = at.get(content.source)
         if before is not None and id(before) not in staying:
             store.replace(content.source, before)
-    return _rows_and_jobs(store, todo, twice, settings)
+    return _rows_and_jobs(store, todo, twice, settings, names or {})
 
 
 def _rows_and_jobs(
-    store: Store, todo: list[Content], twice: list[tuple[Content, Row | Content]], settings: Row
+    store: Store,
+    todo: list[Content],
+    twice: list[tuple[Content, Row | Content]],
+    settings: Row,
+    given: Mapping[Path, str],
 ) -> list[Job]:
     gone = {id(row) for row in store.replaced.values()}
     names = Names(name for row in store.rows if id(row) not in gone for name in (row["name"], *row["clips"]))
@@ -86,14 +93,14 @@ def _rows_and_jobs(
     for content in todo:
         before = store.replaced.get(content.source)
         name = before["name"] if before is not None and names.is_free(before["name"]) else ""
-        name = name or names.free(content.file, content.sha256)
+        name = name or names.free(content.file, content.sha256, given.get(content.file, ""))
         names.take(name)
         if content.problem:
             rows.append(dropped_row(content, name, content.problem, settings))
         else:
             jobs.append(Job(content, name))
     for content, other in twice:
-        name = names.free(content.file)
+        name = names.free(content.file, name=given.get(content.file, ""))
         names.take(name)
         path = other.file if isinstance(other, Content) else Path(other["source"])
         reason = f"same content as {shown(path.name)}"

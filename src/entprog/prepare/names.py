@@ -32,13 +32,14 @@ class Names:
         """Whether neither the name is taken, nor one of which a clip could have it, nor one that a clip of it could."""
         return name not in self._stems and not _stems(name) & self._taken
 
-    def free(self, file: Path, digest: str = "") -> str:
+    def free(self, file: Path, digest: str = "", name: str = "") -> str:
         """The file's stem; with the beginning of a hash where it could be mistaken for another file's.
 
         Args:
             digest: the hash, of the file's content; "": one of its whole path.
+            name: used in the place of the stem.
         """
-        stem = file.stem.encode("utf-8", "replace").decode()
+        stem = (name or file.stem).encode("utf-8", "replace").decode()
         short = stem.encode()[:LONGEST].decode("utf-8", "ignore")
         if short == stem and self.is_free(stem):
             return stem

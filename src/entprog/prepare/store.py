@@ -238,7 +238,8 @@ class Store:
     def _give_splits(self, holdout: float) -> None:
         """A split for each row that has none. Of a single file the tail is held out, until there are others."""
         kept = [row for row in self.rows if row["clips"]]
-        given = {row["source"]: row["split"] for row in kept if finished(row)}
+        given = {row["source"]: row["given_split"] for row in kept if "given_split" in row}
+        given |= {row["source"]: row["split"] for row in kept if finished(row)}
         if self.joins_tails and len(kept) > 1:
             for row in kept:
                 if row.get("split") == TAIL:

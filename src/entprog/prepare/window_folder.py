@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from entprog.data.windows import FORMAT, prompt_hash
 from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
 from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
-from entprog.prepare.inputs import Listing, list_inputs, shown
+from entprog.prepare.inputs import shown
+from entprog.prepare.layouts import list_layout
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, check_folder
@@ -51,6 +52,7 @@ def prepare_windows(
     holdout: float = 0.1,
     workers: int | None = 1,
     left_out: Mapping[str, int] | None = None,
+    layout: str = "folder",
     device: str = "cpu",
     pose: str = DEFAULT,
     pose_options: Mapping[str, Any] | None = None,
@@ -77,7 +79,8 @@ def prepare_windows(
         encode_images: an image encoder for the references.
         multiple: what heights and widths must be a multiple of; 0: twice the codec's factor.
         left_out: what the inputs hold beside videos, where they were listed already.
-        people, max_frames, min_sharpness, holdout, workers, device, pose, pose_options: as `prepare_folder` takes them.
+        people, max_frames, min_sharpness, holdout, workers, layout, device, pose, pose_options: as `prepare_folder`
+            takes them.
 
     Raises:
         ValueError: a setting or path is wrong (all are listed), or no file could be used (with the reasons).
@@ -97,9 +100,9 @@ def prepare_windows(
     if wrong:
         raise ValueError("\n".join(wrong))
     check_folder(out)
-    listing = list_inputs(paths, out)
+    listing = list_layout(layout, paths, out)
     if left_out is not None:
-        listing = Listing(listing.files, dict(left_out))
+        listing = replace(listing, left_out=dict(left_out))
     files = list(listing.files)
     if not files:
         raise no_videos(paths, listing.left_out)
@@ -125,6 +128,7 @@ def prepare_windows(
         "min_sharpness": float(min_sharpness),
         "holdout": float(holdout),
         **pose_settings(pose, pose_options),
+        **({} if layout == "folder" else {"layout": layout}),
     }
     work, workers = WindowWork(settings, device, encoders, driving, pose, pose_options), workers_of(workers, device)
     if Ranks.here().rank:

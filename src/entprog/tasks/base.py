@@ -78,6 +78,8 @@ class HeldOutClip:
         fps: frames a second.
         conditions: what the task's `generate` takes for this clip.
         key: fixes the noise of its generation.
+        shown: where the reference image is from, as the protocol says it.
+        unjudged: frames of the clip that the reference shows; they are not compared.
     """
 
     clip: str
@@ -88,6 +90,8 @@ class HeldOutClip:
     fps: float
     conditions: Mapping[str, Tensor]
     key: int
+    shown: str = ""
+    unjudged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def holdout_clips(shards: Shards, frames: int) -> Clips:
 
 def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) -> Iterator[list[HeldOutClip]]:
     """The first `settings.clips` clips from their first frame on, decoded, with the conditions to generate them."""
-    samples = holdout_samples(clips, settings.clips)
+    samples = holdout_samples(clips, settings.clips, settings.frames, settings.reference)
     tokens = settings.frames * (settings.sides[0] // codec.factor // patch) ** 2
     size = min(len(samples), max(1, BATCH_TOKENS // tokens))
     for start in range(0, len(samples), size):
@@ -44,15 +44,17 @@ def batches(clips: Clips, settings: EvaluateConfig, codec: Codec, patch: int) ->
                 shown.row.clip, shown.row.subject, truths[i], references[i],
                 clips.shards.pose(shown.row, 0, settings.frames), shown.row.fps,
                 {"reference": batch.reference[i], "pose": batch.pose[i]}, int(keys[i]),
+                *_shown(shown, settings.frames),
             )
             for i, shown in enumerate(part)
         ]  # fmt: skip
 
 
-def holdout_samples(clips: Clips, count: int) -> list[Sample]:
+def holdout_samples(clips: Clips, count: int, frames: int = 1, reference: str = "other") -> list[Sample]:
     """The first `count` clips from frame 0 on, each with a reference fixed by its index.
 
-    The reference is a frame of another clip of the same subject and scene where there is one.
+    With "other", a frame of another clip of the same subject and scene where there is one, else a frame of the same
+    clip after the first `frames`, which are judged, else its first frame; with "first" always that.
     """
     rows: dict[tuple[str, str], list[ClipRow]] = {}
     for row in clips.shards.rows:
@@ -61,10 +63,25 @@ def holdout_samples(clips: Clips, count: int) -> list[Sample]:
     samples = []
     for index, row in enumerate(clips.rows[:count]):
         which, frame = generator(0, 7, index).random(2)
-        others = [other for other in rows[row.subject, row.scene] if other.clip != row.clip] or [row]
-        other = others[int(which * len(others))]
-        samples.append(Sample(row, 0, other, int(frame * other.frames)))
+        others = [other for other in rows[row.subject, row.scene] if other.clip != row.clip]
+        if reference == "first":
+            samples.append(Sample(row, 0, row, 0))
+        elif others:
+            other = others[int(which * len(others))]
+            samples.append(Sample(row, 0, other, int(frame * other.frames)))
+        else:
+            later = row.frames - frames
+            samples.append(Sample(row, 0, row, frames + int(frame * later) if later > 0 else 0))
     return samples
+
+
+def _shown(sample: Sample, frames: int) -> tuple[str, tuple[int, ...]]:
+    """Where the reference is from, and which judged frame it is."""
+    if sample.reference.clip != sample.row.clip:
+        return "a frame of another clip of the person", ()
+    if sample.reference_frame >= frames:
+        return "a later frame of the clip", ()
+    return "the first frame of the clip", (sample.reference_frame,)
 
 
 def mean_frame(shards: Shards, resolution: int, codec: Codec) -> Tensor:

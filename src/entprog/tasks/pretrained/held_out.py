@@ -11,7 +11,8 @@ import torch
 
 from entprog.config.load import ConfigError, ConfigWarning
 from entprog.config.schema import Config, EvaluateConfig
-from entprog.data.windows import WindowRow, WindowSamples, prompt_hash
+from entprog.data.windows import WindowRow, Windows, WindowSamples, prompt_hash
+from entprog.prepare.window_file import reference_frames
 from entprog.tasks.base import HeldOutClip
 from entprog.tasks.pretrained.model_checks import check_codec, of_data
 
@@ -43,19 +44,45 @@ def _spread(rows: list[WindowRow]) -> list[WindowRow]:
 
 
 def clip_of(task: "PretrainedTask", row: WindowRow, key: int, frames: int) -> HeldOutClip:
-    """A window with its first reference image; `truth` are its decoded latents, cut to `frames` frames."""
+    """A window with a reference image; `truth` are its decoded latents, cut to `frames` frames.
+
+    Of the stored references the first that shows none of these frames, else the first.
+    """
     windows = task.data
-    stored = windows.read(row, dict.fromkeys(("latents", "pose", *task.stored)), pick=0 if task.stored else None)
+    places = _reference_places(windows, row) if task.stored else ()
+    pick = next((k for k, place in enumerate(places) if not 0 <= place < frames), 0)
+    stored = windows.read(row, dict.fromkeys(("latents", "pose", *task.stored)), pick=pick if task.stored else None)
     truth = task.decoded(stored["latents"])[:frames]
     conditions = {**stored, **texts(task, row.prompt)}
-    reference = truth[0]
+    reference, shown = truth[0], "none (the first frame is displayed)"
+    unjudged: tuple[int, ...] = ()
+    if places:
+        shown = "another frame of the clip"
+        if 0 <= places[pick] < frames:
+            shown, unjudged = "a frame of the window", (places[pick],)
     if "reference" in stored:
         reference = task.decoded(stored["reference"])[0]
     conditions["frames"] = torch.tensor(len(truth))
     fps = float(windows.about["fps"])
     return HeldOutClip(
-        f"{row.clip}@{row.start}", row.subject, truth, reference, stored["pose"][:frames].numpy(), fps, conditions, key
+        f"{row.clip}@{row.start}",
+        row.subject,
+        truth,
+        reference,
+        stored["pose"][:frames].numpy(),
+        fps,
+        conditions,
+        key,
+        shown,
+        unjudged,
     )
+
+
+def _reference_places(windows: Windows, row: WindowRow) -> tuple[int, ...]:
+    """Frames of the reference images of a window that prepare stored, counted from its first frame."""
+    count = windows.references(row)
+    starts = tuple(sorted({other.start for other in windows.rows if other.clip == row.clip}))
+    return tuple(frame - row.start for frame in reference_frames(starts, row.frames, count))
 
 
 def texts(task: "PretrainedTask", prompt: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
 from entprog.prepare.folder import PrepareResult
-from entprog.prepare.inputs import list_inputs
+from entprog.prepare.layouts import list_layout
 from entprog.prepare.metadata import captions
 from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
@@ -44,6 +44,7 @@ def prepare_data(
     min_sharpness: float = MIN_SHARPNESS,
     holdout: float = 0.1,
     workers: int | None = 1,
+    layout: str = "folder",
     device: str = "cpu",
     pose: str = "blazepose",
     pose_options: Mapping[str, Any] | None = None,
@@ -78,7 +79,7 @@ def prepare_data(
         about, encode_text = _text(text, device, dtype)
         wanted = "image_embeds" in (needed or ()) and references > 0 and family is not None and _sees(family)
         return prepare_windows(
-            [sample.video for sample in samples.rows] or inputs,
+            inputs if layout != "folder" else [sample.video for sample in samples.rows] or inputs,
             out,
             codec=vae,
             sizes=sizes,
@@ -100,7 +101,8 @@ def prepare_data(
             max_frames=max_frames,
             holdout=holdout,
             workers=workers,
-            left_out=list_inputs(inputs, out).left_out,
+            left_out=list_layout(layout, list(map(Path, inputs)), Path(out)).left_out,
+            layout=layout,
             device=device,
             pose=pose,
             pose_options=pose_options,
