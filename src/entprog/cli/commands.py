@@ -337,12 +337,9 @@ def evaluate(
     from entprog.evaluate.evaluation import evaluate as verb
 
     of_evaluate = {"clips": clips, "frames": frames, "videos": videos}
-    of_sample = {
-        "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed,
-        "scheduler": scheduler,
-    }  # fmt: skip
+    of_sample = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
     given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
-    given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
+    given |= {f"sample.{k}": value for k, value in without_none(of_sample | {"scheduler": scheduler}).items()}
     verb(run, overrides=dict(pairs(overrides)) | given, device=device, protocol=protocol or "")
 
 
