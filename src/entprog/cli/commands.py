@@ -123,16 +123,14 @@ def prepare(
         if with_codec:
             raise ConfigError([f"--{name} needs --codec FOLDER, the model that the data is for" for name in with_codec])
         least = 16 if min_frames is None else min_frames
-        result = prepare_folder(
-            inputs, out, sizes=integers("sizes", sizes), fps=12.0 if fps is None else fps, min_frames=least, **common
-        )
+        fps = 12.0 if fps is None else fps
+        result = prepare_folder(inputs, out, sizes=integers("sizes", sizes), fps=fps, min_frames=least, **common)
     else:
         from entprog.tasks.pretrained.prepare_data import prepare_data
 
         if min_frames is not None:
-            raise ConfigError(
-                [f"--min-frames {min_frames} has no effect with --codec; --frames says how long windows are"]
-            )
+            no_effect = f"--min-frames {min_frames} has no effect with --codec; --frames says how long windows are"
+            raise ConfigError([no_effect])
         given = {"frames": 81, "references": 4, **with_codec}
         result = prepare_data(
             inputs, out, codec=codec, sizes=listed(sizes), fps=16.0 if fps is None else fps, **given, **common
@@ -298,14 +296,9 @@ def evaluate(
     from entprog.evaluate.evaluation import evaluate as verb
 
     of_evaluate = {"clips": clips, "frames": frames, "videos": videos}
-    of_sample = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "scheduler": scheduler,
-    }
+    of_sample = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
     given = {f"evaluate.{key}": value for key, value in without_none(of_evaluate).items()}
-    given |= {f"sample.{key}": value for key, value in without_none(of_sample).items()}
+    given |= {f"sample.{k}": value for k, value in without_none(of_sample | {"scheduler": scheduler}).items()}
     verb(run, overrides=dict(pairs(overrides)) | given, device=device, protocol=protocol or "")
 
 

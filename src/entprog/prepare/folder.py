@@ -23,7 +23,6 @@ from entprog.prepare.names import free_name
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, Store
-from entprog.prepare.video import EXTENSIONS
 
 __all__ = ["PEOPLE", "PrepareResult", "free_name", "no_videos", "prepare_folder", "wrong_workers"]
 
@@ -195,4 +194,4 @@ def wrong_workers(workers: int | None) -> list[str]:
 def no_videos(inputs: Sequence[Path], left_out: Mapping[str, int]) -> ValueError:
     """The error of inputs without a video, with what they hold instead."""
     what = "".join(f"; {count} x {reason}" for reason, count in left_out.items())
-    return ValueError(f"inputs: no video ({' '.join(EXTENSIONS)}) in {', '.join(map(shown, inputs))}{what}")
+    return ValueError(f"inputs: no video in {', '.join(map(shown, inputs))}{what}")
