@@ -136,6 +136,7 @@ def test_bad_pictures(kind):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_what_the_cpu_finds():
     frames = render_clip(3, 5, 2, frames=4, size=256, domain="target").frames
     here, there = (PoseEstimator(device).single(torch.from_numpy(frames)) for device in ("cpu", "cuda"))
