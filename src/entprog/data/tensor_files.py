@@ -48,7 +48,7 @@ class TensorSpool:
             if name not in self._streams:
                 self._streams[name] = self._partial(name).open("w+b")
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._streams[name].write(data)
+            self._streams[name].write(data.data)
             self.bytes += data.nbytes
         self.rows += counts.pop()
 
