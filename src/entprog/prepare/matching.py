@@ -26,7 +26,7 @@ class Job:
 
 def dropped_row(content: Content, name: str, reason: str, settings: Row, **more: Any) -> Row:
     """The row of a file that could not be looked into."""
-    row = {"source": content.source, "name": name, "status": "dropped", "reason": reason, "clips": []}
+    row: Row = {"source": content.source, "name": name, "status": "dropped", "reason": reason, "clips": []}
     row |= {"decoded_frames": 0, "fps": settings["fps"], "size": [0, 0], "rotation": 0}
     return row | {"people_max": 0, "pose_found": 0.0, "crops": {}, **content.about, **more}
 
