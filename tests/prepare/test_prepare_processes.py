@@ -88,7 +88,7 @@ def test_no_process_lingers(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_of_a_parallel_run(tmp_path: Path) -> None:
-    """The record of it is in docs/lab.md."""
+    """Each at another moment: while files are prepared, and while the data set is finished."""
     write(tmp_path / "v", **{f"f{i}": 20 + i for i in range(400)})
     assert start(tmp_path, tmp_path / "whole", 2).wait() == 0
     chance, kills, out = random.Random(0), 0, tmp_path / "out"
