@@ -95,7 +95,7 @@ def retarget(drive: np.ndarray, reference: np.ndarray) -> Retargeted | None:
 def _bones(keypoints: np.ndarray) -> Bones:
     """For each name of LIMBS the vectors [F, K, 2] of its limbs and whether both their ends are seen [F, K]."""
     xy = keypoints[..., :2]
-    seen: np.ndarray = keypoints[..., 2] >= SEEN
+    seen = np.greater_equal(keypoints[..., 2], SEEN)
     middle, both = xy[:, HIPS].mean(1), seen[:, HIPS].all(1)
     found = {}
     for name, pairs in LIMBS.items():
@@ -165,7 +165,7 @@ def _scale(lengths: dict[str, tuple[float, float] | None]) -> float | None:
 def _built(drive: np.ndarray, ratios: dict[str, float]) -> np.ndarray:
     """Keypoints with the new lengths; the neck stays where it is."""
     xy = drive[..., :2]
-    seen: np.ndarray = drive[..., 2] >= SEEN
+    seen = np.greater_equal(drive[..., 2], SEEN)
     out = xy.copy()
     neck, torso = xy[:, NECK], ratios["torso"]
     both = seen[:, HIPS].all(1)[:, None]
