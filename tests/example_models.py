@@ -20,6 +20,7 @@ PLACEHOLDER = "MODEL"
 """In commands: the model of the page's recipe."""
 FEWER: dict[str, list[str]] = {
     "prepare": ["--references", "1", "--max-frames", "9"],
+    "sample": ["--frames", "6"],
     "train": ["--phases.video.steps", "2", "--ranking.samples", "2", "--evaluate.clips", "1", "--train.threads", "1"],
 }
 """Options that are added to a command, by its verb."""

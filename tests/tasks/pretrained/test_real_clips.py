@@ -71,8 +71,21 @@ def test_from_videos_to_a_file_that_diffusers_loads(
     assert json.loads((run / "metrics.json").read_text())["metrics"]["l1"] > 0
     picture = tmp_path / "me.png"
     Image.fromarray(np.asarray(next(iter(Video(Path(videos[0])))))).save(picture)
-    main(["sample", str(run), "--reference", str(picture), "--drive", videos[1], "--out", str(tmp_path / "clips")])
-    assert len(list((tmp_path / "clips" / "frames").iterdir())) == frames
+    longer = ["--frames", str(frames + 3)]
+    main(
+        [
+            "sample",
+            str(run),
+            "--reference",
+            str(picture),
+            "--drive",
+            videos[1],
+            "--out",
+            str(tmp_path / "clips"),
+            *longer,
+        ]
+    )
+    assert len(list((tmp_path / "clips" / "frames").iterdir())) == frames + 3, "two windows"
     main(["export", str(run), str(tmp_path / "folder"), "--as", "diffusers"])
 
     _, task = open_run(run)
