@@ -65,6 +65,7 @@ class DataSet:
         rows: of prepare.jsonl.
         settings: prepare.json.
         clips: the index: the rows of each clip (format 1: one; format 2: its windows), by its name.
+        codec: the packaged one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,10 +78,12 @@ class DataSet:
         self.clips: dict[str, list[Any]] = defaultdict(list)
         for row in self.stored.rows:
             self.clips[row.clip].append(row)
+        self._files = {clip: row for row in self.rows for clip in row.get("clips") or ()}
+        self.codec = PatchCodec.default()
 
     def file_of(self, clip: str) -> Row:
         """The row of prepare.jsonl that a clip is from; empty where there is none."""
-        return next((row for row in self.rows if clip in row.get("clips", ())), {})
+        return self._files.get(clip, {})
 
     def begins(self, clip: str) -> tuple[Row, int | None, str]:
         """Of a clip of format 1: its file's row, its first frame there (None if that is not recorded), its name there.
@@ -179,7 +182,7 @@ def _of_clip(
 
 def _decoded(data: DataSet, shards: Shards, row: ClipRow, numbers: list[int]) -> np.ndarray | None:
     """The stored frames at the largest size, where the data set was made with the packaged codec."""
-    codec = PatchCodec.default()
+    codec = data.codec
     if shards.about.get("codec_hash") != codec.hash:
         return None
     size = max(shards.sizes)
