@@ -89,9 +89,11 @@ class Method(ABC):
     Attributes:
         freezer: freezes and unfreezes the blocks.
         search_seconds, search_flops: spent on searching so far.
+        summary: what the steps train and save, for a reader; filled in by `entprog.attach`.
     """
 
     freezer: Freezer
+    summary: str = ""
     search_seconds: float = 0.0
     search_flops: float = 0.0
 

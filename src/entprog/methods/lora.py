@@ -106,7 +106,9 @@ class _Bound(BoundUnranked):
     freezer_class: ClassVar[type[Freezer]] = AdapterFreezer
 
     def finish(self) -> None:
-        """Merge the adapters at the end of the phase."""
+        """Merge the adapters at the end of the phase, into the original weights where they are stored otherwise."""
+        if self.context.storage is not None:
+            self.context.storage.release()
         take_off(self.context.task.model)
 
 

@@ -60,5 +60,7 @@ class _Bound(BoundProgressive):
     freezer_class: ClassVar[type[Freezer]] = MixedFreezer
 
     def finish(self) -> None:
-        """Merge the adapters at the end of the phase."""
+        """Merge the adapters at the end of the phase, into the original weights where they are stored otherwise."""
+        if self.context.storage is not None:
+            self.context.storage.release()
         take_off(self.context.task.model)

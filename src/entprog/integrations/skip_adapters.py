@@ -1,0 +1,106 @@
+"""Ready skip adapters: what blocks of diffusers return when skipped, where the zero-parameter probe can't find it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from entprog.core.blocks import Adapter, Blocks
+from entprog.tasks.pretrained.families.wan_animate import nothing_added
+from entprog.tasks.pretrained.families.wan_vace import control_passed_on, without_control
+
+__all__ = ["with_ready_adapters"]
+
+
+def with_ready_adapters(blocks: Blocks) -> Blocks:
+    """The blocks, with an adapter for each of a kind that is known here; adapters of the user's own stay.
+
+    Kinds are known by the name of their class and the submodules that make the difference, so that no model has to be
+    imported: residual blocks with a shortcut (U-Nets), HunyuanDiT's blocks with a long skip connection, Cosmos' with
+    an added position embedding, the control blocks of Wan-VACE and the face blocks of Wan-Animate.
+    """
+    found: dict[str, Adapter] = {}
+    for block in blocks:
+        if block.name in blocks.adapters:
+            continue
+        for cls in type(block.module).__mro__:
+            if (kind := KINDS.get(cls.__name__)) and (adapter := kind(block.module)):
+                found[block.name] = adapter
+                break
+    return Blocks(blocks, role=blocks.role, adapters={**blocks.adapters, **found}) if found else blocks
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A residual block without its residual branch: the shortcut of its first argument, scaled as the block does.
+
+    An object that holds the block, so that a deep copy of the model has adapters with its own shortcuts.
+    """
+
+    block: nn.Module
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Tensor:
+        first, block = next(iter(arguments.values())), self.block
+        for resampling in ("upsample", "downsample"):
+            if (module := getattr(block, resampling, None)) is not None:
+                first = module(first)
+        shortcut = getattr(block, "conv_shortcut", None)
+        found: Tensor = first if shortcut is None else shortcut(first)
+        return found / getattr(block, "output_scale_factor", 1.0)
+
+
+def _resnet(block: Any) -> Adapter | None:
+    plain = getattr(block, "conv_shortcut", None) is None and getattr(block, "output_scale_factor", 1.0) == 1
+    if plain and getattr(block, "upsample", None) is None and getattr(block, "downsample", None) is None:
+        return None
+    return Shortcut(block)
+
+
+def _mixed_resnet(block: Any) -> Adapter | None:
+    """Spatial, then temporal: the temporal one keeps the channels."""
+    return _resnet(block.spatial_res_block)
+
+
+def _hunyuan_dit(block: Any) -> Adapter | None:
+    """A block with a long skip connection mixes it in by a projection of its own: skipped, it passes the tokens on."""
+    return None if block.skip_linear is None else _first
+
+
+def _first(arguments: Mapping[str, Any]) -> Any:
+    return next(iter(arguments.values()))
+
+
+def _cosmos(block: Any) -> Adapter | None:
+    """A position embedding and a ControlNet's residual are added in every block, whatever its parameters are."""
+    return None if block.before_proj is not None or block.after_proj is not None else _cosmos_sum
+
+
+def _cosmos_sum(arguments: Mapping[str, Any]) -> Tensor:
+    tokens: Tensor = arguments["hidden_states"]
+    for added in ("extra_pos_emb", "controlnet_residual"):
+        if arguments[added] is not None:
+            tokens = tokens + arguments[added]
+    return tokens
+
+
+def _vace(block: Any) -> Adapter | None:
+    """The first block projects the control and adds the video's tokens; the others pass the control on."""
+    return control_passed_on if getattr(block, "proj_in", None) is None else without_control
+
+
+def _face(block: Any) -> Adapter | None:
+    return nothing_added if "hidden_states" in inspect.signature(block.forward).parameters else None
+
+
+KINDS: Mapping[str, Callable[[Any], Adapter | None]] = {
+    "ResnetBlock2D": _resnet,
+    "ResnetBlockCondNorm2D": _resnet,
+    "SpatioTemporalResBlock": _mixed_resnet,
+    "HunyuanDiTBlock": _hunyuan_dit,
+    "CosmosTransformerBlock": _cosmos,
+    "WanVACETransformerBlock": _vace,
+    "WanAnimateFaceBlockCrossAttention": _face,
+}
+"""Class of a block -> its adapter, or None where the probe finds what this one passes on."""

@@ -1,0 +1,72 @@
+"""What an attached method will train, and what it saves and does not save, in plain sentences."""
+
+from collections.abc import Iterator
+
+from entprog.core.types import MethodContext, Workload
+from entprog.integrations.choices import Choices
+
+__all__ = ["summary"]
+
+
+def summary(choices: Choices, context: MethodContext) -> str:
+    """One line for each part of the run in which the same blocks train, and what that costs."""
+    total = len(context.blocks)
+    lines = [f"entprog: method {choices.method!r}, {total} blocks, {context.total_steps} steps"]
+    if choices.ranked:
+        lines[0] += f", score {choices.score!r}, schedule {choices.schedule!r}"
+    fullest = 0
+    for start, end, workload, count in _parts(choices, context):
+        where = f"steps {start}-{end - 1}"
+        if count > 1:
+            lines.append(f"  {where}: a search chooses among {count} workloads")
+            continue
+        reached = _reached(choices, context, workload)
+        fullest = max(fullest, reached)
+        kind = "with adapters" if choices.method == "lora" else "train"
+        lines.append(f"  {where}: {len(workload.active)} of {total} blocks {kind}, backward through {reached}")
+    if fullest == total:
+        lines.append(f"  not saved: {_not_saved(choices)}")
+    return "\n".join(lines)
+
+
+def _parts(choices: Choices, context: MethodContext) -> Iterator[tuple[int, int, Workload, int]]:
+    """(first step, step after the last, workload, how many candidates there are)."""
+    if not choices.ranked or context.schedule is None or context.ranking is None:
+        start = 0
+        for workload, steps in choices.plugin.workloads(context.blocks.names, None, context.total_steps, context.seed):
+            yield start, start + steps, workload, 1
+            start += steps
+        return
+    stages = context.schedule.stages
+    for stage in range(stages):
+        first, end = (-(-k * context.total_steps // stages) for k in (stage, stage + 1))
+        candidates = context.schedule.candidates(stage, context.ranking, None, None)
+        yield first, end, candidates[0], len(set(candidates))
+
+
+def _reached(choices: Choices, context: MethodContext, workload: Workload) -> int:
+    """How many blocks the backward goes through: down to the lowest that trains, or to the input-side parameters."""
+    rest = context.inputs and (context.inputs_every != 1 if choices.ranked else not workload.inputs)
+    if not rest or choices.method == "mixed":
+        return len(context.blocks)
+    names = context.blocks.names
+    return len(names) - min(names.index(name) for name in workload.active)
+
+
+def _not_saved(choices: Choices) -> str:
+    """Why some steps cost as much as those of full fine-tuning, and what would change it."""
+    if choices.method == "full":
+        return "every step costs what full fine-tuning costs; gradient_checkpointing=True saves activations"
+    if choices.method == "lora":
+        return (
+            "activations, since the backward goes through every block; method_options={'m': 0.34, 'inputs': 'never'} "
+            "ends it at the last third (preset='entprog')"
+        )
+    if choices.method == "mixed":
+        return "activations, since every block has an adapter; method='progressive' ends the backward earlier"
+    return (
+        "where the backward goes through every block, activations are as large as in full fine-tuning, and where every "
+        "block trains, gradients and optimizer states are, too; inputs_every=0 ends the backward at the lowest active "
+        "block, schedule='fixed' with schedule_options={'m': (0.34,)} keeps the last stage small, and "
+        "preset='entprog' is the cheapest"
+    )
