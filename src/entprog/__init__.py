@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from entprog.core.types import Draw, Ranking, Scores, Workload
     from entprog.export import apply_delta
     from entprog.integrations.custom_loop import attach
+    from entprog.integrations.diffusers_loop import make_probe
     from entprog.plugins import load
     from entprog.tasks.pretrained.loaded_adapters import load_adapters
 
@@ -30,6 +31,7 @@ __all__ = [
     "discover_blocks",
     "load",
     "load_adapters",
+    "make_probe",
     "param_groups",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "apply_delta": "entprog.export",
     "attach": "entprog.integrations.custom_loop",
     "Blocks": "entprog.core.blocks",
+    "make_probe": "entprog.integrations.diffusers_loop",
     "discover_blocks": "entprog.core.blocks",
     "Freezer": "entprog.core.freeze",
     "param_groups": "entprog.core.freeze",
