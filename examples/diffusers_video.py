@@ -25,7 +25,10 @@ for global_step, batch in enumerate(loader):
     noise, sigma = torch.randn_like(batch["latents"]), torch.rand(len(batch["latents"]))
     level = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * batch["latents"] + level * noise
-    with accelerator.accumulate(transformer), method.step(global_step):  # + was: with accelerator.accumulate(transformer):
+    with (
+        accelerator.accumulate(transformer),
+        method.step(global_step),
+    ):  # + was: with accelerator.accumulate(transformer):
         prediction = transformer(noisy, sigma * 1000, batch["text"]).sample
         loss = torch.nn.functional.mse_loss(prediction, noise - batch["latents"])
         accelerator.backward(loss)

@@ -1,4 +1,4 @@
-"""What examples show runs, with the method's lines and without; tests/house/test_docs.py does so for README and docs."""
+"""What examples show runs, with the method's lines and without; tests/house/test_docs.py runs README and docs."""
 
 import importlib.util
 import re

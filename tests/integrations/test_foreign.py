@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import entprog
+from entprog.core.skip import Skipper
+from entprog.integrations.skip_adapters import with_ready_adapters
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -33,18 +35,15 @@ def test_a_unet_whose_resnets_change_their_channels():
     def attached(blocks, **options):
         return entprog.attach(model, optimizer, steps=2, predict=predict, probe=[draw], blocks=blocks, **options)
 
-    with pytest.raises(ValueError, match=r"'down_blocks\.1\.resnets\.0' .* can't be skipped"):
-        attached(patterns, score="cei")
-
-    def shortcut(resnet):
-        return lambda arguments: resnet.conv_shortcut(arguments["input_tensor"]) / resnet.output_scale_factor
-
     plain = entprog.discover_blocks(model, patterns)
-    adapters = {block.name: shortcut(block.module) for block in plain if block.module.conv_shortcut is not None}
-    assert len(adapters) == 5  # the one that widens, and all that take a skip connection in
-    blocks = entprog.discover_blocks(model, patterns, adapters=adapters)
+    blocks = with_ready_adapters(plain)
+    changing = {block.name for block in plain if block.module.conv_shortcut is not None}
+    assert blocks.adapters.keys() == changing and len(changing) == 5  # one widens, the others take a skip connection in
+    with pytest.raises(ValueError, match=r"'down_blocks\.1\.resnets\.0'.* can't be skipped"), torch.no_grad():
+        with Skipper(plain) as skipper, skipper.skip("down_blocks.1.resnets.0"):
+            predict(draw)
     schedule = {"schedule": "fixed", "schedule_options": {"m": (3,)}}
-    assert set(attached(blocks, score="cei", **schedule).plan(0).workload.active) <= set(blocks.names)
+    assert set(attached(patterns, score="cei", **schedule).plan(0).workload.active) <= set(blocks.names)
 
     method = attached(blocks, score="order", score_options={"order": "last"}, inputs_every=0, **schedule)
     before = {name: value.clone() for name, value in model.state_dict().items()}
