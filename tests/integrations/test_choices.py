@@ -1,4 +1,4 @@
-"""What `attach` can be asked for: methods, presets, storage, sets by cost, execution order, and what it says it saves."""
+"""What `attach` can be asked for: methods, presets, storage, sets by cost, order, and what it says it saves."""
 
 import pytest
 import torch
