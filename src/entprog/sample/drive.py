@@ -17,6 +17,7 @@ from entprog.codecs.pca import to_uint8
 from entprog.poses.base import PoseEstimator
 from entprog.prepare.crop import Rectangle, crop, face_boxes, fill_gaps, resize
 from entprog.prepare.file import find_person
+from entprog.prepare.quality import STILL_PICTURE
 from entprog.prepare.video import EXTENSIONS, Video, looks_like_video
 from entprog.sample.reference import cut, plain
 from entprog.tasks.animator import Conditions, StoredClip
@@ -69,7 +70,11 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
     most = None if frames is None else max(frames, int(SECONDS * fps))
     settings = {"fps": fps, "people": "largest", "max_frames": most, "min_sharpness": 0.0}
     row, person = find_person(path, path.stem, settings, estimator, 1)
-    usable = [piece for piece in person.pieces if piece.reason is None] if person else []
+    usable = (
+        [piece for piece in person.pieces if piece.reason is None or piece.reason.kind == STILL_PICTURE]
+        if person
+        else []
+    )
     if person is None or not usable:
         reasons = dict.fromkeys(str(piece.reason) for piece in person.pieces) if person else [row["reason"]]
         raise ValueError(
