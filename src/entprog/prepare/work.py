@@ -1,5 +1,6 @@
 """Files prepared one by one, in this process or in several; whatever happens to one file ends in its row."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -102,11 +103,12 @@ class _Worker:
     def __init__(self, work: Work, parts: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, work, parts), daemon=True)
+        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, parts, _levels()), daemon=True)
         self.job: Job | None = None
         self.ready = False
         self.process.start()
         theirs.close()
+        self.pipe.send(work)
 
     def send(self, job: Job) -> None:
         """Begin with a file."""
@@ -168,12 +170,21 @@ def _death(code: int | None) -> str:
     return f"{FAILED}: its process ended with code {code}"
 
 
-def _serve(pipe: Connection, work: Work, parts: Path) -> None:
+def _levels() -> dict[str, int]:
+    """The levels of all loggers, which a new process would not know."""
+    loggers = logging.root.manager.loggerDict.items()
+    return {name: logger.level for name, logger in loggers if isinstance(logger, logging.Logger) and logger.level}
+
+
+def _serve(pipe: Connection, parts: Path, levels: Mapping[str, int]) -> None:
     """What a process does: "ready", then a row for each job, until its parent is gone."""
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
+        work: Work = pipe.recv()  # which imports libraries, whose loggers are set by now
         prepare = work.open()
         pipe.send("ready")
         while True:
