@@ -36,7 +36,7 @@ SLOW = (
     "plan/test_plan_pretrained.py::test_flops_and_bytes_are_those_of_the_step_that_runs[cogvideox-5b-i2v-lora",
     "plan/test_plan_pretrained.py::test_an_echoed_step_begins_at_the_lowest_active_block[cogvideox-5b-i2v",
     "plan/test_plan_pretrained.py::test_an_echoed_step_begins_at_the_lowest_active_block[hunyuan-video",
-    # supernet, sizes, workloads, full and muon stay; when stopped again and again supernet and full; torn logs: supernet
+    # supernet, sizes, workloads, full and muon stay; stopped again and again: supernet and full; torn logs: supernet
     "train/test_resume.py::test_going_on_from_any_checkpoint[lisa",
     "train/test_resume.py::test_going_on_from_any_checkpoint[badam",
     "train/test_resume.py::test_going_on_from_any_checkpoint[galore",
