@@ -1,0 +1,301 @@
+"""Fine-tuning on real videos, judged on signers whom no training step saw: full, LoRA and the preset beside each other.
+
+python -m benchmarks.studies.real_clips prepare|tune|runs|table|picture
+
+The 20 sign language clips of ../shared/clips are prepared once, at 64 px. Each of four folds holds out one signer: A (6
+clips), B (5), C (4), or D and E together (5; two signers with 3 and 2 clips). Every arm starts from the shipped base, as
+`entprog demo` does, and trains the same number of steps on the same samples with the same noise, pose phase and video
+phase. Rates are chosen alike for each arm, one of three, on the fold of signer A with a seed that no final run has.
+
+Budget, fixed before: 2 core-hours in all on a shared machine, one thread. Measured first: MEASURED.
+
+prepare  the data set and the folds in runs/real-clips; a line with what became of each file
+tune     the rates; a line a run
+runs     untrained, copy and the arms, seed by seed; a line a run, at once, so that it can be stopped and started again
+table    the tables of docs/benchmarks.md
+picture  docs/images/real-clips.gif from the generated clips of seed 0
+
+The lines go to benchmarks/results/real-clips.jsonl.
+"""
+
+import json
+import math
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.studies import real_clips_page
+from benchmarks.studies.real_clips_page import records
+from benchmarks.tables.analysis import markdown
+from entprog.config.load import config_of
+from entprog.config.schema import Config
+from entprog.core.bands import band_means
+from entprog.core.types import Shape
+from entprog.evaluate.evaluation import GeneratedClip, generate_holdout, measure, protocol
+from entprog.files import write_atomically
+from entprog.prepare.folder import prepare_folder
+from entprog.sample.animate import to_uint8
+from entprog.tasks.base import Task, fixed_draws
+from entprog.tasks.finished_run import build_task, open_run
+from entprog.train.log import describe_run
+from entprog.train.run import train
+
+CLIPS = Path("..") / "shared" / "clips"
+ROOT = Path("runs") / "real-clips"
+RESULTS = real_clips_page.RECORD
+SIDE, FRAMES = 64, 8
+POSE_STEPS, VIDEO_STEPS = 60, 24
+FOLDS = {"A": "A", "B": "B", "C": "C", "D+E": "DE"}
+ARMS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "lora": {"method": "lora", "method_options": {"rank": 16}},
+    "entprog": {
+        "method": "entprog", "model": {"pose": "blocks"}, "method_options": {"full": ["blocks.*.pose"]},
+    },
+    "full-muon": {"method": "full", "train": {"optimizer": "muon"}},
+}  # fmt: skip
+RATES = (1e-4, 3e-4, 1e-3)
+TUNING_FOLD, TUNING_SEED = "A", 9
+SEEDS = (0, 1, 2)
+SAMPLES = 60
+METRICS = ("l1", "psnr", "ssim", "pose_error")
+COMMAND = "python -m benchmarks.studies.real_clips runs"
+
+
+def keep(row: dict[str, Any]) -> None:
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(_rounded(row)) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+# Data
+
+
+def prepare() -> None:
+    """The data set and its folds, and a line on what became of each file."""
+    began = time.process_time()
+    prepare_folder([CLIPS], ROOT / "data", sizes=(SIDE,), progress=False)
+    spent = time.process_time() - began
+    rows = [json.loads(line) for line in (ROOT / "data" / "prepare.jsonl").read_text().splitlines()]
+    index = _index(ROOT / "data")
+    for fold in FOLDS:
+        _fold(fold)
+    names = ("name", "status", "reason", "decoded_frames", "pose_found", "people_max", "clips")
+    if not any(row["kind"] == "prepare" for row in records()):
+        keep({
+            "kind": "prepare", "files": len(rows), "kept": sum(row["status"] == "kept" for row in rows),
+            "clips": len(index), "frames": sum(row["frames"] for row in index), "core_seconds": spent,
+            "signers": {letter: sum(who == letter for who in signers().values()) for letter in "ABCDE"},
+            "rows": [{name: row[name] for name in names if name in row} for row in rows],
+        })  # fmt: skip
+
+
+def signers() -> dict[str, str]:
+    """File stem -> letter of the signer, from the clips' manifest."""
+    lines = (CLIPS / "MANIFEST.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    found = {Path(line.split("\t")[0]).stem: re.search(r"signer ([A-Z])", line) for line in lines}
+    return {stem: match[1] for stem, match in found.items() if match}
+
+
+def _index(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _fold(fold: str) -> Path:
+    """The same shards with the clips of the fold's signers held out."""
+    out, data, who = ROOT / f"fold-{fold}", ROOT / "data", signers()
+    if (out / "index.jsonl").is_file():
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    for path in [data / "dataset.json", *data.glob("*.safetensors")]:
+        shutil.copyfile(path, out / path.name)
+    rows = []
+    for row in _index(data):
+        signer = who[Path(row["source"]).stem]
+        rows.append({**row, "subject": f"signer {signer}", "split": "holdout" if signer in FOLDS[fold] else "train"})
+    write_atomically(out / "index.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+# Runs
+
+
+def config(arm: str, fold: str, seed: int, rate: float, *, steps: tuple[int, int] = (POSE_STEPS, VIDEO_STEPS)) -> Config:
+    held_out = sum(row["split"] == "holdout" for row in _index(_fold(fold)))
+    own = ARMS.get(arm, ARMS["full"])
+    tree: dict[str, Any] = {
+        **own, "label": arm, "output_dir": str(ROOT / f"{arm}-{fold}-{seed}-{rate:g}"),
+        "data": {"path": str(_fold(fold))},
+        "phases": {
+            "pose": {"resolution": SIDE, "steps": steps[0], "batch": 8, "learning_rate": rate},
+            "video": {"resolution": SIDE, "steps": steps[1], "frames": FRAMES, "batch": 2, "learning_rate": rate},
+        },
+        "train": {
+            **own.get("train", {}), "seed": seed, "threads": 1, "lr_scheduler": "cosine", "lr_warmup_steps": 5,
+            "holdout_clips": 2, "checkpointing_steps": 0,
+        },
+        "evaluate": {"clips": held_out, "frames": FRAMES, "resolution": SIDE, "metrics": list(METRICS)},
+        "sample": {"seed": seed},
+    }  # fmt: skip
+    return config_of(tree, quiet=True)
+
+
+def trained(recipe: Config) -> tuple[Config, Task, dict[str, Any]]:
+    """A finished run and what it took; an unfinished one begins anew, as it is a minute."""
+    run = Path(recipe.output_dir)
+    if not (run / "cost.json").is_file():
+        shutil.rmtree(run, ignore_errors=True)
+        began, clock = time.process_time(), time.perf_counter()
+        train(replace(recipe, evaluate=replace(recipe.evaluate, clips=0)), command=COMMAND, after_step=lambda: None)
+        totals = json.loads((run / "totals.json").read_text())
+        cost = {
+            "core_seconds": time.process_time() - began, "wall_seconds": time.perf_counter() - clock,
+            "flops": totals["flops"], "bytes_peak": totals["bytes_peak"],
+        }  # fmt: skip
+        write_atomically(run / "cost.json", json.dumps(cost))
+    _, task = open_run(run, "model")
+    return recipe, task, json.loads((run / "cost.json").read_text())
+
+
+@torch.no_grad()
+def losses(task: Task, recipe: Config) -> dict[str, Any]:
+    """Held-out loss of clips: the mean and five noise bands; the same draws for every arm and seed of a fold."""
+    task.model.eval()
+    task.enter(recipe.phases["video"])
+    draws = fixed_draws(task, task.samples("holdout", FRAMES, 5), Shape(SIDE, FRAMES, 2), SAMPLES, 5)
+    taus = [tau for draw in draws for tau in draw.tau.tolist()]
+    each = [loss for draw in draws for loss in task.losses(draw).tolist()]
+    task.leave()
+    return {"loss": fmean(each), "bands": band_means(each, taus)}
+
+
+def judged(task: Task, recipe: Config, *, copy: bool = False) -> dict[str, Any]:
+    """Losses, and metrics of the held-out clips as the model generates them; with `copy` of the reference as well."""
+    found = losses(task, recipe)
+    clips = generate_holdout(task, recipe.evaluate, recipe.sample)
+    values, rows = measure([clip.generated for clip in clips], clips, METRICS)
+    nexts = [replace(clip, keypoints=other.keypoints) for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True)]
+    shuffled, _ = measure([clip.generated for clip in clips], nexts, ["pose_error"], per_clip=False)
+    _keep_frames(Path(recipe.output_dir), clips)
+    found |= {"metrics": values, "per_clip": rows, "shuffled_pck": shuffled["pck"]}
+    if copy:
+        shown = [clip.reference.expand_as(clip.truth) for clip in clips]
+        values, rows = measure(shown, clips, METRICS)
+        found["copy"] = {"metrics": values, "per_clip": rows}
+    return found
+
+
+def _keep_frames(run: Path, clips: list[GeneratedClip]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    frames: dict[str, Any] = {}
+    for clip in clips:
+        frames[f"{clip.clip}/generated"], frames[f"{clip.clip}/truth"] = to_uint8(clip.generated), to_uint8(clip.truth)
+        frames[f"{clip.clip}/reference"] = to_uint8(clip.reference[None])
+    np.savez_compressed(run / "clips.npz", **frames)
+
+
+def untrained(fold: str, seed: int) -> dict[str, Any]:
+    recipe = config("untrained", fold, seed, RATES[0])
+    return judged(build_task(recipe), recipe, copy=seed == SEEDS[0])
+
+
+def tune(arms: list[str]) -> None:
+    """Each arm at three rates on the tuning fold."""
+    done = {(row["arm"], row["learning_rate"]) for row in records() if row["kind"] == "tune"}
+    for arm in arms:
+        for rate in RATES:
+            if (arm, rate) not in done:
+                recipe, task, cost = trained(config(arm, TUNING_FOLD, TUNING_SEED, rate))
+                head = {"kind": "tune", "arm": arm, "fold": TUNING_FOLD, "seed": TUNING_SEED, "learning_rate": rate}
+                keep({**head, **losses(task, recipe), **cost})
+
+
+def chosen_rates() -> dict[str, float]:
+    """Each arm's rate: the lowest mean logarithm of the loss over the five bands, so that each band weighs alike."""
+    found: dict[str, dict[float, float]] = {}
+    for row in records():
+        if row["kind"] == "tune":
+            found.setdefault(row["arm"], {})[row["learning_rate"]] = fmean(map(math.log, row["bands"]))
+    return {arm: min(scores, key=lambda rate: scores[rate]) for arm, scores in found.items()}
+
+
+def order() -> Iterator[tuple[str, str, int]]:
+    """Arm, fold and seed of each run: what the question is about first, seed by seed."""
+    for seed in SEEDS:
+        yield from ((arm, fold, seed) for fold in FOLDS for arm in ("full", "lora", "entprog"))
+        if seed == SEEDS[0]:
+            yield from (("untrained", fold, seed) for fold in FOLDS)
+    for seed in SEEDS:
+        yield from (("full-muon", fold, seed) for fold in FOLDS)
+        if seed != SEEDS[0]:
+            yield from (("untrained", fold, seed) for fold in FOLDS)
+
+
+def runs(minutes: float = math.inf) -> None:
+    """All runs that have no line yet; none begins after `minutes`."""
+    rates, ends = chosen_rates(), time.monotonic() + 60 * minutes
+    done = {(row["arm"], row["fold"], row["seed"]) for row in records() if row["kind"] == "run"}
+    for arm, fold, seed in order():
+        if (arm, fold, seed) in done or (arm != "untrained" and arm not in rates) or time.monotonic() > ends:
+            continue
+        began = time.process_time()
+        head: dict[str, Any] = {"kind": "run", "arm": arm, "fold": fold, "seed": seed}
+        if arm == "untrained":
+            found: dict[str, Any] = {"steps": [0, 0], **untrained(fold, seed)}
+        else:
+            recipe, task, cost = trained(config(arm, fold, seed, rates[arm]))
+            about = describe_run(recipe, task.device, COMMAND)
+            found = {
+                "steps": [POSE_STEPS, VIDEO_STEPS], "learning_rate": rates[arm], **judged(task, recipe), **cost,
+                "protocol": protocol(recipe, task.codec, clips=recipe.evaluate.clips, weights="model"),
+                **{key: about[key] for key in ("commit", "versions", "device", "capability")},
+            }  # fmt: skip
+        keep({**head, **found, "core_seconds_with_judging": time.process_time() - began})
+
+
+def table() -> None:
+    """All tables of the record."""
+    for made in real_clips_page.tables().values():
+        print(markdown(made))
+
+
+def show() -> None:
+    """The moving picture: the clip of each fold that moves most, by seed 0."""
+    rates = chosen_rates()
+    arms = {"full": "full", "LoRA 16": "lora", "preset": "entprog"}
+    runs = {title: Path(f"{arm}-{{fold}}-0-{rates[arm]:g}") for title, arm in arms.items()}
+    runs["untrained"] = Path(f"untrained-{{fold}}-0-{RATES[0]:g}")
+    real_clips_page.picture(ROOT, runs, {fold: _liveliest(fold) for fold in FOLDS})
+
+
+def _liveliest(fold: str) -> str:
+    with np.load(ROOT / f"untrained-{fold}-0-{RATES[0]:g}" / "clips.npz") as stored:
+        truths = {name.partition("/")[0]: stored[name] for name in stored.files if name.endswith("/truth")}
+    return max(truths, key=lambda clip: float(np.abs(np.diff(truths[clip].astype(float), axis=0)).mean()))
+
+
+if __name__ == "__main__":
+    ROOT.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    if sys.argv[1] == "tune":
+        tune(sys.argv[2:] or list(ARMS))
+    elif sys.argv[1] == "runs":
+        runs(*map(float, sys.argv[2:]))
+    else:
+        {"prepare": prepare, "table": table, "picture": show}[sys.argv[1]]()
