@@ -1,8 +1,8 @@
 """Puts what the records say into docs/: python -m benchmarks.studies.fill [--check].
 
-Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the table of that title of a suite, or
-of a study with tables (`STUDIES`), without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check nothing is written, and the exit
-code is 1 where a table or a picture is not what the records give.
+Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the table of that title of a suite
+(or of a study that has tables), without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check
+nothing is written, and the exit code is 1 where a table or a picture is not what the records give.
 """
 
 import re

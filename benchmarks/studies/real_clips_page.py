@@ -1,7 +1,7 @@
 """What the lines of benchmarks/results/real-clips.jsonl say: tables for docs/benchmarks.md, and the picture."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -63,20 +63,26 @@ def _levels(arms: Mapping[str, Mapping[Any, Row]]) -> Table:
 def _differences(arms: Mapping[str, Mapping[Any, Row]]) -> Table:
     rows = []
     for name, lines in arms.items():
-        paired = [key for key in lines if key in arms["full"]]
-        if name in ("full", "copy") or not paired:
+        pairs = {key: (line, arms["full"][key]) for key, line in lines.items() if key in arms["full"]}
+        if name in ("full", "copy") or not pairs:
             continue
-        ratio: Callable[[Callable[[Row], float]], str] = lambda of: _difference(  # noqa: E731
-            {key: 100 * (of(lines[key]) / of(arms["full"][key]) - 1) for key in paired}, 1, "%"
-        )
-        minus: Callable[[str, int], str] = lambda name, digits: _difference(  # noqa: E731
-            {key: lines[key]["metrics"][name] - arms["full"][key]["metrics"][name] for key in paired}, digits
-        )
-        bands = [ratio(lambda row, band=band: row["bands"][band]) for band in range(5)]
-        metrics = [ratio(lambda row: row["metrics"]["l1"]), minus("ssim", 4), minus("psnr", 2), minus("pck", 3)]
-        rows.append((NAMES[name], str(len(paired)), *bands, *metrics))
-    columns = ("arm minus full", "pairs", *(f"loss, τ {band}" for band in BANDS), "L1", "SSIM", "PSNR", "PCK@0.2")
+        bands = [
+            _difference(
+                {key: _percent(own["bands"][band], full["bands"][band]) for key, (own, full) in pairs.items()}, 1
+            )
+            for band in range(5)
+        ]
+        metrics = []
+        for metric, digits in (("l1", 4), ("ssim", 4), ("psnr", 2), ("pck", 3)):
+            minus = {key: own["metrics"][metric] - full["metrics"][metric] for key, (own, full) in pairs.items()}
+            metrics.append(_difference(minus, digits))
+        rows.append((NAMES[name], str(len(pairs)), *bands, *metrics))
+    columns = ("arm minus full", "pairs", *(f"loss, τ {band}, %" for band in BANDS), "L1", "SSIM", "PSNR", "PCK@0.2")
     return Table("differences", columns, tuple(rows))
+
+
+def _percent(own: float, other: float) -> float:
+    return 100 * (own / other - 1)
 
 
 def _costs(arms: Mapping[str, Mapping[Any, Row]]) -> Table:
@@ -120,7 +126,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{fmean(known):.{digits}f}{spread}"
 
 
-def _difference(values: Mapping[tuple[str, int], float], digits: int, unit: str = "") -> str:
+def _difference(values: Mapping[tuple[str, int], float], digits: int) -> str:
     """Mean, and the larger standard error: over folds (means over seeds) or over seeds (means over folds)."""
     errors = []
     for place in (0, 1):
@@ -131,10 +137,12 @@ def _difference(values: Mapping[tuple[str, int], float], digits: int, unit: str 
         if len(means) > 1:
             errors.append(stdev(means) / len(means) ** 0.5)
     error = f" ± {max(errors):.{digits}f}" if errors else ""
-    return f"{fmean(values.values()):+.{digits}f}{error}{unit and ' ' + unit}"
+    return f"{fmean(values.values()):+.{digits}f}{error}"
 
 
-def picture(root: Path, runs: Mapping[str, Path], clips: Mapping[str, str], *, tile: int = 96, fps: float = 6.0) -> None:
+def picture(
+    root: Path, runs: Mapping[str, Path], clips: Mapping[str, str], *, tile: int = 96, fps: float = 6.0
+) -> None:
     """A row for each clip and a column for each run: the moving picture of docs/.
 
     Args:
@@ -152,7 +160,9 @@ def picture(root: Path, runs: Mapping[str, Path], clips: Mapping[str, str], *, t
         Image.fromarray(np.concatenate([head, *(np.concatenate([c[i] for c in row], 1) for row in rows)], 0))
         for i in range(min(len(column) for row in rows for column in row))
     ]
-    palette = Image.fromarray(np.concatenate([np.asarray(f) for f in frames], 0)).quantize(160, dither=Image.Dither.NONE)
+    palette = Image.fromarray(np.concatenate([np.asarray(f) for f in frames], 0)).quantize(
+        160, dither=Image.Dither.NONE
+    )
     shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     shown[0].save(PICTURE, save_all=True, append_images=shown[1:], duration=round(1000 / fps), loop=0, optimize=True)
