@@ -243,13 +243,11 @@ def chosen_rates() -> dict[str, float]:
 def order() -> Iterator[tuple[str, str, int]]:
     """Arm, fold and seed of each run: what the question is about first, seed by seed."""
     for seed in SEEDS:
-        yield from ((arm, fold, seed) for fold in FOLDS for arm in ("full", "lora", "entprog"))
-        if seed == SEEDS[0]:
-            yield from (("untrained", fold, seed) for fold in FOLDS)
+        first = ("untrained", "full", "lora", "entprog") if seed == SEEDS[0] else ("full", "lora", "entprog")
+        yield from ((arm, fold, seed) for fold in FOLDS for arm in first)
     for seed in SEEDS:
-        yield from (("full-muon", fold, seed) for fold in FOLDS)
-        if seed != SEEDS[0]:
-            yield from (("untrained", fold, seed) for fold in FOLDS)
+        later = ("full-muon",) if seed == SEEDS[0] else ("untrained", "full-muon")
+        yield from ((arm, fold, seed) for fold in FOLDS for arm in later)
 
 
 def runs(minutes: float = math.inf) -> None:

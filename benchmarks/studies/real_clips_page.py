@@ -50,8 +50,8 @@ def tables() -> dict[str, Table]:
 def _levels(arms: Mapping[str, Mapping[Any, Row]]) -> Table:
     rows = []
     for name, lines in arms.items():
-        losses = [_spread([line["bands"][band] for line in lines.values()], 4) for band in range(5)]
-        losses = losses if name != "copy" else [MISSING] * 5
+        bands = [line["bands"] for line in lines.values() if "bands" in line]
+        losses = [_spread([each[band] for each in bands], 4) for band in range(5)]
         values = [
             _spread([line["metrics"][key] for line in lines.values()], 2 if key == "psnr" else 4) for key in METRICS
         ]
@@ -119,11 +119,10 @@ def _rates(rows: Sequence[Row]) -> Table:
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+    if not values:
         return MISSING
-    spread = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{fmean(known):.{digits}f}{spread}"
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
 
 
 def _difference(values: Mapping[tuple[str, int], float], digits: int) -> str:
