@@ -5,7 +5,8 @@ python -m benchmarks.studies.real_clips prepare|tune|runs|table|picture
 The 20 sign language clips of ../shared/clips are prepared once, at 64 px. Each of four folds holds out one signer: A
 (6 clips), B (5), C (4), or D and E together (5; they have 3 and 2 clips). Every arm starts from the shipped base, as
 `entprog demo` does, and trains the same number of steps on the same samples with the same noise, pose phase and video
-phase. Rates are chosen alike for each arm, one of three, on the fold of signer A with a seed that no final run has.
+phase. Generated is the middle of each held-out clip, from the clip's first frame as its reference image. Rates are
+chosen alike for each arm, one of three, on the fold of signer A with a seed that no final run has.
 
 Budget, fixed before: 2 core-hours in all on a shared machine, one thread. Measured first (13 steps of full fine-tuning,
 CPU seconds on the busy machine): .42 a step of 8 images, 27 to judge 6 clips of 8 frames. Hence 48 pose and 16 video
@@ -43,12 +44,14 @@ from entprog.config.load import config_of
 from entprog.config.schema import Config
 from entprog.core.bands import band_means
 from entprog.core.types import Shape
+from entprog.data.shards import Shards
 from entprog.evaluate.evaluation import GeneratedClip, generate_holdout, measure, protocol
 from entprog.files import write_atomically
 from entprog.prepare.folder import prepare_folder
 from entprog.sample.animate import to_uint8
 from entprog.tasks.base import Task, fixed_draws
 from entprog.tasks.finished_run import build_task, open_run
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.train.log import describe_run
 from entprog.train.run import train
 
@@ -71,6 +74,7 @@ TUNING_FOLD, TUNING_SEED = "A", 9
 SEEDS = (0, 1, 2)
 SAMPLES = 40
 METRICS = ("l1", "psnr", "ssim", "pose_error")
+SHOWN = {"frames": f"the middle {FRAMES} of each", "reference": "the first frame of the clip"}
 COMMAND = "python -m benchmarks.studies.real_clips runs"
 
 
@@ -98,7 +102,7 @@ def prepare() -> None:
     rows = [json.loads(line) for line in (ROOT / "data" / "prepare.jsonl").read_text().splitlines()]
     index = _index(ROOT / "data")
     for fold in FOLDS:
-        _fold(fold)
+        fold_folder(fold)
     names = ("name", "status", "reason", "decoded_frames", "pose_found", "people_max", "clips")
     if not any(row["kind"] == "prepare" for row in records()):
         keep({
@@ -120,19 +124,35 @@ def _index(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _fold(fold: str) -> Path:
-    """The same shards with the clips of the fold's signers held out."""
-    out, data, who = ROOT / f"fold-{fold}", ROOT / "data", signers()
-    if (out / "index.jsonl").is_file():
-        return out
-    out.mkdir(parents=True, exist_ok=True)
-    for path in [data / "dataset.json", *data.glob("*.safetensors")]:
-        shutil.copyfile(path, out / path.name)
-    rows = []
-    for row in _index(data):
+def fold_folder(fold: str) -> Path:
+    """The data set with the clips of the fold's signers held out."""
+    who, rows = signers(), []
+    for row in _index(ROOT / "data"):
         signer = who[Path(row["source"]).stem]
         rows.append({**row, "subject": f"signer {signer}", "split": "holdout" if signer in FOLDS[fold] else "train"})
-    write_atomically(out / "index.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return _with_index(ROOT / f"fold-{fold}", rows)
+
+
+def shown_folder(fold: str) -> Path:
+    """What is generated: the middle of each held-out clip, from the clip's first frame as its reference image.
+
+    Signers begin at rest. From there, the first frames are all but still, and poses of any other clip fit them as well.
+    """
+    rows = []
+    for row in _index(fold_folder(fold)):
+        if row["split"] == "holdout":
+            rows.append({**row, "start": row["start"] + (row["frames"] - FRAMES) // 2, "frames": FRAMES})
+            rows.append({**row, "clip": f"{row['clip']} photo", "frames": 1})
+    return _with_index(ROOT / f"shown-{fold}", rows)
+
+
+def _with_index(out: Path, rows: list[dict[str, Any]]) -> Path:
+    """The same shards under another index."""
+    if not (out / "index.jsonl").is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        for path in [ROOT / "data" / "dataset.json", *(ROOT / "data").glob("*.safetensors")]:
+            shutil.copyfile(path, out / path.name)
+        write_atomically(out / "index.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return out
 
 
@@ -140,11 +160,11 @@ def _fold(fold: str) -> Path:
 
 
 def config(arm: str, fold: str, seed: int, rate: float, *, steps: tuple[int, int] = STEPS) -> Config:
-    held_out = sum(row["split"] == "holdout" for row in _index(_fold(fold)))
+    held_out = sum(row["split"] == "holdout" for row in _index(fold_folder(fold)))
     own = ARMS.get(arm, ARMS["full"])
     tree: dict[str, Any] = {
         **own, "label": arm, "output_dir": str(ROOT / f"{arm}-{fold}-{seed}-{rate:g}"),
-        "data": {"path": str(_fold(fold))},
+        "data": {"path": str(fold_folder(fold))},
         "phases": {
             "pose": {"resolution": SIDE, "steps": steps[0], "batch": 8, "learning_rate": rate},
             "video": {"resolution": SIDE, "steps": steps[1], "frames": FRAMES, "batch": 2, "learning_rate": rate},
@@ -188,9 +208,11 @@ def losses(task: Task, recipe: Config) -> dict[str, Any]:
     return {"loss": fmean(each), "bands": band_means(each, taus)}
 
 
-def judged(task: Task, recipe: Config, *, copy: bool = False) -> dict[str, Any]:
+def judged(task: Task, recipe: Config, fold: str, *, copy: bool = False) -> dict[str, Any]:
     """Losses, and metrics of the held-out clips as the model generates them; with `copy` of the reference as well."""
-    found = losses(task, recipe)
+    assert isinstance(task, HumanVideoTask)
+    began, found = time.process_time(), losses(task, recipe)
+    task.on(Shards(shown_folder(fold)))
     clips = generate_holdout(task, recipe.evaluate, recipe.sample)
     values, rows = measure([clip.generated for clip in clips], clips, METRICS)
     nexts = [
@@ -203,7 +225,7 @@ def judged(task: Task, recipe: Config, *, copy: bool = False) -> dict[str, Any]:
         shown = [clip.reference.expand_as(clip.truth) for clip in clips]
         values, rows = measure(shown, clips, METRICS)
         found["copy"] = {"metrics": values, "per_clip": rows}
-    return found
+    return {**found, "core_seconds_judging": time.process_time() - began}
 
 
 def _keep_frames(run: Path, clips: list[GeneratedClip]) -> None:
@@ -217,7 +239,7 @@ def _keep_frames(run: Path, clips: list[GeneratedClip]) -> None:
 
 def untrained(fold: str, seed: int) -> dict[str, Any]:
     recipe = config("untrained", fold, seed, RATES[0])
-    return judged(build_task(recipe), recipe, copy=seed == SEEDS[0])
+    return judged(build_task(recipe), recipe, fold, copy=seed == SEEDS[0])
 
 
 def tune(arms: list[str]) -> None:
@@ -257,7 +279,6 @@ def runs(minutes: float = math.inf) -> None:
     for arm, fold, seed in order():
         if (arm, fold, seed) in done or (arm != "untrained" and arm not in rates) or time.monotonic() > ends:
             continue
-        began = time.process_time()
         head: dict[str, Any] = {"kind": "run", "arm": arm, "fold": fold, "seed": seed}
         if arm == "untrained":
             found: dict[str, Any] = {"steps": [0, 0], **untrained(fold, seed)}
@@ -265,11 +286,11 @@ def runs(minutes: float = math.inf) -> None:
             recipe, task, cost = trained(config(arm, fold, seed, rates[arm]))
             about = describe_run(recipe, task.device, COMMAND)
             found = {
-                "steps": list(STEPS), "learning_rate": rates[arm], **judged(task, recipe), **cost,
-                "protocol": protocol(recipe, task.codec, clips=recipe.evaluate.clips, weights="model"),
+                "steps": list(STEPS), "learning_rate": rates[arm], **judged(task, recipe, fold), **cost,
+                "protocol": protocol(recipe, task.codec, clips=recipe.evaluate.clips, weights="model") | SHOWN,
                 **{key: about[key] for key in ("commit", "versions", "device", "capability")},
             }  # fmt: skip
-        keep({**head, **found, "core_seconds_with_judging": time.process_time() - began})
+        keep({**head, **found})
 
 
 def table() -> None:
