@@ -1,6 +1,6 @@
 """Fine-tuning on real videos, judged on signers whom no training step saw: full, LoRA and the preset beside each other.
 
-python -m benchmarks.studies.real_clips prepare|tune|runs|table|picture
+python -m benchmarks.studies.real_clips prepare|tune|runs|arms|table|picture
 
 The 20 sign language clips of ../shared/clips are prepared once, at 64 px. Each of four folds holds out one signer: A
 (6 clips), B (5), C (4), or D and E together (5; they have 3 and 2 clips). Every arm starts from the shipped base, as
@@ -16,6 +16,7 @@ of the steps.
 prepare  the data set and the folds in runs/real-clips; a line with what became of each file
 tune     the rates; a line a run
 runs     untrained, copy and the arms, seed by seed; a line a run, at once, so that it can be stopped and started again
+arms     PCK of elbows and wrists only, from the clips that the runs generated; a line a run
 table    the tables of docs/benchmarks.md
 picture  docs/images/real-clips.gif from the generated clips of seed 0
 
@@ -47,6 +48,7 @@ from entprog.core.types import Shape
 from entprog.data.shards import Shards
 from entprog.evaluate.evaluation import GeneratedClip, generate_holdout, measure, protocol
 from entprog.files import write_atomically
+from entprog.metrics.pose_error import PoseError
 from entprog.prepare.folder import prepare_folder
 from entprog.sample.animate import to_uint8
 from entprog.tasks.base import Task, fixed_draws
@@ -73,6 +75,7 @@ RATES = (1e-4, 3e-4, 1e-3)
 TUNING_FOLD, TUNING_SEED = "A", 9
 SEEDS = (0, 1, 2)
 SAMPLES = 40
+ELBOWS_AND_WRISTS = (3, 4, 6, 7)
 METRICS = ("l1", "psnr", "ssim", "pose_error")
 SHOWN = {"frames": f"the middle {FRAMES} of each", "reference": "the first frame of the clip"}
 COMMAND = "python -m benchmarks.studies.real_clips runs"
@@ -293,6 +296,34 @@ def runs(minutes: float = math.inf) -> None:
         keep({**head, **found})
 
 
+def arms() -> None:
+    """PCK of elbows and wrists alone, with the clip's own and the next clip's poses: the other joints hardly move."""
+    done = {(row["arm"], row["fold"], row["seed"]) for row in records() if row["kind"] == "arms"}
+    runs = [row for row in records() if row["kind"] == "run"]
+    todo = [(row["arm"], row["fold"], row["seed"], row.get("learning_rate", RATES[0])) for row in runs]
+    todo += [("copy", fold, seed, rate) for arm, fold, seed, rate in todo if arm == "untrained" and seed == SEEDS[0]]
+    for arm, fold, seed, rate in todo:
+        if (arm, fold, seed) not in done:
+            shards = Shards(shown_folder(fold))
+            poses = {row.clip: shards.pose(row, 0, FRAMES) for row in shards.rows if row.frames == FRAMES}
+            folder = ROOT / f"{'untrained' if arm == 'copy' else arm}-{fold}-{seed}-{rate:g}"
+            with np.load(folder / "clips.npz") as stored:
+                kind = "reference" if arm == "copy" else "generated"
+                shown = [np.broadcast_to(stored[f"{clip}/{kind}"], (FRAMES, SIDE, SIDE, 3)) for clip in poses]
+            own = list(poses.values())
+            found = {"own": _arm_pck(shown, own), "next": _arm_pck(shown, [*own[1:], own[0]])}
+            keep({"kind": "arms", "arm": arm, "fold": fold, "seed": seed, "pck": found})
+
+
+def _arm_pck(shown: list[np.ndarray], poses: list[np.ndarray]) -> float:
+    metric = PoseError()
+    for frames, keypoints in zip(shown, poses, strict=True):
+        only = torch.from_numpy(keypoints.copy())
+        only[:, [joint for joint in range(18) if joint not in ELBOWS_AND_WRISTS], 2] = 0
+        metric.update_keypoints(torch.from_numpy(frames.copy()).movedim(-1, 1)[None].float() / 255, only[None])
+    return metric.compute()["pck"]
+
+
 def table() -> None:
     """All tables of the record."""
     for made in real_clips_page.tables().values():
@@ -322,4 +353,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "runs":
         runs(*map(float, sys.argv[2:]))
     else:
-        {"prepare": prepare, "table": table, "picture": show}[sys.argv[1]]()
+        {"prepare": prepare, "arms": arms, "table": table, "picture": show}[sys.argv[1]]()

@@ -17,8 +17,13 @@ NAMES = {
     "copy": "copy of the reference", "untrained": "untrained base", "full": "full, AdamW", "full-muon": "full, Muon",
     "lora": "LoRA 16, every block", "entprog": "preset `entprog`",
 }  # fmt: skip
+MAIN = ("full", "lora", "entprog")
 BANDS = ("0-.2", ".2-.4", ".4-.6", ".6-.8", ".8-1")
-METRICS = {"l1": "L1", "ssim": "SSIM", "psnr": "PSNR", "pck": "PCK@0.2", "background_l1": "L1 of the background"}
+METRICS = {
+    "l1": "L1", "ssim": "SSIM", "psnr": "PSNR", "pck": "PCK@0.2", "arms": "PCK, elbows and wrists",
+    "arms_next": "PCK, the same with another clip's poses",
+}  # fmt: skip
+DIGITS = {"l1": 4, "psnr": 2}
 MIB = 2**20
 Row = Mapping[str, Any]
 
@@ -30,14 +35,25 @@ def records() -> list[dict[str, Any]]:
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], Row]]:
-    """Arm -> (fold, seed) -> its line, in the tables' order; copies of the reference are an arm of one seed."""
+    """Arm -> (fold, seed) -> its line, in the tables' order; copies of the reference are an arm of one seed.
+
+    Folds of a seed that not all of `MAIN` have are left out, so that means are over the same clips. Among the metrics
+    are those of elbows and wrists only, from lines of their own.
+    """
     found: dict[str, dict[tuple[str, int], Row]] = {name: {} for name in NAMES}
     for row in rows:
         if row["kind"] == "run":
             found[row["arm"]][row["fold"], row["seed"]] = row
             if "copy" in row:
                 found["copy"][row["fold"], row["seed"]] = row["copy"]
-    return {name: lines for name, lines in found.items() if lines}
+    for row in rows:
+        if row["kind"] == "arms":
+            line = found[row["arm"]].get((row["fold"], row["seed"]))
+            if line is not None:
+                line["metrics"]["arms"], line["metrics"]["arms_next"] = row["pck"]["own"], row["pck"]["next"]
+    whole = set.intersection(*(set(found[name]) for name in MAIN))
+    kept = {name: {key: line for key, line in lines.items() if key in whole} for name, lines in found.items()}
+    return {name: lines for name, lines in kept.items() if lines}
 
 
 def tables() -> dict[str, Table]:
@@ -53,7 +69,8 @@ def _levels(arms: Mapping[str, Mapping[Any, Row]]) -> Table:
         bands = [line["bands"] for line in lines.values() if "bands" in line]
         losses = [_spread([each[band] for each in bands], 4) for band in range(5)]
         values = [
-            _spread([line["metrics"][key] for line in lines.values()], 2 if key == "psnr" else 4) for key in METRICS
+            _spread([line["metrics"][key] for line in lines.values() if key in line["metrics"]], DIGITS.get(key, 3))
+            for key in METRICS
         ]
         rows.append((NAMES[name], str(len(lines)), *losses, *values))
     columns = ("arm", "runs", *(f"loss, τ {band}" for band in BANDS), *METRICS.values())
