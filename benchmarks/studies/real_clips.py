@@ -336,7 +336,10 @@ def show() -> None:
     arms = {"full": "full", "LoRA 16": "lora", "preset": "entprog"}
     runs = {title: Path(f"{arm}-{{fold}}-0-{rates[arm]:g}") for title, arm in arms.items()}
     runs["untrained"] = Path(f"untrained-{{fold}}-0-{RATES[0]:g}")
-    real_clips_page.picture(ROOT, runs, {fold: _liveliest(fold) for fold in FOLDS})
+    there = [
+        fold for fold in FOLDS if all((ROOT / str(p).format(fold=fold) / "clips.npz").is_file() for p in runs.values())
+    ]
+    real_clips_page.picture(ROOT, runs, {fold: _liveliest(fold) for fold in there})
 
 
 def _liveliest(fold: str) -> str:
