@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from entprog.prepare.matching import FAILED, Job, dropped_row
+from entprog.prepare.memory import keep_freed_memory
 from entprog.prepare.parts import FULL, NotWritten, keep_clip
 from entprog.prepare.store import Row
 from entprog.prepare.video import VideoError
@@ -66,6 +67,7 @@ def prepare_jobs(jobs: Sequence[Job], work: Work, parts: Path, workers: int) -> 
 
 def _here(jobs: Sequence[Job], work: Work, parts: Path) -> Iterator[tuple[Job, Row]]:
     threads, prepare = torch.get_num_threads(), None
+    keep_freed_memory()
     for job in jobs:
         torch.set_num_threads(1)
         try:
@@ -183,6 +185,7 @@ def _serve(pipe: Connection, parts: Path, levels: Mapping[str, int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         work: Work = pipe.recv()  # which imports libraries, whose loggers are set by now
         prepare = work.open()
