@@ -25,6 +25,7 @@ from entprog.prepare.names import Names
 from entprog.prepare.split import TAIL, split_files, tail_of_clips, tail_of_windows
 from entprog.prepare.store import Store
 from entprog.prepare.video import VideoError
+from kill_host import Forking
 from stand_in_work import CODEC, SETTINGS, TextWork, prepare, rows, write
 
 
@@ -171,7 +172,8 @@ def test_whatever_happens_to_one_file_is_a_row(tmp_path: Path, workers: int) -> 
     assert "KeyError" in index(tmp_path / "out")
 
 
-def test_a_file_that_ends_its_process_is_a_row(tmp_path: Path) -> None:
+def test_a_file_that_ends_its_process_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "multiprocessing", Forking)
     write(tmp_path / "v", a=20, b=24, d=18)
     (tmp_path / "v" / "c.mp4").write_text("exit")
     (tmp_path / "v" / "e.mp4").write_text("kill")

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-__all__ = ["TAIL", "Piece", "split_files", "tail_of_clips", "tail_of_windows"]
+__all__ = ["TAIL", "Piece", "renamed_pieces", "split_files", "tail_of_clips", "tail_of_windows"]
 
 TAIL = "tail"
 """The split of a file whose end is held out, and the rest trained on."""
@@ -65,6 +66,18 @@ def tail_of_clips(frames: Mapping[str, int], share: float, least: int) -> list[P
         if count - cut:
             pieces.append(Piece(clip, f"{clip}-tail" if cut else clip, cut, count, "holdout"))
     return pieces
+
+
+def renamed_pieces(rows: Sequence[dict[str, Any]], pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """A row's "pieces" with the clips that were cut in two."""
+    found = []
+    for row in rows:
+        own = [piece for piece in pieces if piece.clip == row["clip"]]
+        first = row["start"]
+        found += [
+            {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
+        ] or [row]
+    return found
 
 
 def tail_of_windows(starts: Sequence[int], length: int, share: float) -> int | None:

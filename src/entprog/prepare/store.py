@@ -22,9 +22,9 @@ from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_l
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
-from entprog.prepare.parts import full_disk_reported, keep_clip
+from entprog.prepare.parts import full_disk_reported, keep_clip, part_path
 from entprog.prepare.quality import MIN_SHARPNESS
-from entprog.prepare.split import TAIL, Piece, split_files, tail_of_clips
+from entprog.prepare.split import TAIL, Piece, renamed_pieces, split_files, tail_of_clips
 
 __all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "split_files"]
 
@@ -119,7 +119,18 @@ class Store:
                 kept = self._kept(row)
             if kept:
                 found.append(row)
-        return found
+        return self._newest(found)
+
+    def _newest(self, rows: Sequence[Row]) -> list[Row]:
+        """Of rows of one file the last, and one of the finished data set, which that replaces.
+
+        A run that was killed leaves two: the row of the finished data set, and that of the file's new content.
+        """
+        newest = {row["source"]: row for row in rows}
+        older = [row for row in rows if newest[row["source"]] is not row]
+        self.replaced |= {row["source"]: row for row in older if finished(row)}
+        gone = {id(row) for row in older if self.replaced.get(row["source"]) is not row}
+        return [row for row in rows if id(row) not in gone]
 
     def _kept(self, row: Row) -> bool:
         """Whether the clips of a file are all in parts/."""
@@ -135,7 +146,7 @@ class Store:
         return Shards(self.out)
 
     def _chunk(self, clip: str, number: int) -> Path:
-        return self.parts / (f"{clip}.safetensors" + (f".{number}" if number else ""))
+        return part_path(self.parts, clip, number)
 
     def _chunks(self, clip: str) -> Iterator[Path]:
         number = 0
@@ -278,7 +289,7 @@ class Store:
                 row["crops"][piece.name] = row["crops"][piece.clip]
         row["held_out"] = [piece.name for piece in pieces if piece.split == "holdout"]
         if "pieces" in row:
-            row["pieces"] = _renamed(row["pieces"], pieces)
+            row["pieces"] = renamed_pieces(row["pieces"], pieces)
         if not row["held_out"]:
             row["split"] = "train"
         return pieces
@@ -382,15 +393,3 @@ def finished(row: Mapping[str, Any]) -> bool:
 
 def _frames(path: Path) -> int:
     return TensorFile(path).shapes["pose"][0]
-
-
-def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
-    """A row's "pieces" with the clips that were cut in two."""
-    found = []
-    for row in rows:
-        own = [piece for piece in pieces if piece.clip == row["clip"]]
-        first = row["start"]
-        found += [
-            {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
-        ] or [row]
-    return found

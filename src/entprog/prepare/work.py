@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -53,7 +54,8 @@ class Work(Protocol):
 def prepare_jobs(jobs: Sequence[Job], work: Work, parts: Path, workers: int) -> Iterator[tuple[Job, Row]]:
     """Each job's row, as they are done; the clips lie in `parts`.
 
-    The rows and clips are the same for any number of workers: each file is prepared by one thread.
+    The rows and clips are the same for any number of workers: each file is prepared by one thread. A file whose process
+    ends is tried once more, after all others.
 
     Raises:
         OSError: the data set's folder can't be written.
@@ -84,9 +86,15 @@ def prepare_one(job: Job, prepare: Callable[[Path, str, Keep], Row], settings: R
     Raises:
         NotWritten, OSError: the data set's folder can't be written, or a disk is full.
     """
-    content = job.content
+    content, kept = job.content, Counter[str]()
+
+    def keep(clip: str, tensors: Mapping[str, Tensor]) -> None:
+        # numbered here: what another process has left of this file, or still writes, is replaced and not added to
+        keep_clip(parts, clip, tensors, kept[clip])
+        kept[clip] += 1
+
     try:
-        row = prepare(content.file, job.name, lambda clip, tensors: keep_clip(parts, clip, tensors))
+        row = prepare(content.file, job.name, keep)
     except VideoError as error:
         return dropped_row(content, job.name, f"unreadable: {error.reason}", settings)
     except (NotWritten, torch.OutOfMemoryError):
@@ -128,7 +136,7 @@ class _Worker:
 
 
 def _in_processes(jobs: Sequence[Job], work: Work, parts: Path, count: int) -> Iterator[tuple[Job, Row]]:
-    waiting, workers = list(reversed(jobs)), list[_Worker]()
+    waiting, workers, again = list(reversed(jobs)), list[_Worker](), set[str]()
     try:
         workers += [_Worker(work, parts) for _ in range(count)]
         while workers:
@@ -148,7 +156,11 @@ def _in_processes(jobs: Sequence[Job], work: Work, parts: Path, count: int) -> I
                     worker.stop()
                     if job is None:
                         raise RuntimeError(GUARD)
-                    yield job, dropped_row(job.content, job.name, _death(worker.process.exitcode), work.settings)
+                    if job.name in again:
+                        yield job, dropped_row(job.content, job.name, _death(worker.process.exitcode), work.settings)
+                    else:  # perhaps not for this file's sake
+                        again.add(job.name)
+                        waiting.insert(0, job)
                     if waiting:
                         workers.append(_Worker(work, parts))
                     continue
