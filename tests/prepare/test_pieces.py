@@ -5,7 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entprog.prepare.pieces import COLOURS, CUT, JUMP, LONGEST_GAP, LOST, PAUSE, Span, scale_of, split_track
+from entprog.prepare.pieces import (
+    COLOURS,
+    CUT,
+    JUMP,
+    LONGEST_GAP,
+    LOST,
+    PAUSE,
+    Span,
+    scale_of,
+    split_track,
+    subjects_of,
+)
 from stand_in import keypoints_at
 
 RED, BLUE = np.array([50.0, 60, 40]), np.array([40.0, 10, -60])

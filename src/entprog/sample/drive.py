@@ -74,7 +74,7 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
         ValueError: no video, or no person in it.
     """
     if path.is_file() and path.suffix.lower() not in EXTENSIONS and not looks_like_video(path):
-        raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")
+        raise ValueError(f"drive = {str(path)!r}: not a video; give a video file, such as .mp4, or a clip's name")
     most = None if frames is None else max(frames, int(SECONDS * fps))
     settings = {"fps": fps, "people": "largest", "max_frames": most, "min_sharpness": 0.0}
     settings |= {"longest_pause": LONGEST_PAUSE}
