@@ -387,3 +387,17 @@ def test_result_counts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of 1 files can be used \(1 x shorter than 16 frames\)"):
         result_of(store, 0, 0, 0)
     assert torch.get_num_threads() >= 1 and CODEC
+
+
+def test_a_text_with_the_suffix_of_a_video_is_no_video(tmp_path: Path) -> None:
+    files = {
+        "code.ts": b"export const a = 1;\n", "umlaut.mts": "// gr\u00fc\u00dfe\n".encode() * 400, "song.mod": b"a text",
+        "stream.ts": b"\x47" + bytes(2000), "empty.ts": b"", "page.mp4": b"<html>", "notes": b"a text",
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    listed = list_inputs([tmp_path])
+    assert [path.name for path in listed.files] == ["empty.ts", "page.mp4", "stream.ts"]
+    assert listed.left_out == {
+        "no video (.mod)": 1, "no video (.mts)": 1, "no video (.ts)": 1, "no video (no suffix)": 1
+    }  # fmt: skip

@@ -22,9 +22,10 @@ from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_l
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
+from entprog.prepare.outcome import subject_of
 from entprog.prepare.parts import full_disk_reported, keep_clip, part_path
 from entprog.prepare.quality import MIN_SHARPNESS
-from entprog.prepare.split import TAIL, Piece, renamed_pieces, split_files, tail_of_clips
+from entprog.prepare.split import TAIL, SplitClip, renamed_pieces, split_files, tail_of_clips
 
 __all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "split_files"]
 
@@ -266,7 +267,7 @@ class Store:
                 row["split"] = (TAIL if alone else splits[row["source"]]) if row["clips"] else None
                 row["new"] = True
 
-    def _pieces(self, row: Row, old: Sequence[ClipRow]) -> list[Piece]:
+    def _pieces(self, row: Row, old: Sequence[ClipRow]) -> list[SplitClip]:
         """The clips of a row: as in the finished data set, or new; then the row is brought in line with them."""
         if not row.get("new"):
             clips = {c.clip: c for c in old if c.clip in row["clips"]}
@@ -278,10 +279,10 @@ class Store:
                         clips[joined.clip] = replace(joined, frames=joined.frames + clips.pop(name).frames)
                         row.get("crops", {}).pop(name, None)
                 row["clips"] = list(clips)
-            return [Piece(c.clip, c.clip, 0, c.frames, c.split) for c in clips.values()]
+            return [SplitClip(c.clip, c.clip, 0, c.frames, c.split) for c in clips.values()]
         frames = {clip: sum(_frames(path) for path in self._chunks(clip)) for clip in row["clips"]}
         if row["split"] != TAIL:
-            return [Piece(clip, clip, 0, count, row["split"]) for clip, count in frames.items()]
+            return [SplitClip(clip, clip, 0, count, row["split"]) for clip, count in frames.items()]
         pieces = tail_of_clips(frames, self.settings["holdout"], self.settings["min_frames"])
         row["clips"] = [piece.name for piece in pieces]
         for piece in pieces:
@@ -294,9 +295,9 @@ class Store:
             row["split"] = "train"
         return pieces
 
-    def _move(self, piece: Piece, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
+    def _move(self, piece: SplitClip, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
         about = {
-            "clip": piece.name, "subject": row["name"], "motion": piece.name, "scene": row["name"],
+            "clip": piece.name, "subject": subject_of(row, piece.name), "motion": piece.name, "scene": row["name"],
             "source": row["source"], "split": piece.split, "content": row.get("sha256", ""),
         }  # fmt: skip
         if row.get("new"):
@@ -314,7 +315,7 @@ class Store:
         names = {name: name for name in file.shapes}
         return file.chunks(names, clip.start, clip.start + clip.frames, FRAMES_AT_ONCE)
 
-    def _frames_of(self, piece: Piece) -> Iterator[dict[str, Tensor]]:
+    def _frames_of(self, piece: SplitClip) -> Iterator[dict[str, Tensor]]:
         """Frames [start, end) of a clip in parts/."""
         before = 0
         for path in self._chunks(piece.clip):
