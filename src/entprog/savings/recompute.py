@@ -1,5 +1,6 @@
 """Gradient checkpointing of exactly those block calls that a backward will run through."""
 
+import copyreg
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
@@ -80,8 +81,8 @@ def _recomputing_class(kind: type[Any]) -> type[nn.Module]:
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             """A copy or a pickle is of the plain class."""
-            rebuild, arguments, *rest = super().__reduce_ex__(protocol)
-            return (rebuild, tuple(kind if each is type(self) else each for each in arguments), *rest)
+            state = super().__reduce_ex__(2)[2]
+            return copyreg._reconstructor, (kind, object, None), state  # type: ignore[attr-defined]
 
     Recomputing.__name__, Recomputing.__qualname__ = kind.__name__, kind.__qualname__
     Recomputing.__module__ = kind.__module__
