@@ -10,12 +10,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["is_sharded", "reshard", "sharded_modules"]
+__all__ = ["full_tensor", "is_sharded", "reshard", "sharded_modules"]
 
 
 def is_sharded(parameter: Tensor) -> bool:
     """Whether this is a DTensor: a piece of a tensor that several processes hold."""
     return hasattr(parameter, "full_tensor")
+
+
+def full_tensor(tensor: Any) -> Tensor:
+    """All of a tensor, gathered from the processes where it is sharded; all of them must call this."""
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return whole
 
 
 def sharded_modules(model: nn.Module) -> tuple[Any, ...]:

@@ -396,6 +396,5 @@ class Metric(Protocol):
 
     def update(self, fake: Tensor, real: Tensor) -> None:
         """Take clips, both [B, F, 3, H, W] in 0..1."""
-        ...
 
     def compute(self) -> dict[str, float]: ...

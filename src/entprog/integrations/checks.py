@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 
 from entprog.core.blocks import Blocks, discover_blocks, shortened
 from entprog.core.skip import Skipper
-from entprog.core.types import Draw
+from entprog.core.types import Draw, Ranking
 
 __all__ = [
     "check_draws", "check_optimizer", "checked_prediction", "evaluating", "plain_optimizer", "usable_blocks",
@@ -122,10 +122,12 @@ def usable_blocks(
     model: nn.Module,
     blocks: str | Sequence[str] | Blocks | None,
     run: Callable[[], Any] | None,
+    ranking: Ranking | None = None,
 ) -> tuple[Blocks, set[str]]:
     """The blocks that have something to train and that the model calls, and the names of those left out.
 
-    Blocks with nothing to train are left out with a warning, and so are guessed blocks that `run` never calls.
+    Blocks with nothing to train are left out with a warning, and so are guessed blocks that `run` never calls. Those of
+    a given ranking stay, with a warning, where they have nothing to train.
 
     Args:
         run: calls the model once; None where there is no draw to do so.
@@ -141,9 +143,9 @@ def usable_blocks(
             "adapters to them before attach"
         )
     if fixed:
-        warnings.warn(
-            f"blocks without a parameter that requires a gradient are left out: {shortened(fixed)}", stacklevel=3
-        )
+        done = "stay in the given ranking" if ranking else "are left out"
+        warnings.warn(f"blocks without a parameter that requires a gradient {done}: {shortened(fixed)}", stacklevel=3)
+        fixed = [] if ranking else fixed
     found = _without(found, fixed)
     if run is None:
         return found, set(fixed)

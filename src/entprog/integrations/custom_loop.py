@@ -116,7 +116,9 @@ def attach(
     with ExitStack() as failing:
         with checks.evaluating(model), processes.wrappers_in() as wrappers:
             wrappers += [module for module in model.modules() if isinstance(module, processes.DistributedDataParallel)]
-            found, left_out = checks.usable_blocks(model, blocks, (lambda: task.predict(probe[0])) if probe else None)
+            found, left_out = checks.usable_blocks(
+                model, blocks, (lambda: task.predict(probe[0])) if probe else None, ranking
+            )
             processes.check_wrappers(wrappers)
         undo = recompute(found) if gradient_checkpointing else _nothing
         failing.callback(undo)

@@ -34,8 +34,8 @@ def check_options(model: nn.Module, probe: Sequence[Any], options: dict[str, Any
             )
     if any(hasattr(p, "ds_id") for p in model.parameters()):
         raise ValueError(
-            "model: DeepSpeed's ZeRO stage 3 holds the parameters elsewhere, so they can't be scored; use ZeRO stage 1 or "
-            "2, or torch.distributed.fsdp.fully_shard"
+            "model: DeepSpeed's ZeRO stage 3 holds the parameters elsewhere, so they can't be scored; use stage 1 "
+            "or 2, or torch.distributed.fsdp.fully_shard"
         )
     if any(is_sharded(p) for p in model.parameters()):
         if options["inputs_every"] != 1:

@@ -65,7 +65,7 @@ def _recompute_one(module: nn.Module) -> None:
         module.__dict__["forward"] = _saving(module)
         module.__dict__["forward"].entprog_original = original
         return
-    module.__class__ = _recomputing_class(type(module))
+    module.__class__ = _recomputing_class(type(module))  # type: ignore[arg-type]
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
-from entprog.core.sharded import is_sharded, reshard, sharded_modules
+from entprog.core.sharded import full_tensor, is_sharded, reshard, sharded_modules
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, part, scoring, summary
 
@@ -152,9 +152,7 @@ def _sharded_gradients(
     loss.backward()  # type: ignore[no-untyped-call]
     reshard(sharded_modules(model))
     for place, p in enumerate(parameters):
-        gradient = p.grad
-        whole = gradient.full_tensor() if gradient is not None and is_sharded(gradient) else gradient
-        take(place, torch.zeros(p.shape) if whole is None else whole)
+        take(place, torch.zeros(p.shape) if p.grad is None else full_tensor(p.grad))
     for p, kept in zip(everything, before, strict=True):
         p.grad = kept
 
