@@ -1,4 +1,7 @@
-"""`attach` in one of several gloo processes: `attach_processes.py CASE RANK WORLD FILE`; prints JSON of what it saw."""
+"""`attach` in one of several gloo processes: `attach_processes.py CASES RANK WORLD FILE`; prints JSON of what it saw.
+
+A case is "wrapper-score-schedule". In one process the draws are those of two ranks together.
+"""
 
 import json
 import os
@@ -14,7 +17,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import entprog
+from entprog.core.blocks import discover_blocks
 from entprog.core.types import Draw
+from entprog.scores.gradient import Gradient
 
 STEPS = 8
 
@@ -48,6 +53,30 @@ def draw(seed: int, size: int = 4) -> Draw:
     return Draw(x, torch.rand(size, generator=generator), target)
 
 
+def drawn(seed: int, rank: int, world: int) -> Draw:
+    if world > 1:
+        return draw(seed + rank)
+    both = draw(seed), draw(seed + 1)
+    return Draw(*(torch.cat([getattr(each, name) for each in both]) for name in ("x", "tau", "target")))
+
+
+class _Task:
+    """A network and its loss, for scores."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def predict(self, draw: Draw) -> Tensor:
+        result: Tensor = self.model(draw.x)
+        return result
+
+    def losses(self, draw: Draw) -> Tensor:
+        return (self.predict(draw) - draw.target).pow(2).mean(1)
+
+    def loss(self, draw: Draw) -> Tensor:
+        return self.losses(draw).mean()
+
+
 def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
 
@@ -68,7 +97,7 @@ def main(case: str, rank: int, world: int) -> dict[str, Any]:
         for block in net.blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=kind != "fsdpkeep")
         fully_shard(net, mesh=mesh)
-    elif kind == "ddp":
+    elif kind in ("ddp", "ddpwhole"):
         model = DistributedDataParallel(net, find_unused_parameters=True)
     elif kind == "ddpplain":
         model = DistributedDataParallel(net)
@@ -76,25 +105,30 @@ def main(case: str, rank: int, world: int) -> dict[str, Any]:
     searching = schedule != "linear"
     options = {"stages": 1, "search_steps": 6, "estimator": schedule} if searching else {"stages": 4}
     method = entprog.attach(
-        net, optimizer, steps=STEPS, predict=lambda d: model(d.x), probe=[draw(rank)], score=score,
+        model if kind == "ddpwhole" else net, optimizer, steps=STEPS, predict=lambda d: model(d.x),
+        probe=[draw(0, 4 + rank) if kind == "uneven" else drawn(0, rank, world)], score=score, cost="flops",
         schedule="adaptive" if searching else "linear", schedule_options=options,
-        gradient_checkpointing=kind == "fsdpckpt",
+        gradient_checkpointing=kind == "fsdpckpt", inputs_every=0 if kind == "fsdpinputs" else 1,
     )  # fmt: skip
+    scores = (
+        Gradient().score(_Task(net), discover_blocks(net), [drawn(0, rank, world)]) if kind in ("one", "fsdp") else None
+    )
     wrong, active = [], []
     for i in range(STEPS):
         with method.step(i) as plan:  # a probe restores its start on entry
             before = weights(net)
-            given = draw(1000 + 10 * i + rank)
+            given = drawn(1000 + 10 * i, rank, world)
             (model(given.x) - given.target).pow(2).mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             after = weights(net)
         moved = {".".join(n.split(".")[:-1]) for n, value in after.items() if not torch.equal(value, before[n])}
-        active.append(list(plan.active))
-        if moved != {*plan.active, "inlet", "head"}:
-            wrong.append([i, sorted(moved), list(plan.active)])
+        active.append([name.removeprefix("module.") for name in plan.active])
+        if moved != {*active[-1], "inlet", "head"}:
+            wrong.append([i, sorted(moved), active[-1]])
     return {
-        "order": list(method.rankings[0].names),  # type: ignore[attr-defined]
+        "order": [name.removeprefix("module.") for name in method.rankings[0].names],  # type: ignore[attr-defined]
+        "scores": dict(scores.values) if scores else {},
         "active": active,
         "wrong": wrong,
         "weights": sum(float(value.double().abs().sum()) for value in weights(net).values()),

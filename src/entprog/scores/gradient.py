@@ -57,7 +57,9 @@ class Gradient:
         sharded = any(is_sharded(p) for parameters in members.values() for p in parameters)
         if sharded and self.norm == "snr":
             raise ValueError('norm = "snr" keeps whole gradients, which fully_shard avoids; use "l1", "l2" or "fisher"')
-        stream = partial(_sharded_gradients, task.model) if sharded else _stream_gradients
+        stream = (
+            partial(_sharded_gradients, task.model, list(task.model.parameters())) if sharded else _stream_gradients
+        )
         sizes: dict[str, list[float]] = {name: [] for name in members}
         running = {name: [_Moments(p) for p in parameters] for name, parameters in members.items()}
         everything = [p for parameters in members.values() for p in parameters]
@@ -142,10 +144,17 @@ def _stream_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Ca
 
 
 def _sharded_gradients(
-    model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter], take: Callable[[int, Tensor], None]
+    model: nn.Module,
+    everything: Sequence[nn.Parameter],
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    take: Callable[[int, Tensor], None],
 ) -> None:
-    """As `_stream_gradients` where the backward leaves each process a shard of the gradients, as FSDP2 does."""
-    everything = list(model.parameters())
+    """As `_stream_gradients` where the backward leaves each process a shard of the gradients, as FSDP2 does.
+
+    Args:
+        everything: the sharded parameters of the model; after a forward it may hold whole ones in their place.
+    """
     before = [p.grad for p in everything]
     for p in everything:
         p.grad = None
