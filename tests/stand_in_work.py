@@ -44,7 +44,10 @@ def prepare_text(file: Path, name: str, settings: Row, keep: Callable[..., None]
         os._exit(3)
     if text[0] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    count = int(text[0])
+    if text[0] == "once" and not (marker := file.parent.parent / f"{file.stem}.killed").exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    count = int(text[-1])
     if count < settings["min_frames"]:
         return row | {"reason": f"shorter than {settings['min_frames']} frames"}
     for start in range(0, count, 25):  # a clip may come in pieces

@@ -1,8 +1,8 @@
 """Puts what the records say into docs/: python -m benchmarks.studies.fill [--check].
 
-Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the suite's table of that title,
-without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check nothing is written, and the exit
-code is 1 where a table or a picture is not what the records give.
+Between `<!-- table SUITE: TITLE -->` and `<!-- end -->` in docs/benchmarks.md goes the table of that title of a suite
+(or of a study that has tables), without its notes; a picture docs/images/SUITE/NAME.svg is drawn anew. With --check
+nothing is written, and the exit code is 1 where a table or a picture is not what the records give.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.command import RESULTS, analysed
 from benchmarks.runner.results_file import results_file
 from benchmarks.runner.suite_file import suites
+from benchmarks.studies import real_clips_page
 from benchmarks.tables.all_tables import all_tables
 from benchmarks.tables.analysis import Analysis, Table, markdown
 from benchmarks.tables.suite_page import pictures
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
 RECORDS = ROOT / RESULTS
+STUDIES = {"real-clips": real_clips_page.tables}
+"""Tables by title of the studies that docs/benchmarks.md shows."""
 
 
 @cache
@@ -31,7 +34,9 @@ def suite_analysis(name: str) -> Analysis | None:
 
 @cache
 def suite_tables(name: str) -> dict[str, Table]:
-    """A suite's tables by title."""
+    """A suite's or a study's tables by title."""
+    if name in STUDIES:
+        return STUDIES[name]()
     analysis = suite_analysis(name)
     return {table.title: table for table in all_tables(analysis)} if analysis else {}
 

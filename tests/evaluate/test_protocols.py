@@ -17,8 +17,8 @@ from entprog.data.shards import Shards
 from entprog.diffusion.objective import Objective
 from entprog.evaluate.evaluation import evaluate_task, generate_holdout, judged
 from entprog.evaluate.measure import GeneratedClip, Notes, measure, ready
-from entprog.evaluate.protocol import paper_row, table
 from entprog.evaluate.protocols import DEFAULT, DISCO, PROTOCOLS, protocol_named
+from entprog.evaluate.provenance import paper_row, table
 from entprog.files import save_weights
 from entprog.nets.dit import build_dit
 from entprog.plugins import declared, describe

@@ -25,6 +25,7 @@ from entprog.prepare.names import Names
 from entprog.prepare.split import TAIL, split_files, tail_of_clips, tail_of_windows
 from entprog.prepare.store import Store
 from entprog.prepare.video import VideoError
+from kill_host import Forking
 from stand_in_work import CODEC, SETTINGS, TextWork, prepare, rows, write
 
 
@@ -171,7 +172,8 @@ def test_whatever_happens_to_one_file_is_a_row(tmp_path: Path, workers: int) -> 
     assert "KeyError" in index(tmp_path / "out")
 
 
-def test_a_file_that_ends_its_process_is_a_row(tmp_path: Path) -> None:
+def test_a_file_that_ends_its_process_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "multiprocessing", Forking)
     write(tmp_path / "v", a=20, b=24, d=18)
     (tmp_path / "v" / "c.mp4").write_text("exit")
     (tmp_path / "v" / "e.mp4").write_text("kill")
@@ -385,3 +387,17 @@ def test_result_counts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of 1 files can be used \(1 x shorter than 16 frames\)"):
         result_of(store, 0, 0, 0)
     assert torch.get_num_threads() >= 1 and CODEC
+
+
+def test_a_text_with_the_suffix_of_a_video_is_no_video(tmp_path: Path) -> None:
+    files = {
+        "code.ts": b"export const a = 1;\n", "umlaut.mts": "// gr\u00fc\u00dfe\n".encode() * 400, "song.mod": b"a text",
+        "stream.ts": b"\x47" + bytes(2000), "empty.ts": b"", "page.mp4": b"<html>", "notes": b"a text",
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    listed = list_inputs([tmp_path])
+    assert [path.name for path in listed.files] == ["empty.ts", "page.mp4", "stream.ts"]
+    assert listed.left_out == {
+        "no video (.mod)": 1, "no video (.mts)": 1, "no video (.ts)": 1, "no video (no suffix)": 1
+    }  # fmt: skip

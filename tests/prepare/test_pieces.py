@@ -5,7 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entprog.prepare.pieces import COLOURS, CUT, JUMP, LONGEST_GAP, LOST, PAUSE, Span, scale_of, split_track
+from entprog.prepare.pieces import (
+    COLOURS,
+    CUT,
+    JUMP,
+    LONGEST_GAP,
+    LOST,
+    PAUSE,
+    Span,
+    scale_of,
+    split_track,
+    subjects_of,
+)
 from stand_in import keypoints_at
 
 RED, BLUE = np.array([50.0, 60, 40]), np.array([40.0, 10, -60])
@@ -140,3 +151,11 @@ def test_the_scale_without_hips_or_shoulders() -> None:
     points[2, [8, 11, 2, 5], 2] = 0
     points[3, :, 2] = 0
     assert scale_of(points).tolist() == pytest.approx([40, 28.8, 22.4, 0])
+
+
+def test_pieces_with_like_colours_of_the_torso_are_of_one_subject():
+    red, reddish, blue = np.array([50, 60, 40.0]), np.array([52, 55, 42.0]), np.array([40, 0, -50.0])
+    unknown = np.full(3, np.nan)
+    pieces = [np.tile(colour, (5, 1)) for colour in (red, blue, reddish, unknown, blue, unknown)]
+    assert subjects_of(pieces) == [0, 1, 0, 2, 1, 3]
+    assert subjects_of([np.stack([unknown, red]), np.zeros((0, 3))]) == [0, 1] and subjects_of([]) == []

@@ -48,6 +48,7 @@ def test_a_pause_is_cut_out_and_said(tmp_path, pause):
     assert [note for note in video.notes if note.startswith("pause of")] == [
         f"pause of {abs(pause) + 0.2:.1f} s cut at 0.9 s"
     ]
+    assert video.skipped(cut - 1) == 0 and video.skipped(cut) == pytest.approx(abs(pause) + 0.2, abs=0.11)
 
 
 def test_a_pause_is_kept_for_those_who_need_the_whole_length(tmp_path):

@@ -155,7 +155,7 @@ def test_whatever_a_library_raises_is_a_reason(tmp_path, monkeypatch, error):
     def broken(*given):
         raise error
 
-    monkeypatch.setattr(video_file, "_describe", broken)
+    monkeypatch.setattr(video_file, "describe", broken)
     with pytest.raises(VideoError, match="odd"):
         list(Video(path))
 
@@ -167,7 +167,7 @@ def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
     def broken(*given):
         raise error
 
-    monkeypatch.setattr(video_file, "_describe", broken)
+    monkeypatch.setattr(video_file, "describe", broken)
     with pytest.raises(type(error)) as caught:
         list(Video(path))
     assert not isinstance(caught.value, VideoError)

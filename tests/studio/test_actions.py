@@ -90,9 +90,9 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
 def test_only_settings_that_are_given_are_passed_on(tmp_path, monkeypatch):
     seen = {}
 
-    def sample(run, **given):
+    def sample(run, *, say, **given):
         seen.update(given, run=run)
-        print("used everything")
+        say("used everything")
         return given["out"]
 
     monkeypatch.setattr(actions, "sample", sample)

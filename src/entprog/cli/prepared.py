@@ -2,9 +2,12 @@
 
 import os
 
-from entprog.prepare.folder import PrepareResult
+from entprog.prepare.batch import PrepareResult, counted_lines
 from entprog.prepare.inputs import shown
 from entprog.report.data_set import report_data_set
+
+MOST = 12
+"""Reasons that are printed; prepare.jsonl has all."""
 
 
 def say_prepared(result: PrepareResult) -> None:
@@ -20,9 +23,9 @@ def say_prepared(result: PrepareResult) -> None:
     clips = f"{result.clips} clips, {result.frames} frames"
     files = f"{result.kept} files kept, {result.dropped} dropped"
     print(f"{shown(result.out)}: {windows if result.windows else clips}; {files}")
-    for reason, count in result.reasons.items():
-        print(f"  {count} x {reason}")
+    for line in counted_lines(result.reasons, MOST):
+        print(f"  {line}")
     if result.left_out:
         print("not prepared:")
-        for reason, count in result.left_out.items():
-            print(f"  {count} x {reason}")
+        for line in counted_lines(result.left_out, MOST):
+            print(f"  {line}")

@@ -117,8 +117,9 @@ def discover_blocks(
     2. `pattern`: dotted names in which `*` matches exactly one whole component, never a part of one:
        "blocks.*" matches blocks.0, but neither blocks.0.attn nor xblocks.0. Several patterns keep their
        order.
-    3. A guess: the outermost module lists with at least two members of one class. Lists with less than a
-       tenth of the parameters of the largest are treated as side paths (embedders, refiners) and left out.
+    3. A guess: the outermost module lists with at least two members of one class that has a forward. Lists with less
+       than a tenth of the parameters of the largest are treated as side paths (embedders, refiners) and left out.
+       An `nn.Sequential` counts as a list where the lists of the model are side paths beside it.
 
     Raises:
         ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
@@ -216,33 +217,55 @@ def _matches(name: str, wanted: Sequence[str]) -> bool:
 
 
 def _guess(model: nn.Module) -> dict[str, nn.Module]:
-    stacks: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        uniform = isinstance(module, nn.ModuleList) and len({type(member) for member in module}) == 1
-        if uniform and len(module) >= 2 and not any(name.startswith(outer + ".") for outer in stacks):
-            stacks[name] = module
-    sizes = {name: _count(stack) for name, stack in stacks.items()}
-    largest = max(sizes.values(), default=0)
+    lists, sequences = _stacks(model, nn.ModuleList), _stacks(model, nn.Sequential)
+    if _largest(lists) * 10 < _largest(sequences):
+        lists = sequences
+    largest = _largest(lists)
     return {
         f"{name}.{i}" if name else str(i): member
-        for name, stack in stacks.items()
+        for name, stack in lists.items()
         for i, member in enumerate(stack)
-        if largest and sizes[name] * 10 >= largest
+        if largest and _count(stack) * 10 >= largest
     }
 
 
+def _stacks(model: nn.Module, kind: type[nn.ModuleList] | type[nn.Sequential]) -> dict[str, Any]:
+    """The outermost lists of this kind with at least two members of one class that has a forward."""
+    stacks: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        uniform = isinstance(module, kind) and len({type(member) for member in module}) == 1
+        if uniform and len(module) >= 2 and _has_forward(module[0]) and not _inside(name, stacks):
+            stacks[name] = module
+    return stacks
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return getattr(module.forward, "__func__", None) is not nn.Module.forward
+
+
+def _inside(name: str, outer: Iterable[str]) -> bool:
+    return any(name.startswith(each + "." if each else "") for each in outer)
+
+
+def _largest(stacks: Mapping[str, nn.Module]) -> int:
+    return max((_count(stack) for stack in stacks.values()), default=0)
+
+
 def _module_lists(model: nn.Module, pattern: str = "") -> str:
-    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    lists: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Sequential) and len(module) > 1 and not _inside(name, lists):
+            lists[name] = module
     if not lists:
         return "the model has no module list: name its blocks one by one, or declare entprog_blocks() on it"
     rows = [
-        f"  {name}.*: {len(module)} x {'/'.join(sorted({type(m).__name__ for m in module}))}, "
+        f"  {name + '.' if name else ''}*: {len(module)} x {'/'.join(sorted({type(m).__name__ for m in module}))}, "
         f"{_count(module):,} parameters"
         for name, module in lists.items()
     ]
     near = get_close_matches(pattern, [f"{name}.*" for name in lists], 1, cutoff=0.3)
     hint = f"\ndid you mean {near[0]!r}?" if near else ""
-    return "its module lists are\n" + "\n".join(rows) + hint
+    return "name its blocks (blocks=); its module lists are\n" + "\n".join(rows) + hint
 
 
 def _refuse_nested(names: Iterable[str]) -> None:

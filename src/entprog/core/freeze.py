@@ -1,6 +1,6 @@
 """Choose which blocks train. The forward never changes, and frozen weights stay bit-identical."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.core.blocks import Blocks, outside_parameters, unknown_block
+from entprog.core.sharded import reshard, sharded_modules
 from entprog.core.types import WeightStorage
 
 __all__ = ["Freezer", "param_groups"]
@@ -50,6 +51,10 @@ class Freezer:
         storage: stores frozen weights in fewer bytes; None leaves them as they are.
 
     `release`, or the end of the context, restores the gradient flags and offloaded states.
+
+    Attributes:
+        frozen: names of the parameters that do not require a gradient now.
+        at_release: called by `release`.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class Freezer:
         if states not in ("keep", "drop", "offload"):
             raise ValueError(f"states = {states!r}: choose from keep, drop, offload")
         self.model, self.blocks, self.optimizer, self.states = model, blocks, optimizer, states
+        self._sharded = sharded_modules(model)
+        reshard(self._sharded)
         self._names = {name: p for name, p in model.named_parameters()}
         self._trainable = {name for name, p in self._names.items() if p.requires_grad}
         by_id = {id(p): name for name, p in self._names.items()}
@@ -76,6 +83,9 @@ class Freezer:
         self._offloaded: dict[str, dict[str, Any]] = {}
         self._moved: dict[str, set[str]] = {}
         self._frozen: list[nn.Parameter] = []
+        self.frozen: set[str] = set()
+        self.at_release: list[Callable[[], None]] = []
+        self._released = False
         self._active: frozenset[str] = frozenset(blocks.names)
         if unknown := sorted(set(inputs) - set(self._outside)):
             raise ValueError(f"inputs: {unknown[0]!r} is not a parameter outside of the blocks")
@@ -99,9 +109,14 @@ class Freezer:
             ValueError: a name is not a block.
         """
         wanted = frozenset(names)
+        if self._released:
+            raise ValueError(
+                "this method was released (by release(), or by a later attach of the same model): attach again"
+            )
         if wanted == self._active and inputs == self._inputs_train:
             return
         self._check(wanted)
+        reshard(self._sharded)
         for name, members in self._members.items():
             if name in wanted and name not in self._active:
                 self._unfreeze(members)
@@ -116,13 +131,20 @@ class Freezer:
         self.train_only(self._members)
 
     def release(self) -> None:
-        """Restore every parameter's gradient flag, and the optimizer's offloaded states."""
+        """Restore every parameter's gradient flag, and the optimizer's offloaded states; a second call does nothing."""
+        if self._released:
+            return
+        self._released = True
+        reshard(self._sharded)
         self._unfreeze(self._trainable)
         self._active, self._inputs_train = frozenset(self._members), True
         self._frozen = []
+        self.frozen.clear()
         if self.storage is not None:
             self.storage.release()
         self._hook.remove()
+        for call in self.at_release:
+            call()
 
     def whole(self) -> AbstractContextManager[None]:
         """The network with its original weights, for scores, holdout readings and EMA; no training inside."""
@@ -232,6 +254,8 @@ class Freezer:
 
     def _note_frozen(self) -> None:
         self._frozen = [p for p in self._names.values() if not p.requires_grad]
+        self.frozen.clear()
+        self.frozen.update(name for name, p in self._names.items() if not p.requires_grad)
         if self.storage is not None:
             self.storage.follow()
 

@@ -12,7 +12,10 @@ from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_wit
 
 __all__ = ["Identity", "bind", "find_identity"]
 
-REMEDY = "give an adapter: Blocks(..., adapters={%r: function of the bound arguments -> output})"
+REMEDY = (
+    'use a score that skips nothing ("gradient"), name other blocks, or give an adapter: '
+    "discover_blocks(..., adapters={%r: function of the bound arguments -> output})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,19 @@ class _Probed:
     def __call__(self, leaves: list[Any], structure: TreeSpec) -> tuple[list[Any], TreeSpec]:
         copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(copies, structure)
-        state: dict[str, Tensor] = {n: torch.zeros_like(p) for n, p in self.bare.named_parameters()}
+        state: dict[str, Tensor] = {n: _zeros(p) for n, p in self.bare.named_parameters()}
         state.update({n: b.clone() for n, b in self.bare.named_buffers()})
         devices = {v.device for v in state.values() if v.device.type == "cuda"}
         with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
             output = functional_call(self.bare, state, args, kwargs)
         return tree_flatten(output)
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    """As the block sees it when it runs: whole, where the parameter is sharded (a DTensor)."""
+    if hasattr(parameter, "full_tensor"):
+        return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    return torch.zeros_like(parameter)
 
 
 def _equal_to(output: Any, leaves: Sequence[Any]) -> list[int]:

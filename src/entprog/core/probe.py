@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from entprog.core.sharded import reshard, sharded_modules
 from entprog.core.types import Schedule, Trial, Workload
 
 PAIRS = 24
@@ -27,6 +28,7 @@ class Snapshot:
     @torch.no_grad()
     def take(cls, model: nn.Module, optimizer: optim.Optimizer) -> "Snapshot":
         """Copy the parameters that a search can change, those of the optimizer, and their states."""
+        reshard(sharded_modules(model))
         inside = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = {n: p.detach().clone() for n, p in model.named_parameters() if id(p) in inside}
         states = {
@@ -39,6 +41,7 @@ class Snapshot:
     @torch.no_grad()
     def restore(self, model: nn.Module, optimizer: optim.Optimizer) -> None:
         """Write the copies back, bit for bit; states that did not exist at the copy are dropped."""
+        reshard(sharded_modules(model))
         named = dict(model.named_parameters())
         for name, value in self.weights.items():
             named[name].copy_(value)

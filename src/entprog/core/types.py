@@ -108,7 +108,7 @@ class Draw:
 
     def tensors(self) -> dict[str, Tensor]:
         """All its tensors, by name."""
-        own = {"x": self.x, "tau": self.tau, "target": self.target, "places": self.places, "hidden": self.hidden}
+        own = {name: getattr(self, name) for name in ("x", "tau", "target", "places", "hidden")}
         return {**{name: value for name, value in own.items() if value is not None}, **self.condition}
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Draw":
@@ -362,9 +362,10 @@ class MethodContext:
         inputs: names of the input-side parameters (see `input_parameters`); needed where `inputs_every` is not 1.
         storage: stores the weights of frozen linear layers in fewer bytes; None leaves them as they are.
         notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
-        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
             ("warning", sign and message) when a choice will be unreliable.
-        seed: of the search's own draws.
+        seed: of the search's draws.
+        reenters: whether a step may be entered once for each micro-batch; it ends when the optimizer has stepped.
+        agree: the mean over processes of readings and seconds, so that all decide the same; None in one process.
     """
 
     task: Predictor
@@ -386,6 +387,8 @@ class MethodContext:
     storage: WeightStorage | None = None
     notify: Callable[[str, dict[str, Any]], None] = lambda event, values: None
     seed: int = 0
+    reenters: bool = False
+    agree: Callable[[Sequence[float]], list[float]] | None = None
 
 
 class Metric(Protocol):
@@ -393,6 +396,5 @@ class Metric(Protocol):
 
     def update(self, fake: Tensor, real: Tensor) -> None:
         """Take clips, both [B, F, 3, H, W] in 0..1."""
-        ...
 
     def compute(self) -> dict[str, float]: ...

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from entprog import plugins
 from entprog.evaluate.measure import GeneratedClip, Options, measure
-from entprog.evaluate.protocol import POOLING
+from entprog.evaluate.provenance import POOLING
 from entprog.metrics.base import KeypointMetric
 
 __all__ = ["baselines"]

@@ -21,8 +21,8 @@ from entprog.core.bands import band_edges, band_means
 from entprog.core.types import Shape
 from entprog.evaluate.baselines import baselines
 from entprog.evaluate.measure import GeneratedClip, Notes, measure, ready
-from entprog.evaluate.protocol import generation, paper_row, protocol, table
 from entprog.evaluate.protocols import DEFAULT, EvaluationProtocol, protocol_named
+from entprog.evaluate.provenance import generation, paper_row, protocol, table
 from entprog.files import write_atomically
 from entprog.sample.animate import write_panels
 from entprog.tasks.base import Task, fixed_draws

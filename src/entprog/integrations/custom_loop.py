@@ -2,15 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn, optim
 
 from entprog import plugins
-from entprog.core.blocks import Blocks, discover_blocks
+from entprog.core.blocks import Blocks
 from entprog.core.outside import used_outside
+from entprog.core.sharded import reshard, sharded_modules
 from entprog.core.truncation import input_parameters
-from entprog.core.types import Draw, MethodContext, Ranking
+from entprog.core.types import Draw, MethodContext, Ranking, Scores
+from entprog.integrations import checks, former, processes
 from entprog.integrations.choices import Choices, in_execution_order, put_on
 from entprog.integrations.skip_adapters import with_ready_adapters
 from entprog.integrations.summary import summary
@@ -24,14 +27,29 @@ class _UsersTask:
     def __init__(
         self, model: nn.Module, predict: Callable[[Draw], Tensor], loss: Callable[[Draw], Tensor] | None
     ) -> None:
+        if not callable(predict):
+            raise ValueError(f"predict = {predict!r}: give a function of a draw that returns the model's prediction")
         self.model = model
-        self.predict = predict
-        self._own = loss is not None
-        self.loss = loss or (lambda draw: self._squared(draw).mean())
+        self._predict, self._own_loss = predict, loss
+
+    def predict(self, draw: Draw) -> Tensor:
+        """The user's prediction, of the target's shape; with a loss of the user's own, of any shape."""
+        return checks.checked_prediction(self._predict(draw), draw.target, shape=self._own_loss is None)
+
+    def loss(self, draw: Draw) -> Tensor:
+        """The user's loss, or the mean squared error."""
+        if self._own_loss is None:
+            return self._squared(draw).mean()
+        value = self._own_loss(draw)
+        if value.numel() != 1:
+            raise ValueError(
+                f"loss gave shape {list(value.shape)}: return one number for the whole draw, such as .mean()"
+            )
+        return value
 
     def losses(self, draw: Draw) -> Tensor:
-        """One loss for each sample; with the user's own loss, that of the whole draw for each."""
-        if self._own:
+        """One loss for each sample; with the user's own loss, that of the whole draw."""
+        if self._own_loss is not None:
             return self.loss(draw).reshape(1)
         return self._squared(draw).reshape(draw.size, -1).mean(1)
 
@@ -92,13 +110,17 @@ def attach(
         ranking: a known ranking, used instead of a score.
         inputs_every: input-side parameters (embeddings and all else before the blocks) train at every n-th step only,
             0 for never; the backward then ends at the lowest active block. Found by a forward of the first probe draw.
-        gradient_checkpointing: recompute activations of blocks that need a gradient; remains on the model. Turn the
-            model's own switch off.
+        gradient_checkpointing: recompute activations of blocks that need a gradient, in scoring, too, until the method
+            is released. Turn the model's own switch off.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
         quiet: do not print `method.summary`, which says what each stage trains and what it does not save.
 
+    Under `torch.distributed` every process calls it, each with its own probe of the same sizes or with the same one;
+    scores and a search's readings are averaged over processes, so that all of them train the same blocks.
+
     Raises:
-        ValueError: no block matches, more stages than steps, a search longer than its stage, an unknown option.
+        ValueError: no block matches, more stages than steps, a search longer than its stage, an unknown option, or one
+            of the faults in docs/loops.md.
     """
     given = {
         "method": method, "method_options": method_options, "storage": storage, "select": select, "score": score,
@@ -106,45 +128,67 @@ def attach(
     }  # fmt: skip
     choices = Choices.of(preset, given)
     task = _UsersTask(model, predict, loss)
-    found = with_ready_adapters(blocks if isinstance(blocks, Blocks) else discover_blocks(model, blocks))
-    found = in_execution_order(task, found, probe[0]) if probe else found
-    if ranking is None and choices.ranked:
-        training = model.training
-        model.eval()
-        try:
-            if probe:  # warns of parameters used outside their block
-                used_outside(model, found, lambda: predict(probe[0]))
+    optimizer = checks.plain_optimizer(optimizer)
+    former.release_former(model)
+    reshard(sharded_modules(model))
+    checks.check_optimizer(model, optimizer)
+    checks.check_draws(probe)
+    processes.check_options(model, probe, {"inputs_every": inputs_every, "states": states})
+    trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+    with ExitStack() as failing:
+        with checks.evaluating(model), processes.wrappers_in() as wrappers:
+            wrappers += [module for module in model.modules() if isinstance(module, processes.DistributedDataParallel)]
+            found, left_out = checks.usable_blocks(
+                model, blocks, (lambda: task.predict(probe[0])) if probe else None, ranking
+            )
+            processes.check_wrappers(wrappers)
+            found = with_ready_adapters(found)
+            found = in_execution_order(task, found, probe[0]) if probe else found
+        undo = recompute(found) if gradient_checkpointing else _nothing
+        failing.callback(undo)
+        if ranking is None and choices.ranked:
             scorer = plugins.load("score", choices.score, **choices.score_options)
-            ranking = choices.ranking(scorer.score(task, found, probe), found)
-        finally:
-            model.train(training)
-        for parameter in model.parameters():
-            parameter.grad = None
-    inputs = _inputs(model, found, predict, probe) if choices.rests_inputs(inputs_every) else ()
-    found = put_on(choices.plugin, model, found, optimizer, seed)
-    if gradient_checkpointing:
-        recompute(found)
-    context = MethodContext(
-        task=task,
-        blocks=found,
-        optimizer=optimizer,
-        total_steps=steps,
-        holdout=probe,
-        ranking=ranking,
-        schedule=plugins.load("schedule", choices.schedule, **choices.schedule_options) if choices.ranked else None,
-        cost=cost,
-        inputs_every=inputs_every,
-        inputs=inputs,
-        storage=choices.stored(found),
-        states=states,  # type: ignore[arg-type]
-        notify=_warn,
-        seed=seed,
-    )
-    bound = choices.plugin.bind(context)
+            with checks.evaluating(model), processes.unsynchronised(wrappers):
+                if probe:  # warns of parameters used outside their block
+                    used_outside(model, found, lambda: predict(probe[0]))
+                scores: Scores = scorer.score(task, found, probe)
+            ranking = choices.ranking(processes.mean_scores(scores) if processes.several() else scores, found)
+            reshard(sharded_modules(model))
+            for parameter in model.parameters():
+                parameter.grad = None
+        elif ranking is not None:
+            ranking = Ranking(tuple(name for name in ranking.names if name not in left_out))
+        inputs = _inputs(model, found, predict, probe) if choices.rests_inputs(inputs_every) else ()
+        found = put_on(choices.plugin, model, found, optimizer, seed)
+        context = MethodContext(
+            task=task,
+            blocks=found,
+            optimizer=optimizer,
+            total_steps=steps,
+            holdout=probe,
+            ranking=ranking,
+            schedule=plugins.load("schedule", choices.schedule, **choices.schedule_options) if choices.ranked else None,
+            cost=cost,
+            inputs_every=inputs_every,
+            inputs=inputs,
+            storage=choices.stored(found),
+            states=states,  # type: ignore[arg-type]
+            notify=_warn,
+            seed=seed,
+            reenters=True,
+            agree=processes.agreeing(),
+        )
+        bound: Method = choices.plugin.bind(context)
+        failing.pop_all()
+    former.remember(model, trainable, bound.freezer, undo)
     bound.summary = summary(choices, context)
     if not quiet:
         print(bound.summary)
     return bound
+
+
+def _nothing() -> None:
+    return
 
 
 def _inputs(

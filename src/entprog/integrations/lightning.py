@@ -79,7 +79,7 @@ class ProgressiveTraining(Callback):
         self._step.close()
         if self.method is not None:
             self.method.finish()
-            self.method.freezer.release()
+            self.method.release()
 
     def state_dict(self) -> dict[str, Any]:
         """The method's state."""

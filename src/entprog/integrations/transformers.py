@@ -78,4 +78,4 @@ class ProgressiveTraining(TrainerCallback):
         self._step.close()
         if self.method is not None:
             self.method.finish()
-            self.method.freezer.release()
+            self.method.release()

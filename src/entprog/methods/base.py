@@ -113,6 +113,10 @@ class Method(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
 
+    def release(self) -> None:
+        """Give the model back: gradient flags as before, offloaded optimizer states in place, nothing frozen again."""
+        self.freezer.release()
+
     def finish(self) -> None:
         """After the last step of the phase, such as merging adapters; the freezer is released after it."""
         return

@@ -83,6 +83,12 @@ class BoundProgressive(Method):
         self.probe: dict[str, Any] = {}
         self.last_reading: dict[int, float] = {}  # by the candidate's index
         self._known: tuple[int, _Place, StepPlan] | None = None
+        # Of a step that is entered once for each micro-batch: its number, its seconds so far, whether it is inside.
+        self._open: int | None = None
+        self._closed = -1
+        self._seconds = 0.0
+        self._inside = self._stepped = False
+        self._hook = context.optimizer.register_step_post_hook(self._note_step) if context.reenters else None
 
     def _check(self, ranking: Ranking) -> None:
         context, schedule = self.context, self.schedule
@@ -137,6 +143,7 @@ class BoundProgressive(Method):
 
     def plan(self, i: int) -> StepPlan:
         """See `Method.plan`; the workload's blocks are in the network's order."""
+        self._close_before(i)
         return self._planned(i)[1]
 
     def _planned(self, i: int) -> tuple[_Place, StepPlan]:
@@ -165,20 +172,55 @@ class BoundProgressive(Method):
 
     @contextmanager
     def step(self, i: int) -> Iterator[StepPlan]:
-        """Around one optimizer step: trains exactly the workload's blocks, and searches at a stage's start."""
-        self._enter_stage(i)
+        """Around one optimizer step: trains exactly the workload's blocks, and searches at a stage's start.
+
+        With `MethodContext.reenters` it may be entered once for each micro-batch of step i.
+        """
+        self._close_before(i)
+        again = self.context.reenters and (i == self._open or i <= self._closed)
+        if not again:
+            self._enter_stage(i)
         place, plan = self._planned(i)
-        if place.share:
+        if place.share and not again:
             self._enter_probe(place)
         candidate = self._candidate(place)
         self.freezer.train_only(plan.active, inputs=plan.workload.inputs)
-        if place.offset == place.search or (place.offset == 0 and place.search == 0):
+        if not again and (place.offset == place.search or (place.offset == 0 and place.search == 0)):
             self._announce(place, candidate)
+        if not again:
+            self._open, self._seconds = i, 0.0
+        self._inside, self._stepped = True, False
         start = time.perf_counter() if plan.searching else 0.0
-        yield plan
+        try:
+            yield plan
+        finally:
+            self._inside = False
         if plan.searching:
             self._synchronize()
-            seconds = time.perf_counter() - start
+            self._seconds += time.perf_counter() - start
+        if self._open == i and (self._stepped or not self.context.reenters):
+            self._close(i)
+
+    def release(self) -> None:
+        """See `Method.release`."""
+        super().release()
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _note_step(self, *step: Any) -> None:
+        self._stepped = True
+
+    def _close_before(self, i: int) -> None:
+        """End the step that is open if `i` is a later one."""
+        if self.context.reenters and self._open is not None and i > self._open and not self._inside:
+            self._close(self._open)
+
+    def _close(self, i: int) -> None:
+        """What follows the optimizer step i: the reading of a search, and the next stage's entry."""
+        place, plan = self._planned(i)
+        self._open, self._closed = None, i
+        if plan.searching:
+            candidate, seconds = self._candidate(place), self._agreed([self._seconds])[0]
             if place.share:
                 self.probe["flops"] += self.context.flops(plan.workload)
                 self._leave_probe(place, i, candidate, seconds)
@@ -187,6 +229,9 @@ class BoundProgressive(Method):
         self._known = None  # what this step decided may change the next ones
         if i + 1 < self.context.total_steps:
             self._enter_stage(i + 1)
+
+    def _agreed(self, values: list[float]) -> list[float]:
+        return values if self.context.agree is None else self.context.agree(values)
 
     def _enter_stage(self, i: int) -> None:
         stage = self._stage(i)
@@ -218,7 +263,7 @@ class BoundProgressive(Method):
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
         self.search_flops += self.context.reading_flops()
-        return losses
+        return self._agreed(losses)
 
     def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
         losses, candidate = self._read(), place.candidates.index(workload)
@@ -301,6 +346,7 @@ class BoundProgressive(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides later steps, also in the middle of a search. Plain values and tensors."""
+        self._close_before(self.context.total_steps)
         probe = dict(self.probe)
         if probe:
             probe["start"] = probe["start"].state_dict()
@@ -319,7 +365,8 @@ class BoundProgressive(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._known = None
+        self._known = self._open = None
+        self._closed = -1
         self.freezer.load_state_dict(state["freezer"])
         self.rankings = [ranking_from_plain(values) for values in state["rankings"]]
         self.chosen = [Workload.from_plain(values) for values in state["chosen"]]

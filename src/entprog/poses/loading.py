@@ -1,5 +1,6 @@
 """Open a pose estimator by its name and options."""
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -9,7 +10,7 @@ from typing import Any
 from entprog import plugins
 from entprog.poses.base import PoseEstimator
 
-__all__ = ["DEFAULT", "default_estimator", "open_estimator", "pose_settings", "wrong_pose"]
+__all__ = ["DEFAULT", "default_estimator", "open_estimator", "pose_settings", "recorded_poses", "wrong_pose"]
 
 DEFAULT = "blazepose"
 """The estimator that comes with the package."""
@@ -37,6 +38,15 @@ def pose_settings(name: str = DEFAULT, options: Mapping[str, Any] | None = None)
     values = {option.name: getattr(plugin, option.name) for option in plugins.describe("pose", name).options}
     written = name if ":" in name else name.replace("-", "_")
     return {"pose": written, "pose_options": {key: _recorded(value) for key, value in values.items()}}
+
+
+def recorded_poses(folder: str | Path | None) -> tuple[str, dict[str, Any]] | None:
+    """Name and options of the estimator that a data set was prepared with; None where it does not say."""
+    try:
+        settings = json.loads((Path(folder or "") / "prepare.json").read_text(encoding="utf-8"))
+        return str(settings["pose"]), dict(settings.get("pose_options") or {})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _recorded(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from entprog.prepare.ranks import Follower, Leader, Ranks
 from entprog.prepare.store import Row, Store, check_folder
 from entprog.prepare.work import Work, prepare_jobs, sigterm_stops
 
-__all__ = ["PrepareResult", "follow", "hold", "prepare_files", "result_of", "workers_of"]
+__all__ = ["PrepareResult", "counted_lines", "follow", "hold", "prepare_files", "result_of", "workers_of"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,13 @@ def result_of(store: Store, skipped: int, clips: int, frames: int, windows: int 
     return PrepareResult(store.out, kept, dropped, skipped, clips, frames, reasons, windows, store.left_out)
 
 
+def counted_lines(reasons: Mapping[str, int], most: int) -> list[str]:
+    """ "2 x no person found", the most frequent first; of more than `most` reasons the others are counted."""
+    lines = [f"{count} x {reason}" for reason, count in reasons.items()]
+    rest = sum(list(reasons.values())[most:])
+    return [*lines[:most], *([f"{rest} x other reasons"] if rest else [])]
+
+
 def dropped_files(store: Store) -> tuple[int, dict[str, int]]:
     """How many files were dropped, and how often for which reason.
 
@@ -174,7 +181,7 @@ def dropped_files(store: Store) -> tuple[int, dict[str, int]]:
         Counter("same content as another file" if SAME in row else row["reason"] for row in dropped).most_common()
     )
     if len(dropped) == len(rows):
-        counted = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+        counted = "; ".join(counted_lines(reasons, most=3))
         path = store.out / "prepare.jsonl"
         raise ValueError(f"inputs: none of {len(dropped)} files can be used ({counted}); see {path}")
     return len(dropped), reasons

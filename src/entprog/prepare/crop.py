@@ -186,7 +186,7 @@ def keypoints_in(keypoints: np.ndarray, rectangle: Rectangle) -> np.ndarray:
 
 def resize(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Frames uint8 [F,H,W,3] -> uint8 [F,height,width,3], bilinear with antialiasing; `size`: a side, or both."""
-    images = frames.permute(0, 3, 1, 2).contiguous().float()
+    images = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     sides = (size, size) if isinstance(size, int) else size
     small = F.interpolate(images, size=sides, mode="bilinear", antialias=True, align_corners=False)
     return small.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

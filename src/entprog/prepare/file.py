@@ -94,7 +94,8 @@ def _parts(piece: Piece, size: tuple[int, int], settings: Row) -> list[Outcome[P
         last = min(first + longest, piece.end)
         own = {name: values[first - piece.start : last - piece.start] for name, values in filled.items()}
         short = wrong_length(last - first, least)
-        outcomes.append(Outcome(first, last, piece.after, short, None if short else Part(first, last, box, own)))
+        part = None if short else Part(first, last, box, own)
+        outcomes.append(Outcome(first, last, piece.after, short, part, piece.subject))
     return outcomes
 
 

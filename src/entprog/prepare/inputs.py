@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
-
-from entprog.prepare.video import EXTENSIONS
+from entprog.prepare.video import EXTENSIONS, looks_like_video
 
 __all__ = ["Listing", "find_videos", "folders", "is_video", "list_inputs", "shown"]
 
@@ -18,12 +16,14 @@ UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".ytdl", ".aria2"
 NO_VIDEO = (
     ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".html", ".htm", ".pdf",
     ".srt", ".vtt", ".ass", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".svg", ".psd",
-    ".mp3", ".wav", ".flac", ".m4a", ".aac", ".ogg", ".opus", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors",
+    ".mp3", ".wav", ".flac", ".m4a", ".m4b", ".m4r", ".mka", ".wma", ".aac",
+    ".ogg", ".opus", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors",
     ".pkl", ".db", ".log", ".py", ".sh", ".ipynb", ".exe", ".dll",
 )  # fmt: skip
 """Suffixes of files that are not opened; files of any other suffix than these and a video's are."""
-STILL = ("tty", "image2", "gif_pipe")
-"""Formats of FFmpeg that are texts and images."""
+ALSO_TEXT = (".ts", ".mts", ".mod")
+"""Suffixes of videos that texts have too, such as TypeScript's."""
+HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -172,29 +172,33 @@ class _Walk:
 def _no_video(path: Path) -> str:
     """What a file is that is no video, as a line of the summary; "" for a video."""
     suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
+    if suffix in EXTENSIONS and not (suffix in ALSO_TEXT and _is_text(path)):
         return ""
     named = shown(suffix) or "no suffix"
     if suffix in ARCHIVES:
         return f"archive, not unpacked ({named})"
     if suffix in UNFINISHED:
         return f"unfinished download ({named})"
-    if suffix in NO_VIDEO or not _looks_like_video(path):
+    if suffix in (*NO_VIDEO, *ALSO_TEXT) or not (looks_like_video(path) or not _can_be_read(path)):
         return f"no video ({named})"
     return ""
 
 
-def _looks_like_video(path: Path) -> bool:
-    """Whether FFmpeg finds moving pictures in it; a file that cannot be opened for reading counts, to get a row."""
+def _can_be_read(path: Path) -> bool:
+    """Whether the file can be opened; one that can't be is listed, so that its row says why."""
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as a text does; not an empty one, nor one that can't be opened."""
     try:
         with path.open("rb") as stream:
-            if not stream.read(1):
-                return False
+            head = stream.read(HEAD)
     except OSError:
-        return True
-    try:
-        with av.open(os.fsdecode(path)) as container:
-            name = container.format.name
-            return bool(container.streams.video) and name not in STILL and not name.endswith("_pipe")
-    except (av.FFmpegError, ValueError, OSError):
         return False
+    texts = head.decode("utf-8", "ignore").encode()
+    return bool(head) and b"\0" not in head and len(head) - len(texts) < 4

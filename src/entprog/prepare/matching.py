@@ -73,6 +73,7 @@ def match(
             if content.sha256:
                 first[content.sha256] = content
     staying = {id(row) for row in done.values()}
+    store.replaced = {source: row for source, row in store.replaced.items() if id(row) not in staying}
     for content in contents:
         before = at.get(content.source)
         if before is not None and id(before) not in staying:

@@ -20,6 +20,7 @@ class Outcome(Generic[P]):
         after: why they begin where they do: "" at the file's beginning, else "cut", "pause", "lost", "jump", "colours".
         reason: why they are left out; None for a clip.
         part: what is needed to make the clip.
+        subject: see `Piece`.
     """
 
     start: int
@@ -27,6 +28,7 @@ class Outcome(Generic[P]):
     after: str = ""
     reason: Reason | None = None
     part: P | None = None
+    subject: int = 0
 
 
 class EndedEarlyError(ValueError):
@@ -49,6 +51,16 @@ def parts_of(outcomes: Sequence[Outcome[P]], name: str) -> dict[str, P]:
     return {name if len(parts) == 1 else f"{name}-{i}": part for i, part in enumerate(parts, 1)}
 
 
+def subject_of(row: Row, clip: str) -> str:
+    """Whom a clip of a file's row shows; clips of one subject probably show one person."""
+    name: str = row["name"]
+    return next((piece.get("subject", name) for piece in row.get("pieces", ()) if piece["clip"] == clip), name)
+
+
+def _subject(name: str, number: int) -> str:
+    return f"{name}#{number + 1}" if number else name
+
+
 def finished(row: Row, outcomes: Sequence[Outcome[P]], clips: Iterable[str], remarks: Sequence[str]) -> Row:
     """The row of a file with its clips and pieces, and as its reason why parts of it were left out.
 
@@ -58,9 +70,8 @@ def finished(row: Row, outcomes: Sequence[Outcome[P]], clips: Iterable[str], rem
     for outcome in outcomes:
         clip = None if outcome.part is None else next(names)
         reason = None if outcome.reason is None else str(outcome.reason)
-        pieces.append(
-            {"clip": clip, "start": outcome.start, "end": outcome.end, "reason": reason, "after": outcome.after}
-        )
+        piece = {"clip": clip, "start": outcome.start, "end": outcome.end, "reason": reason, "after": outcome.after}
+        pieces.append(piece if clip is None else piece | {"subject": _subject(row["name"], outcome.subject)})
     kept = [piece["clip"] for piece in pieces if piece["clip"] is not None]
     told = [outcome.reason.kind for outcome in outcomes if outcome.reason is not None and outcome.reason.told]
     if not kept and not told:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from entprog.prepare.atomic import atomic_path
 
-__all__ = ["FULL", "NotWritten", "full_disk_reported", "keep_clip"]
+__all__ = ["FULL", "NotWritten", "full_disk_reported", "keep_clip", "part_path"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -21,16 +21,26 @@ class NotWritten(OSError):
     """The data set's folder cannot be written: not the fault of the input file at hand."""
 
 
-def keep_clip(parts: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write a clip's tensors, or further frames of it, as the next file of that clip in parts/."""
-    number = 0
-    while (path := parts / (f"{name}.safetensors" + (f".{number}" if number else ""))).is_file():
-        number += 1
+def keep_clip(parts: Path, name: str, tensors: Mapping[str, Tensor], number: int | None = None) -> None:
+    """Write a clip's tensors, or further frames of it, to parts/.
+
+    Args:
+        number: of the clip's file, from 0 on; None: the next that is not there.
+    """
+    if number is None:
+        number = 0
+        while part_path(parts, name, number).is_file():
+            number += 1
     try:
-        with full_disk_reported(parts.parent), atomic_path(path) as partial:
+        with full_disk_reported(parts.parent), atomic_path(part_path(parts, name, number)) as partial:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(partial))
     except OSError as error:
         raise NotWritten(error.errno, error.strerror, error.filename) from error
+
+
+def part_path(parts: Path, name: str, number: int) -> Path:
+    """The file of a clip in parts/ with this number."""
+    return parts / (f"{name}.safetensors" + (f".{number}" if number else ""))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from entprog.poses.base import PoseEstimator, PosesUnusable, Track
 from entprog.prepare.crop import VISIBLE, cuts_of
 from entprog.prepare.measures import Measures
-from entprog.prepare.pieces import CUT, LONGEST_GAP, PAUSE, Span, split_track
+from entprog.prepare.pieces import CUT, LONGEST_GAP, PAUSE, Span, split_track, subjects_of
 from entprog.prepare.quality import (
     MIN_SHARPNESS,
     REPEATS,
@@ -20,7 +20,7 @@ from entprog.prepare.quality import (
     wrong_picture,
     wrong_pose,
 )
-from entprog.prepare.video import Video, VideoError
+from entprog.prepare.video import LONGEST_PAUSE, Video, VideoError
 
 Row = dict[str, Any]
 
@@ -40,6 +40,8 @@ class Piece:
         hands, face: [n,42,3] and [n,68,3], as `keypoints`; None where the estimator does not give them.
         reason: why it is not used; None if it can be.
         after: why it begins where it does (`pieces.Span`).
+        subject: pieces of one number show a torso of like colours, so probably one person.
+        skipped: seconds of the file that were cut out before it.
     """
 
     start: int
@@ -50,6 +52,8 @@ class Piece:
     face: np.ndarray | None = None
     reason: Reason | None = None
     after: str = ""
+    subject: int = 0
+    skipped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def find_person(
 
     `least`: frames of a piece that can be used. Never raises for the file's content.
     """
-    video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE)
+    pause = settings.get("longest_pause", LONGEST_PAUSE)
+    video = Video(file, fps=settings["fps"], short_side=POSE_SHORT_SIDE, longest_pause=pause)
     row: Row = {
         "source": file.resolve().as_posix(),
         "name": name,
@@ -137,8 +142,9 @@ def _pieces(track: Track, measures: Measures, video: Video, settings: Row, least
     found = track.found & ~_outside(track.keypoints, *video.size)
     spans = split_track(track.keypoints, found, track.people, measures.colours, settings["fps"], breaks)
     scale = np.array([video.full_size[0] / video.size[0]] * 2 + [1], np.float32)
+    subjects = subjects_of([measures.colours[span.start : span.end] for span in spans])
     pieces, shots = [], sorted({0, *(edge for edge in breaks if edge < len(track.found)), len(track.found)})
-    for span in spans:
+    for span, subject in zip(spans, subjects, strict=True):
         chosen = slice(span.start, span.end)
         hands, face = (None if points is None else points[chosen] * scale for points in (track.hands, track.face))
         reason = (
@@ -152,7 +158,12 @@ def _pieces(track: Track, measures: Measures, video: Video, settings: Row, least
             )
         )
         keypoints = track.keypoints[chosen] * scale
-        pieces.append(Piece(span.start, span.end, keypoints, span.found, hands, face, reason, span.after))
+        pieces.append(
+            Piece(
+                span.start, span.end, keypoints, span.found, hands, face, reason, span.after, subject,
+                video.skipped(span.start),
+            )
+        )  # fmt: skip
     return sorted([*pieces, *_between(spans, shots, found)], key=lambda piece: piece.start)
 
 

@@ -16,7 +16,9 @@ from PIL import Image
 
 from entprog.data.posemap import draw_pose_in
 from entprog.prepare.crop import resize
+from entprog.prepare.picture import Player
 from entprog.prepare.video import Video, VideoError
+from entprog.prepare.video_file import Facts, best_stream, decoder_of, describe, opened
 
 SHORT_FILE = 400
 """Decoded frames; longer files are read by seeking."""
@@ -66,14 +68,10 @@ def poster(path: Path, *, short_side: int) -> np.ndarray | None:
     try:
         if path.is_dir():
             return next(iter(Video(path, short_side=short_side)), None)
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return None
-            stream = container.streams.video[0]
-            if container.duration and container.duration > av.time_base:
-                container.seek(int((container.start_time or 0) + container.duration / 3))
-            aspect = float(stream.sample_aspect_ratio or 1)
-            return next((_shown(frame, aspect, short_side) for frame in container.decode(stream)), None)
+        with _Shown(path, short_side) as video:
+            if video.container.duration and video.container.duration > av.time_base:
+                video.container.seek(int((video.container.start_time or 0) + video.container.duration / 3))
+            return next((video.show(frame) for frame in video.frames()), None)
     except (VideoError, av.FFmpegError, OSError, OverflowError):
         return None
 
@@ -93,13 +91,9 @@ def _by_reading(
 def _by_seeking(
     path: Path, numbers: Sequence[int], fps: float, short_side: int, budget: Budget
 ) -> Iterator[tuple[int, np.ndarray]]:
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            return
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        aspect, start, at = float(stream.sample_aspect_ratio or 1), None, float("-inf")
-        frames = container.decode(stream)
+    with _Shown(path, short_side) as video:
+        start, at = None, float("-inf")
+        frames = video.frames()
         for number in numbers:
             if start is None:
                 first = next(frames, None)
@@ -107,12 +101,11 @@ def _by_seeking(
                     return
                 start = at = first.time
                 if number == 0:
-                    yield 0, _shown(first, aspect, short_side)
+                    yield 0, video.show(first)
                     continue
             time_wanted = start + number / fps
             if time_wanted - at > NEAR:
-                container.seek(int(time_wanted / (stream.time_base or 1)), stream=stream)
-                frames = container.decode(stream)
+                frames = video.frames(time_wanted)
             previous: av.VideoFrame | None = None
             for frame in islice(frames, FURTHEST):
                 if frame.time is None or not budget.left():
@@ -121,19 +114,51 @@ def _by_seeking(
                 if at >= time_wanted - 1e-3:
                     if previous is not None and time_wanted - (previous.time or 0.0) < at - time_wanted:
                         frame = previous
-                    yield number, _shown(frame, aspect, short_side)
+                    yield number, video.show(frame)
                     break
                 previous = frame
 
 
-def _shown(frame: av.VideoFrame, aspect: float, short_side: int) -> np.ndarray:
-    """A decoded frame upright, with square pixels, reduced."""
-    width, height = frame.width * aspect, float(frame.height)
-    factor = min(1.0, short_side / min(width, height))
-    sides = max(1, round(width * factor)), max(1, round(height * factor))
-    array: np.ndarray = frame.reformat(*sides, format="rgb24", interpolation="AREA").to_ndarray()
-    turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+class _Shown:
+    """A file whose frames are sought and shown as `Video` shows them; a context manager.
+
+    Raises:
+        VideoError: there is no video in it.
+    """
+
+    def __init__(self, path: Path, short_side: int) -> None:
+        self.path, self.facts = path, Facts()
+        self._player = Player(self.facts, short_side)
+        self.show = self._player.show
+
+    def __enter__(self) -> "_Shown":
+        self.container = opened(self.path)
+        try:
+            self._stream = best_stream(self.path, self.container, self.facts)
+            describe(self.container, self._stream, self.facts)
+            self._stream.thread_type = "AUTO"
+            self._decoder = decoder_of(self._stream)
+        except BaseException:
+            self.container.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def frames(self, time: float | None = None) -> Iterator[av.VideoFrame]:
+        """The frames from here on, or from the key frame before `time` on."""
+        if time is not None:
+            self.container.seek(int(time / (self._stream.time_base or 1)), stream=self._stream)
+        if self._decoder is not self._stream.codec_context:
+            self._decoder.flush_buffers()
+        for packet in self.container.demux(self._stream):
+            for frame in self._decoder.decode(packet if packet.size else None):
+                if frame.time_base is None:
+                    frame.time_base = self._stream.time_base
+                yield frame
+            if not packet.size:
+                return
 
 
 def with_pose(frames: np.ndarray, keypoints: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ position or scale jump by more than a person can move between two frames, and wh
 colours of the torso change: the tracking then went over to another person.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -217,6 +217,28 @@ def _same_colours(
     # the last frames are another person's, if they are too few to be sure
     rest = frames[frames >= begin] if not changed else frames[(frames >= begin) & (frames <= same[-1])]
     return [*parts, (rest, reason)] if len(rest) else parts
+
+
+def subjects_of(colours: Sequence[np.ndarray]) -> list[int]:
+    """A number for each piece, equal for those whose torso has like colours: they may show one person.
+
+    A piece of unknown colours has a number of its own.
+
+    Args:
+        colours: of each piece, [F,3], NaN where it is unknown.
+    """
+    numbers, usual = list[int](), list[np.ndarray]()
+    for some in colours:
+        known = some[np.isfinite(some).all(1)]
+        here = np.median(known, 0) if len(known) else np.full(3, np.nan)
+        near = [float(np.linalg.norm(here - other)) for other in usual]
+        best = min(range(len(near)), key=lambda k: near[k] if near[k] <= COLOUR_CHANGE else np.inf, default=len(near))
+        if best < len(near) and near[best] <= COLOUR_CHANGE:
+            numbers.append(best)
+        else:
+            numbers.append(len(usual))
+            usual.append(here)
+    return numbers
 
 
 def _apart(colour: np.ndarray, usual: np.ndarray) -> float:

@@ -10,6 +10,8 @@ OFTEN = 0.2
 """With people = "drop", a piece is dropped if a second person is in a larger share of the checked frames."""
 MIN_SHARPNESS = 0.2
 """Default of `min_sharpness` (`measures.sharpness`)."""
+STILL_PICTURE = "still picture"
+"""Kind of a reason: a driving video may be one."""
 STILL = 0.05
 """Levels of 255 by which the frames of a still picture differ at most, at 64 x 64 pixels."""
 REPEATS = 0.5
@@ -58,7 +60,7 @@ def wrong_people(people: np.ndarray, rule: str) -> Reason | None:
 def wrong_picture(motion: np.ndarray, sharpness: np.ndarray, least: float) -> Reason | None:
     """`motion` [n-1]: change from frame to frame; `sharpness` [n]: NaN where it was not measured."""
     if len(motion) and float(motion.max()) <= STILL:
-        return Reason("still picture", f"frames differ by {motion.max():.2f} levels at most, more than {STILL} needed")
+        return Reason(STILL_PICTURE, f"frames differ by {motion.max():.2f} levels at most, more than {STILL} needed")
     measured = sharpness[np.isfinite(sharpness)]
     if len(measured) and float(np.median(measured)) < least:
         return Reason("blurred", f"sharpness {np.median(measured):.2f}, at least {least:g}")

@@ -9,6 +9,7 @@ R.json      rank R's greeting, and a count that it raises as long as it lives
 import json
 import os
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -129,6 +130,7 @@ class Leader(_Member):
 
     def __init__(self, out: Path, ranks: Ranks, jobs: Sequence[Job]) -> None:
         super().__init__(out, ranks)
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
         self.folder.mkdir(parents=True)
         files = [{**vars(job.content), "file": str(job.content.file), "name": job.name} for job in jobs]
         self._plan = {"jobs": files, "heard": dict[str, str]()}

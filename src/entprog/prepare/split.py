@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-__all__ = ["TAIL", "Piece", "split_files", "tail_of_clips", "tail_of_windows"]
+__all__ = ["TAIL", "SplitClip", "renamed_pieces", "split_files", "tail_of_clips", "tail_of_windows"]
 
 TAIL = "tail"
 """The split of a file whose end is held out, and the rest trained on."""
@@ -33,8 +34,8 @@ def split_files(sources: Sequence[str], holdout: float, given: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Frames [start, end) of a clip as it was prepared, which become a clip of the data set."""
+class SplitClip:
+    """Frames [start, end) of a clip as it was prepared, which become a clip of the data set in one split."""
 
     clip: str
     name: str
@@ -43,7 +44,7 @@ class Piece:
     split: str
 
 
-def tail_of_clips(frames: Mapping[str, int], share: float, least: int) -> list[Piece]:
+def tail_of_clips(frames: Mapping[str, int], share: float, least: int) -> list[SplitClip]:
     """The clips of a single file with about the last `share` of its frames held out, the clip there cut in two.
 
     At least `least` frames are held out where that leaves as many for training; else half of them.
@@ -61,10 +62,22 @@ def tail_of_clips(frames: Mapping[str, int], share: float, least: int) -> list[P
             cut = count
         before += count
         if cut:
-            pieces.append(Piece(clip, clip, 0, cut, "train"))
+            pieces.append(SplitClip(clip, clip, 0, cut, "train"))
         if count - cut:
-            pieces.append(Piece(clip, f"{clip}-tail" if cut else clip, cut, count, "holdout"))
+            pieces.append(SplitClip(clip, f"{clip}-tail" if cut else clip, cut, count, "holdout"))
     return pieces
+
+
+def renamed_pieces(rows: Sequence[dict[str, Any]], pieces: Sequence[SplitClip]) -> list[dict[str, Any]]:
+    """A row's "pieces" with the clips that were cut in two."""
+    found = []
+    for row in rows:
+        own = [piece for piece in pieces if piece.clip == row["clip"]]
+        first = row["start"]
+        found += [
+            {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
+        ] or [row]
+    return found
 
 
 def tail_of_windows(starts: Sequence[int], length: int, share: float) -> int | None:

@@ -22,9 +22,10 @@ from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_l
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
-from entprog.prepare.parts import full_disk_reported, keep_clip
+from entprog.prepare.outcome import subject_of
+from entprog.prepare.parts import full_disk_reported, keep_clip, part_path
 from entprog.prepare.quality import MIN_SHARPNESS
-from entprog.prepare.split import TAIL, Piece, split_files, tail_of_clips
+from entprog.prepare.split import TAIL, SplitClip, renamed_pieces, split_files, tail_of_clips
 
 __all__ = ["Row", "Store", "check_folder", "finished", "full_disk_reported", "split_files"]
 
@@ -119,7 +120,18 @@ class Store:
                 kept = self._kept(row)
             if kept:
                 found.append(row)
-        return found
+        return self._newest(found)
+
+    def _newest(self, rows: Sequence[Row]) -> list[Row]:
+        """Of rows of one file the last, and one of the finished data set, which that replaces.
+
+        A run that was killed leaves two: the row of the finished data set, and that of the file's new content.
+        """
+        newest = {row["source"]: row for row in rows}
+        older = [row for row in rows if newest[row["source"]] is not row]
+        self.replaced |= {row["source"]: row for row in older if finished(row)}
+        gone = {id(row) for row in older if self.replaced.get(row["source"]) is not row}
+        return [row for row in rows if id(row) not in gone]
 
     def _kept(self, row: Row) -> bool:
         """Whether the clips of a file are all in parts/."""
@@ -135,7 +147,7 @@ class Store:
         return Shards(self.out)
 
     def _chunk(self, clip: str, number: int) -> Path:
-        return self.parts / (f"{clip}.safetensors" + (f".{number}" if number else ""))
+        return part_path(self.parts, clip, number)
 
     def _chunks(self, clip: str) -> Iterator[Path]:
         number = 0
@@ -255,7 +267,7 @@ class Store:
                 row["split"] = (TAIL if alone else splits[row["source"]]) if row["clips"] else None
                 row["new"] = True
 
-    def _pieces(self, row: Row, old: Sequence[ClipRow]) -> list[Piece]:
+    def _pieces(self, row: Row, old: Sequence[ClipRow]) -> list[SplitClip]:
         """The clips of a row: as in the finished data set, or new; then the row is brought in line with them."""
         if not row.get("new"):
             clips = {c.clip: c for c in old if c.clip in row["clips"]}
@@ -267,10 +279,10 @@ class Store:
                         clips[joined.clip] = replace(joined, frames=joined.frames + clips.pop(name).frames)
                         row.get("crops", {}).pop(name, None)
                 row["clips"] = list(clips)
-            return [Piece(c.clip, c.clip, 0, c.frames, c.split) for c in clips.values()]
+            return [SplitClip(c.clip, c.clip, 0, c.frames, c.split) for c in clips.values()]
         frames = {clip: sum(_frames(path) for path in self._chunks(clip)) for clip in row["clips"]}
         if row["split"] != TAIL:
-            return [Piece(clip, clip, 0, count, row["split"]) for clip, count in frames.items()]
+            return [SplitClip(clip, clip, 0, count, row["split"]) for clip, count in frames.items()]
         pieces = tail_of_clips(frames, self.settings["holdout"], self.settings["min_frames"])
         row["clips"] = [piece.name for piece in pieces]
         for piece in pieces:
@@ -278,14 +290,14 @@ class Store:
                 row["crops"][piece.name] = row["crops"][piece.clip]
         row["held_out"] = [piece.name for piece in pieces if piece.split == "holdout"]
         if "pieces" in row:
-            row["pieces"] = _renamed(row["pieces"], pieces)
+            row["pieces"] = renamed_pieces(row["pieces"], pieces)
         if not row["held_out"]:
             row["split"] = "train"
         return pieces
 
-    def _move(self, piece: Piece, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
+    def _move(self, piece: SplitClip, row: Row, old: Sequence[ClipRow], writer: ShardWriter) -> None:
         about = {
-            "clip": piece.name, "subject": row["name"], "motion": piece.name, "scene": row["name"],
+            "clip": piece.name, "subject": subject_of(row, piece.name), "motion": piece.name, "scene": row["name"],
             "source": row["source"], "split": piece.split, "content": row.get("sha256", ""),
         }  # fmt: skip
         if row.get("new"):
@@ -303,7 +315,7 @@ class Store:
         names = {name: name for name in file.shapes}
         return file.chunks(names, clip.start, clip.start + clip.frames, FRAMES_AT_ONCE)
 
-    def _frames_of(self, piece: Piece) -> Iterator[dict[str, Tensor]]:
+    def _frames_of(self, piece: SplitClip) -> Iterator[dict[str, Tensor]]:
         """Frames [start, end) of a clip in parts/."""
         before = 0
         for path in self._chunks(piece.clip):
@@ -382,15 +394,3 @@ def finished(row: Mapping[str, Any]) -> bool:
 
 def _frames(path: Path) -> int:
     return TensorFile(path).shapes["pose"][0]
-
-
-def _renamed(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Row]:
-    """A row's "pieces" with the clips that were cut in two."""
-    found = []
-    for row in rows:
-        own = [piece for piece in pieces if piece.clip == row["clip"]]
-        first = row["start"]
-        found += [
-            {**row, "clip": piece.name, "start": first + piece.start, "end": first + piece.end} for piece in own
-        ] or [row]
-    return found

@@ -89,6 +89,7 @@ class Video:
         self.breaks: list[int] = []
         self.held: list[tuple[int, int]] = []
         self._pauses: list[tuple[float, float]] = []
+        self._skipped: list[tuple[int, float]] = []
         self._before: np.ndarray | None = None
         self._run = 0
 
@@ -130,7 +131,11 @@ class Video:
         previous: Decoded | None = None
         for decoded in frames:
             self.fps = self._facts.rate
-            cut = previous is not None and self._step(previous, decoded)[1]
+            cut = False
+            if previous is not None:
+                step, cut = self._step(previous, decoded)
+                if cut and previous.time is not None and decoded.time is not None:
+                    self._skip(self._given, decoded.time - previous.time - step)
             self.start = (decoded.time or 0.0) if previous is None else self.start
             yield from self._show(decoded, 1, cut)
             previous = decoded
@@ -147,6 +152,8 @@ class Video:
                 count = self._instants(clock + step / 2) - self._given
                 yield from self._show(previous, count, cut)
                 cut = pause or (cut and count <= 0)
+                if previous.time is not None and decoded.time is not None:
+                    self._skip(self._given, decoded.time - previous.time - step)
                 clock += step
                 self._rate = number / clock
             previous = decoded
@@ -163,6 +170,14 @@ class Video:
             self._pauses.append((previous.time - self.start, step))
         long = abs(step) > self.longest_pause / (4 if decoded.gap else 1)
         return (usual if long or step <= 0 else step), long or decoded.gap
+
+    def _skip(self, number: int, seconds: float) -> None:
+        if seconds > 1e-3:
+            self._skipped.append((number, seconds))
+
+    def skipped(self, number: int) -> float:
+        """Seconds of the file that are left out before the returned frame `number`, as pauses that were cut."""
+        return sum(seconds for first, seconds in self._skipped if first <= number)
 
     def _instants(self, end: float) -> int:
         """How many times k / fps are before `end`, with a small tolerance, as times are rounded in files."""

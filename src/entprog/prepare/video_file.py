@@ -18,7 +18,7 @@ from entprog.prepare.deinterlace import Deinterlacer
 from entprog.prepare.image import over_grey, read_image
 from entprog.prepare.sniff import numbered_images
 
-__all__ = ["Decoded", "Facts", "VideoError", "frames_of", "reading"]
+__all__ = ["Decoded", "Facts", "VideoError", "best_stream", "decoder_of", "describe", "frames_of", "opened", "reading"]
 
 PICTURES = ("image2", "webp_pipe", "ico", "tty", "bin", "xbin", "adf", "idf", "svg")
 PROTOCOLS = {"protocol_whitelist": "file"}
@@ -133,17 +133,29 @@ def _of_pictures(folder: Path, facts: Facts, rate: float) -> Iterator[Decoded]:
 
 
 def _of_file(path: Path, facts: Facts) -> Iterator[Decoded]:
-    # an absolute path, so that FFmpeg takes no colon in it for a protocol
-    with av.open(os.path.abspath(path), metadata_errors="surrogateescape", container_options=PROTOCOLS) as container:
+    with opened(path) as container:
         name = container.format.name
         if name.endswith("_pipe") or name in PICTURES:
             yield from _of_animation(path, facts)
             return
-        stream = _best(path, container, facts)
-        _describe(container, stream, facts)
+        stream = best_stream(path, container, facts)
+        describe(container, stream, facts)
         yield from _progressive(_decode(path, container, stream, facts), facts)
         if 0 < facts.decoded < 0.9 * stream.frames:
             facts.note(f"the file ends after {facts.decoded} of {stream.frames} frames")
+
+
+def opened(path: Path) -> av.container.InputContainer:
+    """The file, open for reading; no other file or address that it names is followed outside this machine."""
+    # an absolute path, so that FFmpeg takes no colon in it for a protocol
+    return av.open(os.path.abspath(path), metadata_errors="surrogateescape", container_options=PROTOCOLS)
+
+
+def decoder_of(stream: av.VideoStream) -> Any:
+    """The stream's decoder, or where that one leaves the alpha channel out, one of its own."""
+    if stream.metadata.get("alpha_mode") == "1" and stream.codec.name in ALPHA_DECODERS:
+        return av.CodecContext.create(ALPHA_DECODERS[stream.codec.name], "r")
+    return stream.codec_context
 
 
 def _of_animation(path: Path, facts: Facts) -> Iterator[Decoded]:
@@ -166,7 +178,7 @@ def _of_animation(path: Path, facts: Facts) -> Iterator[Decoded]:
             time += max(float(image.info.get("duration") or 100), 1.0) / 1000
 
 
-def _best(path: Path, container: av.container.InputContainer, facts: Facts) -> av.VideoStream:
+def best_stream(path: Path, container: av.container.InputContainer, facts: Facts) -> av.VideoStream:
     """The stream that a player shows: marked as default, then the largest, then the first; no cover picture."""
     found: list[av.VideoStream] = []
     pictures, unknown = 0, 0
@@ -197,7 +209,7 @@ def _best(path: Path, container: av.container.InputContainer, facts: Facts) -> a
     return best
 
 
-def _describe(container: av.container.InputContainer, stream: av.VideoStream, facts: Facts) -> None:
+def describe(container: av.container.InputContainer, stream: av.VideoStream, facts: Facts) -> None:
     facts.rate = float(stream.average_rate or stream.guessed_rate or 25)
     facts.sound = bool(container.streams.audio)
     aspect = float(stream.sample_aspect_ratio or 1)
@@ -214,11 +226,9 @@ def _decode(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, facts: Facts
 ) -> Iterator[Decoded]:
     """The frames that are whole: from a damaged one up to the next key frame all are left out."""
-    decoder: Any = stream.codec_context
+    decoder = decoder_of(stream)
     base = stream.time_base or Fraction(0)
     above, below = base.numerator, base.denominator
-    if stream.metadata.get("alpha_mode") == "1" and stream.codec.name in ALPHA_DECODERS:
-        decoder = av.CodecContext.create(ALPHA_DECODERS[stream.codec.name], "r")
     index, failed, broken, gap = 0, 0, False, False
     for packet in _packets(container, stream, facts):
         try:

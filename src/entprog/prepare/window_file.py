@@ -175,7 +175,7 @@ def _outcomes(piece: Piece, frame: Size, settings: Row, encoders: Encoders) -> l
         some = tuple(starts[i : i + together])
         references = reference_frames(some, length, count)
         clip = WindowClip(some, references, boxes, keypoints, piece.start, faces, points)
-        outcomes.append(Outcome(some[0], some[-1] + length, piece.after, part=clip))
+        outcomes.append(Outcome(some[0], some[-1] + length, piece.after, None, clip, piece.subject))
     return outcomes
 
 

@@ -11,6 +11,7 @@ from entprog.data.shards import index_lines
 from entprog.data.tensor_files import TensorFile
 from entprog.data.window_writer import WindowWriter
 from entprog.data.windows import OF_REFERENCES, STORED, WindowRow, Windows, prompt_hash
+from entprog.prepare.outcome import subject_of
 from entprog.prepare.split import TAIL, tail_of_windows
 from entprog.prepare.store import Row, Store, full_disk_reported
 from entprog.prepare.window_file import SHARED, reference_frames
@@ -132,8 +133,9 @@ class WindowStore(Store):
                 if border is not None and split == "train":
                     tensors |= _seen(tensors, tuple(starts), writer.frames, border)
                 writer.add(
-                    tensors, caption=row["caption"], clip=clip, subject=row["name"], source=row["source"], split=split,
-                    start=start, frames=writer.frames, height=height, width=width, content=row.get("sha256", ""),
+                    tensors, caption=row["caption"], clip=clip, subject=subject_of(row, clip), source=row["source"],
+                    split=split, start=start, frames=writer.frames, height=height, width=width,
+                    content=row.get("sha256", ""),
                 )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Files prepared one by one, in this process or in several; whatever happens to one file ends in its row."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -18,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from entprog.prepare.matching import FAILED, Job, dropped_row
+from entprog.prepare.memory import keep_freed_memory
 from entprog.prepare.parts import FULL, NotWritten, keep_clip
 from entprog.prepare.store import Row
 from entprog.prepare.video import VideoError
@@ -51,7 +54,8 @@ class Work(Protocol):
 def prepare_jobs(jobs: Sequence[Job], work: Work, parts: Path, workers: int) -> Iterator[tuple[Job, Row]]:
     """Each job's row, as they are done; the clips lie in `parts`.
 
-    The rows and clips are the same for any number of workers: each file is prepared by one thread.
+    The rows and clips are the same for any number of workers: each file is prepared by one thread. A file whose process
+    ends is tried once more, after all others.
 
     Raises:
         OSError: the data set's folder can't be written.
@@ -65,6 +69,7 @@ def prepare_jobs(jobs: Sequence[Job], work: Work, parts: Path, workers: int) -> 
 
 def _here(jobs: Sequence[Job], work: Work, parts: Path) -> Iterator[tuple[Job, Row]]:
     threads, prepare = torch.get_num_threads(), None
+    keep_freed_memory()
     for job in jobs:
         torch.set_num_threads(1)
         try:
@@ -81,9 +86,15 @@ def prepare_one(job: Job, prepare: Callable[[Path, str, Keep], Row], settings: R
     Raises:
         NotWritten, OSError: the data set's folder can't be written, or a disk is full.
     """
-    content = job.content
+    content, kept = job.content, Counter[str]()
+
+    def keep(clip: str, tensors: Mapping[str, Tensor]) -> None:
+        # numbered here: what another process has left of this file, or still writes, is replaced and not added to
+        keep_clip(parts, clip, tensors, kept[clip])
+        kept[clip] += 1
+
     try:
-        row = prepare(content.file, job.name, lambda clip, tensors: keep_clip(parts, clip, tensors))
+        row = prepare(content.file, job.name, keep)
     except VideoError as error:
         return dropped_row(content, job.name, f"unreadable: {error.reason}", settings)
     except (NotWritten, torch.OutOfMemoryError):
@@ -102,11 +113,12 @@ class _Worker:
     def __init__(self, work: Work, parts: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, work, parts), daemon=True)
+        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, parts, _levels()), daemon=True)
         self.job: Job | None = None
         self.ready = False
         self.process.start()
         theirs.close()
+        self.pipe.send(work)
 
     def send(self, job: Job) -> None:
         """Begin with a file."""
@@ -124,7 +136,7 @@ class _Worker:
 
 
 def _in_processes(jobs: Sequence[Job], work: Work, parts: Path, count: int) -> Iterator[tuple[Job, Row]]:
-    waiting, workers = list(reversed(jobs)), list[_Worker]()
+    waiting, workers, again = list(reversed(jobs)), list[_Worker](), set[str]()
     try:
         workers += [_Worker(work, parts) for _ in range(count)]
         while workers:
@@ -144,7 +156,11 @@ def _in_processes(jobs: Sequence[Job], work: Work, parts: Path, count: int) -> I
                     worker.stop()
                     if job is None:
                         raise RuntimeError(GUARD)
-                    yield job, dropped_row(job.content, job.name, _death(worker.process.exitcode), work.settings)
+                    if job.name in again:
+                        yield job, dropped_row(job.content, job.name, _death(worker.process.exitcode), work.settings)
+                    else:  # perhaps not for this file's sake
+                        again.add(job.name)
+                        waiting.insert(0, job)
                     if waiting:
                         workers.append(_Worker(work, parts))
                     continue
@@ -168,12 +184,22 @@ def _death(code: int | None) -> str:
     return f"{FAILED}: its process ended with code {code}"
 
 
-def _serve(pipe: Connection, work: Work, parts: Path) -> None:
+def _levels() -> dict[str, int]:
+    """The levels of all loggers, which a new process would not know."""
+    loggers = logging.root.manager.loggerDict.items()
+    return {name: logger.level for name, logger in loggers if isinstance(logger, logging.Logger) and logger.level}
+
+
+def _serve(pipe: Connection, parts: Path, levels: Mapping[str, int]) -> None:
     """What a process does: "ready", then a row for each job, until its parent is gone."""
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
+        work: Work = pipe.recv()  # which imports libraries, whose loggers are set by now
         prepare = work.open()
         pipe.send("ready")
         while True:

@@ -3,7 +3,6 @@
 Shape legend: F frames, H W height and width in pixels.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from entprog.codecs.pca import to_uint8
 from entprog.config.load import ConfigError, updated
 from entprog.config.schema import EvaluateConfig, SampleConfig
 from entprog.poses.base import PoseEstimator
-from entprog.poses.loading import default_estimator
+from entprog.poses.loading import DEFAULT, default_estimator, open_estimator, recorded_poses
 from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
 from entprog.sample.output import Output, outputs, problems
@@ -25,6 +24,7 @@ from entprog.sample.retarget import Retargeted, retarget
 from entprog.sample.windows import generated, planned
 from entprog.tasks.animator import Animator, Conditions, StoredReference
 from entprog.tasks.base import Task
+from entprog.tasks.data_record import read_data_record
 from entprog.tasks.finished_run import open_run
 
 __all__ = ["GUTTER", "PANEL", "sample", "write_panels"]
@@ -123,7 +123,7 @@ def sample(
     sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
     if wrong := problems(given, driving, out, frames, fps):
         raise ConfigError(wrong)
-    estimator = default_estimator()
+    estimator, finder = _estimator(run)
     photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
     config, task = open_run(run, device=device)
     settings = updated(config.sample, "sample", sampling)
@@ -141,7 +141,7 @@ def sample(
     files = outputs(out, [f"{plain(one.name)}-{other.name}" for one, other in pairs])
     for (one, other), file in zip(pairs, files, strict=True):
         scene = _scene(one, other, animator, request)
-        say(f"{file.target.name}: " + "; ".join([*_used(one, other, scene, animator), *filter(None, [doubt])]))
+        say(f"{file.target.name}: " + "; ".join([*_used(one, other, scene, animator), *filter(None, [doubt, finder])]))
         _write(task, animator, scene, other, file, request)
     written = [file.target for file in files]
     single = isinstance(reference, str | Path) and isinstance(drive, str | Path)
@@ -154,14 +154,28 @@ def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _rate(run: Path, animator: Animator) -> tuple[float, str]:
     """Frames a second of what the run was trained on, and what to say where that is not known."""
-    record = run / "data.json"
-    if record.is_file():
-        said = json.loads(record.read_text(encoding="utf-8")).get("fps")
-        if said:
-            return float(said), ""
+    if known := (read_data_record(run) or {}).get("fps"):
+        return float(known), ""
     if animator.rate:
         return animator.rate, ""
     return FPS, f"the run's data set is gone, so {FPS:g} frames a second are assumed (--fps for another)"
+
+
+def _estimator(run: Path) -> tuple[PoseEstimator, str]:
+    """What found the poses of the run's data, or the packaged estimator and why."""
+    found = recorded_poses((read_data_record(run) or {}).get("path"))
+    if found is None or found == (DEFAULT, {}):
+        return default_estimator(), ""
+    name, options = found
+    why = "it reads no pictures" if name == "openpose_json" else ""
+    if any(str(value).startswith("sha256:") for value in options.values()):
+        why = "where its files lie is not known"
+    if not why:
+        try:
+            return open_estimator(name, options), f"poses by {name}, as in the run's data"
+        except (ValueError, OSError) as error:
+            why = str(error).splitlines()[0]
+    return default_estimator(), f"poses by {DEFAULT}, not by {name} as in the run's data: {why}"
 
 
 def _drive(name: str, animator: Animator, request: Request, rate: float, estimator: PoseEstimator) -> Drive:
@@ -257,7 +271,7 @@ def _write(task: Task, animator: Animator, scene: Scene, drive: Drive, file: Out
     sound = drive.path if has_sound(drive.path) else None
     write_clip(
         file.target, _shown(task, animator, scene, drive, request.settings, panel), fps=drive.fps, frames=file.frames,
-        gif=file.gif, sound=sound, sound_start=drive.start / drive.fps,
+        gif=file.gif, sound=sound, sound_start=drive.begins,
     )  # fmt: skip
 
 

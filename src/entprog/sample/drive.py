@@ -16,13 +16,16 @@ from torch import Tensor
 from entprog.codecs.pca import to_uint8
 from entprog.poses.base import PoseEstimator
 from entprog.prepare.crop import Rectangle, crop, face_boxes, fill_gaps, resize
-from entprog.prepare.file import find_person
+from entprog.prepare.person import find_person
+from entprog.prepare.quality import STILL_PICTURE
 from entprog.prepare.video import EXTENSIONS, Video, looks_like_video
 from entprog.sample.reference import cut, plain
 from entprog.tasks.animator import Conditions, StoredClip
 
 __all__ = ["Drive", "Frames", "has_sound", "read_drive", "stored_drive"]
 
+LONGEST_PAUSE = 60.0
+"""Seconds; shorter pauses of a drive are kept, with the frame before them repeated, so that its sound stays in step."""
 SECONDS = 60
 """With a number of frames given, no more of a video is read than this, or than these frames need."""
 
@@ -37,7 +40,8 @@ class Drive:
         keypoints: [F, 18, 3] in pixels of frames of `size`.
         size: (width, height).
         fps: frames a second of these poses.
-        path: of a video file, for its sound and frames; `start`: the first of these frames in it.
+        path: of a video file, for its sound and frames; `start`: the first of these frames in it; `skipped`: seconds
+            of the file that were cut out before it.
         stored: frames [F, 3, H, W] of a stored clip.
         conditions: see `StoredClip`.
         notes: what is used of it, in short sentences.
@@ -50,12 +54,18 @@ class Drive:
     fps: float
     path: Path | None = None
     start: int = 0
+    skipped: float = 0.0
     stored: Tensor | None = field(default=None, repr=False)
     conditions: Conditions = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    @property
+    def begins(self) -> float:
+        """Seconds from the first frame of the file to the first of these frames, by the file's own clock."""
+        return self.start / self.fps + self.skipped
 
 
 def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstimator) -> Drive:
@@ -65,11 +75,13 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
         ValueError: no video, or no person in it.
     """
     if path.is_file() and path.suffix.lower() not in EXTENSIONS and not looks_like_video(path):
-        raise ValueError(f"drive = {str(path)!r}: not a video; give a {', '.join(EXTENSIONS)} file or a clip's name")
+        raise ValueError(f"drive = {str(path)!r}: not a video; give a video file, such as .mp4, or a clip's name")
     most = None if frames is None else max(frames, int(SECONDS * fps))
     settings = {"fps": fps, "people": "largest", "max_frames": most, "min_sharpness": 0.0}
+    settings |= {"longest_pause": LONGEST_PAUSE}
     row, person = find_person(path, path.stem, settings, estimator, 1)
-    usable = [piece for piece in person.pieces if piece.reason is None] if person else []
+    pieces = person.pieces if person else []
+    usable = [piece for piece in pieces if piece.reason is None or piece.reason.kind == STILL_PICTURE]
     if person is None or not usable:
         reasons = dict.fromkeys(str(piece.reason) for piece in person.pieces) if person else [row["reason"]]
         raise ValueError(
@@ -87,7 +99,9 @@ def read_drive(path: Path, fps: float, frames: int | None, estimator: PoseEstima
     if most is not None and piece.end == most:
         notes.append(f"read up to {_clock(piece.end / fps)}")
     keypoints = fill_gaps(piece.keypoints, piece.found)
-    return Drive(plain(path.stem), "", keypoints, person.size, fps, path, piece.start, notes=tuple(notes))
+    return Drive(
+        plain(path.stem), "", keypoints, person.size, fps, path, piece.start, piece.skipped, notes=tuple(notes)
+    )
 
 
 def has_sound(path: Path | None) -> bool:
@@ -162,7 +176,7 @@ class Frames:
             return
         assert drive.path is not None
         end = drive.start + len(drive)
-        for index, frame in enumerate(Video(drive.path, fps=drive.fps)):
+        for index, frame in enumerate(Video(drive.path, fps=drive.fps, longest_pause=LONGEST_PAUSE)):
             if index >= end:
                 return
             if index >= drive.start:

@@ -1,8 +1,9 @@
 """Gradient checkpointing of exactly those block calls that a backward will run through."""
 
+import copyreg
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from entprog.core.blocks import Block, Blocks
+from entprog.core.blocks import Blocks
 from entprog.core.swap import swapped_forward
 
 __all__ = ["recompute", "recomputed"]
@@ -29,26 +30,101 @@ def recomputed(blocks: Blocks) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for block in blocks:
-            stack.enter_context(swapped_forward(block.module, _saving(block)))
+            stack.enter_context(swapped_forward(block.module, _saving(block.module)))
         yield
 
 
-def recompute(blocks: Blocks) -> None:
-    """As `recomputed`, permanently: for a loop that has no place to end a context."""
-    for block in blocks:
-        block.module.__dict__["forward"] = _saving(block)
+def recompute(blocks: Blocks) -> Callable[[], None]:
+    """As `recomputed`, until the returned function is called: for a loop that has no place to end a context.
+
+    A block gets a subclass of its own class, not a closure on the instance, so that copies run their own weights.
+    Copies (`copy.deepcopy`) and saved files (`torch.save`) of the model are of the plain class again: without
+    recomputation, and loadable without this package.
+    """
+    changed = [block.module for block in blocks if not isinstance(block.module, _Recomputing)]
+    for module in changed:
+        _recompute_one(module)
+
+    def undo() -> None:
+        for module in changed:
+            if isinstance(module, _Recomputing):
+                module.__class__ = type(module).entprog_plain  # type: ignore[attr-defined]
+            elif getattr(module.__dict__.get("forward"), "entprog_original", None) is not None:
+                module.__dict__["forward"] = module.__dict__["forward"].entprog_original
+
+    return undo
 
 
-def _saving(block: Block) -> Callable[..., Any]:
-    original = block.module.forward
+class _Recomputing:
+    """Marks the classes that `_recomputing_class` makes."""
+
+
+def _recompute_one(module: nn.Module) -> None:
+    if "forward" in module.__dict__:  # replaced by other code: a class's forward would not be called
+        original = module.__dict__["forward"]
+        module.__dict__["forward"] = _saving(module)
+        module.__dict__["forward"].entprog_original = original
+        return
+    module.__class__ = _recomputing_class(type(module))  # type: ignore[arg-type]
+
+
+@cache
+def _recomputing_class(kind: type[Any]) -> type[nn.Module]:
+    """A class that differs from `kind` in its forward only; one for all blocks of a class."""
+
+    class Recomputing(_Recomputing, kind):  # type: ignore[misc, valid-type]
+        entprog_plain = kind
+
+        @wraps(kind.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return _run(super().forward, self, args, kwargs)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            """A copy or a pickle is of the plain class."""
+            state = super().__reduce_ex__(2)[2]
+            return copyreg._reconstructor, (kind, object, None), state  # type: ignore[attr-defined]
+
+    Recomputing.__name__, Recomputing.__qualname__ = kind.__name__, kind.__qualname__
+    Recomputing.__module__ = kind.__module__
+    return Recomputing
+
+
+def _saving(module: nn.Module) -> Callable[..., Any]:
+    original = module.forward
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not _leaves_a_graph(block.module, args, kwargs):
-            return original(*args, **kwargs)
-        return checkpoint(original, *args, use_reentrant=False, **kwargs)
+        return _run(original, module, args, kwargs)
 
     return forward
+
+
+def _run(original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a block's own forward, checkpointed where its output needs a gradient."""
+    if not _leaves_a_graph(module, args, kwargs):
+        return original(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        return checkpoint(original, *args, use_reentrant=False, **kwargs)
+    given = _versions(args, kwargs)
+
+    @wraps(original)
+    def unchanged(*args: Any, **kwargs: Any) -> Any:
+        """The second run must see the inputs of the first."""
+        if torch._C._current_graph_task_id() != -1 and _versions(args, kwargs) != given:
+            raise ValueError(
+                f"gradient_checkpointing: an input of a block ({type(module).__name__}) was written in place after its "
+                "call began, so its activations can't be recomputed; write x = x + y for x += y there, or turn "
+                "gradient_checkpointing off"
+            )
+        return original(*args, **kwargs)
+
+    return checkpoint(unchanged, *args, use_reentrant=False, **kwargs)
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """How often each tensor was written in place; inference tensors count nothing and can't be written."""
+    leaves = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    return [leaf._version for leaf in leaves if not leaf.is_inference()]
 
 
 def _leaves_a_graph(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

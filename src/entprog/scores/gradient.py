@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
+from entprog.core.sharded import full_tensor, is_sharded, reshard, sharded_modules
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, part, scoring, summary
 
@@ -38,17 +40,26 @@ class Gradient:
     def score(self, task: Predictor, blocks: Blocks, draws: Sequence[Draw]) -> Scores:
         """The gradient score of each block, with the standard error over draws (none for snr).
 
-        Gradients and gradient flags of the model do not change.
+        Gradients and gradient flags of the model do not change. Under FSDP2 the gradient is that of the mean loss over
+        processes, and every process gets the same scores.
 
         Raises:
-            ValueError: no sample has tau in range; snr with a single draw; a block without trainable parameters.
+            ValueError: no sample has tau in range; snr with a single draw or under FSDP2; a block without trainable
+                parameters.
         """
+        reshard(sharded_modules(task.model))
         chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
         if self.norm == "snr" and len(chosen) < 2:
             raise ValueError(f'norm = "snr" needs at least 2 draws, got {len(chosen)}; use smaller batches')
         members = {block.name: [p for p in block.parameters() if p.is_floating_point()] for block in blocks}
         if empty := [name for name, parameters in members.items() if not parameters]:
             raise ValueError(f"block {empty[0]!r} has no parameters, so no gradient")
+        sharded = any(is_sharded(p) for parameters in members.values() for p in parameters)
+        if sharded and self.norm == "snr":
+            raise ValueError('norm = "snr" keeps whole gradients, which fully_shard avoids; use "l1", "l2" or "fisher"')
+        stream = (
+            partial(_sharded_gradients, task.model, list(task.model.parameters())) if sharded else _stream_gradients
+        )
         sizes: dict[str, list[float]] = {name: [] for name in members}
         running = {name: [_Moments(p) for p in parameters] for name, parameters in members.items()}
         everything = [p for parameters in members.values() for p in parameters]
@@ -63,7 +74,7 @@ class Gradient:
                     else:
                         sums[place] = self._sum(gradient)
 
-                _stream_gradients(task.loss(part(draw, places)), everything, take)
+                stream(task.loss(part(draw, places)), everything, take)
                 found = iter(sums)
                 for name, parameters in members.items():
                     count = sum(p.numel() for p in parameters)
@@ -130,6 +141,29 @@ def _stream_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Ca
             handle.remove()
     for place in sorted(left):
         take(place, torch.zeros_like(parameters[place]))
+
+
+def _sharded_gradients(
+    model: nn.Module,
+    everything: Sequence[nn.Parameter],
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    take: Callable[[int, Tensor], None],
+) -> None:
+    """As `_stream_gradients` where the backward leaves each process a shard of the gradients, as FSDP2 does.
+
+    Args:
+        everything: the sharded parameters of the model; after a forward it may hold whole ones in their place.
+    """
+    before = [p.grad for p in everything]
+    for p in everything:
+        p.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]
+    reshard(sharded_modules(model))
+    for place, p in enumerate(parameters):
+        take(place, torch.zeros(p.shape) if p.grad is None else full_tensor(p.grad))
+    for p, kept in zip(everything, before, strict=True):
+        p.grad = kept
 
 
 @contextmanager

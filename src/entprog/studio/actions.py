@@ -1,10 +1,8 @@
 """What the studio does, without its page: look at videos, prepare them, list runs, animate a photo."""
 
-import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,10 +181,9 @@ def animate(
         raise ValueError("\n".join(lines))
     out = Path(tempfile.mkdtemp(prefix="clip-", dir=folder)) / "clip.mp4"
     chosen = {name: value for name, value in settings.items() if value is not None}
-    said = io.StringIO()
-    with redirect_stdout(said):
-        made = sample(Path(run), reference=str(photo), drive=str(drive), out=out, **chosen)
-    return (made if isinstance(made, Path) else made[0]), said.getvalue().strip()
+    said: list[str] = []
+    made = sample(Path(run), reference=str(photo), drive=str(drive), out=out, say=said.append, **chosen)
+    return (made if isinstance(made, Path) else made[0]), "\n".join(said)
 
 
 def picture_of(path: str | Path | None) -> bytes | None:

@@ -18,11 +18,19 @@ def read_data_record(run: Path) -> dict[str, Any] | None:
     """{"path", "fingerprint", "fps", "codec", "clips", "holdout", "by_clip"} of a run; None without a record.
 
     A run of an earlier version has none, nor has one of a task without files.
+
+    Raises:
+        ValueError: the record is damaged.
     """
     path = Path(run) / "data.json"
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not a record of a run's data; restore the file, or remove it")
     return found
 
 

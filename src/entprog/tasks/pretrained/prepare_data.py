@@ -1,8 +1,7 @@
 """`entprog prepare --codec`: videos, what is said of them, and a pretrained model's own encoders -> windows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +150,37 @@ def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, An
     return text_identity(text), encode
 
 
-def image_encoder(model: str, device: str, dtype: str, stack: ExitStack) -> Callable[[Tensor], Tensor]:
-    """The function that encodes reference images; its encoder is loaded until `stack` closes."""
-    from entprog.tasks.pretrained.encoders import Encoders
-    from entprog.tasks.pretrained.text import image_states
+class ImageEncoder:
+    """Encodes reference images by a model's own image encoder, which is loaded at the first call.
 
-    encoders = Encoders.open(model, "image")
-    pipeline = stack.enter_context(encoders.pipeline(device=device, dtype=dtype))
+    In another process it is loaded again: one that was sent there would not record its hidden states.
+    """
 
-    return partial(image_states, encoders.family, pipeline)
+    def __init__(self, model: str, device: str, dtype: str) -> None:
+        """Raises ValueError where the model has no image encoder that can be used."""
+        from entprog.tasks.pretrained.encoders import Encoders
+
+        self.given = model, device, dtype
+        self.encoders = Encoders.open(model, "image")
+        self._opened, self._stack = None, ExitStack()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        from entprog.tasks.pretrained.text import image_states
+
+        if self._opened is None:
+            _, device, dtype = self.given
+            self._opened = self._stack.enter_context(self.encoders.pipeline(device=device, dtype=dtype))
+        return image_states(self.encoders.family, self._opened, images)
+
+    def __reduce__(self) -> tuple[type["ImageEncoder"], tuple[str, str, str]]:
+        return ImageEncoder, self.given
+
+    def close(self) -> None:
+        """Free the encoder."""
+        self._opened = None
+        self._stack.close()
+
+
+def image_encoder(model: str, device: str, dtype: str, stack: ExitStack) -> ImageEncoder:
+    """The function that encodes reference images, until `stack` closes."""
+    return stack.enter_context(closing(ImageEncoder(model, device, dtype)))

@@ -1,0 +1,68 @@
+"""`entprog.attach` in two processes: both train the same, and what one process would, under DDP and FSDP2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attach_processes
+
+HERE = Path(attach_processes.__file__).parent
+CASES = (
+    "fsdp-gradient-linear", "fsdpkeep-cei-supernet", "fsdpckpt-influence-linear", "fsdp-skip_loss-probe",
+    "ddp-gradient-supernet", "ddpwhole-order-linear", "ddp-cei-probe",
+    "ddpplain-gradient-linear", "uneven-gradient-linear", "fsdpinputs-gradient-linear",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes saw of every case."""
+    file = tmp_path_factory.mktemp("gloo") / "meeting"
+    path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "attach_processes.py"), ",".join(CASES), str(rank), "2", str(file)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=180) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], outputs
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+@pytest.mark.parametrize("case", CASES[:7])
+def test_both_train_the_same_blocks_and_only_those(case: str, seen: list[dict[str, Any]]) -> None:
+    first, second = (each[case] for each in seen)
+    assert first == second
+    assert first["wrong"] == []
+
+
+@pytest.mark.parametrize("case", ["fsdp-gradient-linear", "fsdpkeep-cei-supernet", "ddp-gradient-supernet"])
+def test_they_train_what_one_process_would(case: str, seen: list[dict[str, Any]]) -> None:
+    alone = attach_processes.main("one" + case[case.index("-") :], 0, 1)
+    assert alone["active"] == seen[0][case]["active"]
+    assert alone["order"] == seen[0][case]["order"]
+    assert alone["weights"] == pytest.approx(seen[0][case]["weights"], rel=1e-6)
+
+
+def test_gradient_scores_of_shards_are_those_of_one_process(seen: list[dict[str, Any]]) -> None:
+    alone = attach_processes.main("one-gradient-linear", 0, 1)
+    assert alone["scores"] == pytest.approx(seen[0]["fsdp-gradient-linear"]["scores"], rel=1e-5)
+
+
+def test_what_cannot_be_right_is_refused_in_both(seen: list[dict[str, Any]]) -> None:
+    for each in seen:
+        assert "find_unused_parameters=True" in each["ddpplain-gradient-linear"]
+        assert "draws of [[4], [5]] samples" in each["uneven-gradient-linear"]
+        assert each["fsdpinputs-gradient-linear"].startswith("inputs_every = 0")
