@@ -381,8 +381,9 @@ def check_folder(out: Path) -> None:
     Raises:
         ValueError: the folder holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file; give a folder that does not exist yet")
+    taken = next((path for path in (out, *out.parents) if path.exists()), None)
+    if taken is not None and not taken.is_dir():
+        raise ValueError(f"out: {taken} is a file; give a folder that does not exist yet")
     if out.exists() and not (out / "prepare.json").is_file() and any(p.name not in INSIDE for p in out.iterdir()):
         raise ValueError(f"out: {out} exists and was not made by prepare; give an empty or a new folder")
 
