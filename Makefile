@@ -10,7 +10,7 @@ JOBS ?= 2
 demo: $(STAMP)  ## fine-tune on real clips in three ways, compare them with the base (6 minutes on 2 cores)
 	$(BIN)/entprog demo --out runs/demo
 
-test: $(VENV)/.installed-dev  ## the fast tests (5 minutes on 2 cores, 7 without AVX-512)
+test: $(VENV)/.installed-dev  ## the fast tests (8 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## format, lint and types
