@@ -45,6 +45,16 @@ class Collected:
         self.real.append(cached(real, features, key))
         self.clips += 1
 
+    def add_clips(
+        self, fake: Tensor, real: Tensor, least: int, features: Callable[[Tensor], Tensor], key: Hashable
+    ) -> None:
+        """Take clips, both [B, F, 3, H, W]; those of fewer than `least` frames are left out. Else as `add`."""
+        for one, other in zip(fake, real, strict=True):
+            if len(one) < least:
+                self.leave_out(len(one))
+            else:
+                self.add(one, other, features, key)
+
     def leave_out(self, frames: int) -> None:
         """Count a clip that is too short."""
         self.clips += 1

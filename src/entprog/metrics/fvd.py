@@ -73,11 +73,7 @@ class FVD:
         """Take clips, both [B, F, 3, H, W] in 0..1."""
         weights = self._weights()
         key = ("fvd", weights.sha256, self.frames, self.stride, self.resize)
-        for one, other in zip(fake, real, strict=True):
-            if len(one) < self.frames:
-                self._seen.leave_out(len(one))
-            else:
-                self._seen.add(one, other, lambda clip: self._features(clip, weights), key)
+        self._seen.add_clips(fake, real, self.frames, lambda clip: self._features(clip, weights), key)
 
     @torch.inference_mode()
     def _features(self, clip: Tensor, weights: Weights) -> Tensor:
