@@ -294,6 +294,20 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)
+class DistributedConfig:
+    """[distributed] several processes, started by torchrun; a step's batch is divided between them."""
+
+    shard: bool = key(
+        False,
+        "whether weights, gradients and optimizer states are divided between processes (FSDP2), block by block; else "
+        "each process has all of them and only gradients are averaged",
+    )
+    replicate: int = key(1, "with shard: so many copies of the model, each divided between as many processes", ge=1)
+    checksum_steps: int = key(100, "steps between comparisons of the processes' weights (0: never)", ge=0)
+    timeout_minutes: int = key(30, "a process that waits so long for another one ends with an error", ge=1)
+
+
+@dataclass(frozen=True, slots=True, config=CHECKED)
 class SampleConfig:
     """[sample] how clips are generated."""
 
@@ -371,5 +385,6 @@ class Config:
         default_factory=lambda: dict(PUBLISHED)
     )
     train: TrainConfig = Field(default_factory=TrainConfig)
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

@@ -366,6 +366,7 @@ class MethodContext:
         seed: of the search's draws.
         reenters: whether a step may be entered once for each micro-batch; it ends when the optimizer has stepped.
         agree: the mean over processes of readings and seconds, so that all decide the same; None in one process.
+        each: reads every draw, in order; processes may share the work.
     """
 
     task: Predictor
@@ -389,6 +390,7 @@ class MethodContext:
     seed: int = 0
     reenters: bool = False
     agree: Callable[[Sequence[float]], list[float]] | None = None
+    each: Callable[[Sequence[Draw], Callable[[Draw], Any]], list[Any]] = lambda draws, read: [read(d) for d in draws]
 
 
 class Metric(Protocol):

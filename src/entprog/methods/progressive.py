@@ -257,9 +257,10 @@ class BoundProgressive(Method):
         start, task = time.perf_counter(), self.context.task
         with self.freezer.whole():
             if self.schedule.estimator == "probe":
-                losses = [loss for draw in self.context.holdout for loss in task.losses(draw).tolist()]
+                found = self.context.each(self.context.holdout, lambda draw: task.losses(draw).tolist())
+                losses = [loss for of_draw in found for loss in of_draw]
             else:
-                losses = [float(task.loss(draw)) for draw in self.context.holdout]
+                losses = self.context.each(self.context.holdout, lambda draw: float(task.loss(draw)))
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
         self.search_flops += self.context.reading_flops()

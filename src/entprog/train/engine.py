@@ -4,15 +4,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tqdm import tqdm
-
 from entprog.core.blocks import discover_blocks
+from entprog.core.processes import own_folder
 from entprog.savings.compiled import compiled
 from entprog.tasks.base import CacheOptions
+from entprog.train.say import say
 from entprog.train.state import Session
 
 CACHE = "reference-cache"
-"""The folder of a run that holds cached references; a finished run has none."""
+"""The folder of a run that holds cached references, by process; a finished run has none."""
 
 
 @contextmanager
@@ -22,9 +22,9 @@ def engine(session: Session) -> Iterator[None]:
 
     def warn(message: str) -> None:
         log.event("warning", {"sign": "engine", "message": message})
-        tqdm.write(f"warning: {message}")
+        say(f"warning: {message}")
 
-    task.open_cache(CacheOptions(settings, session.run / CACHE, warn, session.fills))
+    task.open_cache(CacheOptions(settings, own_folder(session.run / CACHE), warn, session.fills))
     with ExitStack() as stack:
         if settings.compile == "blocks":
             with warnings.catch_warnings(record=True) as caught:

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from entprog.core.processes import first
 from entprog.core.types import Draw
 from entprog.files import write_atomically
 from entprog.methods.base import Method
 from entprog.profiling.meter import Meter
 from entprog.train.engine import log_savings
 from entprog.train.log import RunLog
+from entprog.train.say import say
 from entprog.train.state import Session
 
 
@@ -23,7 +24,7 @@ class Warn:
 
     def __call__(self, sign: str, message: str) -> None:
         self.log.event("warning", {"sign": sign, "message": message})
-        tqdm.write(f"warning: {message}")
+        say(f"warning: {message}")
 
 
 class ReadingFlops:
@@ -54,9 +55,9 @@ class Notes:
     def __call__(self, event: str, values: dict[str, Any]) -> None:
         self.session.log.event(event, values)
         if event == "warning":
-            tqdm.write(f"warning: {values['message']}")
+            say(f"warning: {values['message']}")
         if event == "stage":
             log_savings(self.session)
-        if event == "stage" and self.method is not None:
+        if event == "stage" and self.method is not None and first():
             path = self.folder / f"trainable-stage{values['stage']}.txt"
             write_atomically(path, self.method.freezer.trainable_report())

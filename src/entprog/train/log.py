@@ -53,6 +53,10 @@ class RunLog:
         """Drop what was logged at or after `step`, and continue counting from `elapsed` seconds."""
         self._steps.cut(lambda row: row["step"] < step)
         self._events.cut(lambda row: row["elapsed"] <= elapsed)
+        self.start_from(elapsed)
+
+    def start_from(self, elapsed: float) -> None:
+        """Count seconds of work on from here."""
         self._before, self._start = elapsed, time.perf_counter()
 
     def line(self, row: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from torch import nn, optim
 from tqdm import tqdm
 
 from entprog.config.schema import PhaseConfig, TrainConfig
+from entprog.core.processes import average_gradients, numbers, rank, world
+from entprog.core.sharded import is_sharded
 from entprog.core.types import Draw, Shape, StepPlan, Workload
 from entprog.methods.base import Method
 from entprog.profiling.meter import Meter, StepCost
@@ -80,9 +82,11 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             group["lr"] = lr * group.get("lr_factor", 1.0)
         with method.step(i), ExitStack() as metered:
             if phase.prefix_cache is not None:
-                workload = replace(workload, echo=phase.prefix_cache.knows(_keys(session, phase, first, workload)))
+                known = phase.prefix_cache.knows(_keys(session, phase, first, workload))
+                workload = replace(workload, echo=all(row == [1.0] for row in numbers([float(known)])))
             metered.enter_context(_metered(session, phase, first, workload))
-            loss = _forward_backward(session, phase, first, workload)
+            loss = _reduced(session, _forward_backward(session, phase, first, workload))
+            average_gradients(p.grad for p in task.model.parameters() if p.grad is not None and not is_sharded(p))
             if not math.isfinite(loss):
                 raise NotFinite(_not_finite(session, phase, i, "loss", loss))
             phase.scaler.unscale_(phase.optimizer)
@@ -110,13 +114,13 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             session.after_step()
         if i + 1 == phase.config.steps:
             break  # the end of a phase reads the holdout and saves, and only then stops
-        stopped = session.stop is not None and session.stop.number is not None
+        stopped = session.stop is not None and session.stop.due is not None
         if config.validation_steps and session.step % config.validation_steps == 0:
             session.validate(phase)  # also before a stop: the resumed run would skip this reading
         if stopped or (config.checkpointing_steps and session.step % config.checkpointing_steps == 0):
             save(i + 1)
         if stopped:
-            raise SystemExit(128 + session.stop.number)  # type: ignore[union-attr, operator]
+            raise SystemExit(128 + session.stop.due)  # type: ignore[union-attr, operator]
     if phase.prefix_cache is not None:
         phase.prefix_cache.clear()
 
@@ -137,25 +141,34 @@ def _forward_backward(session: Session, phase: Phase, first: int, workload: Work
     return total
 
 
+def _reduced(session: Session, loss: float) -> float:
+    """The mean loss over processes; they also tell each other of a signal to stop."""
+    signal = session.stop.number if session.stop is not None else None
+    rows = numbers([loss, signal or 0])
+    if session.stop is not None:
+        session.stop.agree(row[1] for row in rows)
+    return sum(row[0] for row in rows) / len(rows)
+
+
 def _micro_batches(session: Session, phase: Phase, workload: Workload) -> tuple[int, Shape]:
-    """Number and shape of a step's micro-batches: a memory budget may have split the batch."""
+    """Number and shape of this process's micro-batches of a step; a memory budget may have split the batch, too."""
     shape, pieces = workload.shape or phase.shape, 1
     if phase.memory_plan is not None:
         pieces = phase.memory_plan.option(workload).pieces
     count = session.config.train.gradient_accumulation_steps * pieces
-    return count, replace(shape, batch=shape.batch // pieces)
+    return count, replace(shape, batch=shape.batch // pieces // world())
 
 
 def _keys(session: Session, phase: Phase, first: int, workload: Workload) -> list[Key]:
-    """Key of the micro-batches of a step within the phase."""
+    """Key of this process's micro-batches of a step within the phase: of each batch its own samples, in a row."""
     count, shape = _micro_batches(session, phase, workload)
-    return [(first + k * shape.batch, shape) for k in range(count)]
+    return [(first + (k * world() + rank()) * shape.batch, shape) for k in range(count)]
 
 
 def _drawn(session: Session, phase: Phase, first: int, workload: Workload, k: int) -> Draw:
     """The k-th micro-batch of a step, with the cached states of its references; missing ones are computed now."""
-    _, shape = _micro_batches(session, phase, workload)
-    batch = phase.setup.samples.batch(first + k * shape.batch, shape)
+    place, shape = _keys(session, phase, first, workload)[k]
+    batch = phase.setup.samples.batch(place, shape)
     draw = session.task.draw(batch, shape, phase.setup.seed)
     session.task.prepare(draw)
     return draw
@@ -175,7 +188,11 @@ def _metered(session: Session, phase: Phase, first: int, workload: Workload) -> 
     with Meter(session.task.model, phase.optimizer, held=held) as meter:
         yield
     cost = meter.cost() if phase.prefix_cache is None else phase.prefix_cache.full(meter.cost())
-    session.costs[workload] = replace(cost, flops=cost.flops - (session.fills.flops - filled))
+    flops = cost.flops - (session.fills.flops - filled)
+    of_all = numbers([flops, cost.peak])
+    session.costs[workload] = replace(
+        cost, flops=int(sum(each for each, _ in of_all)), peak=int(max(peak for _, peak in of_all))
+    )
 
 
 def learning_rates(
@@ -211,6 +228,7 @@ def _account(
 ) -> None:  # fmt: skip
     totals, trained = session.totals, _trainable(session.task.model)
     flops_cache, seconds_cache = session.fills.taken()
+    flops_cache = int(sum(each for (each,) in numbers([flops_cache])))
     totals.steps += 1
     totals.flops += cost.flops
     totals.flops_cache += flops_cache

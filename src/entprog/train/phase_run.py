@@ -12,6 +12,7 @@ from tqdm import tqdm
 from entprog import plugins
 from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
+from entprog.core.processes import first, mean, own_folder, several, shared, wait, world
 from entprog.core.types import Draw, MethodContext, Ranking, Schedule, Shape, Workload
 from entprog.files import save_weights
 from entprog.methods.base import Method
@@ -30,6 +31,7 @@ from entprog.train.loop import Phase, run_phase
 from entprog.train.phase import PhaseSetup
 from entprog.train.position import Position
 from entprog.train.ranking import rank_phase, reranker, weighed
+from entprog.train.say import say
 from entprog.train.state import Session, load_optimizer_state, optimizer_state
 from entprog.train.validation import validate
 
@@ -49,7 +51,7 @@ def run_one_phase(session: Session, number: int, name: str, saved: dict[str, Any
 
     # 6. Fit: how every stage runs inside the memory budget, before any of them trains.
     groups = setup.plugin.groups(session.task.model, setup.blocks, lr=settings.learning_rate, seed=setup.seed)
-    schedule, memory_plan = _fit(session, setup, ranking, say=saved is None)
+    schedule, memory_plan = _fit(session, setup, ranking, tell=saved is None)
 
     # 7. Bind: one optimizer with a group a block, and the method over it.
     optimizer = build_optimizer(session.config.train, groups)
@@ -78,19 +80,22 @@ def run_one_phase(session: Session, number: int, name: str, saved: dict[str, Any
 def _begin(session: Session, setup: PhaseSetup, *, resumed: bool) -> Path:
     """The phase's folder, with its fixed draws; resets what the run counts by phase."""
     folder = session.run / setup.folder
-    folder.mkdir(exist_ok=True)
+    if first():
+        folder.mkdir(exist_ok=True)
+    wait()
     session.log.phase = folder.name
     session.costs.clear()
     session.history.clear()
     if not resumed:
         session.ema.updates = 0  # other blocks begin to train: their average warms up again
         session.log.event("phase", {"blocks": list(setup.blocks.names), "config": asdict(setup.settings)})
-        save_draws(folder, setup.probe, setup.holdout)
+        if first():
+            save_draws(folder, setup.probe, setup.holdout)
     return folder
 
 
 def _fit(
-    session: Session, setup: PhaseSetup, ranking: Ranking | None, *, say: bool
+    session: Session, setup: PhaseSetup, ranking: Ranking | None, *, tell: bool
 ) -> tuple[Schedule | None, MemoryPlan | None]:
     config, task, settings = session.config, session.task, setup.settings
     schedule: Schedule | None = None
@@ -118,9 +123,9 @@ def _fit(
     )
     planned = setup.plugin.workloads(setup.blocks.names, setup.shape, settings.steps, setup.seed)
     schedule, memory_plan = fit_phase(found, schedule, ranking, (workload for workload, _ in planned))
-    for line in described(memory_plan) if say else ():
+    for line in described(memory_plan) if tell else ():
         session.log.event("fit", line)
-        tqdm.write(in_words(line))
+        say(in_words(line))
     return schedule, memory_plan
 
 
@@ -149,13 +154,15 @@ def _context(
         storage=weight_storage(task.model, discover_blocks(task.model), config.freeze.storage),
         notify=notes,
         seed=setup.seed,
+        agree=mean if several() else None,
+        each=shared,
     )
 
 
 def _prefix_cache(session: Session, setup: PhaseSetup, folder: Path) -> PrefixCache | None:
     if setup.settings.echo == 1:
         return None
-    on_disk = folder / "echo-cache" if session.config.train.echo_cache == "disk" else None
+    on_disk = own_folder(folder / "echo-cache") if session.config.train.echo_cache == "disk" else None
     return PrefixCache(session.task, setup.settings.echo_window, on_disk, partial(Warn(session.log), "engine"))
 
 
@@ -168,7 +175,8 @@ def _restore(session: Session, phase: Phase, saved: dict[str, Any]) -> int:
     if saved["scaler"]:
         phase.scaler.load_state_dict(saved["scaler"])
     session.history.extend(saved["history"])
-    for cost in saved["costs"]:  # as first measured, when fewer optimizer states may have existed
+    # As first measured, when fewer optimizer states may have existed; by other processes the peak is another one.
+    for cost in saved["costs"] if saved.get("processes", 1) == world() else ():
         workload = Workload.from_plain(cost.pop("workload"))
         session.costs[workload] = StepCost(**cost)
     return int(saved["phase_step"])
@@ -182,15 +190,19 @@ def _run(
 
     def save(phase_step: int) -> None:
         _count_search(session, method, searched)
-        path = save_checkpoint(session.run, session.step, _state(session, phase, phase_step, searched))
-        prune(session.run, session.config.train.checkpoints_total_limit)
-        session.log.event("checkpoint", {"path": path.name})
+        state = _state(session, phase, phase_step, searched)
+        if first():
+            path = save_checkpoint(session.run, session.step, state)
+            prune(session.run, session.config.train.checkpoints_total_limit)
+            session.log.event("checkpoint", {"path": path.name})
+        wait()
 
     session.validate = partial(validate, session)
     run_phase(session, phase, start, save, bar)
     if context.storage is not None:
         context.storage.release()
-    if factors := low_rank_factors(session.task.model):  # `finish` merges them into the weights
+    factors = low_rank_factors(session.task.model)  # `finish` merges them into the weights
+    if factors and first():
         save_weights(factors, phase.folder / "lora.safetensors")
     method.finish()
     _count_search(session, method, searched)
@@ -213,6 +225,7 @@ def _state(session: Session, phase: Phase, phase_step: int, searched: tuple[floa
     done = phase_step >= phase.config.steps
     return {
         "step": session.step,
+        "processes": world(),
         "data": session.data,
         "phase_number": phase.setup.number + done,
         "phase_step": 0 if done else phase_step,

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, optim
-from tqdm import tqdm
 
 from entprog import plugins
 from entprog.config.schema import Config, RankingConfig, TrainConfig
 from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
+from entprog.core.processes import decided, first, world
 from entprog.core.select import PassCosts, select_blocks
 from entprog.core.types import Draw, Predictor, Ranking, Scores
 from entprog.files import write_atomically
@@ -26,6 +26,7 @@ from entprog.savings.in_backward import optimizer_plugin
 from entprog.tasks.base import Task
 from entprog.train.diagnostics import Watch
 from entprog.train.phase import PhaseSetup
+from entprog.train.say import say
 from entprog.train.state import Session
 
 
@@ -134,16 +135,17 @@ def rank_phase(session: Session, setup: PhaseSetup, folder: Path, watch: Watch, 
     if resumed:
         table = json.loads(path.read_text(encoding="utf-8"))
         return selected(table, Ranking(tuple(table["order"])), config, session.task.device)
-    scored = score_phase(session.task, setup, config, list(session.ema.weights.values()))
+    scored = decided(score_phase(session.task, setup, config, list(session.ema.weights.values())))
     table = scored.table
     watch.order(table["values"], scored.needed)
     _charge(session, table["seconds"], table["flops"], table["bytes_peak"])
-    write_atomically(path, json.dumps(table, indent=2) + "\n")
+    if first():
+        write_atomically(path, json.dumps(table, indent=2) + "\n")
     about = {key: table[key] for key in ("order", "seconds", "flops", "bytes_peak")}
     session.log.event("rank", {**about, "bytes_live": scored.live} if scored.live else about)
     names = scored.ranking.names
     order = " > ".join(names[:6]) + (" > ..." if len(names) > 6 else "")
-    tqdm.write(f"{folder.name}: {order} (ranked in {written_bytes(table['bytes_peak'])} at most)")
+    say(f"{folder.name}: {order} (ranked in {written_bytes(table['bytes_peak'])} at most)")
     return selected(table, scored.ranking, config, session.task.device)
 
 
@@ -161,7 +163,7 @@ def reranker(
         started = time.perf_counter()
         held, repeated = session.ema.weights.values(), _repeated(session.task, setup, session.config)
         with Meter(session.task.model, optimizer, held=held, repeated=repeated) as meter:
-            scores, ranking = rank_blocks(session.task, setup.blocks, setup.probe, session.config.ranking)
+            scores, ranking = decided(rank_blocks(session.task, setup.blocks, setup.probe, session.config.ranking))
         _charge(session, time.perf_counter() - started, meter.flops, meter.peak)
         session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops, "bytes_peak": meter.peak})
         table = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
@@ -180,6 +182,6 @@ def _repeated(task: Task, setup: PhaseSetup, config: Config) -> Collection[Block
 def _charge(session: Session, seconds: float, flops: float, peak: int) -> None:
     totals = session.totals
     totals.seconds_scoring += seconds
-    totals.flops_scoring += flops
+    totals.flops_scoring += flops * world()  # every process scores the same draws
     totals.bytes_peak_scoring = max(totals.bytes_peak_scoring, peak)
     totals.bytes_peak = max(totals.bytes_peak, peak)

@@ -11,15 +11,18 @@ import torch
 from tqdm import tqdm
 
 from entprog.config.schema import Config
+from entprog.core.processes import first
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.files import save_weights, write_atomically
 from entprog.report import write_report
 from entprog.savings.adapters import plain_state_dict
 from entprog.savings.memory_plan import check_budget
 from entprog.savings.weight_precision import load_exactly
+from entprog.tasks.base import Task
 from entprog.tasks.data_record import check_same_data, write_data_record
 from entprog.tasks.finished_run import build_task
 from entprog.train.engine import engine
+from entprog.train.launch import check_processes, check_same, leave_group, process_group, together
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
@@ -28,9 +31,9 @@ from entprog.train.run_folder import (
     kept,
     note_data_path,
     open_folder,
-    refuse_several_processes,
     try_to_note_end,
 )
+from entprog.train.say import SilentLog, say
 from entprog.train.state import EMA, Session, StopSignal, Totals, terminable
 
 
@@ -53,17 +56,17 @@ def train(
         OSError: the disk is full.
         SystemExit: 128 + n after signal n, with a checkpoint saved.
     """
-    # 1. The run folder, before any work: never overwritten, complete from the start, and held by one process.
-    refuse_several_processes()
+    # 1. The run folder, before any work: never overwritten, complete from the start, and held by one run.
     run = Path(config.output_dir)
-    with open_folder(run, config, resume_from_checkpoint) as saved:
-        return _train(config, run, saved, command, after_step)
+    with process_group(config) as own:
+        check_processes(config)
+        with open_folder(run, config, resume_from_checkpoint) as saved:
+            return _train(own, run, saved, command, after_step)
 
 
 def _train(
     config: Config, run: Path, saved: dict[str, Any] | None, command: str, after_step: Callable[[], None] | None
 ) -> Path:
-
     # 2. Seeds and threads.
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -71,21 +74,15 @@ def _train(
 
     # 3. Data and task.
     try:
-        task = build_task(config)
-        task.check(config)
-        check_blocks(config, task)
-        check_budget(config, task)
-        if saved is None:
-            write_data_record(run, task)
-        else:
-            check_same_data(run, task, saved)
-            note_data_path(run, config)
+        task = together(lambda: _build(config))
+        together(lambda: _same_data(config, run, task, saved))
     except BaseException:
-        if saved is None:
+        if saved is None and first():
             shutil.rmtree(run, ignore_errors=True)
         raise
-    write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
-    log = RunLog(run, config.train.report_to)
+    if first():
+        write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
+    log = RunLog(run, config.train.report_to) if first() else SilentLog(run)
     session = Session(config, run, task, log, EMA(task.model, config.train.ema_decay))
     session.after_step = after_step
     session.data = (task.data_record() or {}).get("fingerprint")
@@ -99,8 +96,9 @@ def _train(
     except SystemExit as stopped:
         reason = f"signal {int(stopped.code or 0) - 128}; go on with --resume-from-checkpoint latest"
         log.event("stop", {"reason": reason})
-        write_status(run, {"status": "interrupted", "reason": reason, "finished": now()})
-        print(f"entprog: stopped at step {session.step} by {reason}", file=sys.stderr)
+        if first():
+            write_status(run, {"status": "interrupted", "reason": reason, "finished": now()})
+            print(f"entprog: stopped at step {session.step} by {reason}", file=sys.stderr)
         raise
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -110,6 +108,28 @@ def _train(
     finally:
         log.close()
     return run
+
+
+def _build(config: Config) -> Task:
+    task = build_task(config)
+    task.check(config)
+    check_blocks(config, task)
+    check_budget(config, task)
+    return task
+
+
+def _same_data(config: Config, run: Path, task: Task, saved: dict[str, Any] | None) -> None:
+    """The run's own data, in every process."""
+    record = (task.data_record() or {}).get("fingerprint")
+    check_same("data.path", record, "the data sets differ; give every process the same folder")
+    if saved is not None:
+        check_same_data(run, task, saved)
+    if not first():
+        return
+    if saved is None:
+        write_data_record(run, task)
+    else:
+        note_data_path(run, config)
 
 
 def _phases(session: Session, saved: dict[str, Any] | None) -> None:
@@ -124,12 +144,13 @@ def _phases(session: Session, saved: dict[str, Any] | None) -> None:
                 continue
             of_phase = saved if saved is not None and number == first and not saved["between"] else None
             run_one_phase(session, number, name, of_phase, bar)
-            if stop.number is not None and number + 1 < len(phases):
-                raise SystemExit(128 + stop.number)
+            due = stop.gather()
+            if due is not None and number + 1 < len(phases):
+                raise SystemExit(128 + due)
 
 
 def _bar(session: Session, total: int) -> tqdm:
-    quiet = session.after_step is not None
+    quiet = session.after_step is not None or not first()
     return tqdm(total=total, initial=session.step, desc="Steps", unit="step", disable=quiet)
 
 
@@ -148,10 +169,14 @@ def _restore(session: Session, saved: dict[str, Any]) -> None:
 
 def _finish(session: Session) -> None:
     config, run = session.config, session.run
-    final = run / "final"
-    final.mkdir(exist_ok=True)
     task, model = session.task, session.task.model
     task.close_cache()
+    alone = first()
+    leave_group()
+    if not alone:
+        return
+    final = run / "final"
+    final.mkdir(exist_ok=True)
     task.save(final)
     if session.ema.weights:
         save_weights({**plain_state_dict(model), **session.ema.weights}, final / "ema.safetensors")
@@ -165,4 +190,4 @@ def _finish(session: Session) -> None:
     session.log.event("finish", totals)
     write_status(run, {"status": "finished", "finished": now()})
     page = write_report([run])
-    tqdm.write(f"{run}: holdout loss {session.holdout_loss:.4f}; report in {page}")
+    say(f"{run}: holdout loss {session.holdout_loss:.4f}; report in {page}")

@@ -1,11 +1,10 @@
 """The run folder: made once, never overwritten, resumed only with the configuration that made it."""
 
 import json
-import os
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from entprog import plugins
 from entprog.config.load import read_config, write_config
 from entprog.config.schema import Config
 from entprog.core.probe import check_shared
+from entprog.core.processes import decided, first
 from entprog.core.types import Ranking, Shape
 from entprog.files import write_atomically
 from entprog.locks import folder_lock
@@ -22,36 +22,33 @@ from entprog.tasks.data_record import read_data_record
 from entprog.toml.trees import holds, leaves
 from entprog.toml.values import shown
 from entprog.train.checkpoint import find_checkpoint, load_checkpoint
+from entprog.train.launch import together
 from entprog.train.log import RunLog, now, write_status
 
 RESUMABLE = (
     "output_dir", "label", "data.workers", "data.cache", "train.checkpointing_steps", "train.checkpoints_total_limit",
-    "train.validation_steps", "train.validation_clips", "train.report_to", "sample", "evaluate",
+    "train.validation_steps", "train.validation_clips", "train.report_to", "distributed", "sample", "evaluate",
 )  # fmt: skip
 """What may differ when a run is resumed: keys, and tables with all their keys, that no weight depends on."""
-
-
-def refuse_several_processes() -> None:
-    """Refuse torchrun with several processes.
-
-    Raises:
-        ValueError: WORLD_SIZE is above 1.
-    """
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world.isdigit() and int(world) > 1:
-        raise ValueError(
-            f"torchrun: WORLD_SIZE = {world}, but training uses one process so far; "
-            "start it with entprog train, or with --nproc-per-node 1"
-        )
 
 
 @contextmanager
 def open_folder(run: Path, config: Config, resume: str | None) -> Iterator[dict[str, Any] | None]:
     """Make the folder, or check that a checkpoint in it may be resumed with this configuration; held until the end.
 
+    Of several processes the first does so, and all read the checkpoint.
+
     Raises:
         ValueError: the folder exists, another process trains there, or the checkpoint does not fit.
     """
+    with ExitStack() as held:
+        opened = together(lambda: held.enter_context(_opened(run, config, resume)) if first() else None)
+        path = decided(opened)
+        yield None if path is None else together(lambda: load_checkpoint(path))
+
+
+@contextmanager
+def _opened(run: Path, config: Config, resume: str | None) -> Iterator[Path | None]:
     if resume is None:
         try:
             run.mkdir(parents=True)
@@ -66,10 +63,10 @@ def open_folder(run: Path, config: Config, resume: str | None) -> Iterator[dict[
             write_atomically(run / "config.toml", write_config(config))
             yield None
         else:
-            yield _saved(run, config, resume)
+            yield _checkpoint(run, config, resume)
 
 
-def _saved(run: Path, config: Config, resume: str) -> dict[str, Any]:
+def _checkpoint(run: Path, config: Config, resume: str) -> Path:
     # Where the data set is recorded by its content, its folder may be another one.
     ignore = (*RESUMABLE, "data.path") if read_data_record(run) else RESUMABLE
     changed = differences(read_config(run / "config.toml", resolved=True), config, ignore)
@@ -77,7 +74,7 @@ def _saved(run: Path, config: Config, resume: str) -> dict[str, Any]:
         raise ValueError(
             "the configuration differs from the run's own; resume with the old values:\n" + "\n".join(changed)
         )
-    return load_checkpoint(find_checkpoint(run, resume))
+    return find_checkpoint(run, resume)
 
 
 def note_data_path(run: Path, config: Config) -> None:
@@ -140,6 +137,7 @@ def try_to_note_end(run: Path, log: RunLog, kind: str, reason: str) -> None:
     """Note why a run ended; a full disk must not hide the first error."""
     try:
         log.event("stop", {"reason": reason})
-        write_status(run, {"status": kind, "reason": reason, "finished": now()})
+        if first():
+            write_status(run, {"status": kind, "reason": reason, "finished": now()})
     except OSError as error:
         print(f"entprog: could not note that in {run}: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.config.schema import Config
+from entprog.core.processes import numbers, several
 from entprog.core.types import Workload
 from entprog.optimizers.base import keep_types
 from entprog.profiling.meter import Meter, StepCost
@@ -171,20 +172,43 @@ class Session:
         return sum(steps[:number]), sum(steps)
 
 
+PASSED_ON = 3.0
+"""Seconds within which a second SIGINT in one of several processes is the first one, passed on."""
+
+
 class StopSignal:
     """Remembers SIGINT and SIGTERM so that the loop can save and stop between two steps."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._agreed: int | None = None
+        self._since = 0.0
+
+    @property
+    def due(self) -> int | None:
+        """The signal to stop by: of several processes the one that all of them know of."""
+        return self._agreed if several() else self.number
+
+    def agree(self, numbers: Iterable[float]) -> None:
+        """Take the signals of all processes (0: none), the same in each of them."""
+        self._agreed = int(max(numbers)) or None
+
+    def gather(self) -> int | None:
+        """Ask all processes; every one must call this."""
+        self.agree(found for (found,) in numbers([self.number or 0]))
+        return self.due
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Catch both signals inside; a second SIGINT interrupts at once. Only the main thread can."""
 
         def remember(number: int, frame: FrameType | None) -> None:
-            if self.number is not None and number == signal.SIGINT:
+            again = self.number is not None and number == signal.SIGINT
+            # torchrun passes on a Ctrl-C that the terminal has sent to all processes already.
+            if again and not (several() and time.monotonic() - self._since < PASSED_ON):
                 raise KeyboardInterrupt
-            self.number = number
+            if self.number is None:
+                self.number, self._since = number, time.monotonic()
 
         try:
             before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from entprog.core.bands import band_means
+from entprog.core.processes import first, shared
 from entprog.core.types import Draw
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.tasks.base import Task
@@ -28,7 +29,7 @@ def validate(session: Session, phase: Phase) -> None:
         found = holdout_loss(task, phase.setup.holdout)
         session.holdout_loss, session.holdout_bands = found["loss"], found["bands"]
         session.log.event("holdout", {**found, **session.totals.so_far()})
-        if config.train.validation_clips and phase.config.pose and task.generates:
+        if config.train.validation_clips and phase.config.pose and task.generates and first():
             _sample(session, phase)
 
 
@@ -38,8 +39,7 @@ def holdout_loss(task: Task, holdout: Sequence[Draw]) -> dict[str, Any]:
     losses: list[float] = []
     by_sample: list[float] = []
     taus: list[float] = []
-    for draw in holdout:
-        loss, each = task.reading(draw)
+    for (loss, each), draw in zip(shared(holdout, task.reading), holdout, strict=True):
         losses.append(loss)
         by_sample += each
         taus += draw.tau.tolist()
