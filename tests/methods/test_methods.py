@@ -141,7 +141,7 @@ def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -
             state = {
                 "model": dict(whole.task.model.state_dict()),
                 "method": whole.method.state_dict(),
-                "optimizer": optimizer_state(whole.optimizer),
+                "optimizer": optimizer_state(whole.optimizer, whole.task.model),
             }
             save_checkpoint(tmp_path, i, state)
             announced[i] = [name for name, _ in whole.events]
@@ -152,7 +152,7 @@ def test_a_saved_state_goes_on_exactly(kind: str, states: str, tmp_path: Path) -
         again = Rig(**KINDS[kind], total=TOTAL, states=states)
         again.task.model.load_state_dict(state["model"])
         again.method.load_state_dict(state["method"])
-        load_optimizer_state(again.optimizer, state["optimizer"])
+        load_optimizer_state(again.optimizer, again.task.model, state["optimizer"])
         again.run(stop, checked=False)
         assert again.losses == whole.losses[stop:], f"stopped after step {stop}"
         assert all(torch.equal(expected[name], value) for name, value in weights(again.task).items())

@@ -197,11 +197,11 @@ def test_blocks_that_never_trained_have_no_states(name: str, states: str, tmp_pa
     snapshot = Snapshot.take(task.model, built)
     step(task, built, 1)
     snapshot.restore(task.model, built)
-    save_checkpoint(tmp_path, 1, {"optimizer": optimizer_state(built), "freezer": freezer.state_dict()})
+    save_checkpoint(tmp_path, 1, {"optimizer": optimizer_state(built, task.model), "freezer": freezer.state_dict()})
     loaded = load_checkpoint(tmp_path / "checkpoint-1")
     task, _, built, freezer = setup(name, states)
     freezer.load_state_dict(loaded["freezer"])
-    load_optimizer_state(built, loaded["optimizer"])
+    load_optimizer_state(built, task.model, loaded["optimizer"])
     expected = {id(p) for n, p in task.model.named_parameters() if n.startswith("blocks.2.")} | {
         id(p) for n, p in task.model.named_parameters() if not n.startswith("blocks.")
     }
@@ -232,7 +232,7 @@ def test_going_on_from_a_checkpoint_bit_for_bit(name: str, backward: bool, state
     freezer.train_only(["blocks.1", "blocks.3"])
     step(task, built, 1)
     state = {
-        "optimizer": optimizer_state(built),
+        "optimizer": optimizer_state(built, task.model),
         "freezer": freezer.state_dict(),
         "model": dict(task.model.state_dict()),
     }
@@ -243,7 +243,7 @@ def test_going_on_from_a_checkpoint_bit_for_bit(name: str, backward: bool, state
     loaded = load_checkpoint(tmp_path / "checkpoint-2")
     task.model.load_state_dict(loaded["model"])
     freezer.load_state_dict(loaded["freezer"])
-    load_optimizer_state(built, loaded["optimizer"])
+    load_optimizer_state(built, task.model, loaded["optimizer"])
     assert same(later(task, built, freezer), expected)
 
 
@@ -333,8 +333,8 @@ def test_a_saved_state_is_a_copy() -> None:
     """What was saved does not move when training goes on."""
     task, _, built, _ = setup("adamw8bit")
     step(task, built)
-    saved = copy.deepcopy(optimizer_state(built))
-    load_optimizer_state(built, saved)
+    saved = copy.deepcopy(optimizer_state(built, task.model))
+    load_optimizer_state(built, task.model, saved)
     kept = {k: {n: v.clone() for n, v in values.items()} for k, values in saved.items()}
     step(task, built, 1)
     assert all(torch.equal(saved[k][n], kept[k][n]) for k in kept for n in kept[k])

@@ -152,14 +152,14 @@ def test_going_on_from_a_checkpoint_is_bit_exact(name: str, backward: bool, tmp_
     net, optimizer = made(name, **options)
     for i in range(3):
         step(net, optimizer, i)
-    save_checkpoint(tmp_path, 3, {"model": dict(net.state_dict()), "optimizer": optimizer_state(optimizer)})
+    save_checkpoint(tmp_path, 3, {"model": dict(net.state_dict()), "optimizer": optimizer_state(optimizer, net)})
     for i in range(3, 6):
         step(net, optimizer, i)
     torch.manual_seed(99)
     other, again = made(name, **options)
     saved = load_checkpoint(tmp_path / "checkpoint-3")
     other.load_state_dict(saved["model"])
-    load_optimizer_state(again, saved["optimizer"])
+    load_optimizer_state(again, other, saved["optimizer"])
     for i in range(3, 6):
         step(other, again, i)
     assert same(weights(net), weights(other))

@@ -230,7 +230,7 @@ def test_going_on_is_bit_exact(weights: str, optimizer: str, in_backward: bool, 
     state = {
         "model": plain_state_dict(trained.model),
         "freezer": trained.freezer.state_dict(),
-        "optimizer": optimizer_state(trained.optimizer),
+        "optimizer": optimizer_state(trained.optimizer, trained.model),
     }
     save_checkpoint(tmp_path, 12, state)
     trained.run(12, 20)
@@ -240,7 +240,7 @@ def test_going_on_is_bit_exact(weights: str, optimizer: str, in_backward: bool, 
     assert types["blocks.0.attn1.to_q.weight"] == torch.bfloat16
     load_exactly(again.model, saved["model"])
     again.freezer.load_state_dict(saved["freezer"])
-    load_optimizer_state(again.optimizer, saved["optimizer"])
+    load_optimizer_state(again.optimizer, again.model, saved["optimizer"])
     again.run(12, 20)
     assert same(plain(trained.model), plain(again.model))
 
@@ -421,7 +421,7 @@ def test_searches_go_on_exactly(estimator: str) -> None:
     first.run(0, 7, checked=False)
     load_exactly(second.task.model, plain_state_dict(first.task.model))
     second.method.load_state_dict(first.method.state_dict())
-    load_optimizer_state(second.optimizer, optimizer_state(first.optimizer))
+    load_optimizer_state(second.optimizer, second.task.model, optimizer_state(first.optimizer, first.task.model))
     second.run(7, checked=False)
     assert same(plain(second.task.model), plain(whole.task.model))
 

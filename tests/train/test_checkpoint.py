@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert path == tmp_path / "checkpoint-7"
     assert sorted(p.name for p in path.iterdir()) == ["complete", "state.json", "state.safetensors"]
     loaded = load_checkpoint(path)
-    assert loaded.pop("format") == 2 and equal(loaded, STATE)
+    assert loaded.pop("format") == 3 and equal(loaded, STATE)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-7"], "nothing else is left"
 
 
@@ -119,10 +119,10 @@ def test_damage_is_told(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "checkpoint-1")
     plain = fresh() / "state.json"
     plain.write_text(json.dumps({**json.loads(plain.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="not in format 2 of this version"):
+    with pytest.raises(ValueError, match="not in format 3 of this version"):
         load_checkpoint(tmp_path / "checkpoint-1")
     plain.write_text("[]")
-    with pytest.raises(ValueError, match="not in format 2"):
+    with pytest.raises(ValueError, match="not in format 3"):
         load_checkpoint(tmp_path / "checkpoint-1")
     plain = fresh() / "state.json"
     plain.write_text(plain.read_text().replace("/weights/half", "/weights/none"))

@@ -120,7 +120,7 @@ def test_one_process_trains_in_a_folder(again: Path) -> None:
         train(config, resume_from_checkpoint="latest")
 
 
-def test_torchrun_with_several_processes_is_refused(tmp_path: Path) -> None:
+def test_several_processes_without_torchrun_are_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(f'output_dir = "{tmp_path / "run"}"\n')
     done = subprocess.run(
@@ -128,5 +128,6 @@ def test_torchrun_with_several_processes_is_refused(tmp_path: Path) -> None:
         env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and not (tmp_path / "run").exists()
-    assert done.stderr.startswith("entprog: torchrun: WORLD_SIZE = 2, but training uses one process so far; start it")
+    said = "entprog: WORLD_SIZE = 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set; start it with torchrun"
+    assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1

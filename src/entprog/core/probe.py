@@ -21,7 +21,7 @@ PAIRS = 24
 class Snapshot:
     """Copies of all weights and optimizer states, which are restored in place."""
 
-    def __init__(self, weights: dict[str, Tensor], optimizer: dict[int, dict[str, Any]]) -> None:
+    def __init__(self, weights: dict[str, Tensor], optimizer: dict[str, dict[str, Any]]) -> None:
         self.weights, self.optimizer = weights, optimizer
 
     @classmethod
@@ -32,8 +32,8 @@ class Snapshot:
         inside = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = {n: p.detach().clone() for n, p in model.named_parameters() if id(p) in inside}
         states = {
-            place: {k: v.clone() if isinstance(v, Tensor) else v for k, v in optimizer.state[p].items()}
-            for place, p in enumerate(_parameters(optimizer))
+            name: {k: v.clone() if isinstance(v, Tensor) else v for k, v in optimizer.state[p].items()}
+            for name, p in zip(optimizer_names(optimizer, model), _parameters(optimizer), strict=True)
             if optimizer.state.get(p)
         }
         return cls(weights, states)
@@ -46,21 +46,27 @@ class Snapshot:
         for name, value in self.weights.items():
             named[name].copy_(value)
             named[name].grad = None
-        for place, p in enumerate(_parameters(optimizer)):
-            if place in self.optimizer:
-                kept = self.optimizer[place]
+        for name, p in zip(optimizer_names(optimizer, model), _parameters(optimizer), strict=True):
+            if name in self.optimizer:
+                kept = self.optimizer[name]
                 optimizer.state[p] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
             else:
                 optimizer.state.pop(p, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
-        return {"weights": self.weights, "optimizer": {str(k): v for k, v in self.optimizer.items()}}
+        return {"weights": self.weights, "optimizer": self.optimizer}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Snapshot":
         """The inverse of `state_dict`."""
-        return cls(dict(state["weights"]), {int(k): dict(v) for k, v in state["optimizer"].items()})
+        return cls(dict(state["weights"]), {name: dict(values) for name, values in state["optimizer"].items()})
+
+
+def optimizer_names(optimizer: optim.Optimizer, model: nn.Module) -> list[str]:
+    """Names in the model of the optimizer's parameters, in its order."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names.get(id(p), str(place)) for place, p in enumerate(_parameters(optimizer))]
 
 
 def _parameters(optimizer: optim.Optimizer) -> list[Tensor]:

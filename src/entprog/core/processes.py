@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average_gradients", "decided", "first", "gathered", "mean", "numbers", "own_folder", "rank", "several",
-           "shared", "wait", "world"]  # fmt: skip
+__all__ = ["average_gradients", "by_first", "decided", "first", "gathered", "mean", "numbers", "own_folder", "rank",
+           "several", "shared", "wait", "world"]  # fmt: skip
 
 T = TypeVar("T")
 BUCKET = 2**24
@@ -74,6 +74,21 @@ def decided(value: T) -> T:
     dist.broadcast_object_list(held, src=0)
     chosen: T = held[0]
     return chosen
+
+
+def by_first(work: Callable[[], None]) -> None:
+    """`work` in the first process only; where it fails with an OSError, all raise it."""
+    failed: OSError | None = None
+    if first():
+        try:
+            work()
+        except OSError as error:
+            failed = error
+    if several():
+        reason = decided(None if failed is None else str(failed))
+        failed = failed or (None if reason is None else OSError(reason))
+    if failed is not None:
+        raise failed
 
 
 def mean(values: Sequence[float]) -> list[float]:

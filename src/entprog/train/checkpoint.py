@@ -2,7 +2,7 @@
 
 checkpoint-N/
     state.json            everything that is no tensor, with a marker in each tensor's place
-    state.safetensors     the tensors, by their path in the state
+    state.safetensors     the tensors, by their path in the state; of a sharded model shard-*.safetensors
     complete              written last of all, before the folder is renamed into place
 """
 
@@ -14,43 +14,56 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from entprog.files import save_tensors
+from entprog.core.processes import by_first, first
+from entprog.core.sharded import is_sharded
+from entprog.train.checkpoint_tensors import flush, read_tensors, write_shards, write_whole
 
-FORMAT = 2
+FORMAT = 3
 MARK = "__tensor__"
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     """Write `state` as run/checkpoint-`step`: to a temporary folder, flushed to disk, then renamed.
 
+    Of several processes the first writes, and of sharded tensors each its own part; all must call this.
+
     Raises:
         OSError: the disk is full or the folder cannot be written; earlier checkpoints are not changed.
     """
-    final = run / f"checkpoint-{step}"
-    partial = run / f".checkpoint-{step}.partial"
-    for left in run.glob(".checkpoint-*.partial"):  # of a run that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
-    try:
+    final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
+    tensors: dict[str, Tensor] = {}
+    plain = _split({"format": FORMAT, **state}, "", tensors)
+    sharded = any(is_sharded(tensor) for tensor in tensors.values())
+
+    def begin() -> None:
+        for left in run.glob(".checkpoint-*.partial"):  # of a run that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)
-        tensors: dict[str, Tensor] = {}
-        plain = _split({"format": FORMAT, **state}, "", tensors)
-        save_tensors(tensors, partial / "state.safetensors")
+        if not sharded:
+            write_whole(tensors, partial)
+
+    def end() -> None:
         _write(partial / "state.json", json.dumps(plain))
         _write(partial / "complete", f"{step}\n")
-        _flush(partial / "state.safetensors")
         _put_back(run)
         old = run / f".checkpoint-{step}.old"
         if final.exists():
             final.rename(old)
         partial.rename(final)
-        _flush(run)
+        flush(run)
         shutil.rmtree(old, ignore_errors=True)
+
+    try:
+        by_first(begin)
+        if sharded:
+            write_shards(tensors, partial)
+        by_first(end)
     except (OSError, SafetensorError) as error:
-        _put_back(run)
-        shutil.rmtree(partial, ignore_errors=True)
+        if first():
+            _put_back(run)
+            shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"checkpoint-{step} could not be written to {run} ({error}); earlier checkpoints are intact. "
             "Free some space and go on with --resume-from-checkpoint latest"
@@ -58,23 +71,41 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     return final
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint back, as it was given to `save_checkpoint`.
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint without its tensors: markers in their places, and "path", the folder.
 
     Raises:
-        ValueError: no checkpoint, one of another program or version, or a truncated one.
+        ValueError: no checkpoint, or one of another program or version.
     """
     if not (path / "complete").is_file() or not (path / "state.json").is_file():
         raise ValueError(f"resume_from_checkpoint = {str(path)!r}: no complete checkpoint of entprog there")
     try:
         plain = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(str(path / "state.safetensors"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"resume_from_checkpoint = {str(path)!r}: truncated or damaged ({error}); name an earlier checkpoint"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise ValueError(f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; train again")
+        raise ValueError(
+            f"resume_from_checkpoint = {str(path)!r}: not in format {FORMAT} of this version; finish the run with the "
+            "version that began it, or train again"
+        )
+    return {**plain, "path": str(path)}
+
+
+def load_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
+    """Read a checkpoint back, as it was given to `save_checkpoint`.
+
+    Args:
+        model: where it is sharded, so are the tensors of its parameters; all processes must call this then.
+
+    Raises:
+        ValueError: no checkpoint, one of another program or version, or a truncated one.
+    """
+    plain = read_state(path)
+    del plain["path"]
+    try:
+        tensors = read_tensors(path, {} if model is None else dict(model.named_parameters()))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(path, error) from error
     missing: list[str] = []
     state = _join(plain, tensors, missing)
     if missing:
@@ -82,6 +113,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"resume_from_checkpoint = {str(path)!r}: damaged, no tensor {missing[0]!r}; name an earlier checkpoint"
         )
     return state  # type: ignore[no-any-return]
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"resume_from_checkpoint = {str(path)!r}: truncated or damaged ({error}); name an earlier checkpoint"
+    )
 
 
 def find_checkpoint(run: Path, wanted: str) -> Path:
@@ -128,8 +165,7 @@ def _put_back(run: Path) -> None:
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        # safetensors refuses views that share a storage: clone.
-        tensors[path] = value.detach().cpu().clone().contiguous()
+        tensors[path] = value.detach()
         return {MARK: path}
     if isinstance(value, dict):
         if any(not isinstance(key, str) for key in value):
@@ -160,11 +196,3 @@ def _write(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -90,24 +90,19 @@ def together(work: Callable[[], T]) -> T:
     if not several():
         return work()
     result: T | None = None
-    reason = None
+    refused: Exception | None = None
     try:
         result = work()
     except (ValueError, OSError) as error:
-        reason = str(error)
-    stop(reason)
-    return result  # type: ignore[return-value]
-
-
-def stop(reason: str | None) -> None:
-    """Stop all processes if one gives a reason."""
-    reasons = gathered(reason)
-    for rank, said in enumerate(reasons):
-        if said is None:
+        refused = error
+    reasons = gathered(None if refused is None else str(refused))
+    for rank, reason in enumerate(reasons):
+        if reason is None:
             continue
-        if first():
-            raise ValueError(said if reasons[0] == said else f"rank {rank}: {said}")
-        raise SystemExit(2)
+        if not first():
+            raise SystemExit(2)
+        raise refused or ValueError(f"rank {rank}: {reason}")
+    return result  # type: ignore[return-value]
 
 
 def check_same(what: str, value: Any, remedy: str) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from entprog import plugins
 from entprog.core.blocks import discover_blocks
 from entprog.core.depth import depth_order
-from entprog.core.processes import first, mean, own_folder, several, shared, wait, world
+from entprog.core.processes import by_first, first, mean, own_folder, several, shared, wait, world
 from entprog.core.types import Draw, MethodContext, Ranking, Schedule, Shape, Workload
 from entprog.files import save_weights
 from entprog.methods.base import Method
@@ -169,7 +169,7 @@ def _prefix_cache(session: Session, setup: PhaseSetup, folder: Path) -> PrefixCa
 def _restore(session: Session, phase: Phase, saved: dict[str, Any]) -> int:
     """Put a checkpoint's state into the phase; returns the step of the phase to go on at."""
     phase.method.load_state_dict(saved["method"])
-    load_optimizer_state(phase.optimizer, saved["optimizer"])
+    load_optimizer_state(phase.optimizer, session.task.model, saved["optimizer"])
     phase.watch.load_state_dict(saved["watch"])
     phase.position.load_state_dict(saved["position"])
     if saved["scaler"]:
@@ -191,11 +191,9 @@ def _run(
     def save(phase_step: int) -> None:
         _count_search(session, method, searched)
         state = _state(session, phase, phase_step, searched)
-        if first():
-            path = save_checkpoint(session.run, session.step, state)
-            prune(session.run, session.config.train.checkpoints_total_limit)
-            session.log.event("checkpoint", {"path": path.name})
-        wait()
+        path = save_checkpoint(session.run, session.step, state)
+        by_first(partial(prune, session.run, session.config.train.checkpoints_total_limit))
+        session.log.event("checkpoint", {"path": path.name})
 
     session.validate = partial(validate, session)
     run_phase(session, phase, start, save, bar)
@@ -240,7 +238,7 @@ def _state(session: Session, phase: Phase, phase_step: int, searched: tuple[floa
         "costs": [{"workload": asdict(w), **asdict(cost)} for w, cost in session.costs.items()],
         "search_base": list(searched),
         "method": None if done else phase.method.state_dict(),
-        "optimizer": None if done else optimizer_state(phase.optimizer),
+        "optimizer": None if done else optimizer_state(phase.optimizer, session.task.model),
         "watch": None if done else phase.watch.state_dict(),
         "position": phase.position.state_dict(),
         "scaler": None if done else phase.scaler.state_dict(),

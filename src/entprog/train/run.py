@@ -21,6 +21,7 @@ from entprog.savings.weight_precision import load_exactly
 from entprog.tasks.base import Task
 from entprog.tasks.data_record import check_same_data, write_data_record
 from entprog.tasks.finished_run import build_task
+from entprog.train.checkpoint import load_checkpoint
 from entprog.train.engine import engine
 from entprog.train.launch import check_processes, check_same, leave_group, process_group, together
 from entprog.train.log import RunLog, describe_run, now, write_status
@@ -88,6 +89,7 @@ def _train(
     session.data = (task.data_record() or {}).get("fingerprint")
     try:
         if saved is not None:
+            saved = load_checkpoint(Path(saved["path"]), task.model)
             _restore(session, saved)
         with engine(session):
             _phases(session, saved)

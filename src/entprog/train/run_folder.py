@@ -21,7 +21,7 @@ from entprog.tasks.base import Task
 from entprog.tasks.data_record import read_data_record
 from entprog.toml.trees import holds, leaves
 from entprog.toml.values import shown
-from entprog.train.checkpoint import find_checkpoint, load_checkpoint
+from entprog.train.checkpoint import find_checkpoint, read_state
 from entprog.train.launch import together
 from entprog.train.log import RunLog, now, write_status
 
@@ -44,7 +44,7 @@ def open_folder(run: Path, config: Config, resume: str | None) -> Iterator[dict[
     with ExitStack() as held:
         opened = together(lambda: held.enter_context(_opened(run, config, resume)) if first() else None)
         path = decided(opened)
-        yield None if path is None else together(lambda: load_checkpoint(path))
+        yield None if path is None else together(lambda: read_state(path))
 
 
 @contextmanager

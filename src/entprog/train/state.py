@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.config.schema import Config
+from entprog.core.probe import optimizer_names
 from entprog.core.processes import numbers, several
 from entprog.core.types import Workload
 from entprog.optimizers.base import keep_types
@@ -240,14 +241,16 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def optimizer_state(optimizer: optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's states with string keys, for a checkpoint; groups are not saved."""
-    return {str(k): v for k, v in optimizer.state_dict()["state"].items()}
+def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimizer's states by the names of the model's parameters, for a checkpoint; groups are not saved."""
+    names = optimizer_names(optimizer, model)
+    return {names[k]: v for k, v in optimizer.state_dict()["state"].items()}
 
 
-def load_optimizer_state(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: optim.Optimizer, model: nn.Module, state: dict[str, Any]) -> None:
     """The inverse of `optimizer_state`."""
     groups = optimizer.state_dict()["param_groups"]
-    whole = {"state": {int(k): v for k, v in state.items()}, "param_groups": groups}
+    places = {name: k for k, name in enumerate(optimizer_names(optimizer, model))}
+    whole = {"state": {places[name]: values for name, values in state.items()}, "param_groups": groups}
     optimizer.load_state_dict(whole)
     keep_types(optimizer, whole)  # a frozen parameter may be held in another type than when it stepped
