@@ -302,6 +302,9 @@ class DistributedConfig:
         "whether weights, gradients and optimizer states are divided between processes (FSDP2), block by block; else "
         "each process has all of them and only gradients are averaged",
     )
+    param_dtype: Literal["float32", "bf16"] = key(
+        "float32", "with shard: the type that a block's weights are gathered in; gradients are reduced in float32"
+    )
     replicate: int = key(1, "with shard: so many copies of the model, each divided between as many processes", ge=1)
     checksum_steps: int = key(100, "steps between comparisons of the processes' weights (0: never)", ge=0)
     timeout_minutes: int = key(30, "a process that waits so long for another one ends with an error", ge=1)

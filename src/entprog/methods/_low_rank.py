@@ -9,6 +9,7 @@ from torch import nn, optim
 
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer, param_groups
+from entprog.core.sharded import placed
 from entprog.savings.adapters import ADAPTER, adapted_layers
 from entprog.savings.frozen_storage import original
 from entprog.savings.weight_precision import keep
@@ -112,7 +113,7 @@ def adapter_parameters(layer: Any) -> list[nn.Parameter]:
 def merge(layer: Any) -> None:
     """Merge an adapter into its layer's weight and reset it to zero: the forward changes by rounding only."""
     weight = layer.base_layer.weight
-    keep(weight, original(weight).to(weight.device) + layer.get_delta_weight(ADAPTER))
+    keep(weight, original(weight).to(weight.device) + placed(layer.get_delta_weight(ADAPTER), weight))
     layer.lora_B[ADAPTER].weight.zero_()
 
 

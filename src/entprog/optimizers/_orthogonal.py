@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from entprog.core.sharded import full_tensor, placed
 from entprog.optimizers._stepping import Stepping
 from entprog.profiling.states import COUNTER, adamw_states, moment_size
 
@@ -30,7 +31,7 @@ class MuonAdamW(Stepping):
     For a parameter of two dimensions [m, n] in a group with "orthogonal": M <- momentum M + G, then a step of
     lr * 0.2 sqrt(max(m, n)) * `orthogonalised`(G + momentum M), after decoupled weight decay
     (https://kellerjordan.github.io/posts/muon; but for rounding equal to `torch.optim.Muon` with adjust_lr_fn =
-    "match_rms_adamw"). One state instead of AdamW's two.
+    "match_rms_adamw"). One state instead of AdamW's two. Of a sharded matrix each process orthogonalises the whole.
 
     Args:
         momentum: of matrices, 0..1.
@@ -78,7 +79,7 @@ class MuonAdamW(Stepping):
         if not state:
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].mul_(momentum).add_(gradient)
-        parts = in_rows(gradient.add(state["momentum"], alpha=momentum), group["rows"])
+        parts = in_rows(full_tensor(gradient.add(state["momentum"], alpha=momentum)), group["rows"])
         size = RMS * math.sqrt(max(parts.shape[1:]))
         pending = self._pending.setdefault(parts.shape[1:], [])
         if sum(other.numel() for _, other, _ in pending) + parts.numel() > TOGETHER:
@@ -114,7 +115,7 @@ def _step_matrices(pending: list[tuple[Tensor, Tensor, float]]) -> None:
     matrices, updates, lengths = zip(*pending, strict=True)
     steps = orthogonalised(torch.cat(updates)).split([len(update) for update in updates])
     for matrix, step, length in zip(matrices, steps, lengths, strict=True):
-        matrix.add_(step.reshape(matrix.shape), alpha=length)
+        matrix.add_(placed(step.reshape(matrix.shape), matrix), alpha=length)
 
 
 def in_rows(matrix: Tensor, rows: int) -> Tensor:

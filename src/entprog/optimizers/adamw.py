@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, optim
 
@@ -17,6 +17,8 @@ __all__ = ["AdamW"]
 @dataclass(frozen=True)
 class AdamW(OptimizerPlugin):
     """AdamW (arXiv 1711.05101), torch's fused step: two states for each parameter."""
+
+    shards: ClassVar[bool] = True
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """See `OptimizerPlugin`."""

@@ -21,10 +21,13 @@ class OptimizerPlugin(ABC):
     Attributes:
         packages: module -> what to install for it, of packages that are not dependencies of entprog.
         reads: names of the `train.adam_*` keys that it uses.
+        shards: whether it steps parameters that are divided between processes (FSDP2).
     """
 
     packages: ClassVar[Mapping[str, str]] = {}
     reads: ClassVar[tuple[str, ...]] = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
+
+    shards: ClassVar[bool] = False
 
     @classmethod
     def problems(cls, config: Config) -> Iterable[Finding]:

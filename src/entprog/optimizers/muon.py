@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import optim
 
@@ -31,6 +31,8 @@ class Muon(OptimizerPlugin):
             raise ValueError(f"train.optimizer_options.momentum = {self.momentum}: must be at least 0 and below 1")
         if self.rows < 0:
             raise ValueError(f"train.optimizer_options.rows = {self.rows}: must be at least 0")
+
+    shards: ClassVar[bool] = True
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:
         """See `OptimizerPlugin`."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entprog.core.sharded import placed
 from entprog.savings.frozen_storage import original
 
 __all__ = [
@@ -54,7 +55,9 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
     }
     for name, layer in adapted_layers(model).items():
         if not layer.disable_adapters:
-            weights[f"{name}.weight"] = weights[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
+            weights[f"{name}.weight"] = weights[f"{name}.weight"] + placed(
+                layer.get_delta_weight(ADAPTER), weights[f"{name}.weight"]
+            )
     return weights
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from entprog.config.load import write_config
 from entprog.config.schema import Config
 from entprog.core.processes import first, gathered, several, world
+from entprog.savings.in_backward import optimizer_plugin
 
 __all__ = ["check_processes", "check_same", "launched", "leave_group", "process_group", "together"]
 
@@ -127,6 +128,7 @@ def check_processes(config: Config) -> None:
         return
     together(lambda: _same_recipe(config))
     together(lambda: _divisible(config))
+    together(lambda: _possible(config))
 
 
 def _same_recipe(config: Config) -> None:
@@ -146,3 +148,35 @@ def _divisible(config: Config) -> None:
                 f"phases.{name}.batch = {phase.batch}: can't be divided among {count} processes; give a multiple of "
                 f"{count} (and fewer gradient_accumulation_steps), or --nproc-per-node as a divisor of {phase.batch}"
             )
+
+
+def _possible(config: Config) -> None:
+    """One line for each key that several processes can't do, or that shards can't."""
+    train, shard, found = config.train, config.distributed.shard, []
+    if train.optimizer_in_backward:
+        found.append("train.optimizer_in_backward = true: steps before gradients are averaged; set it to false")
+    if train.memory_budget:
+        found.append(
+            f'train.memory_budget = "{train.memory_budget}": is fitted to one process only; leave it out, and set '
+            "gradient_checkpointing or distributed.shard = true"
+        )
+    if shard and train.mixed_precision == "fp16":
+        found.append('train.mixed_precision = "fp16": its loss scale is not judged over shards; choose "bf16" or "no"')
+    if shard and not optimizer_plugin(train).shards:
+        found.append(
+            f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw" or "muon", or '
+            "distributed.shard = false"
+        )
+    if shard and config.freeze.storage != "full":
+        found.append(f'freeze.storage = "{config.freeze.storage}": shards are held as they are; set it to "full"')
+    if shard and config.freeze.states == "offload":
+        found.append('freeze.states = "offload": shards of states are not moved; choose "keep" or "drop"')
+    if shard and train.compile != "off":
+        found.append(f'train.compile = "{train.compile}": not with distributed.shard = true; set it to "off"')
+    if world() % config.distributed.replicate:
+        found.append(
+            f"distributed.replicate = {config.distributed.replicate}: does not divide {world()} processes; give a "
+            "divisor"
+        )
+    if found:
+        raise ValueError("\n".join(found))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from entprog.config.schema import PhaseConfig, TrainConfig
 from entprog.core.processes import average_gradients, numbers, rank, world
-from entprog.core.sharded import is_sharded
+from entprog.core.sharded import full_tensor, is_sharded
 from entprog.core.types import Draw, Shape, StepPlan, Workload
 from entprog.methods.base import Method
 from entprog.profiling.meter import Meter, StepCost
@@ -218,8 +218,16 @@ def learning_rates(
 def _clip(model: nn.Module, optimizer: optim.Optimizer, limit: float) -> float:
     if isinstance(optimizer, InBackward):  # all parameters are stepped already
         return optimizer.gradient_norm(model.parameters())
-    gradients = [p for p in model.parameters() if p.grad is not None]
-    return float(nn.utils.clip_grad_norm_(gradients, limit or math.inf))
+    ready = [p for p in model.parameters() if p.grad is not None]
+    sharded, plain = [p for p in ready if is_sharded(p)], [p for p in ready if not is_sharded(p)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(plain, limit or math.inf))
+    found = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in (sharded, plain) if part]
+    norm = torch.linalg.vector_norm(torch.stack([full_tensor(each) for each in found]))
+    for part in (sharded, plain):
+        if limit and part:
+            nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return float(norm)
 
 
 def _account(

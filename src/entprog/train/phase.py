@@ -56,8 +56,13 @@ class PhaseSetup:
         return f"{self.number + 1}-{self.name}"
 
     @classmethod
-    def build(cls, task: Task, config: Config, number: int, name: str) -> "PhaseSetup":
+    def build(
+        cls, task: Task, config: Config, number: int, name: str, known_inputs: tuple[str, ...] | None = None
+    ) -> "PhaseSetup":
         """Enter the phase: the task is in the phase's mode, and exactly the phase's parameters require a gradient.
+
+        Args:
+            known_inputs: the phase's `inputs`, of a model that can't show them any more because it is sharded.
 
         Raises:
             ValueError: a wrong setting, such as a pattern that leaves no block.
@@ -77,8 +82,8 @@ class PhaseSetup:
         method: MethodPlugin = plugins.load("method", config.method, **config.method_options)
         plugin = method.for_phase(settings.frames, task.new_modules())
         every = config.freeze.inputs_every if plugin.ranked else {"always": 1, "never": 0}.get(plugin.inputs, 2)
-        inputs: tuple[str, ...] = ()
-        if outside and every != 1:
+        inputs = known_inputs or ()
+        if outside and every != 1 and known_inputs is None:
             inputs = input_parameters(task.model, discover_blocks(task.model), lambda: task.predict(probe[0]))
         return cls(
             number, name, settings, seed, shape, blocks, outside, samples, probe, holdout, plugin, inputs, every == 0

@@ -41,7 +41,7 @@ __all__ = ["run_one_phase"]
 def run_one_phase(session: Session, number: int, name: str, saved: dict[str, Any] | None, bar: tqdm) -> None:
     """Train one phase of the run; `saved` is a checkpoint from within it, None at its start."""
     # 4. Build: blocks and fixed draws; everything but the phase's blocks is frozen for its whole length.
-    setup = PhaseSetup.build(session.task, session.config, number, name)
+    setup = PhaseSetup.build(session.task, session.config, number, name, session.inputs.get(number))
     folder = _begin(session, setup, resumed=saved is not None)
     settings = setup.settings
 

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from entprog.config.schema import Config
-from entprog.core.processes import first
+from entprog.core.processes import first, several
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.files import save_weights, write_atomically
 from entprog.report import write_report
@@ -35,6 +35,7 @@ from entprog.train.run_folder import (
     try_to_note_end,
 )
 from entprog.train.say import SilentLog, say
+from entprog.train.sharded_run import before_sharding, make_whole, shard_task
 from entprog.train.state import EMA, Session, StopSignal, Totals, terminable
 
 
@@ -73,10 +74,14 @@ def _train(
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
 
-    # 3. Data and task.
+    # 3. Data and task; a sharded network is built whole on the CPU and divided before anything else knows it.
+    sharding = config.distributed.shard and several()
+    inputs: dict[int, tuple[str, ...]] = {}
     try:
-        task = together(lambda: _build(config))
+        task = together(lambda: _build(before_sharding(config) if sharding else config))
         together(lambda: _same_data(config, run, task, saved))
+        if sharding:
+            inputs = together(lambda: shard_task(task, config))
     except BaseException:
         if saved is None and first():
             shutil.rmtree(run, ignore_errors=True)
@@ -85,7 +90,7 @@ def _train(
         write_status(run, {**describe_run(config, task.device, command or " ".join(sys.argv)), **kept(run, saved)})
     log = RunLog(run, config.train.report_to) if first() else SilentLog(run)
     session = Session(config, run, task, log, EMA(task.model, config.train.ema_decay))
-    session.after_step = after_step
+    session.after_step, session.inputs = after_step, inputs
     session.data = (task.data_record() or {}).get("fingerprint")
     try:
         if saved is not None:
@@ -96,6 +101,8 @@ def _train(
         # 9. Evaluate, report, status.
         _finish(session)
     except SystemExit as stopped:
+        if int(stopped.code or 0) < 128:  # another process has said why
+            raise
         reason = f"signal {int(stopped.code or 0) - 128}; go on with --resume-from-checkpoint latest"
         log.event("stop", {"reason": reason})
         if first():
@@ -171,12 +178,14 @@ def _restore(session: Session, saved: dict[str, Any]) -> None:
 
 def _finish(session: Session) -> None:
     config, run = session.config, session.run
-    task, model = session.task, session.task.model
-    task.close_cache()
+    session.task.close_cache()
+    if config.distributed.shard and several():
+        make_whole(session)
     alone = first()
     leave_group()
     if not alone:
         return
+    task, model = session.task, session.task.model
     final = run / "final"
     final.mkdir(exist_ok=True)
     task.save(final)

@@ -145,7 +145,10 @@ class Fills:
 
 @dataclass
 class Session:
-    """One process's part of a run, from start or resume to its end; `data` is the data set's fingerprint."""
+    """One process's part of a run, from start or resume to its end.
+
+    `data` is the data set's fingerprint; `inputs` has each phase's input-side parameters where the model is sharded.
+    """
 
     config: Config
     run: Path
@@ -164,6 +167,7 @@ class Session:
     compiled: Compiled | None = None
     after_step: Callable[[], None] | None = None
     data: str | None = None
+    inputs: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def span(self, number: int) -> tuple[int, int | None]:
         """Steps before phase `number` and in all, where the learning rate's schedule covers the run."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from entprog.core.bands import band_means
-from entprog.core.processes import first, shared
+from entprog.core.processes import shared
 from entprog.core.types import Draw
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.tasks.base import Task
@@ -29,7 +29,7 @@ def validate(session: Session, phase: Phase) -> None:
         found = holdout_loss(task, phase.setup.holdout)
         session.holdout_loss, session.holdout_bands = found["loss"], found["bands"]
         session.log.event("holdout", {**found, **session.totals.so_far()})
-        if config.train.validation_clips and phase.config.pose and task.generates and first():
+        if config.train.validation_clips and phase.config.pose and task.generates:
             _sample(session, phase)
 
 
