@@ -101,6 +101,9 @@ class VideoDiT(nn.Module):
                 names.append(f"temporal.{self._temporal_after(i)}")
         return names
 
+    entprog_forwards = ("reference_states",)
+    """Methods besides `forward` that compute with weights outside of blocks: FSDP2 gathers these there, too."""
+
     def entprog_role(self, arguments: dict[str, Any]) -> str:
         """Which pass a running block call belongs to: the reference's own or the denoising one."""
         return "reference" if self._in_reference else "denoising"
@@ -154,7 +157,7 @@ class VideoDiT(nn.Module):
         states: Sequence[Tensor | None] = [None] * len(self.blocks)
         clean_c = None
         if reference is not None and reference_states is None:
-            reference_states = self.reference_states(reference)
+            reference_states = self._reference_states(reference)
         if reference_states:
             clean_c = self._clean(x)
             states = reference_states
@@ -230,6 +233,11 @@ class VideoDiT(nn.Module):
         `known` are the first of them, as an earlier call returned them: only the following are computed. `until` is
         the last entrance needed.
         """
+        return self._reference_states(reference, known, until)
+
+    def _reference_states(
+        self, reference: Tensor, known: Sequence[Tensor] = (), until: int | None = None
+    ) -> list[Tensor]:
         if self.config.reference == "none":
             return []
         clean_c = self._clean(reference)

@@ -21,6 +21,7 @@ __all__ = [
     "adapters_off",
     "effective_weights",
     "low_rank_factors",
+    "plain_name",
     "plain_parameters",
     "plain_state_dict",
 ]
@@ -37,13 +38,13 @@ def adapted_layers(module: nn.Module) -> dict[str, Any]:
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters under the names that they have without adapters; adapter parameters are left out."""
     adapted = bool(adapted_layers(model))
-    return {_plain(name): p for name, p in model.named_parameters() if not (adapted and _of_adapter(name))}
+    return {plain_name(name): p for name, p in model.named_parameters() if not (adapted and _of_adapter(name))}
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The model's state without adapters (left out, not merged); weights as `original`."""
     adapted = bool(adapted_layers(model))
-    state = {_plain(name): v for name, v in model.state_dict().items() if not (adapted and _of_adapter(name))}
+    state = {plain_name(name): v for name, v in model.state_dict().items() if not (adapted and _of_adapter(name))}
     return state | {name: original(p).detach() for name, p in plain_parameters(model).items()}
 
 
@@ -98,5 +99,6 @@ def _of_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A parameter's name without adapters."""
     return name.replace(".base_layer.", ".")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from entprog.core.processes import by_first, first
 from entprog.core.sharded import is_sharded
+from entprog.savings.adapters import plain_parameters
 from entprog.train.checkpoint_tensors import flush, read_tensors, write_shards, write_whole
 
 FORMAT = 3
@@ -45,6 +46,8 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
             write_whole(tensors, partial)
 
     def end() -> None:
+        for file in partial.glob("*.safetensors"):
+            flush(file)
         _write(partial / "state.json", json.dumps(plain))
         _write(partial / "complete", f"{step}\n")
         _put_back(run)
@@ -103,7 +106,7 @@ def load_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any
     plain = read_state(path)
     del plain["path"]
     try:
-        tensors = read_tensors(path, {} if model is None else dict(model.named_parameters()))
+        tensors = read_tensors(path, {} if model is None else plain_parameters(model))
     except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(path, error) from error
     missing: list[str] = []

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from entprog.core.sharded import is_sharded, room_for
 from entprog.files import save_tensors
+from entprog.savings.adapters import plain_name
 
 __all__ = ["read_tensors", "write_shards", "write_whole"]
 
@@ -25,7 +26,7 @@ WHOLE = "state.safetensors"
 
 
 def write_whole(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors that this process has whole, flushed to disk.
+    """Write tensors that this process has whole.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -34,7 +35,6 @@ def write_whole(tensors: Mapping[str, Tensor], folder: Path) -> None:
         save_tensors({name: _own(tensor) for name, tensor in tensors.items()}, folder / WHOLE)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    flush(folder / WHOLE)
 
 
 def write_shards(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -49,16 +49,14 @@ def write_shards(tensors: dict[str, Tensor], folder: Path) -> None:
     except CheckpointException as error:
         rank, (failure, _) = next(iter(error.failures.items()))
         raise OSError(f"rank {rank}: {failure}") from error
-    for file in folder.glob("*.safetensors"):
-        flush(file)
 
 
 def read_tensors(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a checkpoint by their path in the state, on the host or divided as the parameter they belong to.
 
     Args:
-        like: the parameters by name. A tensor whose path has a name among its parts is divided as that parameter is,
-            if it has the same shape.
+        like: the parameters by name, without adapters. A tensor whose path has a name among its parts is divided as
+            that parameter is, if it has the same shape.
 
     Raises:
         ValueError, OSError, SafetensorError: a file is damaged or missing.
@@ -71,7 +69,8 @@ def read_tensors(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rooms = {}
     for path, about in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(about, TensorStorageMetadata)
-        owner = next((like[part] for part in path.split("/") if part in like), None)
+        parts = [plain_name(part) for part in path.split("/")]
+        owner = next((like[part] for part in parts if part in like), None)
         rooms[path] = room_for(tuple(about.size), about.properties.dtype, owner)
     try:
         dcp.load(rooms, storage_reader=reader)

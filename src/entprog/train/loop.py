@@ -21,6 +21,7 @@ from entprog.profiling.meter import Meter, StepCost
 from entprog.savings.in_backward import InBackward
 from entprog.savings.memory_plan import MemoryPlan
 from entprog.savings.prefix_cache import Key, PrefixCache
+from entprog.train.agreement import check_agreement
 from entprog.train.checkpoint import checkpoints
 from entprog.train.diagnostics import Watch
 from entprog.train.phase import PhaseSetup
@@ -99,6 +100,7 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
             phase.optimizer.zero_grad(set_to_none=True)
         samples = count * (workload.shape or phase.shape).batch
         phase.position.took(i, plan.replays, first, samples, searching=plan.searching)
+        check_agreement(task.model, plan, session.config.distributed, session.step)
         if not plan.discardable:
             session.ema.update(task.model)
         if task.device.type == "cuda":  # the optimizer's step is still running
