@@ -19,7 +19,7 @@ def checksums(model: nn.Module) -> tuple[float, float]:
     sums = [0.0, 0.0]
     for parameter in model.parameters():
         if parameter.requires_grad:
-            own = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[operator]
+            own = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
             sums[is_sharded(parameter)] += float(own.sum(dtype=torch.float64))
     return sums[0], sums[1]
 
