@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-IMPORTED = ("torch", "torch._dynamo", "diffusers", "entprog.train.run")
+IMPORTED = ("torch", "torch._dynamo", "diffusers.models.transformers", "entprog.train.run")
 """What the process that the others are forked from has imported."""
 
 
