@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+# One thread a process; compiled files are kept even where the environment says not to: each process would compile all.
+TESTED = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: demo test lint check clean
 
@@ -11,7 +13,7 @@ demo: $(STAMP)  ## fine-tune on real clips in three ways, compare them with the 
 	$(BIN)/entprog demo --out runs/demo
 
 test: $(VENV)/.installed-dev  ## the fast tests (8 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile
+	$(TESTED) -m "not slow and not gpu" -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -19,7 +21,7 @@ lint: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/mypy
 
 check: lint  ## lint, types and every test that needs no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
+	$(TESTED) -m "not gpu" -n $(JOBS) --dist loadfile
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

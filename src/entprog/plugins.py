@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,21 @@ class Description:
 
 def names(kind: str) -> list[str]:
     """The names of a kind that come with entprog, sorted; imports none of them."""
+    return list(_names(kind))
+
+
+def _names(kind: str) -> tuple[str, ...]:
     if kind not in FOLDERS:
         raise ValueError(f"no plugin kind {kind!r}{_nearest(kind, FOLDERS)}")
     spec = importlib.util.find_spec(f"entprog.{FOLDERS[kind]}")
-    if spec is None or spec.submodule_search_locations is None:
-        return []
-    modules = pkgutil.iter_modules(list(spec.submodule_search_locations))
-    return sorted(module.name for module in modules if not module.name.startswith("_") and module.name not in CONTRACTS)
+    return _listed(tuple(spec.submodule_search_locations or ())) if spec is not None else ()
+
+
+@cache
+def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """The plugins in folders, read from disk once a process: checking one configuration asks dozens of times."""
+    found = [module.name for module in pkgutil.iter_modules(folders)]
+    return tuple(sorted(name for name in found if not name.startswith("_") and name not in CONTRACTS))
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -93,7 +102,7 @@ def find(kind: str, name: str) -> type[Any]:
     Raises:
         ValueError: unknown kind or name (the nearest is named), or not a dataclass.
     """
-    known = names(kind)
+    known = _names(kind)
     if name.replace("-", "_") in known:  # openpose-json is openpose_json
         name = name.replace("-", "_")
     if ":" in name and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
@@ -199,7 +208,7 @@ def ranked(method: str) -> bool:
 def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Options converted to the types of the fields, and what is wrong with them."""
     fields = {f.name: f for f in _options(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy holds no class for hashable
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for option, value in options.items():
@@ -214,6 +223,12 @@ def _checked(cls: type[Any], kind: str, name: str, options: Mapping[str, Any]) -
     missing = [f for f in fields.values() if _required(f) and f.name not in options]
     wrong += [f"{kind} {name!r} needs the option {f.name!r} ({_written(hints[f.name])})" for f in missing]
     return values, wrong
+
+
+@lru_cache(maxsize=256)
+def _hints(cls: type[Any]) -> Mapping[str, Any]:
+    """The types of a class's fields, as objects: resolving their names takes most of a check's time."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -58,12 +58,12 @@ def tree(data: Path, **over: Any) -> dict[str, Any]:
         "recipe": {
             "device": "cpu", "model": {"init": "scratch"}, "data": {"path": str(data)},
             "phases": {
-                "pose": {"steps": 40, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
-                "video": {"steps": 40, "frames": 2, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
+                "pose": {"steps": 24, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
+                "video": {"steps": 24, "frames": 2, "batch": 2, "resolution": 16, "learning_rate": 1e-3},
             },
             "train": {
                 "lr_scheduler": "cosine", "mixed_precision": "no", "holdout_clips": 2, "threads": 1,
-                "checkpointing_steps": 15,
+                "checkpointing_steps": 9,
             },
             "evaluate": {"clips": 2, "frames": 2, "resolution": 16, "videos": 1, "metrics": ["l1"]},
             "sample": {"num_inference_steps": 1},
@@ -166,7 +166,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
         nonlocal count
         line(self, row)
         count += 1
-        if count in (5, 30, 100, 190):
+        if count in (5, 20, 60, 115):
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunLog, "line", stopping)
@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_record(
             break
         except SystemExit as stopped:
             assert stopped.code == 143
-    assert count > 190
+    assert count > 115
     found, known = read_records(tmp_path / "results" / "tiny.jsonl"), read_records(whole / "results" / "tiny.jsonl")
     assert found.keys() == known.keys()
     for name, record in known.items():

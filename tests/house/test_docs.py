@@ -2,14 +2,13 @@
 
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import processes
 from benchmarks.__main__ import app as bench_app
 from checkout import ONE_THREAD, ROOT
 from entprog.cli.app import app, main
@@ -138,9 +137,7 @@ def write_files(page: Path, folder: Path) -> set[str]:
 
 
 def runs(arguments: list[str], folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=ONE_THREAD
-    )
+    done = processes.run(arguments, env=ONE_THREAD, cwd=folder)
     assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
 
 

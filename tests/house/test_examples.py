@@ -2,12 +2,11 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import processes
 from checkout import ONE_THREAD, ROOT
 
 EXAMPLES = {
@@ -35,9 +34,7 @@ def needs(name: str) -> None:
 
 def run(code: Path, folder: Path) -> str:
     """Its output, errors included in the assertion."""
-    done = subprocess.run(
-        [sys.executable, str(code)], capture_output=True, text=True, check=False, env=ONE_THREAD, cwd=folder
-    )
+    done = processes.run([code], env=ONE_THREAD, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import attach_processes
+from processes import started
 
 HERE = Path(attach_processes.__file__).parent
 CASES = (
@@ -24,21 +23,17 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes saw of every case."""
     file = tmp_path_factory.mktemp("gloo") / "meeting"
     path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "attach_processes.py"), ",".join(CASES), str(rank), "2", str(file)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        started([HERE / "attach_processes.py", ",".join(CASES), str(rank), "2", file], env=env) for rank in range(2)
+    ]
     try:
-        outputs = [process.communicate(timeout=180) for process in started]
+        ended = [rank.done(timeout=180) for rank in ranks]
     finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], outputs
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+        for rank in ranks:
+            rank.kill()
+    assert [each.returncode for each in ended] == [0, 0], ended
+    return [json.loads(each.stdout.splitlines()[-1]) for each in ended]
 
 
 @pytest.mark.parametrize("case", CASES[:7])

@@ -149,7 +149,8 @@ def test_names_are_the_stems_and_never_shared() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_whatever_happens_to_one_file_is_a_row(tmp_path: Path, workers: int) -> None:
+def test_whatever_happens_to_one_file_is_a_row(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "multiprocessing", Forking)
     write(tmp_path / "v", a=20, b=24)
     wrong = (
         "VideoError",

@@ -3,8 +3,6 @@
 import errno
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import processes
 from entprog.data.shards import Shards
 from entprog.prepare import file as prepare_file_module
 from entprog.prepare.crop import (
@@ -441,7 +440,8 @@ try:
 except OSError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = processes.run(["-c", script])
+    assert done.returncode == 0, done.stderr
     assert "no space left to write the data set" in done.stdout and "run the same command again" in done.stdout
     assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["a.safetensors"]
     store = Store(tmp_path / "out", {"sizes": [16], "fps": 12.0})

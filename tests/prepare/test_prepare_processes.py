@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from processes import Started, started
 from stand_in_work import rows, write
 
 TESTS = Path(__file__).parents[1]
@@ -35,15 +34,12 @@ if __name__ == "__main__":
 """
 
 
-def start(folder: Path, out: Path, workers: int, **environment: str) -> subprocess.Popen[str]:
+def start(folder: Path, out: Path, workers: int, **environment: str) -> Started:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        [sys.executable, str(script), str(folder / "v"), str(out), str(workers)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    return started([script, folder / "v", out, str(workers)], env=env)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:
@@ -79,7 +75,8 @@ def test_no_process_lingers(tmp_path: Path, number: int) -> None:
     workers = children(run.pid)
     assert len(workers) >= 2
     run.send_signal(number)
-    code, text = run.wait(30), run.stdout.read() if run.stdout else ""
+    ended = run.done(30)
+    code, text = ended.returncode, ended.stdout + ended.stderr
     assert code != 0 and (number != signal.SIGTERM or "run the same command again" in text)
     time.sleep(2)
     assert not [pid for pid in workers if alive(pid)]
@@ -89,7 +86,7 @@ def test_ranks_share_the_files(tmp_path: Path) -> None:
     write(tmp_path / "v", **{f"f{i}": 20 + i for i in range(4)})
     assert start(tmp_path, tmp_path / "whole", 1).wait() == 0
     ranks = [start(tmp_path, tmp_path / "out", 1, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    texts = [rank.communicate(timeout=120)[0] for rank in ranks]
+    texts = [rank.done(timeout=120).stdout for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0] and [text.split()[-1] for text in texts] == ["4", "2"]
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 
@@ -102,7 +99,7 @@ def test_a_rank_that_dies_is_named(tmp_path: Path) -> None:
     while ranks[0].poll() is None and not (path.is_file() and path.read_text().count("\n") > 20):
         time.sleep(0.05)
     ranks[1].kill()
-    text = ranks[0].communicate(timeout=120)[0]
+    text = ranks[0].done(timeout=120).stderr
     assert ranks[0].returncode != 0 and "rank 1 (process" in text and "run the same command again" in text
     assert start(tmp_path, tmp_path / "out", 1).wait() == 0
     assert len(rows(tmp_path / "out")) == 400

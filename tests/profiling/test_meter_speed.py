@@ -55,6 +55,8 @@ def figures(folder: Path, data: Path, options: dict[str, Any]) -> list[Any]:
     return steps + ranked
 
 
+pytestmark = pytest.mark.usefixtures("small_nano")
+
 SLOW = ("progressive, recomputed", "mixed, muon", "frozen storage, 8-bit states")
 
 

@@ -17,6 +17,7 @@ def printed(text: str) -> dict[str, list[str]]:
     return {row[1]: [row[2], row[6], row[8]] for row in rows}
 
 
+@pytest.mark.usefixtures("small_nano")
 def test_rank_prints_what_train_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where only the phase recomputes activations, and in a phase that freezes what is outside its blocks."""
     data = synthetic_data(tmp_path / "data", sizes=(16, 32))

@@ -1,14 +1,13 @@
 """Checkpoints: what goes in comes out, whole or not at all."""
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
+import processes
 from entprog.train.checkpoint import checkpoints, find_checkpoint, load_checkpoint, prune, save_checkpoint
 
 STATE = {
@@ -152,7 +151,8 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
                 print(error)
         print([p.name for p in run.iterdir()], load_checkpoint(run / "checkpoint-1")["weights"].sum())
     """)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = processes.run(["-c", code, tmp_path])
+    assert done.returncode == 0, done.stderr
     first, second, left = done.stdout.splitlines()
     for step, message in ((1, first), (2, second)):
         assert message.startswith(f"checkpoint-{step} could not be written to {tmp_path}")

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import processes
 from entprog.config.load import ConfigWarning
 from entprog.config.schema import Config
 from entprog.data.fingerprint import changes, clips_of
@@ -123,10 +122,9 @@ def test_one_process_trains_in_a_folder(again: Path) -> None:
 def test_several_processes_without_torchrun_are_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(f'output_dir = "{tmp_path / "run"}"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "entprog", "train", str(recipe)],
-        env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = processes.run(
+        ["-m", "entprog", "train", recipe], env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"}, cwd=tmp_path
+    )
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     said = "entprog: WORLD_SIZE = 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set; start it with torchrun"
     assert done.stderr.startswith(said)

@@ -17,7 +17,7 @@ LAST: dict[str, Any] = {
     "method": "lora", "method_options__m": 0.34, "method_options__m_images": 0, "method_options__inputs": "never",
     "method_options__full": ["blocks.*.pose", "temporal.*"], "model__pose": "blocks",
     "train__reference_cache": "device",
-    "phases__subject__steps": 2, "phases__pose__steps": 2, "phases__video__steps": 14,
+    "phases__subject__steps": 0, "phases__pose__steps": 2, "phases__video__steps": 14,
     "phases__video__echo": 3, "phases__video__echo_window": 2,
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_what_is_kept_changes_no_number(
 def test_the_preset_echoes_exactly(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preset: dict[str, Any] = {
         "method": "entprog", "model__pose": "blocks", "model__fresh": ["pose", "temporal"],
-        "phases__subject__steps": 2, "phases__pose__steps": 2, "phases__video__steps": 6,
+        "phases__subject__steps": 0, "phases__pose__steps": 2, "phases__video__steps": 6,
         "phases__video__echo_window": 2,
     }  # fmt: skip
     usual = train(tiny_config(tmp_path / "usual", tiny_data, **preset))

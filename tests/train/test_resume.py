@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from entprog.config.schema import Config
+from entprog.nets.dit import SIZES
 from entprog.train.log import RunLog
 from entprog.train.run import train
 from tiny import lines, same, synthetic_data, tiny_config
@@ -63,7 +65,12 @@ STEPS = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("small_nano")
+@pytest.fixture(scope="module", autouse=True)
+def four_blocks() -> Iterator[None]:
+    """The size "nano" with four spatial blocks of width 32: fewer than `small_nano`, as each kind is searched anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "nano", {"depth": 4, "width": 32, "heads": 2})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +92,10 @@ def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.T
     if KINDS[request.param].get("train__optimizer") == "adamw8bit":
         pytest.importorskip("torchao")
     run = tmp_path_factory.mktemp(request.param) / "run"
-    return request.param, train(config(request.param, run, data, train__checkpointing_steps=1))
+    train(config(request.param, run, data, train__checkpointing_steps=1))
+    searched = any(row["searching"] for row in lines(run / "log.jsonl"))
+    assert searched == (request.param in ("supernet", "probe", "sizes", "workloads"))
+    return request.param, run
 
 
 @pytest.mark.parametrize("where", [1, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 6, 0))])

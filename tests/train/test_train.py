@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 import textwrap
 import time
 from itertools import pairwise
@@ -18,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
 from entprog.codecs.pca import PatchCodec
 from entprog.config.load import read_config, write_config
 from entprog.config.schema import Config
@@ -448,9 +447,7 @@ def test_a_folder_that_may_not_be_read_is_told(tiny_data: Path, tmp_path: Path) 
     for name, data in (("locked", locked), ("open", tiny_data)):
         recipes.append(str(tmp_path / f"{name}.toml"))
         Path(recipes[-1]).write_text(write_config(tiny_config(out / "run", data)))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *recipes], capture_output=True, text=True, check=False, env=ONE_THREAD
-    )
+    done = processes.run(["-c", code, *recipes], env=ONE_THREAD)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and str(locked) in done.stderr and "ermission" in done.stderr
     assert not (out / "run").exists()
@@ -460,16 +457,14 @@ def test_sigterm_saves_and_the_run_can_be_finished(shipped: None, tiny_data: Pat
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     config = one_phase(run, tiny_data, method="full", phases__pose__steps=24)
     recipe.write_text(write_config(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "entprog", "train", str(recipe)], stderr=subprocess.PIPE, text=True, env=ONE_THREAD
-    )
+    process = processes.started(["-m", "entprog", "train", recipe], env=ONE_THREAD)
     log = run / "log.jsonl"
     for _ in range(600):
         if process.poll() is not None or (log.is_file() and log.read_text().count("\n") >= 3):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, reported = process.communicate(timeout=60)
+    reported = process.done(timeout=60).stderr
     assert process.returncode == 128 + signal.SIGTERM, reported
     done = len(lines(log))
     assert 3 <= done < 24 and (run / f"checkpoint-{done}" / "complete").is_file()
@@ -502,10 +497,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(shipped: None, tiny_data: Path, t
     """)
     config = one_phase(tmp_path / "run", tiny_data, method="full", train__checkpointing_steps=2)
     (tmp_path / "recipe.toml").write_text(write_config(config))
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "recipe.toml")], capture_output=True, text=True, check=False,
-        env=ONE_THREAD,
-    )  # fmt: skip
+    done = processes.run(["-c", code, tmp_path / "recipe.toml"], env=ONE_THREAD)
     assert done.returncode != 0 and "earlier checkpoints are intact" in done.stderr
     run = tmp_path / "run"
     assert read(run / "run.json")["status"] == "failed" and "checkpoint-4" in read(run / "run.json")["reason"]
