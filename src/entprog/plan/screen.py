@@ -81,7 +81,7 @@ def _processes(phase: PhasePlan, spread: Mapping[str, Any]) -> Iterator[str]:
         categories = ("weights", "gradients", "optimizer", "activations", "gathered")
         cells.append((
             NAMES.get(row.kind) or stages(row.stages) + size(row, phase), str(row.m), row.order or "any",
-            str(process.batch), *(formats.size(process.bytes[name]) for name in categories),
+            str(process.batch), *(formats.size(process.bytes.get(name, 0)) for name in categories),
             formats.size(process.peak), "yes" if process.fits else "NO",
             *(formats.size(process.traffic[name]) for name in used),
         ))  # fmt: skip
