@@ -133,9 +133,9 @@ class Schedule:
     """FSDP2's schedule, followed mark by mark: what is gathered, when, and which buffers there are.
 
     Forward: a unit is gathered into a buffer, copied out of it, and divided again after its call; the buffer goes when
-    the next unit has been gathered. Backward: a unit is gathered when its output's gradient is there, and the
-    one below it at the same time, into its buffer; when its own gradients are there, they are copied to a buffer and
-    reduced, and that buffer goes with the next unit's.
+    the next unit has been copied out of its own. Backward: a unit is gathered when its output's gradient is there, and
+    the one below it at the same time, into its buffer; when its own gradients are there, they are copied to a buffer
+    and reduced, and that buffer goes with the next unit's.
 
     Attributes:
         at_peak: bytes by category when their sum was largest.
@@ -205,11 +205,10 @@ class Schedule:
     def _copy_out(self, unit: _Unit, *, forward: bool) -> None:
         if not unit.on_the_way:
             return
-        if forward:
-            self._drop_kept()
         self._add("gathered", unit.size)
         unit.whole, unit.on_the_way = True, False
         if forward:
+            self._drop_kept()
             self._kept = unit.size
         else:
             self._add("gathered", -unit.size)
