@@ -174,6 +174,9 @@ def plan(
     device: str | None = None,
     memory: str | None = None,
     order: str | None = None,
+    gpus: int | None = None,
+    shard: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    replicate: int | None = None,
     json: Path | None = None,
     picture: Path | None = None,
     method: Method = None,
@@ -189,20 +192,35 @@ def plan(
         entprog plan recipe.toml --device h100
         entprog plan recipes/wan-14b-80gb.toml --device a100 --picture plan.svg
 
+    With --gpus also what each of several processes takes, one process a GPU:
+    its samples, its bytes, and what it sends in a step.
+
+        entprog plan recipe.toml --device h100 --gpus 8 --shard
+
     Args:
         recipe: the run's configuration, a TOML file; the demo's if left out.
         device: h200, h100, a100, l40s, 5090, 4090, 3090, rtx6000, a6000, t4 or cpu; what this machine has if left out.
         memory: the device's memory, such as 24GiB, where it differs.
         order: "suffix", "spread", or a file with the blocks' names, such as a run's scores.json.
+        gpus: the processes of the run, one a GPU of that kind; each gets an equal share of a batch.
+        shard: divide weights, gradients and optimizer states over them, block by block (FSDP2).
+        replicate: with --shard, copies of the shards (HSDP): 2 of 8 GPUs are two copies over 4 each.
         json: write all figures to this file.
         picture: draw memory by stage into this file, an SVG.
     """
     from entprog.plan.planning import demo_recipe
     from entprog.plan.planning import plan as verb
+    from entprog.plan.processes import Processes
 
     over = pairs(overrides, method=method, preset=preset)
     config = demo_recipe(over) if recipe is None else read_config(recipe, over, planned=True)
-    verb(config, device=device or "", memory=memory or "", order=order or "", json_file=json, picture=picture)
+    if gpus is None and (shard or replicate is not None):
+        raise ValueError(f"{'--shard' if shard else '--replicate'}: says how several processes share; give --gpus, too")
+    processes = None if gpus is None else Processes(gpus, shard, 1 if replicate is None else replicate)
+    verb(
+        config, device=device or "", memory=memory or "", order=order or "", json_file=json, picture=picture,
+        processes=processes,
+    )  # fmt: skip
 
 
 def train(

@@ -57,10 +57,39 @@ def packages(config: Config, kinds: Iterable[str] = tuple(plugins.FOLDERS)) -> I
         if key.plugin in kinds and (key.plugin != "metric" or config.evaluate.clips)
     ]
     values = [(key, value_of(config, key.name)) for key in KEYS.values() if key.packages]
-    needs += [(key.name, value, key.packages.get(value, {})) for key, value in values]
+    needs += [(key.name, one, key.packages.get(one, {})) for key, value in values for one in _each(value)]
     for key, value, needed in needs:
         if absent := plugins.not_installed(needed):
             yield Finding((key,), f' = "{value}": {absent}')
+
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+"""What `train.report_to` may name beside "none"."""
+
+
+def tracker_names(report_to: str) -> tuple[str, ...]:
+    """The trackers of `train.report_to`, such as "tensorboard, wandb"; nothing for "none".
+
+    Raises:
+        ValueError: an unknown name, one that is given twice, or "none" with others.
+    """
+    names = _each(report_to)
+    if names == ("none",):
+        return ()
+    for name in names:
+        if name == "none":
+            raise ValueError('"none" stands alone; leave it out')
+        if name not in TRACKERS:
+            near = get_close_matches(name, TRACKERS, 1, 0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f'expected "none", or some of {", ".join(TRACKERS)}, separated by commas{hint}')
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice; name it once")
+    return names
+
+
+def _each(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
 
 
 def running(config: Config) -> dict[str, PhaseConfig]:
@@ -151,6 +180,10 @@ def _loop(config: Config) -> Iterator[Finding]:
         parse_bytes(train.memory_budget)
     except ValueError as error:
         yield Finding(("train.memory_budget",), f" = {error}")
+    try:
+        tracker_names(train.report_to)
+    except ValueError as error:
+        yield Finding(("train.report_to",), f' = "{train.report_to}": {error}')
     if train.mixed_precision == "fp16" and config.device == "cpu":
         yield Finding(
             ("train.mixed_precision", "device"),

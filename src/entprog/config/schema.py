@@ -279,10 +279,11 @@ class TrainConfig:
     )
     validation_clips: int = key(0, "held-out clips that are sampled then, in phases with poses (0: none)", ge=0)
     holdout_clips: int = key(32, "held-out clips in the fixed holdout draws", ge=1)
-    report_to: Literal["none", "tensorboard"] = key(
+    report_to: str = key(
         "none",
-        '"none" or "tensorboard"; log.jsonl is always written',
-        packages={"tensorboard": {"tensorboard": 'pip install "entprog[tensorboard]"'}},
+        '"none", or one or several of "tensorboard", "trackio" and "wandb", separated by commas; log.jsonl is always '
+        "written",
+        packages={name: {name: f'pip install "entprog[{name}]"'} for name in ("tensorboard", "trackio", "wandb")},
     )
     cost_unit: Literal["auto", "flops", "seconds"] = key(
         "auto",

@@ -1,11 +1,11 @@
 """A deep network's step from a recording of a shallow one: units that see the same neighbours repeat exactly."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from entprog.plan.recording import Chunk, Event, Operation
+from entprog.plan.recording import Chunk, Event, Mark, Operation
 
 Label = tuple[Any, ...]
 Window = tuple[Label | None, Label, Label | None]
@@ -16,7 +16,7 @@ class Stretch:
     """All that happens in one unit of the network during one pass over the units; unit None: outside of them."""
 
     unit: int | None
-    events: list[Event] = field(default_factory=list)
+    events: list[Event | Mark] = field(default_factory=list)
     operations: Counter[Operation] = field(default_factory=Counter)
 
 
@@ -119,38 +119,59 @@ def compose(recording: Recording, labels: Sequence[Label], static: dict[str, int
         recording: has every window of `labels`.
         static: bytes that are there all the time, by category.
     """
+    now = {**dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0), **static}
+    line = Timeline(sum(now.values()), dict(now))
+    total = line.peak
+    for _, stretch, changes in walk(recording, labels):
+        line.operations.update(stretch.operations)
+        for delta, event in changes:
+            if isinstance(event, Mark):
+                continue
+            total += delta
+            now[event.category] += delta
+            if total > line.peak:
+                line.peak, line.at_peak = total, dict(now)
+    line.left = now
+    return line
+
+
+def walk(
+    recording: Recording, labels: Sequence[Label]
+) -> Iterator[tuple[int | None, Stretch, Iterator[tuple[int, Event | Mark]]]]:
+    """The step of the whole network in its order: each stretch with the unit of the whole and its changes of bytes."""
     wanted = windows(labels)
     place = {window: j for j, window in reversed(list(enumerate(recording.windows)))}
     chosen = list(range(len(wanted))) if wanted == recording.windows else [place[window] for window in wanted]
     times = Counter(chosen)
-    now = {**dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 0), **static}
-    line = Timeline(sum(now.values()), dict(now))
-    total, gone = line.peak, set()
+    gone: set[int] = set()
     for stretches in recording.passes:
+        sequence: list[tuple[int | None, Stretch]]
         if stretches[0].unit is None:
-            sequence = stretches
+            sequence = [(None, stretch) for stretch in stretches]
         else:
             visited = {stretch.unit: stretch for stretch in stretches}
-            sequence = [visited[j] for j in chosen if j in visited]
+            sequence = [(k, visited[j]) for k, j in enumerate(chosen) if j in visited]
             units = [stretch.unit for stretch in stretches]
             if units != sorted(units, key=lambda unit: unit or 0):
                 sequence.reverse()
-        for stretch in sequence:
-            line.operations.update(stretch.operations)
-            for event in stretch.events:
-                delta = event.delta
-                if stretch.unit is None and event.unit is not None:
-                    delta *= times[event.unit]  # each repetition left one of these behind
-                elif stretch.unit is not None and event.unit is None and event.delta < 0:
-                    if event.storage in gone:
-                        continue
-                    gone.add(event.storage)
-                total += delta
-                now[event.category] += delta
-                if total > line.peak:
-                    line.peak, line.at_peak = total, dict(now)
-    line.left = now
-    return line
+        for k, stretch in sequence:
+            yield k, stretch, _changes(stretch, times, gone)
+
+
+def _changes(stretch: Stretch, times: Counter[int], gone: set[int]) -> Iterator[tuple[int, Event | Mark]]:
+    """Bytes by which each event of a stretch changes the whole."""
+    for event in stretch.events:
+        if isinstance(event, Mark):
+            yield 0, event
+            continue
+        delta = event.delta
+        if stretch.unit is None and event.unit is not None:
+            delta *= times[event.unit]  # each repetition left one of these behind
+        elif stretch.unit is not None and event.unit is None and event.delta < 0:
+            if event.storage in gone:
+                continue
+            gone.add(event.storage)
+        yield delta, event
 
 
 def _extend(stretch: Stretch, more: Chunk | Stretch) -> None:

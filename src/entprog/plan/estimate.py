@@ -11,6 +11,7 @@ from entprog.core.blocks import shortened
 from entprog.core.types import Ranking, Shape, Workload
 from entprog.plan.inventory import matches
 from entprog.plan.orders import rankings
+from entprog.plan.processes import Processes, process_of
 from entprog.plan.recording import Operation
 from entprog.plan.roofline import Clock, precision_on
 from entprog.plan.rows import PhasePlan, Row
@@ -25,10 +26,16 @@ RANK = 16
 
 
 class Planner:
-    """Simulates what a configuration would train, on one device."""
+    """Simulates what a configuration would train, on one device or on several of its kind.
 
-    def __init__(self, config: Config, hardware: Hardware) -> None:
-        self.config, self.hardware = config, hardware
+    Raises:
+        ValueError: the run can't be spread over the processes.
+    """
+
+    def __init__(self, config: Config, hardware: Hardware, processes: Processes | None = None) -> None:
+        if refused := list(processes.refused(config)) if processes else []:
+            raise ValueError("\n".join(refused))
+        self.config, self.hardware, self.processes = config, hardware, processes
         self.precision = precision_on(hardware, config.train.mixed_precision)
         self.subject: Subject = plugins.find("task", config.task).plan_subject(config)
         self.simulator = Simulator(self.subject)
@@ -38,6 +45,8 @@ class Planner:
         self.method = plugins.load("method", config.method, **config.method_options)
         self.adapters = config.method in ("lora", "mixed")
         self.rank: int = self.method.rank if self.adapters else 0
+        if processes is not None:
+            processes.check_network(self)
 
     def case(self, settings: PhaseConfig) -> Case:
         """What a step of a phase depends on, with all that its workloads have in common."""
@@ -207,10 +216,17 @@ class Planner:
                 kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
         place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
+        process = None
+        if not optimizer:
+            plugin = optimizer_plugin(self.config.train)
+            process = process_of(
+                self, plan.name, case, active, adapted=adapted, with_states=with_states, optimizer=plugin
+            )
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,
             bytes=by_category, fits=peak <= self.hardware.usable, flops=flops, seconds=seconds,
+            process=process,
         )  # fmt: skip
 
     def parts(
@@ -233,12 +249,16 @@ class Planner:
             case, active, adapted=adapted, with_states=with_states,
             optimizer=plugins.load("optimizer", optimizer) if optimizer else optimizer_plugin(train),
         )  # fmt: skip
-        if not case.references or train.reference_cache != "device":
-            return step
-        known = case.references * self.subject.reference_bytes(case, (*active, *adapted))
-        kept = min(known, train.reference_cache_bytes)
+        kept = self.references_kept(case, (*active, *adapted))
         parts = {**step.by_category, "activations": step.by_category["activations"] + kept}
-        return replace(step, peak=step.peak + kept, by_category=parts)
+        return replace(step, peak=step.peak + kept, by_category=parts) if kept else step
+
+    def references_kept(self, case: Case, trained: Sequence[str]) -> int:
+        """Bytes of the reference cache on the device."""
+        train = self.config.train
+        if not case.references or train.reference_cache != "device":
+            return 0
+        return min(case.references * self.subject.reference_bytes(case, trained), train.reference_cache_bytes)
 
     def _blocks(self, settings: PhaseConfig) -> tuple[str, ...]:
         blocks = self.subject.family(settings.blocks)

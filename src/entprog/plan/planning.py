@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from entprog.plan.chart import svg
 from entprog.plan.estimate import Planner
 from entprog.plan.inventory import counted
 from entprog.plan.largest import largest_m, largest_shape
+from entprog.plan.processes import Processes
 from entprog.plan.rows import Plan
 from entprog.plan.screen import text
 from entprog.profiling.hardware import device_here, find_device
@@ -26,6 +28,7 @@ def plan(
     order: str = "",
     json_file: Path | None = None,
     picture: Path | None = None,
+    processes: Processes | None = None,
 ) -> Plan:
     """Print the plan of a run, and write it down where asked.
 
@@ -36,12 +39,14 @@ def plan(
         order: "suffix", "spread", a file of block names, or empty for both bounds.
         json_file: where to write all figures.
         picture: where to write the picture of bytes by stage, an SVG.
+        processes: how the run is spread over several devices of that kind; None for one process.
 
     Raises:
-        ValueError: no such device, a size that the network doesn't take, or a wrong order.
+        ValueError: no such device, a size that the network doesn't take, a wrong order, or a run that can't be spread
+            like this.
     """
     hardware = find_device(device or device_here(), memory)
-    planner = Planner(config, hardware)
+    planner = Planner(config, hardware, processes)
     phases = list(planner.phases(order))
     if is_here(hardware.name):
         planner.clock = calibrate(planner.clock, planner.operations, cache_folder())
@@ -53,6 +58,7 @@ def plan(
     found = Plan(
         planner.subject.name, counted(planner.simulator.inventory.everything()), hardware, planner.precision,
         planner.clock.calibrated, phases, list(notes(planner)),
+        asdict(processes) if processes else None,
     )  # fmt: skip
     print(text(found))
     if json_file is not None:

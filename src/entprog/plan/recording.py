@@ -42,13 +42,34 @@ class Event:
     storage: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment that sharding acts on; changes no bytes by itself.
+
+    Attributes:
+        kind: "enter" and "leave" of a call in the forward pass; "back", when its output's gradient is there; "grown",
+            when a parameter's is.
+        unit: of the network; None for the network itself, and for what lies outside of its blocks.
+        block: place of the block in the unit.
+        shape, size: of a parameter that has its gradient: bytes of a value are `size`.
+        returns: of "enter": whether the call will give a gradient to its inputs.
+    """
+
+    kind: str
+    unit: int | None
+    block: int = 0
+    shape: tuple[int, ...] = ()
+    size: int = 0
+    returns: bool = False
+
+
 @dataclass(slots=True)
 class Chunk:
     """What happened between two marks: inside a unit of the network, or outside all of them (None)."""
 
     unit: int | None
     backward: bool
-    events: list[Event] = field(default_factory=list)
+    events: list[Event | Mark] = field(default_factory=list)
     operations: Counter[Operation] = field(default_factory=Counter)
 
 
@@ -76,12 +97,20 @@ class Recorder(TorchDispatchMode):
         self._born = 0
         self._described: dict[Any, Operation] = {}
         self._hooks: list[Any] = []
+        self._owner: dict[int, tuple[int | None, int]] = {
+            id(p): (place, i)
+            for place, modules in enumerate(self.units)
+            for i, module in enumerate(modules)
+            for p in module.parameters()
+        }
 
     def __enter__(self) -> "Recorder":
-        for place, modules in enumerate(self.units):
-            for module in modules:
-                self._hooks.append(module.register_forward_pre_hook(partial(self._entered, place)))
-                self._hooks.append(module.register_forward_hook(partial(self._left, place)))
+        calls: list[tuple[int | None, int, nn.Module]] = [(None, 0, self.model)]
+        calls += [(place, i, module) for place, modules in enumerate(self.units) for i, module in enumerate(modules)]
+        for place, i, module in calls:
+            enter, leave = partial(self._entered, place, i), partial(self._left, place, i)
+            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(leave))
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(self._relabel))
@@ -126,20 +155,31 @@ class Recorder(TorchDispatchMode):
             self._described[key] = Operation(str(func), arguments, flops, moved, dtype, view)
         return self._described[key]
 
-    def _entered(self, place: int, module: nn.Module, inputs: Any) -> None:
-        if not self.backward:
+    def _entered(
+        self, place: int | None, block: int, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        if self.backward:
+            return
+        if place is not None:
             self._mark(place)
+        inputs = (each for each in tree_leaves((args, named)) if isinstance(each, Tensor))
+        returns = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+        self.chunks[-1].events.append(Mark("enter", place, block, returns=returns))
 
-    def _left(self, place: int, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _left(self, place: int | None, block: int, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.backward:
             return
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                leaf.register_hook(partial(self._gradient_came, place))
-        self._mark(None)
+                leaf.register_hook(partial(self._gradient_came, place, block))
+        self.chunks[-1].events.append(Mark("leave", place, block))
+        if place is not None:
+            self._mark(None)
 
-    def _gradient_came(self, place: int, gradient: Tensor) -> None:
-        self._mark(place)
+    def _gradient_came(self, place: int | None, block: int, gradient: Tensor) -> None:
+        if place is not None:
+            self._mark(place)
+        self.chunks[-1].events.append(Mark("back", place, block))
 
     def _mark(self, place: int | None) -> None:
         if self.chunks[-1].unit != place or self.chunks[-1].backward != self.backward:
@@ -161,6 +201,10 @@ class Recorder(TorchDispatchMode):
 
     def _relabel(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
+        place, block = self._owner.get(id(parameter), (None, 0))
+        self.chunks[-1].events.append(
+            Mark("grown", place, block, tuple(parameter.shape), parameter.grad.element_size())
+        )
         key = parameter.grad.untyped_storage()._cdata
         entry = self._live.get(key)
         if entry is not None and entry[1] == "activations":

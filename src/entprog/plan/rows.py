@@ -9,6 +9,28 @@ from entprog.profiling.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """What an optimizer step takes of each of several processes.
+
+    Attributes:
+        batch: samples of a micro-batch that it gets.
+        bytes: largest sum of live bytes by category; `peak` is their sum. "gathered": units that are whole for a time,
+            and buffers of collective operations.
+        fits: whether its device has so much besides its reserve.
+        carried: bytes of the whole tensors of a step by collective operation: "all_gather", "reduce_scatter",
+            "all_reduce".
+        traffic: bytes that it sends for these, and receives, where the processes form a ring.
+    """
+
+    batch: int
+    peak: int
+    bytes: dict[str, int]
+    fits: bool
+    carried: dict[str, int]
+    traffic: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One way of training one phase, or one stage of it.
 
@@ -23,6 +45,7 @@ class Row:
         bytes: largest sum of live bytes by category; `peak` is their sum.
         fits: whether the device has so much besides its reserve.
         flops, seconds: of one optimizer step.
+        process: what each process takes where there are several; None else, and where that can't be sharded.
     """
 
     phase: str
@@ -39,6 +62,7 @@ class Row:
     fits: bool
     flops: int
     seconds: float
+    process: Process | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +100,10 @@ class PhasePlan:
 
 @dataclass(slots=True)
 class Plan:
-    """A whole run on a device; `notes` say what of its configuration the figures leave out."""
+    """A whole run on a device; `notes` say what of its configuration the figures leave out.
+
+    `processes` say how it is spread: "gpus", "shard" and "replicate"; None for one process.
+    """
 
     model: str
     parameters: int
@@ -85,6 +112,7 @@ class Plan:
     calibrated: bool
     phases: list[PhasePlan] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    processes: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

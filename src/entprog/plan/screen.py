@@ -1,6 +1,7 @@
 """A plan as a table of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from entprog.plan.estimate import RANK
 from entprog.plan.rows import PhasePlan, Plan, Row
@@ -10,6 +11,12 @@ HEADS = (
     "stage", "m", "order", "lowest", "trained", "weights", "gradients", "states", "activations", "peak", "fits",
     "FLOPs/step", "s/step", "in all",
 )  # fmt: skip
+
+PROCESS = (
+    "stage", "m", "order", "batch", "weights", "gradients", "states", "activations", "gathered", "peak", "fits",
+)  # fmt: skip
+TRAFFIC = {"all_gather": "all-gather", "reduce_scatter": "reduce-scatter", "all_reduce": "all-reduce"}
+"""What the columns of one process among several are called; those of traffic without any are left out."""
 
 NAMES = {"full": "full", "full-saving": "full, recompute, 8-bit", "lora": f"LoRA rank {RANK}"}
 """What the comparisons are called."""
@@ -36,11 +43,9 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
         f"phase {phase.name}: {shape.steps:,} steps, {shape.resolution} px, {shape.frames} "
         f"frame{'s' * (shape.frames > 1)}, batch {shape.batch}, {len(phase.blocks)} blocks"
     )
-    cells = [HEADS, *(_cells(row, phase) for row in phase.rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADS))]
-    for row in cells:
-        left, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join([row[0].ljust(len(left)), *rest]).rstrip()
+    yield from _table([HEADS, *(_cells(row, phase) for row in phase.rows)])
+    if plan.processes is not None:
+        yield from _processes(phase, plan.processes)
     full = next(row for row in phase.rows if row.kind == "full")
     low, high = phase.seconds
     yield (
@@ -53,6 +58,34 @@ def _phase(phase: PhasePlan, plan: Plan) -> Iterator[str]:
     if phase.ranking is not None:
         fits = "" if phase.ranking <= plan.hardware.usable else ", which does NOT fit: lower ranking.samples"
         yield f"ranking its blocks first: at most {formats.size(phase.ranking)}{fits}"
+
+
+def _table(cells: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    for row in cells:
+        left, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join([row[0].ljust(len(left)), *rest]).rstrip()
+
+
+def _processes(phase: PhasePlan, spread: Mapping[str, Any]) -> Iterator[str]:
+    """What each of several processes takes: a table of the same rows."""
+    found = [(row, row.process) for row in phase.rows if row.process is not None]
+    gpus, copies = spread["gpus"], spread["replicate"]
+    how = "the whole network on each"
+    if spread["shard"]:
+        how = f"sharded by block over {gpus // copies}" + f", {copies} copies" * (copies > 1)
+    yield f"each of {gpus} processes, {how}; traffic: bytes that it sends, and receives, a step"
+    used = [name for name in TRAFFIC if any(process.traffic[name] for _, process in found)]
+    cells = [(*PROCESS, *(f"{TRAFFIC[name]}/step" for name in used))]
+    for row, process in found:
+        categories = ("weights", "gradients", "optimizer", "activations", "gathered")
+        cells.append((
+            NAMES.get(row.kind) or stages(row.stages) + size(row, phase), str(row.m), row.order or "any",
+            str(process.batch), *(formats.size(process.bytes.get(name, 0)) for name in categories),
+            formats.size(process.peak), "yes" if process.fits else "NO",
+            *(formats.size(process.traffic[name]) for name in used),
+        ))  # fmt: skip
+    yield from _table(cells)
 
 
 def _cells(row: Row, phase: PhasePlan) -> tuple[str, ...]:

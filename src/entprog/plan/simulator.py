@@ -77,23 +77,7 @@ class Simulator:
             ValueError: the shape is none that the network takes.
         """
         self.subject.check(case.shape)
-        held = self._trained(case, active, adapted)
-        inside, adapters, outside = (self._as_trained(parts, case) for parts in held)
-        trained = inside + adapters + outside
-        idle = set(with_states or ()) - set(active)
-
-        plugin = optimizer or plugins.load("optimizer", "adamw")
-
-        def states(parts: Parts, role: Role) -> int:
-            about = {"counted": not case.fused, "role": role}
-            return sum(sum(plugin.states(kind.shape, kind.size, **about)) * n for kind, n in parts.items())
-
-        own = states(total([inside, *(self._as_trained(self.inventory.whole(name), case) for name in idle)]), "block")
-        static = {
-            "weights": self._weights(case, active, adapted) + weighed(trained) - weighed(total(held)),
-            "optimizer": own + states(adapters, "adapter") + states(outside, "outside"),
-            "gradients": weighed(trained) if case.accumulation > 1 else 0,
-        }
+        trained, static = self.static(case, active, adapted, with_states, optimizer)
         line = self.timeline(case, active, adapted)
         by_category = {name: line.at_peak[name] + static.get(name, 0) for name in line.at_peak}
         operations: Counter[Operation] = Counter(
@@ -113,6 +97,33 @@ class Simulator:
             operations=operations,
             updates=updates,
         )
+
+    def static(
+        self, case: Case, active: Collection[str], adapted: Collection[str] = (),
+        with_states: Collection[str] | None = None, optimizer: Any = None, divide: Callable[[Parts], Parts] = Counter,
+    ) -> tuple[Parts, dict[str, int]]:  # fmt: skip
+        """What trains, and the bytes that are there all the time, by category.
+
+        Args:
+            divide: what a process holds of these parameters; all of them by default.
+        """
+        held = tuple(map(divide, self._trained(case, active, adapted)))
+        inside, adapters, outside = (self._as_trained(parts, case) for parts in held)
+        trained = inside + adapters + outside
+        idle = set(with_states or ()) - set(active)
+        plugin = optimizer or plugins.load("optimizer", "adamw")
+
+        def states(parts: Parts, role: Role) -> int:
+            about = {"counted": not case.fused, "role": role}
+            return sum(sum(plugin.states(kind.shape, kind.size, **about)) * n for kind, n in parts.items())
+
+        rest = [self._as_trained(divide(self.inventory.whole(name)), case) for name in idle]
+        own = states(total([inside, *rest]), "block")
+        return trained, {
+            "weights": self._weights(case, active, adapted, divide) + weighed(trained) - weighed(total(held)),
+            "optimizer": own + states(adapters, "adapter") + states(outside, "outside"),
+            "gradients": weighed(trained) if case.accumulation > 1 else 0,
+        }
 
     def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts, Parts]:
         """What trains: of the blocks' own parameters, of adapters, and of what is outside of blocks."""
@@ -135,12 +146,15 @@ class Simulator:
             found[kind._replace(size=self.inventory.trained_size.get(kind.size, kind.size))] += times
         return found
 
-    def _weights(self, case: Case, active: Collection[str], adapted: Collection[str]) -> int:
+    def _weights(
+        self, case: Case, active: Collection[str], adapted: Collection[str], divide: Callable[[Parts], Parts]
+    ) -> int:
         """Bytes of weights as they are held while they rest, adapters and EMA among them."""
-        everything = self.inventory.everything()
+        everything = divide(self.inventory.everything())
         found = self.inventory.buffers + weighed(everything) + (4 * counted(everything) if case.averaged else 0)
         for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
-            found += weighed(self.inventory.adapters(name, case.low_rank, self.inventory.spared(name, case.spared)))
+            spared = self.inventory.spared(name, case.spared)
+            found += weighed(divide(self.inventory.adapters(name, case.low_rank, spared)))
         if case.storage != "full":
             held = []
             for name in set(self.inventory.blocks) - set(active):

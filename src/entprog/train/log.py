@@ -6,6 +6,8 @@ import platform
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
@@ -14,35 +16,42 @@ from typing import Any, TextIO
 import diffusers
 import numpy
 import torch
+from tqdm import tqdm
 
+from entprog.config.checks import tracker_names
 from entprog.config.schema import Config
 from entprog.files import write_atomically
+from entprog.toml.trees import leaves
+from entprog.train.trackers import About, Tracker, first_line, make_trackers
+
+SCALARS = (
+    ("loss", "train/loss"), ("lr", "lr"), ("grad_norm", "grad_norm"), ("seconds", "timing/step"), ("stage", "stage"),
+    ("m", "m"), ("trainable_params", "trainable_params"),
+)  # fmt: skip
+"""What trackers get of a step's line: its key there -> its name."""
 
 
 class RunLog:
-    """log.jsonl, events.jsonl and, if asked for, TensorBoard.
+    """log.jsonl, events.jsonl and the trackers that `report_to` names.
 
     Resuming cuts both files back to the checkpoint's step, so that a resumed run's log reads like one that never
-    stopped. `elapsed` counts seconds of work over all sessions of the run.
+    stopped; trackers go on with the same run. `elapsed` counts seconds of work over all sessions of the run. A
+    tracker that fails while the run trains is left out from then on, with one warning.
+
+    Args:
+        run: the run folder, with config.toml; run.json keeps what it takes to go on at each tracker.
     """
 
     def __init__(self, run: Path, report_to: str = "none") -> None:
         self.run = run
+        self.report_to = report_to
         self._steps = _Lines(run / "log.jsonl")
         self._events = _Lines(run / "events.jsonl")
         self._before = 0.0
         self._start = time.perf_counter()
         self.step = 0
         self.phase = ""
-        self._board: Any = None
-        if report_to == "tensorboard":
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError(
-                    "train.report_to = 'tensorboard': tensorboard is not installed; pip install 'entprog[tensorboard]'"
-                ) from error
-            self._board = SummaryWriter(str(run / "tensorboard"))
+        self._trackers: list[Tracker] | None = None  # begun with the first thing that is logged
 
     @property
     def elapsed(self) -> float:
@@ -58,28 +67,65 @@ class RunLog:
     def start_from(self, elapsed: float) -> None:
         """Count seconds of work on from here."""
         self._before, self._start = elapsed, time.perf_counter()
+        self._begin_tracking(step)
 
     def line(self, row: dict[str, Any]) -> None:
         """Append a step's line; NaN and infinities become null."""
         self._steps.add(row)
-        if self._board is not None:
-            for key, name in (("loss", "train/loss"), ("lr", "lr"), ("grad_norm", "grad_norm"),
-                              ("seconds", "timing/step"), ("stage", "stage"), ("m", "m"),
-                              ("trainable_params", "trainable_params")):  # fmt: skip
-                if row.get(key) is not None:
-                    self._board.add_scalar(name, row[key], row["step"])
+        self._track({name: row[key] for key, name in SCALARS if row.get(key) is not None}, row["step"])
 
     def event(self, name: str, values: dict[str, Any] | None = None) -> None:
         """Append an event at the current step."""
         head = {"time": now(), "elapsed": round(self.elapsed, 4), "step": self.step, "phase": self.phase}
         self._events.add({**head, "event": name, **(values or {})})
+        if name == "holdout" and values:
+            bands = {f"holdout/band_{i}": value for i, value in enumerate(values["bands"]) if value is not None}
+            self._track({"holdout/loss": values["loss"], **bands}, self.step)
+        elif name != "stop":  # of a run that ends before it has begun to train
+            self._begin_tracking(0)
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the files; trackers get the status that run.json has."""
+        status = _read_status(self.run).get("status", "finished")
+        for tracker in list(self._trackers or ()):
+            self._try(tracker, tracker.finish, status)
+        self._trackers = []
         self._steps.close()
         self._events.close()
-        if self._board is not None:
-            self._board.close()
+
+    def _begin_tracking(self, step: int) -> None:
+        if self._trackers is not None:
+            return
+        self._trackers = []
+        if not (names := tracker_names(self.report_to)):
+            return
+        about, table = _read_status(self.run), self.run / "config.toml"
+        config = dict(leaves(tomllib.loads(table.read_text(encoding="utf-8")))) if table.is_file() else {}
+        known, title = about.get("trackers", {}), str(about.get("label") or self.run.name)
+        to_each = {name: About(self.run, title, config, known.get(name, {}), step) for name in names}
+        self._trackers = make_trackers(self.report_to, to_each)
+        given = {tracker.name: tracker.identity for tracker in self._trackers if tracker.identity}
+        if given:
+            write_status(self.run, {"trackers": {**known, **given}})
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        self._begin_tracking(0)
+        for tracker in list(self._trackers or ()):
+            self._try(tracker, tracker.log, values, step)
+
+    def _try(self, tracker: Tracker, call: Callable[..., None], *values: Any) -> None:
+        """Call a tracker; one that fails is left out from now on."""
+        try:
+            call(*values)
+        except tracker.errors() as error:
+            assert self._trackers is not None
+            self._trackers.remove(tracker)
+            message = (
+                f"train.report_to: {tracker.name} failed ({first_line(error)}); the run goes on without it, log.jsonl "
+                "has every step"
+            )
+            self.event("warning", {"sign": "tracker", "message": message})
+            tqdm.write(f"warning: {message}")
 
 
 class _Lines:
@@ -156,9 +202,13 @@ def describe_run(config: Config, device: torch.device, command: str) -> dict[str
 
 def write_status(run: Path, values: dict[str, Any]) -> None:
     """Update run.json."""
+    write_atomically(run / "run.json", json.dumps({**_read_status(run), **values}, indent=2) + "\n")
+
+
+def _read_status(run: Path) -> dict[str, Any]:
     path = run / "run.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_atomically(path, json.dumps({**old, **values}, indent=2) + "\n")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _commit() -> str | None:
