@@ -1,11 +1,14 @@
 """Training in the processes that torchrun starts: their group, what they must have in common, and the first error."""
 
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,12 +16,24 @@ import torch.distributed as dist
 
 from entprog.config.load import write_config
 from entprog.config.schema import Config
-from entprog.core.processes import first, gathered, several, world
+from entprog.core.processes import by_first, decided, first, gathered, several, world
 from entprog.savings.in_backward import optimizer_plugin
+from entprog.train.checkpoint import checkpoints
 
-__all__ = ["check_processes", "check_same", "launched", "leave_group", "process_group", "together"]
+__all__ = [
+    "check_processes",
+    "check_same",
+    "launched",
+    "leave_group",
+    "lost_process",
+    "process_group",
+    "resumed",
+    "together",
+]
 
 T = TypeVar("T")
+LOST = re.compile("gloo|NCCL|ProcessGroup|[Cc]onnection (closed|reset)|[Tt]imed out")
+"""What errors of torch.distributed contain when another process can't be reached."""
 
 
 def launched() -> int:
@@ -70,6 +85,29 @@ def process_group(config: Config) -> Iterator[Config]:
         yield config
     finally:
         leave_group(waiting=sys.exc_info()[0] is None)
+
+
+def resumed(run: Path, resume: str | None) -> str | None:
+    """Where to go on: as asked for, or at the last checkpoint where torchrun has restarted the processes by itself.
+
+    What a restarted run has written before its first checkpoint is removed.
+    """
+    if resume is not None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) < 1 or not run.is_dir():
+        return resume
+    if decided(bool(checkpoints(run))):
+        return "latest"
+    by_first(lambda: shutil.rmtree(run, ignore_errors=True))
+    return None
+
+
+def lost_process(error: BaseException) -> str | None:
+    """What to say of an error that means that another process has ended; None for any other error."""
+    if not several() or not isinstance(error, RuntimeError) or not LOST.search(str(error)):
+        return None
+    return (
+        "another process of this run has ended or does not answer; torchrun names it below (its own lines say why). "
+        "Go on with --resume-from-checkpoint latest"
+    )
 
 
 def leave_group(*, waiting: bool = True) -> None:

@@ -63,11 +63,11 @@ class RunLog:
         self._steps.cut(lambda row: row["step"] < step)
         self._events.cut(lambda row: row["elapsed"] <= elapsed)
         self.start_from(elapsed)
+        self._begin_tracking(step)
 
     def start_from(self, elapsed: float) -> None:
         """Count seconds of work on from here."""
         self._before, self._start = elapsed, time.perf_counter()
-        self._begin_tracking(step)
 
     def line(self, row: dict[str, Any]) -> None:
         """Append a step's line; NaN and infinities become null."""

@@ -23,7 +23,15 @@ from entprog.tasks.data_record import check_same_data, write_data_record
 from entprog.tasks.finished_run import build_task
 from entprog.train.checkpoint import load_checkpoint
 from entprog.train.engine import engine
-from entprog.train.launch import check_processes, check_same, leave_group, process_group, together
+from entprog.train.launch import (
+    check_processes,
+    check_same,
+    leave_group,
+    lost_process,
+    process_group,
+    resumed,
+    together,
+)
 from entprog.train.log import RunLog, describe_run, now, write_status
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
@@ -62,7 +70,7 @@ def train(
     run = Path(config.output_dir)
     with process_group(config) as own:
         check_processes(config)
-        with open_folder(run, config, resume_from_checkpoint) as saved:
+        with open_folder(run, config, resumed(run, resume_from_checkpoint)) as saved:
             return _train(own, run, saved, command, after_step)
 
 
@@ -111,8 +119,11 @@ def _train(
         raise
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = str(error) or type(error).__name__
+        lost = lost_process(error)
+        reason = lost or str(error) or type(error).__name__
         try_to_note_end(run, log, kind, reason)
+        if lost:
+            raise RuntimeError(lost) from error
         raise
     finally:
         log.close()
