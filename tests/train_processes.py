@@ -3,6 +3,7 @@
 `train_processes.py RANK WORLD FOLDER CASE...`; a case is a name of CASES, with "+shard" or "+resume" behind it.
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
     "muon": {"method": '"progressive"', "schedule.name": '"linear"', "schedule.options": "{ stages = 2 }",
              "train.optimizer": '"muon"'},
 }  # fmt: skip
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def run(rank: int, world: int, folder: Path, case: str) -> None:

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import train_processes
 from processes import Done, started
+from train_processes import rows
 
 HERE = Path(train_processes.__file__).parent
 ONE = ("full", "supernet", "probe", "linear", "lora", "mixed", "muon")
@@ -31,10 +31,6 @@ def train(folder: Path, world: int, cases: tuple[str, ...], *, timeout: float = 
             rank.kill()
     assert [each.returncode for each in ended] == [0] * world, ended
     return ended
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def same_training(run: Path, alone: Path) -> None:

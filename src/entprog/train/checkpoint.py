@@ -9,6 +9,7 @@ checkpoint-N/
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def load_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any
         tensors = read_tensors(path, {} if model is None else plain_parameters(model))
     except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(path, error) from error
+    if model is not None:
+        _check_model(path, tensors, model)
     missing: list[str] = []
     state = _join(plain, tensors, missing)
     if missing:
@@ -116,6 +119,20 @@ def load_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any
             f"resume_from_checkpoint = {str(path)!r}: damaged, no tensor {missing[0]!r}; name an earlier checkpoint"
         )
     return state  # type: ignore[no-any-return]
+
+
+def _check_model(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse a checkpoint of another model."""
+    saved = {name.removeprefix("/model/"): t for name, t in tensors.items() if name.startswith("/model/")}
+    own = plain_parameters(model)
+    wrong = [name for name, p in own.items() if name not in saved or saved[name].shape != p.shape]
+    if wrong:
+        name = wrong[0]
+        there = tuple(saved[name].shape) if name in saved else "nothing"
+        raise ValueError(
+            f"resume_from_checkpoint = {str(path)!r}: of another model: {len(wrong)} of {len(own)} parameters differ, "
+            f"such as {name} ({there} there, {tuple(own[name].shape)} here); name a checkpoint of this run"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -33,6 +33,7 @@ from entprog.train.launch import (
     together,
 )
 from entprog.train.log import RunLog, describe_run, now, write_status
+from entprog.train.loop import NotFinite
 from entprog.train.phase import running
 from entprog.train.phase_run import run_one_phase
 from entprog.train.run_folder import (
@@ -102,7 +103,8 @@ def _train(
     session.data = (task.data_record() or {}).get("fingerprint")
     try:
         if saved is not None:
-            saved = load_checkpoint(Path(saved["path"]), task.model)
+            place = Path(saved["path"])
+            saved = together(lambda: load_checkpoint(place, task.model))
             _restore(session, saved)
         with engine(session):
             _phases(session, saved)
@@ -117,6 +119,11 @@ def _train(
             write_status(run, {"status": "interrupted", "reason": reason, "finished": now()})
             print(f"entprog: stopped at step {session.step} by {reason}", file=sys.stderr)
         raise
+    except NotFinite as error:
+        try_to_note_end(run, log, "failed", str(error))
+        if first():
+            raise
+        raise SystemExit(2) from None  # the loss is that of all processes: the first one says so
     except BaseException as error:
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         lost = lost_process(error)
