@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.run import get_args_parser as torchrun_options
 
 import processes
 from benchmarks.__main__ import app as bench_app
@@ -105,6 +106,9 @@ def test_commands_are_those_of_the_program(
     """The command and its options exist, its keys are a recipe's, and the recipes that it names are there."""
     write_files(page, tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    if command[0] == "torchrun":
+        launcher, command = command[: command.index("-m")], command[command.index("-m") + 1 :]
+        torchrun_options().parse_args([*launcher[1:], "script"])
     if command[0] == "entprog":
         tokens = command[1:]
         app.parse_args(with_overrides_set(tokens), print_error=False, exit_on_error=False)

@@ -25,10 +25,10 @@ __all__ = ["before_sharding", "make_whole", "shard_task"]
 
 
 def before_sharding(config: Config) -> Config:
-    """How the network of such a run is built: on the CPU, in float32, to be divided there."""
+    """How the network of such a run is built: on the CPU, to be divided there."""
     precision: Any = pick_precision(config.train.mixed_precision, pick_device(config.device))
     train = replace(config.train, mixed_precision=precision)
-    return replace(config, device="cpu", train=train, model=replace(config.model, dtype="float32"))
+    return replace(config, device="cpu", train=train)
 
 
 def shard_task(task: Task, config: Config) -> dict[int, tuple[str, ...]]:
