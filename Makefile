@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+# tests/conftest.py orders the files.
+SHARED = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # One thread a process; compiled files are kept even where the environment says not to: each process would compile all.
 TESTED = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
@@ -13,7 +15,7 @@ demo: $(STAMP)  ## fine-tune on real clips in three ways, compare them with the 
 	$(BIN)/entprog demo --out runs/demo
 
 test: $(VENV)/.installed-dev  ## the fast tests (8 minutes on 2 cores)
-	$(TESTED) -m "not slow and not gpu" -n $(JOBS) --dist loadfile
+	$(TESTED) -m "not slow and not gpu" $(SHARED)
 
 lint: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -21,7 +23,7 @@ lint: $(VENV)/.installed-dev  ## format, lint and types
 	$(BIN)/mypy
 
 check: lint  ## lint, types and every test that needs no GPU
-	$(TESTED) -m "not gpu" -n $(JOBS) --dist loadfile
+	$(TESTED) -m "not gpu" $(SHARED)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

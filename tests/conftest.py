@@ -29,8 +29,16 @@ def small_nano() -> Iterator[None]:
         yield
 
 
+LONG = (
+    "tasks/pretrained/test_every_family", "plan/test_plan_pretrained", "train/test_resume", "plan/test_plan_savings",
+    "train/test_train", "benchmarks/test_bench_run", "house/test_golden", "train/test_echo", "demo/test_demo",
+)  # fmt: skip
+"""Files of tests that take longest. They run first, so that at the end no process waits for one of them."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)

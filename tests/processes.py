@@ -113,13 +113,7 @@ def _server() -> Path:
     address = Path(tempfile.mkdtemp(prefix="processes-")) / "socket"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__, str(address)], stdin=subprocess.PIPE, env=env)
-
-    def end() -> None:
-        process.communicate()
-        address.unlink(missing_ok=True)
-        address.parent.rmdir()
-
-    atexit.register(end)
+    atexit.register(process.communicate)  # closes its standard input
     while not address.exists():
         assert process.poll() is None, "the process that the others are forked from has ended"
         time.sleep(0.05)
@@ -145,6 +139,8 @@ def _serve(address: str) -> None:
         connection.close()
         while _reaped():
             pass
+    os.unlink(address)
+    os.rmdir(Path(address).parent)
 
 
 def _reaped() -> bool:
