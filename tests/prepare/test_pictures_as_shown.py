@@ -19,7 +19,9 @@ COUNT = 24
 
 def hdr(transfer: int) -> Any:
     def write(path: Path) -> Path:
-        frames = [frame_of(yuv(bars() / 255 * (0.4 + n / COUNT / 5), 9, False, 10), "yuv420p10le") for n in range(COUNT)]
+        frames = [
+            frame_of(yuv(bars() / 255 * (0.4 + n / COUNT / 5), 9, False, 10), "yuv420p10le") for n in range(COUNT)
+        ]
         return encode(path, frames, "ffv1", "yuv420p10le", matrix=9, full=False, transfer=transfer, primaries=9)
 
     return write

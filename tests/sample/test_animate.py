@@ -17,7 +17,7 @@ from entprog.data.shards import Shards
 from entprog.poses.base import Track
 from entprog.prepare.person import NOBODY, Person, Piece
 from entprog.prepare.video import read_video, write_video
-from entprog.sample import animate, drive, sample
+from entprog.sample import animate, drive, estimator, sample
 from skeletons import clip as moving
 from skeletons import person
 from tiny_sound import with_sound
@@ -72,7 +72,7 @@ class People:
 @pytest.fixture
 def people(monkeypatch: pytest.MonkeyPatch) -> People:
     found = People()
-    monkeypatch.setattr(animate, "default_estimator", lambda: found)
+    monkeypatch.setattr(estimator, "default_estimator", lambda: found)
     monkeypatch.setattr(drive, "find_person", found.find_person)
     return found
 

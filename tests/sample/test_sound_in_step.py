@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from entprog.prepare.video import Video
-from entprog.sample import animate, drive, sample
+from entprog.sample import animate, drive, estimator, sample
 from entprog.sample.panels import PANEL
 from stand_in import StandIn, painted
 from untrained_run import untrained_run
@@ -87,7 +87,7 @@ def test_the_tone_is_heard_when_the_lamp_is_lit(
     name: str, codec: str, first: float, longest: float, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the pause cut out the second piece, which is the longer one, is animated; else all of it with its pause."""
-    monkeypatch.setattr(animate, "default_estimator", OnePerson)
+    monkeypatch.setattr(estimator, "default_estimator", OnePerson)
     monkeypatch.setattr(animate, "generated", lambda *given, **_: [torch.zeros(given[3], 3, 16, 16)])
     monkeypatch.setattr(drive, "LONGEST_PAUSE", longest)
     Image.new("RGB", (64, 96), (90, 90, 90)).save(tmp_path / "me.png")

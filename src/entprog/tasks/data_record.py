@@ -9,6 +9,7 @@ from typing import Any
 from entprog.config.load import ConfigWarning
 from entprog.data.fingerprint import changes
 from entprog.files import write_atomically
+from entprog.poses.loading import recorded_poses
 from entprog.tasks.base import Task
 
 __all__ = ["check_same_data", "read_data_record", "warn_of_other_data", "write_data_record"]
@@ -16,6 +17,8 @@ __all__ = ["check_same_data", "read_data_record", "warn_of_other_data", "write_d
 
 def read_data_record(run: Path) -> dict[str, Any] | None:
     """{"path", "fingerprint", "fps", "codec", "clips", "holdout", "by_clip"} of a run; None without a record.
+
+    And "pose", {"name", "options"} of what found the poses, where the data set's folder said it.
 
     A run of an earlier version has none, nor has one of a task without files.
 
@@ -38,6 +41,8 @@ def write_data_record(run: Path, task: Task) -> None:
     """Write the record of a run that begins; nothing for a task without files."""
     record = task.data_record()
     if record is not None:
+        if found := recorded_poses(record["path"]):
+            record = record | {"pose": {"name": found[0], "options": found[1]}}
         write_atomically(run / "data.json", json.dumps(record, indent=1) + "\n")
 
 
