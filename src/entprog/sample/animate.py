@@ -124,8 +124,12 @@ def sample(
     """
     run, out = Path(run), Path(out)
     given, driving = _listed(reference), _listed(drive)
-    sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
-    if wrong := problems(given, driving, out, frames, fps):
+    wrong = problems(given, driving, out, frames, fps)
+    try:
+        sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
+    except ConfigError as error:
+        wrong += [text.removeprefix("evaluate.") for text in error.problems]
+    if wrong:
         raise ConfigError(wrong)
     estimator, finder = estimator_for(run, pose, pose_options)
     photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
