@@ -69,13 +69,13 @@ def evaluate(
         for key in given
         if not key.startswith(EFFECTIVE)
     ]
-    if config.evaluate.clips == 0:
-        wrong.append("evaluate.clips = 0: there is nothing to measure; give how many clips, such as --clips 8")
     if wrong:
         raise ConfigError(wrong)
     for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
     _, task = open_run(run, config.sample.weights, device, given.get("data.path", ""))
+    if task.generates and config.evaluate.clips == 0:
+        raise ConfigError(["evaluate.clips = 0: there is nothing to measure; give how many clips, such as --clips 8"])
     warn_of_other_data(run, task)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
     result = evaluate_task(task, config, run, weights="ema" if averaged else "model", named=named)

@@ -148,7 +148,7 @@ def _bits(name: str) -> int:
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """See `orientation`."""
     try:
-        data = frame.side_data.get("DISPLAYMATRIX")
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # see `_side_data`; what is known then has no mirroring
         return (round(frame.rotation / 90) * 90 + 90) % 360 - 90, False
     return orientation(None if data is None else struct.unpack("=9i", bytes(data)[:36]))
