@@ -42,6 +42,7 @@ def run(inputs: Path, out: Path) -> int:
     """Start a run in a process group of its own."""
     pid = os.fork()
     if pid:
+        os.setpgid(pid, pid)  # both sides do it, so that the group is there whichever is first
         return pid
     os.setpgid(0, 0)
     code = 1

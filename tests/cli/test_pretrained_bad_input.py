@@ -318,7 +318,7 @@ def test_a_finished_run(capsys: Any, svd: Given) -> None:
         ([*sample, "clip1", "--prompt", "a man"], r"prompt = 'a man': m takes no text; leave it out"),
         ([*sample, "clip1", "--resolution", "36x32"], r"resolution = 36x32: no multiple of \d+ pixels"),
         ([*sample, "clip1", "--resolution", "64x32"], r"resolution = 64x32: drive = 'clip0' is stored as 32x32; choos"),
-        ([*sample, "clip1", "--resolution", "big"], r"evaluate.resolution = 'big'"),
+        ([*sample, "clip1", "--resolution", "big"], r"resolution = 'big': expected a side of 16"),
         ([*sample[:5], "grey.mp4", "--reference", "clip1"], r"drive = 'grey.mp4': no person.*; give a video of at lea"),
         (["evaluate", "run", "--evaluate.resolution", "64x32", "--evaluate.clips", "1"], r".*resolution"),
     ]  # fmt: skip

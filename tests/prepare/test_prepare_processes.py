@@ -12,7 +12,7 @@ from stand_in_work import rows, write
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import stand_in_work
 from entprog.prepare.batch import follow
@@ -24,6 +24,8 @@ def slow(*arguments):
 
 real = stand_in_work.prepare_text
 if __name__ == "__main__":
+    # a shell that starts the tests in the background has SIGINT ignored, in every process below it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     inputs, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     if Ranks.here().rank:
         stand_in_work.prepare_text = slow

@@ -13,19 +13,15 @@ import torch
 from PIL import Image
 
 from entprog.cli.app import main
-from entprog.config.load import write_config
-from entprog.config.schema import Config, DataConfig, EvaluateConfig, ModelConfig, PhaseConfig, SampleConfig
-from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
-from entprog.files import save_weights
-from entprog.nets.dit import build_dit
 from entprog.poses.base import Track
 from entprog.prepare.person import NOBODY, Person, Piece
 from entprog.prepare.video import read_video, write_video
-from entprog.sample import animate, drive, sample
+from entprog.sample import animate, drive, estimator, sample
 from skeletons import clip as moving
 from skeletons import person
 from tiny_sound import with_sound
+from untrained_run import untrained_run
 
 FRAMES, WINDOW, SIDE = 10, 4, 16
 SIZE = (120, 160)
@@ -34,28 +30,7 @@ SIZE = (120, 160)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of an untrained network on rendered people."""
-    root = tmp_path_factory.mktemp("run")
-    spec = RenderedPeople(subjects=2, clips_per_subject=1, holdout=1, frames=5, sizes=(SIDE,))
-    data = render_data_set(spec, root, workers=1, progress=False)
-    index = data / "index.jsonl"
-    rows = [json.loads(line) for line in index.read_text().splitlines()]
-    rows[0]["clip"] = "at 12:30"
-    index.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = Config(
-        method="full",
-        data=DataConfig(path=str(data), sizes=(SIDE,)),
-        model=ModelConfig(init="scratch"),
-        phases={"video": PhaseConfig(steps=1, resolution=SIDE, frames=WINDOW)},
-        sample=SampleConfig(num_inference_steps=1, guidance_scale=1.0),
-        evaluate=EvaluateConfig(clips=1, frames=WINDOW, resolution=SIDE),
-    )
-    folder = root / "run"
-    (folder / "final").mkdir(parents=True)
-    torch.manual_seed(0)
-    save_weights(dict(build_dit("nano").state_dict()), folder / "final" / "model.safetensors")
-    (folder / "config.toml").write_text(write_config(config), encoding="utf-8")
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("run"), side=SIDE, frames=WINDOW)
 
 
 @dataclass
@@ -97,7 +72,7 @@ class People:
 @pytest.fixture
 def people(monkeypatch: pytest.MonkeyPatch) -> People:
     found = People()
-    monkeypatch.setattr(animate, "default_estimator", lambda: found)
+    monkeypatch.setattr(estimator, "default_estimator", lambda: found)
     monkeypatch.setattr(drive, "find_person", found.find_person)
     return found
 

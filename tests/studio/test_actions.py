@@ -71,6 +71,28 @@ def test_preparing_nothing_or_nowhere_is_refused(files, out, message):
         actions.prepare([Path(file) for file in files], out, GIVEN)
 
 
+@pytest.mark.parametrize(
+    ("changed", "out", "message"),
+    [
+        ({"sizes": [31]}, "new", "sizes: "),
+        ({"fps": 1e6}, "new", "fps: "),
+        ({"people": "all"}, "new", "people: 'all'"),
+        ({"min_frames": 0}, "new", "min_frames: 0"),
+        ({}, "other", "exists and was not made by prepare"),
+        ({}, "file", "is a file; give a folder"),
+        ({}, "file/new", "is a file; give a folder"),
+    ],
+)
+def test_nothing_is_copied_where_prepare_would_refuse(videos, tmp_path, changed, out, message):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        actions.prepare([videos / "person.mp4"], str(tmp_path / out), GIVEN | changed)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_only_finished_runs_are_listed(tmp_path):
     for name, finished in (("done", True), ("deep/er", True), ("running", False)):
         (tmp_path / name / "final").mkdir(parents=True)

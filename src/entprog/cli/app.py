@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cyclopts import App, UnknownOptionError
+from cyclopts import App, Parameter, UnknownOptionError
 
 from entprog.cli import commands, sample_command
+from entprog.cli.arguments import converted
 from entprog.cli.errors import plain_errors
 from entprog.cli.overrides import with_a_key, with_overrides_set
 from entprog.cli.studio_command import studio
@@ -65,6 +66,7 @@ app = App(
     verbose=False,
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    default_parameter=Parameter(converter=converted),
 )
 for place, command in enumerate(COMMANDS):
     app.command(command, sort_key=place, usage=USAGES.get(command))

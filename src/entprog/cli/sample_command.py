@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from entprog.cli.overrides import within_limits, without_none
+from entprog import plugins
+from entprog.cli.overrides import either, plugin_options, within_limits, without_none
 from entprog.toml.values import literal
 
 __all__ = ["sample"]
+
+POSE = f"what finds the poses: {either(plugins.names('pose'))}; by default as in the run's data."
 
 
 def sample(
@@ -30,6 +33,8 @@ def sample(
     retarget: bool | None = None,
     panel: bool | None = None,
     prompt: str = "",
+    pose: Annotated[str | None, Parameter(help=POSE)] = None,
+    pose_options: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, consume_multiple=True)] = (),
     device: str = "",
 ) -> None:
     """Animate the person of a photo with the poses of a video.
@@ -56,15 +61,18 @@ def sample(
         retarget: give the poses the proportions, place and size of the photo's person.
         panel: reference, poses, generated and driving frames side by side; by default in a folder.
         prompt: what the clip shows in words, for models that take text.
+        pose_options: of the pose estimator, such as detector=yolox.onnx pose_model=dwpose.onnx.
         device: "auto", "cpu", "cuda" or "cuda:N"; where the run trained if left out.
     """
     from entprog.sample.animate import sample as verb
+    from entprog.sample.estimator import pose_of
 
     sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "seed": seed}
     size: dict[str, Any] = {"resolution": None if resolution is None else literal(resolution), "frames": frames}
     numbers = {f"sample.{key}": value for key, value in sampling.items()}
     within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
     given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "prompt": prompt, "device": device}
+    given |= {"pose": pose, "pose_options": plugin_options("pose", pose or pose_of(run), pose_options)}
     given |= {"fps": fps, "retarget": retarget, "panel": panel, "say": partial(print, file=sys.stderr)}
     for path in verb(run, reference=reference, drive=drive, out=out, **given):  # type: ignore[union-attr]
         print(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from entprog.data.fingerprint import fingerprint
@@ -120,7 +120,7 @@ class Shards:
                 f"data.path = {str(folder)!r}: no dataset.json and index.jsonl there; "
                 f"make them with: entprog prepare VIDEOS {folder}"
             )
-        self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        self.about: dict[str, Any] = _about(about)
         if self.about.get("format") == 2:
             raise ValueError(
                 f"data.path = {str(folder)!r}: format 2, windows for a pretrained model; "
@@ -183,9 +183,24 @@ class Shards:
         if not 0 <= start <= start + frames <= row.frames:
             raise ValueError(f"clip {row.clip!r}: frames {start}..{start + frames} requested, it has {row.frames}")
         if row.shard not in self._open:
-            self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
+            try:
+                self._open[row.shard] = safe_open(str(self.folder / row.shard), "pt")
+            except (SafetensorError, OSError) as error:
+                gone = not (self.folder / row.shard).exists()
+                what = "is missing" if gone else f"is truncated or no safetensors ({error})"
+                raise ValueError(
+                    f"data.path = {str(self.folder)!r}: {row.shard} {what}; copy it again, or prepare the data again"
+                ) from error
         stored = self._open[row.shard].get_slice(key)
         return stored[row.start + start : row.start + start + frames]
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: can't be read as JSON ({error}); prepare the data set again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _row(index: Path, number: int, line: str) -> ClipRow:

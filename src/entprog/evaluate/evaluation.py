@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from entprog.config import checks
-from entprog.config.load import read_config
+from entprog.config.load import ConfigError, read_config
 from entprog.config.schema import Config, EvaluateConfig, SampleConfig
 from entprog.core.bands import band_edges, band_means
 from entprog.core.types import Shape
@@ -34,6 +34,8 @@ __all__ = [
     "write_samples",
 ]  # fmt: skip
 
+EFFECTIVE = ("evaluate.", "sample.", "data.path")
+"""What the keys begin with that change an evaluation."""
 MANY = 1000
 """So many clips mean all that are held out."""
 
@@ -45,7 +47,8 @@ def evaluate(
 
     Args:
         run: a folder made by `entprog train`.
-        overrides: dotted keys over the run's own configuration, such as {"sample.guidance_scale": 1.5}.
+        overrides: dotted keys over the run's own configuration, such as {"sample.guidance_scale": 1.5}: those of
+            [evaluate] and [sample], and data.path for a data set that was moved, or another one.
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
         protocol: a published protocol by name ("disco"), under the overrides; empty for the recipe's own settings.
 
@@ -53,16 +56,26 @@ def evaluate(
         The content of `metrics.json`; a table of it is printed, with the protocol.
 
     Raises:
-        ValueError: no finished run, no held-out clip that fits the protocol, or a metric's package is missing.
+        ValueError: no finished run, no held-out clip that fits the protocol, a key that has no effect here, or a
+            metric's package is missing.
     """
     run, named = Path(run), protocol_named(protocol)
     given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (overrides or {}).items()}
     if not (run / "config.toml").is_file():
         raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
     config = read_config(run / "config.toml", named.overrides() | given, resolved=True)
+    wrong = [
+        f"--{key}: has no effect on an evaluation; give keys of [evaluate] and [sample], and data.path"
+        for key in given
+        if not key.startswith(EFFECTIVE)
+    ]
+    if wrong:
+        raise ConfigError(wrong)
     for finding in checks.packages(config, ("metric",)):
         raise ValueError(finding.keys[0] + finding.text)
-    _, task = open_run(run, config.sample.weights, device)
+    _, task = open_run(run, config.sample.weights, device, given.get("data.path", ""))
+    if task.generates and config.evaluate.clips == 0:
+        raise ConfigError(["evaluate.clips = 0: there is nothing to measure; give how many clips, such as --clips 8"])
     warn_of_other_data(run, task)
     averaged = config.sample.weights != "model" and (run / "final" / "ema.safetensors").is_file()
     result = evaluate_task(task, config, run, weights="ema" if averaged else "model", named=named)

@@ -4,7 +4,6 @@ Each file is read twice, so that memory does not grow with its length: first sma
 at full size for the pixels inside each clip's square.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,19 @@ from entprog.prepare.layouts import list_layout
 from entprog.prepare.names import free_name
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
 from entprog.prepare.ranks import Ranks
-from entprog.prepare.store import Row, Store
+from entprog.prepare.store import Row, Store, check_folder
+from entprog.profiling.device import pick_device
 
-__all__ = ["PEOPLE", "PrepareResult", "free_name", "no_videos", "prepare_folder", "wrong_workers"]
+__all__ = [
+    "PEOPLE", "PrepareResult", "check_settings", "free_name", "no_videos", "prepare_folder", "wrong_device",
+    "wrong_rate", "wrong_workers",
+]  # fmt: skip
 
 PEOPLE = ("largest", "drop")
+LARGEST = 4096
+"""Pixels of a side for which latents are stored, at most."""
+FASTEST = 240
+"""Most frames a second."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def prepare_folder(
         layout: how the inputs are laid out; a public data set's layout says what is held out (see `layouts`).
         encode: uint8 [F,S,S,3] -> latents [F,16,S/4,S/4]; None takes the packaged codec.
         codec: {"codec": name, "codec_hash": hash} for dataset.json; given together with `encode`.
-        device: where the pose networks run.
+        device: where the pose networks run: "auto", "cpu", "cuda" or "cuda:N".
         pose, pose_options: name and options of the pose estimator; docs/poses.md has them.
 
     Raises:
@@ -116,8 +123,9 @@ def prepare_folder(
         workers,
         encode,
         codec,
-        [*wrong_sharpness(min_sharpness), *wrong_pose(pose, pose_options)],
+        [*wrong_sharpness(min_sharpness), *wrong_pose(pose, pose_options), *wrong_device(device)],
     )
+    device = str(pick_device(device))
     if codec is None:
         from entprog.codecs.pca import PatchCodec
 
@@ -150,6 +158,24 @@ def prepare_folder(
         return result_of(store, skipped, len(rows), sum(row.frames for row in rows))
 
 
+def check_settings(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    sizes: Sequence[int] = (32, 64),
+    fps: float = 12.0,
+    people: str = "largest",
+    min_frames: int = 16,
+) -> None:
+    """Refuse what `prepare_folder` refuses of these before it writes anything.
+
+    Raises:
+        ValueError: a setting or path is wrong, or `out` holds something else.
+    """
+    _check(list(inputs), sorted(sizes), fps, people, min_frames, None, 0.1, 1, None, None)
+    check_folder(out)
+
+
 def _check(
     inputs: list[Path],
     sizes: list[int],
@@ -167,10 +193,9 @@ def _check(
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
     wrong += [f"inputs: {shown(path)} does not exist; check the path" for path in inputs if not os.path.lexists(path)]
-    if not sizes or len(set(sizes)) < len(sizes) or any(size < 16 or size % 8 for size in sizes):
-        wrong.append(f"sizes: {sizes}; give different multiples of 8, 16 or more")
-    if not (math.isfinite(fps) and fps > 0):
-        wrong.append(f"fps: {fps}; give a number above 0")
+    if not sizes or len(set(sizes)) < len(sizes) or any(not 16 <= size <= LARGEST or size % 8 for size in sizes):
+        wrong.append(f"sizes: {sizes}; give different multiples of 8 from 16 to {LARGEST}")
+    wrong += wrong_rate(fps)
     if people not in PEOPLE:
         wrong.append(f"people: {people!r}; give one of {', '.join(PEOPLE)}")
     if min_frames < 1:
@@ -184,6 +209,20 @@ def _check(
         wrong.append(f'codec: {codec}; give encode and {{"codec": ..., "codec_hash": ...}} together, or neither')
     if wrong:
         raise ValueError("\n".join(wrong))
+
+
+def wrong_device(device: str) -> list[str]:
+    """What is wrong with the device's name, or that it is not there."""
+    try:
+        pick_device(device)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def wrong_rate(fps: float) -> list[str]:
+    """What is wrong with the frames a second of clips."""
+    return [] if 0 < fps <= FASTEST else [f"fps: {fps}; give a number above 0, up to {FASTEST}"]
 
 
 def wrong_workers(workers: int | None) -> list[str]:

@@ -13,7 +13,7 @@ GREY = 128
 
 
 def read_image(path: str | Path, field: str = "reference", most: int | None = 1536) -> np.ndarray:
-    """The picture of a file as uint8 [H, W, 3]: turned by its EXIF, 16 bits scaled to 8, sRGB, over grey.
+    """The picture of a file as uint8 [H, W, 3]: turned by its EXIF, 16 bits scaled to 8, HDR as SDR, sRGB, over grey.
 
     Args:
         field: name of the setting, for messages.
@@ -25,7 +25,7 @@ def read_image(path: str | Path, field: str = "reference", most: int | None = 15
     path = Path(path)
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(_shown(path, opened))
             picture, profile = _eight_bits(image), image.info.get("icc_profile")
             if "A" in picture.getbands() and picture.mode != "LAB":
                 # over grey before it is reduced, so that transparent colours do not run into the edges
@@ -36,6 +36,18 @@ def read_image(path: str | Path, field: str = "reference", most: int | None = 15
         raise ValueError(f"{field} = {str(path)!r}: {reason}; give a PNG, JPEG or WebP file") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(f"{field} = {str(path)!r}: cannot be read ({error}); give a whole image file") from error
+
+
+def _shown(path: Path, opened: Image.Image) -> Image.Image:
+    """The picture as Pillow reads it, or in SDR where its file says that it is HDR."""
+    from entprog.prepare.hdr_image import hdr_picture  # which imports this module
+
+    found = hdr_picture(path, opened.format)
+    if found is None:
+        return opened
+    image = Image.fromarray(found)
+    image.info["exif"] = opened.getexif().tobytes()
+    return image
 
 
 def over_grey(picture: np.ndarray) -> np.ndarray:

@@ -33,15 +33,16 @@ class Player:
             was mirrored left to right before.
     """
 
-    def __init__(self, facts: Facts, short_side: int | None) -> None:
-        self.facts, self.short_side = facts, short_side
+    def __init__(self, facts: Facts, short_side: int | None, *, turned: bool = True) -> None:
+        """`turned` False: pictures as they are stored, for those who turn them themselves."""
+        self.facts, self.short_side, self.turned = facts, short_side, turned
         self.size, self.full_size, self.rotation, self.mirrored = (0, 0), (0, 0), 0, False
         self._scaler = VideoReformatter()
         self._converters: dict[tuple[int, int], ToSDR] = {}
 
     def show(self, frame: av.VideoFrame) -> np.ndarray:
         """The picture of a frame."""
-        turn, mirror = orientation(_display_matrix(frame))
+        turn, mirror = _orientation(frame) if self.turned else (0, False)
         upright = max(1, round(frame.width * self.facts.aspect)), frame.height
         if not self.size[0]:
             self.rotation, self.mirrored = turn, mirror
@@ -144,13 +145,21 @@ def _bits(name: str) -> int:
     return max((component.bits for component in av.VideoFormat(name).components), default=8)
 
 
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    data = _side_data(frame, "DISPLAYMATRIX")
-    return None if data is None else struct.unpack("=9i", data[:36])
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """See `orientation`."""
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # see `_side_data`; what is known then has no mirroring
+        return (round(frame.rotation / 90) * 90 + 90) % 360 - 90, False
+    return orientation(None if data is None else struct.unpack("=9i", bytes(data)[:36]))
 
 
 def _side_data(frame: av.VideoFrame, name: str) -> bytes | None:
-    data: Any = frame.side_data.get(name)
+    """What the file says of a frame; None also beside data of a kind that PyAV does not know, such as EXIF."""
+    try:
+        data: Any = frame.side_data.get(name)
+    except ValueError:
+        return None
     return None if data is None else bytes(data)
 
 

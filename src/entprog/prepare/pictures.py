@@ -18,7 +18,7 @@ from entprog.data.posemap import draw_pose_in
 from entprog.prepare.crop import resize
 from entprog.prepare.picture import Player
 from entprog.prepare.video import Video, VideoError
-from entprog.prepare.video_file import Facts, best_stream, decoder_of, describe, opened
+from entprog.prepare.video_file import Decoded, Facts, best_stream, decoder_of, describe, opened, progressive
 
 SHORT_FILE = 400
 """Decoded frames; longer files are read by seeking."""
@@ -71,7 +71,7 @@ def poster(path: Path, *, short_side: int) -> np.ndarray | None:
         with _Shown(path, short_side) as video:
             if video.container.duration and video.container.duration > av.time_base:
                 video.container.seek(int((video.container.start_time or 0) + video.container.duration / 3))
-            return next((video.show(frame) for frame in video.frames()), None)
+            return next((video.show(decoded) for decoded in video.frames()), None)
     except (VideoError, av.FFmpegError, OSError, OverflowError):
         return None
 
@@ -106,17 +106,17 @@ def _by_seeking(
             time_wanted = start + number / fps
             if time_wanted - at > NEAR:
                 frames = video.frames(time_wanted)
-            previous: av.VideoFrame | None = None
-            for frame in islice(frames, FURTHEST):
-                if frame.time is None or not budget.left():
+            previous: Decoded | None = None
+            for decoded in islice(frames, FURTHEST):
+                if decoded.time is None or not budget.left():
                     return
-                at = frame.time
+                at = decoded.time
                 if at >= time_wanted - 1e-3:
                     if previous is not None and time_wanted - (previous.time or 0.0) < at - time_wanted:
-                        frame = previous
-                    yield number, video.show(frame)
+                        decoded = previous
+                    yield number, video.show(decoded)
                     break
-                previous = frame
+                previous = decoded
 
 
 class _Shown:
@@ -129,7 +129,10 @@ class _Shown:
     def __init__(self, path: Path, short_side: int) -> None:
         self.path, self.facts = path, Facts()
         self._player = Player(self.facts, short_side)
-        self.show = self._player.show
+
+    def show(self, decoded: Decoded) -> np.ndarray:
+        """The picture of a frame."""
+        return self._player.show(decoded.frame)
 
     def __enter__(self) -> "_Shown":
         self.container = opened(self.path)
@@ -146,17 +149,20 @@ class _Shown:
     def __exit__(self, *_: object) -> None:
         self.container.close()
 
-    def frames(self, time: float | None = None) -> Iterator[av.VideoFrame]:
-        """The frames from here on, or from the key frame before `time` on."""
+    def frames(self, time: float | None = None) -> Iterator[Decoded]:
+        """The frames from here on, or from the key frame before `time` on; interlaced ones deinterlaced."""
         if time is not None:
             self.container.seek(int(time / (self._stream.time_base or 1)), stream=self._stream)
         if self._decoder is not self._stream.codec_context:
             self._decoder.flush_buffers()
+        return progressive(self._decoded(), self.facts)
+
+    def _decoded(self) -> Iterator[Decoded]:
         for packet in self.container.demux(self._stream):
             for frame in self._decoder.decode(packet if packet.size else None):
                 if frame.time_base is None:
                     frame.time_base = self._stream.time_base
-                yield frame
+                yield Decoded(frame, -1, frame.time)
             if not packet.size:
                 return
 

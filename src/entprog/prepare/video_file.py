@@ -18,7 +18,10 @@ from entprog.prepare.deinterlace import Deinterlacer
 from entprog.prepare.image import over_grey, read_image
 from entprog.prepare.sniff import numbered_images
 
-__all__ = ["Decoded", "Facts", "VideoError", "best_stream", "decoder_of", "describe", "frames_of", "opened", "reading"]
+__all__ = [
+    "Decoded", "Facts", "VideoError", "best_stream", "decoder_of", "describe", "frames_of", "opened", "progressive",
+    "reading",
+]  # fmt: skip
 
 PICTURES = ("image2", "webp_pipe", "ico", "tty", "bin", "xbin", "adf", "idf", "svg")
 PROTOCOLS = {"protocol_whitelist": "file"}
@@ -140,7 +143,7 @@ def _of_file(path: Path, facts: Facts) -> Iterator[Decoded]:
             return
         stream = best_stream(path, container, facts)
         describe(container, stream, facts)
-        yield from _progressive(_decode(path, container, stream, facts), facts)
+        yield from progressive(_decode(path, container, stream, facts), facts)
         if 0 < facts.decoded < 0.9 * stream.frames:
             facts.note(f"the file ends after {facts.decoded} of {stream.frames} frames")
 
@@ -273,7 +276,7 @@ def _packets(
             yield packet
 
 
-def _progressive(frames: Iterator[Decoded], facts: Facts) -> Iterator[Decoded]:
+def progressive(frames: Iterator[Decoded], facts: Facts) -> Iterator[Decoded]:
     """The same frames, interlaced ones deinterlaced (yadif, one frame for two fields)."""
     deinterlacer: Deinterlacer[Decoded] | None = None
     for decoded in frames:

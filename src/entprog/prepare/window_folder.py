@@ -1,7 +1,6 @@
 """Folders of videos of people -> a data set of windows (format 2): latents of a VAE, poses, references and texts."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from entprog.codecs.diffusers import DiffusersCodec
 from entprog.data.windows import FORMAT, prompt_hash
 from entprog.poses.loading import DEFAULT, open_estimator, pose_settings, wrong_pose
 from entprog.prepare.batch import PrepareResult, follow, hold, prepare_files, result_of, workers_of
-from entprog.prepare.folder import PEOPLE, no_videos, wrong_workers
+from entprog.prepare.folder import PEOPLE, no_videos, wrong_device, wrong_rate, wrong_workers
 from entprog.prepare.inputs import shown
 from entprog.prepare.layouts import list_layout
 from entprog.prepare.quality import MIN_SHARPNESS, wrong_sharpness
@@ -22,6 +21,7 @@ from entprog.prepare.ranks import Ranks
 from entprog.prepare.store import Row, check_folder
 from entprog.prepare.window_file import EncodeImages, Encoders, prepare_windows_of
 from entprog.prepare.window_store import WindowStore
+from entprog.profiling.device import pick_device
 
 EncodeText = Callable[[Sequence[str]], Mapping[str, Mapping[str, Tensor]]]
 """Prompts to their tensors by name, unpadded and without the batch axis."""
@@ -94,11 +94,13 @@ def prepare_windows(
         *_wrong_settings(paths, fps, references, face, people, holdout),
         *wrong_workers(workers),
         *wrong_pose(pose, pose_options),
+        *wrong_device(device),
     ]
     if (text is None) != (encode_text is None):
         wrong.append("text: give the text encoders' class and hash together with encode_text, or neither")
     if wrong:
         raise ValueError("\n".join(wrong))
+    device = str(pick_device(device))
     check_folder(out)
     listing = list_layout(layout, paths, out)
     if left_out is not None:
@@ -273,8 +275,7 @@ def _wrong_settings(
     if not inputs:
         wrong.append("inputs: none given; give video files or folders")
     wrong += [f"inputs: {shown(path)} does not exist; check the path" for path in inputs if not os.path.lexists(path)]
-    if not (math.isfinite(fps) and fps > 0):
-        wrong.append(f"fps: {fps}; give a number above 0")
+    wrong += wrong_rate(fps)
     for name, value in (("references", references), ("face", face)):
         if value < 0:
             wrong.append(f"{name}: {value}; give 0 or more")

@@ -19,6 +19,8 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device = {name!r}: choose auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {name!r}: no CUDA device here; choose cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device = {name!r}: CUDA devices here: {torch.cuda.device_count()}, counted from 0")
     return device
 
 

@@ -3,7 +3,7 @@
 Shape legend: F frames, H W height and width in pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from entprog.codecs.pca import to_uint8
 from entprog.config.load import ConfigError, updated
 from entprog.config.schema import EvaluateConfig, SampleConfig
 from entprog.poses.base import PoseEstimator
-from entprog.poses.loading import DEFAULT, default_estimator, open_estimator, recorded_poses
 from entprog.prepare.crop import VISIBLE, Rectangle, keypoints_in
 from entprog.sample.drive import Drive, Frames, has_sound, read_drive, stored_drive
+from entprog.sample.estimator import estimator_for
 from entprog.sample.output import Output, outputs, problems
 from entprog.sample.panels import GUTTER, PANEL, beside, pose_panel, write_clip, write_panels
 from entprog.sample.reference import Photo, cut, place, plain, read_photo
@@ -84,6 +84,8 @@ def sample(
     retarget: bool | None = None,
     panel: bool | None = None,
     prompt: str = "",
+    pose: str | None = None,
+    pose_options: Mapping[str, Any] | None = None,
     device: str = "",
     say: Say = print,
     **sampling: Any,
@@ -108,6 +110,8 @@ def sample(
             two are not known to be the same person.
         panel: show reference, pose, retargeted pose, generated and driving frames side by side; by default in a folder.
         prompt: what the clip shows in words, for models that take text.
+        pose: the estimator that reads photo and drive; by default that of the run's data, or else "blazepose".
+        pose_options: its options, over those that the data set records.
         device: "auto", "cpu", "cuda" or "cuda:N"; empty for where the run trained.
         say: is given one line a clip that says what was used.
         sampling: keys of [sample], such as seed; what is left out or None is as in the run.
@@ -120,10 +124,14 @@ def sample(
     """
     run, out = Path(run), Path(out)
     given, driving = _listed(reference), _listed(drive)
-    sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
-    if wrong := problems(given, driving, out, frames, fps):
+    wrong = problems(given, driving, out, frames, fps)
+    try:
+        sides = None if resolution is None else updated(EvaluateConfig(), "evaluate", {"resolution": resolution}).sides
+    except ConfigError as error:
+        wrong += [text.removeprefix("evaluate.") for text in error.problems]
+    if wrong:
         raise ConfigError(wrong)
-    estimator, finder = _estimator(run)
+    estimator, finder = estimator_for(run, pose, pose_options)
     photos = {name: read_photo(Path(name), estimator) for name in dict.fromkeys(given) if Path(name).is_file()}
     config, task = open_run(run, device=device)
     settings = updated(config.sample, "sample", sampling)
@@ -159,23 +167,6 @@ def _rate(run: Path, animator: Animator) -> tuple[float, str]:
     if animator.rate:
         return animator.rate, ""
     return FPS, f"the run's data set is gone, so {FPS:g} frames a second are assumed (--fps for another)"
-
-
-def _estimator(run: Path) -> tuple[PoseEstimator, str]:
-    """What found the poses of the run's data, or the packaged estimator and why."""
-    found = recorded_poses((read_data_record(run) or {}).get("path"))
-    if found is None or found == (DEFAULT, {}):
-        return default_estimator(), ""
-    name, options = found
-    why = "it reads no pictures" if name == "openpose_json" else ""
-    if any(str(value).startswith("sha256:") for value in options.values()):
-        why = "where its files lie is not known"
-    if not why:
-        try:
-            return open_estimator(name, options), f"poses by {name}, as in the run's data"
-        except (ValueError, OSError) as error:
-            why = str(error).splitlines()[0]
-    return default_estimator(), f"poses by {DEFAULT}, not by {name} as in the run's data: {why}"
 
 
 def _drive(name: str, animator: Animator, request: Request, rate: float, estimator: PoseEstimator) -> Drive:

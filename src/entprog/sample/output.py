@@ -1,15 +1,12 @@
 """What is wrong with a call by itself, and where its clips go."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from entprog.prepare.folder import FASTEST
 from entprog.prepare.sniff import EXTENSIONS, numbered_images
 
 __all__ = ["Output", "outputs", "problems"]
-
-FASTEST = 240
-"""Most frames a second."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,14 @@ def problems(references: list[str], drives: list[str], out: Path, frames: int | 
         if not some:
             wrong.append(f"{name}: none given; give at least one")
         for one in dict.fromkeys(some):
-            if Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
+            if not one.strip():
+                wrong.append(f"{name} = {one!r}: empty; give {kind}, or a clip's name")
+            elif Path(one).is_dir() and not (name == "drive" and numbered_images(one)):
                 also = ", a folder of numbered pictures" if name == "drive" else ""
                 wrong.append(f"{name} = {one!r}: a folder; give {kind}{also} or FOLDER:CLIP")
     if frames is not None and frames < 1:
         wrong.append(f"frames = {frames}: give 1 or more, or leave it out for the whole drive")
-    if fps is not None and not (math.isfinite(fps) and 0 < fps <= FASTEST):
+    if fps is not None and not 0 < fps <= FASTEST:
         wrong.append(f"fps = {fps}: give a number above 0, up to {FASTEST}")
     if problem := _out_problem(out, len(references) * len(drives)):
         wrong.append(problem)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entprog.prepare.contact_sheet import DataSet, frames_with_poses, rows_of
-from entprog.prepare.folder import prepare_folder
+from entprog.prepare.folder import check_settings, prepare_folder
 from entprog.prepare.pictures import Budget, jpeg, poster, resized
 from entprog.prepare.video import VideoError, write_video
 from entprog.report.data_set import report_data_set
@@ -125,6 +125,7 @@ def prepare(videos: Sequence[Path], out: str, given: dict[str, Any]) -> str:
     if not out.strip():
         raise ValueError("folder: empty; give the folder that the data set shall be in, such as data/people")
     folder = Path(out.strip()).expanduser()
+    check_settings(videos, folder, **given)  # before anything is copied
     kept = folder.with_name(f"{folder.name}-videos")
     kept.mkdir(parents=True, exist_ok=True)
     copies = [_copied(video, kept) for video in videos]

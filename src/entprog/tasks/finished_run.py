@@ -23,13 +23,14 @@ def build_task(config: Config, weights: str = "") -> Task:
     return task_plugin(config).build(config, weights)
 
 
-def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config, Task]:
+def open_run(run: Path, weights: str = "auto", device: str = "", data: str = "") -> tuple[Config, Task]:
     """Configuration and task of a finished run.
 
     Args:
         weights: "model", "ema", or "auto": EMA weights where the run kept them.
         device: where the task goes; empty for the run's own. A run trained in fp16 on a CUDA device uses the precision
             "auto" elsewhere.
+        data: folder of the data set; empty for the run's own.
 
     Raises:
         ValueError: no run, not finished, EMA weights requested that it does not have, or no such device.
@@ -47,6 +48,8 @@ def open_run(run: Path, weights: str = "auto", device: str = "") -> tuple[Config
         half = config.train.mixed_precision == "fp16" and pick_device(device).type == "cpu"
         precision = "auto" if half else config.train.mixed_precision
         config = replace(config, device=device, train=replace(config.train, mixed_precision=precision))
+    if data:
+        config = replace(config, data=replace(config.data, path=data))
     averaged = final / "ema.safetensors"
     if weights == "ema" and not averaged.is_file():
         raise ValueError(f"weights = 'ema': {run} has no EMA weights; set train.ema_decay, or choose model")

@@ -19,6 +19,24 @@ BATCH_TOKENS = 16384
 """Tokens of the clips that are generated in one batch."""
 
 
+def check_size(shards: Shards, settings: EvaluateConfig) -> None:
+    """Refuse a size that the data set does not hold.
+
+    Raises:
+        ValueError: it does not.
+    """
+    height, width = settings.sides
+    if height != width:
+        raise ValueError(
+            f"evaluate.resolution = {settings.resolution}: the task 'human_video' makes squares; give one side"
+        )
+    if height not in shards.sizes:
+        raise ValueError(
+            f"evaluate.resolution = {height}: the data set stores {list(shards.sizes)}; "
+            "choose one of these, or prepare it with that size too"
+        )
+
+
 def holdout_clips(shards: Shards, frames: int) -> Clips:
     """The held-out clips of at least `frames` frames."""
     longest = max((row.frames for row in shards.rows if row.split == "holdout"), default=0)

@@ -281,6 +281,7 @@ class HumanVideoTask(Task):
 
     def held_out(self, settings: EvaluateConfig) -> Iterator[list[HeldOutClip]]:
         """See `Task.held_out`."""
+        held_out.check_size(self.data, settings)
         clips = held_out.holdout_clips(self.data, settings.frames)
         return held_out.batches(clips, settings, self.codec, self.model.config.patch)
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from entprog.codecs.diffusers import DiffusersCodec
 from entprog.config.load import ConfigError
-from entprog.prepare.folder import PrepareResult
+from entprog.prepare.folder import PrepareResult, wrong_device
 from entprog.prepare.layouts import list_layout
 from entprog.prepare.metadata import captions
 from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
+from entprog.profiling.device import pick_device
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.folder import ModelFolder
@@ -66,8 +67,10 @@ def prepare_data(
     vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
     model, family = _family(codec, text)
     multiple = size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:])
-    if wrong := wrong_shapes(vae, sizes, frames, multiple, max_frames):  # before the text encoders' files are read
+    # before the text encoders' files are read
+    if wrong := [*wrong_shapes(vae, sizes, frames, multiple, max_frames), *wrong_device(device)]:
         raise ConfigError(wrong)
+    device = str(pick_device(device))
     needed = None if family is None else _needed(family)
     face = 0
     if family is not None and "face" in _needed(family):
