@@ -14,7 +14,7 @@ def latents(r: Random, text: int, *frames: int) -> dict[str, Any]:
 
 
 UNET: dict[str, Any] = {
-    "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 1,
+    "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 2,
     "norm_num_groups": 4,
 }  # fmt: skip
 TWO_LEVELS = {"down_block_types": ("CrossAttnDownBlock{}", "DownBlock{}"),

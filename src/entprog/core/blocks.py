@@ -119,7 +119,8 @@ def discover_blocks(
        order.
     3. A guess: the outermost module lists with at least two members of one class that has a forward. Lists with less
        than a tenth of the parameters of the largest are treated as side paths (embedders, refiners) and left out.
-       An `nn.Sequential` counts as a list where the lists of the model are side paths beside it.
+       An `nn.Sequential` counts as a list where the lists of the model are side paths beside it. Where no list has
+       members of one class only, lists of several classes count, such as those of Stable Cascade's levels.
 
     Raises:
         ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
@@ -220,6 +221,8 @@ def _guess(model: nn.Module) -> dict[str, nn.Module]:
     lists, sequences = _stacks(model, nn.ModuleList), _stacks(model, nn.Sequential)
     if _largest(lists) * 10 < _largest(sequences):
         lists = sequences
+    if not lists:
+        lists = _stacks(model, nn.ModuleList, of_one_class=False)
     largest = _largest(lists)
     return {
         f"{name}.{i}" if name else str(i): member
@@ -229,12 +232,15 @@ def _guess(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _stacks(model: nn.Module, kind: type[nn.ModuleList] | type[nn.Sequential]) -> dict[str, Any]:
-    """The outermost lists of this kind with at least two members of one class that has a forward."""
+def _stacks(
+    model: nn.Module, kind: type[nn.ModuleList] | type[nn.Sequential], *, of_one_class: bool = True
+) -> dict[str, Any]:
+    """The outermost lists of this kind with at least two members, all with a forward."""
     stacks: dict[str, Any] = {}
     for name, module in model.named_modules():
-        uniform = isinstance(module, kind) and len({type(member) for member in module}) == 1
-        if uniform and len(module) >= 2 and _has_forward(module[0]) and not _inside(name, stacks):
+        if not isinstance(module, kind) or len(module) < 2 or _inside(name, stacks):
+            continue
+        if all(map(_has_forward, module)) and not (of_one_class and len({type(member) for member in module}) > 1):
             stacks[name] = module
     return stacks
 
