@@ -23,19 +23,22 @@ Predict = Callable[[entprog.Draw], Tensor]
 Draws = Callable[[int], entprog.Draw]
 
 
-def judged(make: Callable[[], nn.Module], predictor: Callable[[nn.Module], Predict], draw: Draws) -> dict[str, str]:
+def judged(
+    make: Callable[[], nn.Module], predictor: Callable[[nn.Module], Predict], draw: Draws, **options: Any
+) -> dict[str, str]:
     """For each score "ok", or the message of what went wrong in one line.
 
     Args:
         make: the model, with the same weights at each call.
         predictor: what a model predicts for a draw.
         draw: a draw by its seed.
+        options: of attach.
     """
     found = {}
     for score in SCORES:
         model = make()
         try:
-            ranked_and_trained(model, predictor(model), draw, score)
+            ranked_and_trained(model, predictor(model), draw, score, **options)
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             found[score] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:

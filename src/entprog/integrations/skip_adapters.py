@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter, Blocks
 from entprog.integrations.level_adapters import LEVELS, Shortcut, resnet_shortcut
@@ -38,6 +38,11 @@ def _resnet(block: Any) -> Adapter | None:
     found = resnet_shortcut(block)
     plain = all(getattr(block, name, None) is None for name in found.path)
     return None if plain and found.divisor == 1 else found
+
+
+def _convolved(block: Any) -> Adapter | None:
+    """A residual block of U-Nets outside diffusers, whose shortcut may be a convolution `res_conv`."""
+    return Shortcut(block, ("res_conv",)) if isinstance(getattr(block, "res_conv", None), CONVOLUTIONS) else None
 
 
 def _mixed_resnet(block: Any) -> Adapter | None:
@@ -80,9 +85,11 @@ def _motion_encoder(block: Any) -> Adapter:
     return Shortcut(block, ("conv_skip",), math.sqrt(2))
 
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS: Mapping[str, Callable[[Any], Adapter | None]] = {
     "ResnetBlock2D": _resnet,
     "ResnetBlockCondNorm2D": _resnet,
+    "ResnetBlock": _convolved,
     "SpatioTemporalResBlock": _mixed_resnet,
     "HunyuanDiTBlock": _hunyuan_dit,
     "CosmosTransformerBlock": _cosmos,
