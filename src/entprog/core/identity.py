@@ -133,8 +133,8 @@ class _Probed:
 
 
 def _zeros(parameter: Tensor) -> Tensor:
-    """As the block sees it when it runs: whole, where the parameter is sharded (a DTensor)."""
-    if hasattr(parameter, "full_tensor"):
+    """As the block sees it when it runs: a plain tensor, where it is a sharded one (DTensor) or a quantized one."""
+    if type(parameter) not in (Tensor, nn.Parameter):
         return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     return torch.zeros_like(parameter)
 
