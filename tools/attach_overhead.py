@@ -107,7 +107,9 @@ def main(pairs: int = 40) -> None:
     print(f"step without the method: {1e3 * step:.1f} ms (median of {pairs})")
     print(f"with it, in turns: {100 * statistics.median(ratios):+.2f} % (median of {pairs} pairs; mean "
           f"{100 * statistics.mean(ratios):+.2f} +- {100 * error:.2f} %)")  # fmt: skip
-    print(f"an empty step: {entering:.0f} us, the optimizer's hook: {hook:.0f} us: {(entering + hook) / step / 1e4:.3f} %")
+    print(
+        f"an empty step: {entering:.0f} us, the optimizer's hook: {hook:.0f} us: {(entering + hook) / step / 1e4:.3f} %"
+    )
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ class Denoiser:
             found: nn.Module = getattr(home, self.name)(**self.config)
             with torch.no_grad():
                 for parameter in found.parameters():
-                    if parameter.is_floating_point() and not parameter.any():
-                        parameter.normal_(std=0.02)
-                    elif not parameter.isfinite().all():  # torch.empty, filled by a checkpoint
+                    if (parameter.is_floating_point() and not parameter.any()) or not parameter.isfinite().all():
                         parameter.normal_(std=0.02)
         return found
 

@@ -190,7 +190,8 @@ DENOISERS = (
         {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2,
          "num_single_layers": 2, "num_refiner_layers": 1, "mlp_ratio": 2.0, "text_embed_dim": 12,
          "rope_axes_dim": (4, 4)},
-        lambda r: latents(r, 12, side=SIDE) | {"encoder_attention_mask": torch.ones(2, TEXT), "timestep": 1000 * r.unit(2)},
+        lambda r: latents(r, 12, side=SIDE) | {
+            "encoder_attention_mask": torch.ones(2, TEXT), "timestep": 1000 * r.unit(2)},
     ),
     Denoiser(
         "Ideogram4Transformer2DModel",

@@ -55,7 +55,7 @@ def restore_class(module: nn.Module) -> None:
 def _class_with(kind: type[Any], run: Run) -> type[nn.Module]:
     """A class that differs from `kind` in its forward only; one for all modules of a class."""
 
-    class Swapped(kind):  # type: ignore[misc, valid-type]
+    class Swapped(kind):
         entprog_before, entprog_plain = kind, getattr(kind, "entprog_plain", kind)
         entprog_run = staticmethod(run)
 

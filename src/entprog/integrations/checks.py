@@ -169,7 +169,9 @@ def _run_once(model: nn.Module, run: Callable[[], Any]) -> None:
     Raises:
         ValueError: it has no backward there, as with FlexAttention.
     """
-    graph = not (dist.is_available() and dist.is_initialized()) and all(p.device.type == "cpu" for p in model.parameters())
+    graph = not (dist.is_available() and dist.is_initialized()) and all(
+        p.device.type == "cpu" for p in model.parameters()
+    )
     dropped = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
     try:
         with torch.set_grad_enabled(graph), dropped if graph else nullcontext():
