@@ -207,6 +207,16 @@ class TestAttention:
         with pytest.raises(ValueError, match=r"FlexAttention has no backward on the CPU.*move the model to a GPU"):
             ranked_and_trained(model, case.predictor(model), case.draw, "order")
 
+    def test_a_probe_of_inference_tensors_is_ranked(self) -> None:
+        model = Net()
+        with torch.inference_mode():
+            probe = [draw(1)]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        method = entprog.attach(
+            model, optimizer, steps=8, predict=lambda d: model(d.x), probe=probe, score="cei", quiet=True
+        )
+        assert len(method.rankings[0].names) == 3
+
 
 class TestGroupNorm:
     """In torch 2.13 its backward on the CPU ends the process for inputs in channels_last that need no gradient."""

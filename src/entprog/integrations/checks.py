@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,20 +169,22 @@ def _run_once(model: nn.Module, run: Callable[[], Any]) -> None:
     Raises:
         ValueError: it has no backward there, as with FlexAttention.
     """
-    graph = not (dist.is_available() and dist.is_initialized()) and all(
-        p.device.type == "cpu" for p in model.parameters()
-    )
-    dropped = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
-    try:
-        with torch.set_grad_enabled(graph), dropped if graph else nullcontext():
-            run()
-    except NotImplementedError as error:
-        if "FlexAttention" not in str(error):
-            raise
-        raise ValueError(
-            "model: its FlexAttention has no backward on the CPU, so it can't train there; move the model to a GPU, or "
-            "use another attention"
-        ) from error
+    grouped = dist.is_available() and dist.is_initialized()
+    if not grouped and all(p.device.type == "cpu" for p in model.parameters()):
+        dropped = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
+        try:
+            with torch.enable_grad(), dropped:
+                run()
+            return
+        except RuntimeError as error:
+            if isinstance(error, NotImplementedError) and "FlexAttention" in str(error):
+                raise ValueError(
+                    "model: its FlexAttention has no backward on the CPU, so it can't train there; move the model to a "
+                    "GPU, or use another attention"
+                ) from error
+            # A probe of inference tensors, for one, has no graph, but can be predicted: see whether the model runs.
+    with torch.no_grad():
+        run()
 
 
 def _without(blocks: Blocks, names: Sequence[str]) -> Blocks:
