@@ -17,6 +17,8 @@ from attach_matrix import SCORES, judged, quiet, ranked_and_trained
 from checkout import ROOT
 from denoisers import denoisers
 from entprog.core.blocks import Blocks, discover_blocks
+from entprog.core.skip import Skipper
+from entprog.core.swap import swapped_forward
 from entprog.integrations.skip_adapters import with_ready_adapters
 from foreign_networks import FOREIGN
 
@@ -55,6 +57,28 @@ def test_every_class_of_diffusers_trains_in_stages_by_every_score(name: str) -> 
     found = judged(case.model, case.predictor, case.draw)
     refused = name == "AnyFlowFARTransformer3DModel"
     assert all(("FlexAttention" in message) if refused else message == "ok" for message in found.values()), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", denoisers())
+def test_skipping_a_block_is_running_it_with_zero_parameters(name: str) -> None:
+    """Of blocks without an adapter, up to rounding; where the class has a backward or not."""
+    case = denoisers()[name]
+    model = case.model().eval()
+    predict, given = case.predictor(model), case.draw(1)
+    blocks = with_ready_adapters(discover_blocks(model))
+    with torch.no_grad():
+        whole = predict(given)
+        for block in blocks:
+            with Skipper(blocks) as skipper, skipper.skip(block.name):
+                skipped = predict(given)
+            assert not torch.equal(skipped, whole), f"{block.name} has no effect"
+            if block.name not in blocks.adapters:
+                zeroed = copy.deepcopy(block.module)
+                for parameter in zeroed.parameters():
+                    parameter.zero_()
+                with swapped_forward(block.module, zeroed.forward):
+                    torch.testing.assert_close(skipped, predict(given), rtol=0, atol=1e-5, msg=block.name)
 
 
 def test_the_record_has_every_class_and_nearly_all_are_right() -> None:
