@@ -119,7 +119,9 @@ def discover_blocks(
        order.
     3. A guess: the outermost module lists with at least two members of one class that has a forward. Lists with less
        than a tenth of the parameters of the largest are treated as side paths (embedders, refiners) and left out.
-       An `nn.Sequential` counts as a list where the lists of the model are side paths beside it.
+       An `nn.Sequential` counts as a list where the lists of the model are side paths beside it. Where no list has
+       members of one class only, lists of several classes count, without their members of torch's own classes (the
+       levels of a U-Net in which blocks and a convolution that halves the sides follow each other).
 
     Raises:
         ValueError: nothing matches (the message lists the module lists of the model), or blocks overlap.
@@ -220,23 +222,34 @@ def _guess(model: nn.Module) -> dict[str, nn.Module]:
     lists, sequences = _stacks(model, nn.ModuleList), _stacks(model, nn.Sequential)
     if _largest(lists) * 10 < _largest(sequences):
         lists = sequences
+    if not lists:
+        lists = _stacks(model, nn.ModuleList, of_one_class=False)
     largest = _largest(lists)
     return {
         f"{name}.{i}" if name else str(i): member
         for name, stack in lists.items()
-        for i, member in enumerate(stack)
-        if largest and _count(stack) * 10 >= largest
+        for i, member in stack.items()
+        if largest and _total(stack) * 10 >= largest
     }
 
 
-def _stacks(model: nn.Module, kind: type[nn.ModuleList] | type[nn.Sequential]) -> dict[str, Any]:
-    """The outermost lists of this kind with at least two members of one class that has a forward."""
-    stacks: dict[str, Any] = {}
+def _stacks(
+    model: nn.Module, kind: type[nn.ModuleList] | type[nn.Sequential], *, of_one_class: bool = True
+) -> dict[str, dict[str, nn.Module]]:
+    """The outermost lists of this kind with at least two members that have a forward; by name, members by index."""
+    stacks: dict[str, dict[str, nn.Module]] = {}
     for name, module in model.named_modules():
-        uniform = isinstance(module, kind) and len({type(member) for member in module}) == 1
-        if uniform and len(module) >= 2 and _has_forward(module[0]) and not _inside(name, stacks):
-            stacks[name] = module
+        if not isinstance(module, kind) or _inside(name, stacks):
+            continue
+        members = {i: member for i, member in module.named_children() if of_one_class or not _of_torch(member)}
+        uniform = not of_one_class or len({type(member) for member in members.values()}) == 1
+        if uniform and len(members) >= 2 and all(map(_has_forward, members.values())):
+            stacks[name] = members
     return stacks
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _has_forward(module: nn.Module) -> bool:
@@ -247,8 +260,12 @@ def _inside(name: str, outer: Iterable[str]) -> bool:
     return any(name.startswith(each + "." if each else "") for each in outer)
 
 
-def _largest(stacks: Mapping[str, nn.Module]) -> int:
-    return max((_count(stack) for stack in stacks.values()), default=0)
+def _largest(stacks: Mapping[str, Mapping[str, nn.Module]]) -> int:
+    return max(map(_total, stacks.values()), default=0)
+
+
+def _total(stack: Mapping[str, nn.Module]) -> int:
+    return sum(map(_count, stack.values()))
 
 
 def _module_lists(model: nn.Module, pattern: str = "") -> str:

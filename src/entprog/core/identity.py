@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec, keystr, tree_flatten, tree_flatten_wit
 __all__ = ["Identity", "bind", "find_identity"]
 
 REMEDY = (
-    'use a score that skips nothing ("gradient"), name other blocks, or give an adapter: '
+    'use a score that skips nothing ("gradient"), name other blocks%s, or give an adapter: '
     "discover_blocks(..., adapters={%r: function of the bound arguments -> output})"
 )
 
@@ -133,8 +133,8 @@ class _Probed:
 
 
 def _zeros(parameter: Tensor) -> Tensor:
-    """As the block sees it when it runs: whole, where the parameter is sharded (a DTensor)."""
-    if hasattr(parameter, "full_tensor"):
+    """As the block sees it when it runs: a plain tensor, where it is a sharded one (DTensor) or a quantized one."""
+    if type(parameter) not in (Tensor, nn.Parameter):
         return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     return torch.zeros_like(parameter)
 
@@ -184,4 +184,17 @@ def _no_identity(
         start += f"follows several inputs that can't be distinguished: {[paths[i] for i in following]}"
     else:
         start += f"equals none of its tensor inputs with all parameters zero ({seen})"
-    return f"{start}; {REMEDY % name}"
+    return f"{start}; {REMEDY % (_blocks_inside(name, module), name)}"
+
+
+def _blocks_inside(name: str, module: nn.Module) -> str:
+    """The largest list inside a block that can't be skipped, as a pattern for `blocks=`."""
+    lists = {
+        path: sum(p.numel() for p in part.parameters())
+        for path, part in module.named_modules(prefix=name)
+        if isinstance(part, nn.ModuleList | nn.Sequential) and len(part) and path != name
+    }
+    if not lists:
+        return ""
+    parts = max(lists, key=lambda path: lists[path]).split(".")
+    return f" (blocks={'.'.join('*' if part.isdigit() else part for part in [*parts, '0'])!r})"

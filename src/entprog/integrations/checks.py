@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn, optim
 
 from entprog.core.blocks import Blocks, discover_blocks, shortened
@@ -149,8 +150,8 @@ def usable_blocks(
     found = _without(found, fixed)
     if run is None:
         return found, set(fixed)
-    with torch.no_grad(), Skipper(found) as skipper:
-        run()
+    with Skipper(found) as skipper:
+        _run_once(model, run)
     uncalled = skipper.uncalled
     if len(uncalled) == len(found) or (uncalled and blocks is not None):
         raise ValueError(
@@ -160,6 +161,30 @@ def usable_blocks(
     if uncalled:
         warnings.warn(f"blocks that predict never calls are left out: {shortened(uncalled)}", stacklevel=3)
     return _without(found, uncalled), {*fixed, *uncalled}
+
+
+def _run_once(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Call the model; in one process on the CPU with a graph whose tensors are dropped, to see whether it can train.
+
+    Raises:
+        ValueError: it has no backward there, as with FlexAttention.
+    """
+    grouped = dist.is_available() and dist.is_initialized()
+    if not grouped and all(p.device.type == "cpu" for p in model.parameters()):
+        dropped = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
+        try:
+            with torch.enable_grad(), dropped:
+                run()
+            return
+        except RuntimeError as error:
+            if isinstance(error, NotImplementedError) and "FlexAttention" in str(error):
+                raise ValueError(
+                    "model: its FlexAttention has no backward on the CPU, so it can't train there; move the model to a "
+                    "GPU, or use another attention"
+                ) from error
+            # A probe of inference tensors, for one, has no graph, but can be predicted: see whether the model runs.
+    with torch.no_grad():
+        run()
 
 
 def _without(blocks: Blocks, names: Sequence[str]) -> Blocks:

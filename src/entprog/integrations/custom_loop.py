@@ -15,6 +15,7 @@ from entprog.core.truncation import input_parameters
 from entprog.core.types import Draw, MethodContext, Ranking, Scores
 from entprog.integrations import checks, former, processes
 from entprog.integrations.choices import Choices, in_execution_order, put_on
+from entprog.integrations.group_norm import keep_group_norms_from_crashing
 from entprog.integrations.skip_adapters import with_ready_adapters
 from entprog.integrations.summary import summary
 from entprog.methods.base import Method
@@ -135,7 +136,8 @@ def attach(
     checks.check_draws(probe)
     processes.check_options(model, probe, {"inputs_every": inputs_every, "states": states})
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    with ExitStack() as failing:
+    with ExitStack() as undoing:
+        undoing.callback(keep_group_norms_from_crashing(model))
         with checks.evaluating(model), processes.wrappers_in() as wrappers:
             wrappers += [module for module in model.modules() if isinstance(module, processes.DistributedDataParallel)]
             found, left_out = checks.usable_blocks(
@@ -144,8 +146,8 @@ def attach(
             processes.check_wrappers(wrappers)
             found = with_ready_adapters(found)
             found = in_execution_order(task, found, probe[0]) if probe else found
-        undo = recompute(found) if gradient_checkpointing else _nothing
-        failing.callback(undo)
+        if gradient_checkpointing:
+            undoing.callback(recompute(found))
         if ranking is None and choices.ranked:
             scorer = plugins.load("score", choices.score, **choices.score_options)
             with checks.evaluating(model), processes.unsynchronised(wrappers):
@@ -179,16 +181,12 @@ def attach(
             agree=processes.agreeing(),
         )
         bound: Method = choices.plugin.bind(context)
-        failing.pop_all()
+        undo = undoing.pop_all().close
     former.remember(model, trainable, bound.freezer, undo)
     bound.summary = summary(choices, context)
     if not quiet:
         print(bound.summary)
     return bound
-
-
-def _nothing() -> None:
-    return
 
 
 def _inputs(

@@ -56,8 +56,14 @@ def check_options(model: nn.Module, probe: Sequence[Any], options: dict[str, Any
 
 @contextmanager
 def wrappers_in() -> Iterator[list[DistributedDataParallel]]:
-    """The DistributedDataParallel modules that are called inside the context."""
+    """The DistributedDataParallel modules that are called inside the context.
+
+    Without a process group there are none, and no global hook, of which `torch.compile` would warn.
+    """
     seen: list[DistributedDataParallel] = []
+    if not (dist.is_available() and dist.is_initialized()):
+        yield seen
+        return
 
     def note(module: nn.Module, arguments: Any) -> None:
         if isinstance(module, DistributedDataParallel) and module not in seen:

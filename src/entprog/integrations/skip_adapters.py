@@ -1,13 +1,14 @@
 """Ready skip adapters: what blocks of diffusers return when skipped, where the zero-parameter probe can't find it."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from entprog.core.blocks import Adapter, Blocks
+from entprog.integrations.level_adapters import LEVELS, Shortcut, resnet_shortcut
 from entprog.tasks.pretrained.families.wan_animate import nothing_added
 from entprog.tasks.pretrained.families.wan_vace import control_passed_on, without_control
 
@@ -18,8 +19,9 @@ def with_ready_adapters(blocks: Blocks) -> Blocks:
     """The blocks, with an adapter for each of a kind that is known here; adapters of the user's own stay.
 
     Kinds are known by the name of their class and the submodules that make the difference, so that no model has to be
-    imported: residual blocks with a shortcut (U-Nets), HunyuanDiT's blocks with a long skip connection, Cosmos' with
-    an added position embedding, the control blocks of Wan-VACE and the face blocks of Wan-Animate.
+    imported: residual blocks with a shortcut and whole levels of U-Nets, HunyuanDiT's blocks with a long skip
+    connection, Cosmos' with an added position embedding, the control blocks of Wan-VACE, the face blocks of Wan-Animate
+    and the residual blocks of its motion encoder.
     """
     found: dict[str, Adapter] = {}
     for block in blocks:
@@ -32,30 +34,15 @@ def with_ready_adapters(blocks: Blocks) -> Blocks:
     return Blocks(blocks, role=blocks.role, adapters={**blocks.adapters, **found}) if found else blocks
 
 
-@dataclass(frozen=True)
-class Shortcut:
-    """A residual block without its residual branch: the shortcut of its first argument, scaled as the block does.
-
-    An object that holds the block, so that a deep copy of the model has adapters with its own shortcuts.
-    """
-
-    block: nn.Module
-
-    def __call__(self, arguments: Mapping[str, Any]) -> Tensor:
-        first, block = next(iter(arguments.values())), self.block
-        for resampling in ("upsample", "downsample"):
-            if (module := getattr(block, resampling, None)) is not None:
-                first = module(first)
-        shortcut = getattr(block, "conv_shortcut", None)
-        found: Tensor = first if shortcut is None else shortcut(first)
-        return found / getattr(block, "output_scale_factor", 1.0)
-
-
 def _resnet(block: Any) -> Adapter | None:
-    plain = getattr(block, "conv_shortcut", None) is None and getattr(block, "output_scale_factor", 1.0) == 1
-    if plain and getattr(block, "upsample", None) is None and getattr(block, "downsample", None) is None:
-        return None
-    return Shortcut(block)
+    found = resnet_shortcut(block)
+    plain = all(getattr(block, name, None) is None for name in found.path)
+    return None if plain and found.divisor == 1 else found
+
+
+def _convolved(block: Any) -> Adapter | None:
+    """A residual block of U-Nets outside diffusers, whose shortcut may be a convolution `res_conv`."""
+    return Shortcut(block, ("res_conv",)) if isinstance(getattr(block, "res_conv", None), CONVOLUTIONS) else None
 
 
 def _mixed_resnet(block: Any) -> Adapter | None:
@@ -94,13 +81,21 @@ def _face(block: Any) -> Adapter | None:
     return nothing_added if "hidden_states" in inspect.signature(block.forward).parameters else None
 
 
+def _motion_encoder(block: Any) -> Adapter:
+    return Shortcut(block, ("conv_skip",), math.sqrt(2))
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS: Mapping[str, Callable[[Any], Adapter | None]] = {
     "ResnetBlock2D": _resnet,
     "ResnetBlockCondNorm2D": _resnet,
+    "ResnetBlock": _convolved,
     "SpatioTemporalResBlock": _mixed_resnet,
     "HunyuanDiTBlock": _hunyuan_dit,
     "CosmosTransformerBlock": _cosmos,
     "WanVACETransformerBlock": _vace,
     "WanAnimateFaceBlockCrossAttention": _face,
+    "MotionEncoderResBlock": _motion_encoder,
+    **LEVELS,
 }
 """Class of a block -> its adapter, or None where the probe finds what this one passes on."""

@@ -1,6 +1,6 @@
 """What an attached method will train, and what it saves and does not save, in plain sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from entprog.core.types import MethodContext, Workload
 from entprog.integrations.choices import Choices
@@ -14,18 +14,19 @@ def summary(choices: Choices, context: MethodContext) -> str:
     lines = [f"entprog: method {choices.method!r}, {total} blocks, {context.total_steps} steps"]
     if choices.ranked:
         lines[0] += f", score {choices.score!r}, schedule {choices.schedule!r}"
-    fullest = 0
+    fullest, every = 0, []
     for start, end, workload, count in _parts(choices, context):
-        where = f"steps {start}-{end - 1}"
+        where = f"steps {start}-{end - 1}" if end - start > 1 else f"step {start}"
         if count > 1:
             lines.append(f"  {where}: a search chooses among {count} workloads")
             continue
         reached = _reached(choices, context, workload)
         fullest = max(fullest, reached)
+        every += [where] if len(workload.active) == total else []
         kind = "with adapters" if choices.method == "lora" else "train"
         lines.append(f"  {where}: {len(workload.active)} of {total} blocks {kind}, backward through {reached}")
     if fullest == total:
-        lines.append(f"  not saved: {_not_saved(choices)}")
+        lines.append(f"  not saved: {_not_saved(choices, every)}")
     return "\n".join(lines)
 
 
@@ -53,8 +54,12 @@ def _reached(choices: Choices, context: MethodContext, workload: Workload) -> in
     return len(names) - min(names.index(name) for name in workload.active)
 
 
-def _not_saved(choices: Choices) -> str:
-    """Why some steps cost as much as those of full fine-tuning, and what would change it."""
+def _not_saved(choices: Choices, every: Sequence[str]) -> str:
+    """Why some steps cost as much as those of full fine-tuning, and what would change it.
+
+    Args:
+        every: where every block trains.
+    """
     if choices.method == "full":
         return "every step costs what full fine-tuning costs; gradient_checkpointing=True saves activations"
     if choices.method == "lora":
@@ -64,9 +69,16 @@ def _not_saved(choices: Choices) -> str:
         )
     if choices.method == "mixed":
         return "activations, since every block has an adapter; method='progressive' ends the backward earlier"
+    remedy = (
+        "inputs_every=0 ends the backward at the lowest active block, schedule='fixed' with schedule_options={'m': "
+        "(0.34,)} keeps every stage small, and preset='entprog' is the cheapest"
+    )
+    if every:
+        return (
+            f"memory where every block trains ({', '.join(every)}): it is that of full fine-tuning, so the peak of the "
+            f"run is no lower; {remedy}"
+        )
     return (
-        "where the backward goes through every block, activations are as large as in full fine-tuning, and where every "
-        "block trains, gradients and optimizer states are, too; inputs_every=0 ends the backward at the lowest active "
-        "block, schedule='fixed' with schedule_options={'m': (0.34,)} keeps the last stage small, and "
-        "preset='entprog' is the cheapest"
+        "most activations, since the backward goes through every block: frozen layers keep all but the inputs of their "
+        f"weights; {remedy}"
     )

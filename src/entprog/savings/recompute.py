@@ -1,9 +1,8 @@
 """Gradient checkpointing of exactly those block calls that a backward will run through."""
 
-import copyreg
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from entprog.core.blocks import Blocks
-from entprog.core.swap import swapped_forward
+from entprog.core.swap import restore_class, swap_class, swapped_forward, swapped_with
 
 __all__ = ["recompute", "recomputed"]
 
@@ -37,26 +36,20 @@ def recomputed(blocks: Blocks) -> Iterator[None]:
 def recompute(blocks: Blocks) -> Callable[[], None]:
     """As `recomputed`, until the returned function is called: for a loop that has no place to end a context.
 
-    A block gets a subclass of its own class, not a closure on the instance, so that copies run their own weights.
-    Copies (`copy.deepcopy`) and saved files (`torch.save`) of the model are of the plain class again: without
-    recomputation, and loadable without this package.
+    Copies (`copy.deepcopy`) and saved files (`torch.save`) of the model are without recomputation (see `swap_class`).
     """
-    changed = [block.module for block in blocks if not isinstance(block.module, _Recomputing)]
+    changed = [block.module for block in blocks if not swapped_with(block.module, _run)]
     for module in changed:
         _recompute_one(module)
 
     def undo() -> None:
         for module in changed:
-            if isinstance(module, _Recomputing):
-                module.__class__ = type(module).entprog_plain  # type: ignore[attr-defined]
+            if swapped_with(module, _run):
+                restore_class(module)
             elif getattr(module.__dict__.get("forward"), "entprog_original", None) is not None:
                 module.__dict__["forward"] = module.__dict__["forward"].entprog_original
 
     return undo
-
-
-class _Recomputing:
-    """Marks the classes that `_recomputing_class` makes."""
 
 
 def _recompute_one(module: nn.Module) -> None:
@@ -65,28 +58,7 @@ def _recompute_one(module: nn.Module) -> None:
         module.__dict__["forward"] = _saving(module)
         module.__dict__["forward"].entprog_original = original
         return
-    module.__class__ = _recomputing_class(type(module))  # type: ignore[arg-type]
-
-
-@cache
-def _recomputing_class(kind: type[Any]) -> type[nn.Module]:
-    """A class that differs from `kind` in its forward only; one for all blocks of a class."""
-
-    class Recomputing(_Recomputing, kind):  # type: ignore[misc, valid-type]
-        entprog_plain = kind
-
-        @wraps(kind.forward)
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return _run(super().forward, self, args, kwargs)
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            """A copy or a pickle is of the plain class."""
-            state = super().__reduce_ex__(2)[2]
-            return copyreg._reconstructor, (kind, object, None), state  # type: ignore[attr-defined]
-
-    Recomputing.__name__, Recomputing.__qualname__ = kind.__name__, kind.__qualname__
-    Recomputing.__module__ = kind.__module__
-    return Recomputing
+    swap_class(module, _run)
 
 
 def _saving(module: nn.Module) -> Callable[..., Any]:

@@ -99,7 +99,7 @@ class _Moments:
 
     def add(self, gradient: Tensor) -> None:
         if not self.count:
-            self.mean = torch.zeros_like(self.like, dtype=torch.float32, requires_grad=False)
+            self.mean = torch.zeros(self.like.shape, dtype=torch.float32, device=self.like.device)
             self.spread = torch.zeros_like(self.mean)
         self.count += 1
         change = gradient.float() - self.mean
@@ -140,7 +140,8 @@ def _stream_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], take: Ca
         for handle in handles:
             handle.remove()
     for place in sorted(left):
-        take(place, torch.zeros_like(parameters[place]))
+        given = parameters[place]  # may be a quantized weight, which gets no gradient and has no zeros_like
+        take(place, torch.zeros((), dtype=given.dtype, device=given.device).expand(given.shape))
 
 
 def _sharded_gradients(
