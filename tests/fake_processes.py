@@ -1,11 +1,13 @@
 """One process of several, simulated: FSDP2 on fake tensors, with a process group that only pretends."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from entprog.core.blocks import Block, Blocks
 from entprog.core.types import AdamOptions
 from entprog.optimizers.adamw import AdamW
+from entprog.plan.inventory import Parts
 from entprog.plan.low_rank import low_rank_added
 from entprog.plan.simulator import as_on_a_gpu
 from entprog.profiling.meter import Meter
@@ -55,9 +58,13 @@ class Carried(TorchDispatchMode):
 
 def metered_process(
     subject: Subject, case: Case, active: Collection[str], *, shards: int, copies: int = 1,
-    adapted: Collection[str] = (), rank: int = 0,
+    adapted: Collection[str] = (), rank: int = 0, resting: Mapping[str, Parts] | None = None,
 ) -> tuple[Meter, Counter[str]]:  # fmt: skip
-    """The second step of the first process, and the bytes that its collective operations carry."""
+    """The second step of the first process, and the bytes that its collective operations carry.
+
+    Args:
+        resting: frozen parameters that blocks hold and do not use.
+    """
     mesh = mesh_of(shards, copies)
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(case.fused):
         model, units = subject.build(range(len(subject.units)))
@@ -71,6 +78,10 @@ def metered_process(
                 model.get_submodule(name).requires_grad_(True)
             elif name in adapted:
                 low_rank_added(model, name, rank)
+        for name, parts in (resting or {}).items():
+            for i, kind in enumerate(parts.elements()):
+                unused = nn.Parameter(torch.zeros(kind.shape), requires_grad=False)
+                model.get_submodule(name).register_parameter(f"resting_{i}", unused)
         shard(model, Blocks([Block(name, model.get_submodule(name)) for unit in units for name in unit]), mesh)
         group = {"params": [p for p in model.parameters() if p.requires_grad], "lr": 1e-4, "name": "all"}
         optimizer = AdamW().build([group], AdamOptions(0.9, 0.999, 1e-8, 0.01))

@@ -82,7 +82,8 @@ def test_every_stage_of_our_network(group: None, name: str) -> None:
     assert third <= 0.4 * full
     if name == "inputs rest":
         rest = [block for block in names if block not in top]
-        agree(simulator, replace(CASES[name], low_rank=16), top, adapted=rest, rank=16)
+        resting = {block: simulator.inventory.adapters(block, 16, ()) for block in top}
+        agree(simulator, replace(CASES[name], low_rank=16), top, adapted=rest, rank=16, resting=resting)
 
 
 def tiny_wan(dtype: str) -> Config:

@@ -136,10 +136,11 @@ def test_several_at_once_and_one_that_fails(
 
 def test_a_tracker_that_cannot_begin_ends_the_run(tmp_path: Path, modules: dict[str, StandIn]) -> None:
     modules["wandb"].broken = "init"
-    log = RunLog(folder(tmp_path / "run"), "wandb")
+    log = RunLog(folder(tmp_path / "run"), "trackio, wandb")
     with pytest.raises(ValueError, match="could not begin a run there") as error:
         log.event("phase")
     assert str(error.value).startswith('train.report_to = "wandb"') and "\n" not in str(error.value)
+    assert len(modules["trackio"].of("finish")) == 1
     log.event("stop", {"reason": "..."})
     log.close()
     assert len((tmp_path / "run" / "events.jsonl").read_text().splitlines()) == 2

@@ -53,6 +53,7 @@ class Mark:
         block: place of the block in the unit.
         shape, size: of a parameter that has its gradient: bytes of a value are `size`.
         returns: of "enter": whether the call will give a gradient to its inputs.
+        call: of "back": which call of the block it belongs to, from 1.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Mark:
     shape: tuple[int, ...] = ()
     size: int = 0
     returns: bool = False
+    call: int = 0
 
 
 @dataclass(slots=True)
@@ -97,6 +99,7 @@ class Recorder(TorchDispatchMode):
         self._born = 0
         self._described: dict[Any, Operation] = {}
         self._hooks: list[Any] = []
+        self._calls: Counter[tuple[int | None, int]] = Counter()
         self._owner: dict[int, tuple[int | None, int]] = {
             id(p): (place, i)
             for place, modules in enumerate(self.units)
@@ -169,17 +172,19 @@ class Recorder(TorchDispatchMode):
     def _left(self, place: int | None, block: int, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.backward:
             return
+        self._calls[place, block] += 1
+        call = self._calls[place, block]
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                leaf.register_hook(partial(self._gradient_came, place, block))
+                leaf.register_hook(partial(self._gradient_came, place, block, call))
         self.chunks[-1].events.append(Mark("leave", place, block))
         if place is not None:
             self._mark(None)
 
-    def _gradient_came(self, place: int | None, block: int, gradient: Tensor) -> None:
+    def _gradient_came(self, place: int | None, block: int, call: int, gradient: Tensor) -> None:
         if place is not None:
             self._mark(place)
-        self.chunks[-1].events.append(Mark("back", place, block))
+        self.chunks[-1].events.append(Mark("back", place, block, call=call))
 
     def _mark(self, place: int | None) -> None:
         if self.chunks[-1].unit != place or self.chunks[-1].backward != self.backward:

@@ -70,7 +70,7 @@ def sharded_step(
     for k, unit in enumerate(simulator.subject.units):
         for i, name in enumerate(unit):
             parts = [inventory.whole(name)]
-            if name in adapted:
+            if case.low_rank and name in {*active, *adapted}:  # a block that trains in full rests its adapters
                 parts.append(inventory.adapters(name, case.low_rank, inventory.spared(name, case.spared)))
             sizes[k, i] = weighed(padded(total(parts), shards))
     labels = simulator.labels(active, adapted, case)
@@ -116,7 +116,8 @@ class _Unit:
     `open` is true between the arrival of its output's gradient and its own gradients' reduction; `grown` are bytes of
     the gradients that are there, `padded` the same divided evenly. `turns` are its calls in the forward pass: the place
     of each among all calls, and whether it gives a gradient to its inputs, which is when its gradients are reduced;
-    otherwise that happens at the end of the step. `returns` is that of the call whose backward pass is running.
+    otherwise that happens at the end of the step. `returns` and `call` are of the call whose backward pass is
+    running.
     """
 
     size: int
@@ -124,6 +125,7 @@ class _Unit:
     on_the_way: bool = False
     open: bool = False
     returns: bool = False
+    call: int = 0
     grown: int = 0
     padded: int = 0
     turns: list[tuple[int, bool]] = field(default_factory=list)
@@ -185,7 +187,7 @@ class Schedule:
             if place == ROOT:
                 self._drop_kept()
         elif mark.kind == "back":
-            self._back(unit, place)
+            self._back(unit, mark.call)
         else:
             rows = -(-mark.shape[0] // self.shards) * self.shards
             kind = Tensors(mark.shape, mark.size)
@@ -222,11 +224,11 @@ class Schedule:
             self._add("gathered", -unit.size)
         unit.whole = False
 
-    def _back(self, unit: _Unit, place: Place) -> None:
-        if unit.open:
+    def _back(self, unit: _Unit, call: int) -> None:
+        if unit.open and (call == unit.call or not unit.returns):
             return
         self._leave()
-        unit.open = True
+        unit.open, unit.call = True, call
         self._gather(unit)
         self._copy_out(unit, forward=False)
         if unit.turns:

@@ -194,6 +194,8 @@ def make_trackers(report_to: str, about: Mapping[str, About]) -> list[Tracker]:
         except ImportError as error:
             raise ValueError(f'train.report_to = "{name}": not installed ({error}); {kind.install}') from error
         except kind.errors() as error:
+            for begun in found:
+                begun.finish("failed")
             raise ValueError(
                 f'train.report_to = "{name}": could not begin a run there ({first_line(error)}); '
                 'check its login and settings, or set train.report_to = "none"'
