@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from entprog.core.types import Shape
 
-__all__ = ["SizesByStage", "block_count", "check_lengths", "check_values", "needs_shape", "resized"]
+__all__ = ["SizesByStage", "block_count", "check_bands", "check_lengths", "check_values", "needs_shape", "resized"]
 
 CAPPED = ("resolution", "frames")
 MULTIPLE = 8
@@ -107,6 +107,23 @@ def check_lengths(table: str, sizes: Mapping[str, Sequence[float]], stages: int)
         check_values(f"{table}.{name}", name, values, relative=True)
         if len(values) != stages:
             raise ValueError(f"{table}.{name} = {list(values)}: give one value for each of the {stages} stages")
+
+
+def check_bands(edges: Sequence[float], shares: Sequence[float]) -> None:
+    """Check noise levels that divide a method's draws, and the shares of the steps between them.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if any(not 0 < edge < 1 for edge in edges) or list(edges) != sorted(set(edges)):
+        raise ValueError(f"noise_edges = {list(edges)}: give ascending noise levels between 0 and 1, such as [0.6]")
+    if not shares:
+        return
+    if len(shares) != len(edges) + 1 or any(share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(
+            f"noise_shares = {list(shares)}: give {len(edges) + 1} shares above 0 that sum to 1, one for each band of "
+            "noise_edges from the cleanest up"
+        )
 
 
 def block_count(m: float, total: int, label: str) -> int:

@@ -21,7 +21,8 @@ class Shape:
 
     `resolution` is the side of the frame in pixels (of a rectangle the height), `frames` the frames of a clip, `batch`
     the samples of one micro-batch, `tokens` the share of tokens that the middle blocks see (1.0: all of them), `width`
-    that of a rectangle (0: a square).
+    that of a rectangle (0: a square). `band` has the lowest and highest noise level that is drawn, as shares of the
+    task's own noise levels from the cleanest up: (0, 1) for all of them.
     """
 
     resolution: int
@@ -29,8 +30,13 @@ class Shape:
     batch: int
     tokens: float = 1.0
     width: int = 0
+    band: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "band", tuple(self.band))
+        low, high = self.band
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"band = {self.band}: give the lowest and the highest noise level, from 0 to 1")
         for name in ("resolution", "frames", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")

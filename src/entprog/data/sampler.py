@@ -20,13 +20,14 @@ def generator(*keys: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(keys)))
 
 
-def stratified_tau(seed: int, positions: np.ndarray) -> np.ndarray:
-    """Diffusion times in 0..1 for samples at `positions` [B].
+def stratified_tau(seed: int, positions: np.ndarray, band: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+    """Diffusion times in 0..1, inside a band of them, for samples at `positions` [B].
 
-    The golden-ratio sequence: any run of neighbouring positions is spread evenly over 0..1, whatever the batch.
+    The golden-ratio sequence: any run of neighbouring positions is spread evenly over the band, whatever the batch.
     """
     offset = generator(seed, 1).random()
-    return (offset + positions * GOLDEN) % 1.0
+    even = (offset + positions * GOLDEN) % 1.0
+    return even if band == (0.0, 1.0) else band[0] + (band[1] - band[0]) * even
 
 
 def sample_noise(seed: int, position: int, frames: int, full: tuple[int, int, int], cut: tuple[int, int]) -> np.ndarray:

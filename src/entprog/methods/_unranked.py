@@ -1,26 +1,41 @@
 """Shared by methods without ranking and schedule: what step i trains is known before training."""
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
-from entprog.core.sizes import SizesByStage, check_lengths
+from entprog.core.sizes import SizesByStage, check_bands, check_lengths, needs_shape
 from entprog.core.types import MethodContext, Shape, StepPlan, Workload
 from entprog.methods.base import Method, MethodPlugin
+
+SPREAD = 2**0.5
+"""Steps walk round the circle of bands by this: unlike the golden ratio, by which samples walk through the levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unranked(SizesByStage, MethodPlugin):
-    """Blocks by turn, sizes by stage; a subclass overrides which blocks a turn trains. All methods are pure."""
+    """Blocks by turn, sizes by stage; a subclass overrides which blocks a turn trains. All methods are pure.
+
+    Attributes:
+        noise_edges: noise levels that divide a step's draws into bands, as shares of all levels from the cleanest up:
+            each step draws from one band. Empty: from all levels.
+        noise_shares: the share of the steps for each band, from the cleanest up; empty for the bands' own widths.
+    """
+
+    noise_edges: tuple[float, ...] = ()
+    noise_shares: tuple[float, ...] = ()
 
     ranked: ClassVar[bool] = False
     table: ClassVar[str] = "method_options"
 
     def __post_init__(self) -> None:
         check_lengths(self.table, self.sizes(), self.stages)
+        check_bands(self.noise_edges, self.noise_shares)
 
     @property
     def stages(self) -> int:
@@ -41,9 +56,25 @@ class Unranked(SizesByStage, MethodPlugin):
 
     def workload(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> Workload:
         """What step i trains, in a phase of `steps` steps whose full shape is `shape`."""
-        turn = i // self.turn_steps(names, steps)
+        turn, band = i // self.turn_steps(names, steps), self.band(i)
         size = self.size_at(i * self.stages // steps, shape)
+        if self.noise_edges:
+            if size is None:
+                raise needs_shape(f"{self.table}.noise_edges")
+            size = replace(size, band=([0.0, *self.noise_edges][band], [*self.noise_edges, 1.0][band]))
+        return self.at(band, turn, size, names, seed)
+
+    def at(self, band: int, turn: int, size: Shape | None, names: Sequence[str], seed: int) -> Workload:
+        """What a step of a turn trains in a band."""
         return Workload(self.active(turn, names, seed), size, self.reaches_inputs(turn, names, seed))
+
+    def band(self, i: int) -> int:
+        """The band of step i, 0 for the cleanest; in any run of steps each band has about its share of them."""
+        if not self.noise_edges:
+            return 0
+        shares = self.noise_shares or [b - a for a, b in pairwise([0.0, *self.noise_edges, 1.0])]
+        place = (i * SPREAD) % 1.0
+        return bisect([sum(shares[: k + 1]) for k in range(len(shares) - 1)], place)
 
     def workloads(
         self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
@@ -52,7 +83,13 @@ class Unranked(SizesByStage, MethodPlugin):
         ends = {-(-stage * steps // self.stages) for stage in range(self.stages + 1)}
         ends |= set(range(0, steps, self.turn_steps(names, steps)))
         for start, end in pairwise(sorted(ends)):
-            yield self.workload(start, names, shape, steps, seed), end - start
+            counted = Counter(self.workload(i, names, shape, steps, seed) for i in self._distinct(start, end))
+            for workload, count in counted.items():
+                yield workload, count if self.noise_edges else end - start
+
+    def _distinct(self, start: int, end: int) -> Iterable[int]:
+        """The steps of a turn and stage that may differ."""
+        return range(start, end) if self.noise_edges else (start,)
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Every shape that a phase of this full shape trains at."""

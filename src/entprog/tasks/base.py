@@ -168,6 +168,7 @@ class Task(TaskPlugin):
         model: the network.
         autocast: dtype of the forward pass ("bf16", "fp16") or "no"; see `precision`.
         generates: whether the task makes clips (`held_out`, `generate`); otherwise it is evaluated by its loss.
+        bands: whether `draw` follows `shape.band`, so that methods may choose blocks by noise level.
         codec: the latent space of its clips; None without one.
         sizes: resolutions that the data is stored in, if it is stored.
     """
@@ -175,6 +176,7 @@ class Task(TaskPlugin):
     model: nn.Module
     autocast: str = "no"
     generates: ClassVar[bool] = False
+    bands: ClassVar[bool] = False
     codec: Codec | None = None
     sizes: Sequence[int] = ()
 

@@ -115,11 +115,20 @@ def kept(run: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def check_blocks(config: Config, task: Task) -> None:
-    """Refuse, before any work, patterns that match nothing and schedules that ask for more blocks than there are.
+    """Refuse, before any work, what the task can't do.
+
+    That is patterns that match nothing, schedules that ask for more blocks than there are, and noise bands in a task
+    whose draws know none.
 
     Raises:
         ValueError: naming the pattern or the option.
     """
+    edges = getattr(plugins.load("method", config.method, **config.method_options), "noise_edges", ())
+    if edges and not task.bands:
+        raise ValueError(
+            f'method_options.noise_edges = {list(edges)}: the draws of task "{config.task}" do not follow Shape.band; '
+            'give the task bands = True once its draw does, or choose a method without noise bands, such as "full"'
+        )
     for phase in config.phases.values():
         if not phase.steps:
             continue

@@ -89,6 +89,7 @@ class HumanVideoTask(Task):
     codec: Codec = field(default_factory=PatchCodec.default)  # type: ignore[assignment]
 
     generates: ClassVar[bool] = True
+    bands: ClassVar[bool] = True
 
     # Building and saving
 
@@ -185,7 +186,7 @@ class HumanVideoTask(Task):
         full = (self.codec.channels, self.full_size // factor, self.full_size // factor)
         noise = [sample_noise(seed, int(p), shape.frames, full, (side, side)) for p in batch.positions]
         eps = torch.from_numpy(np.stack(noise)).to(self.device)
-        tau = torch.from_numpy(stratified_tau(seed, batch.positions)).float().to(self.device)
+        tau = torch.from_numpy(stratified_tau(seed, batch.positions, shape.band)).float().to(self.device)
         if self.neutral and self.neutral != shape.resolution:
             tau = self.objective.shifted(tau, self.neutral / shape.resolution)
         rate = self.dropout if dropout is None else dropout

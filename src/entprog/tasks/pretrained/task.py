@@ -110,6 +110,7 @@ class PretrainedTask(Task):
     _experts: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     generates: ClassVar[bool] = True
+    bands: ClassVar[bool] = True
 
     # Data
 
@@ -192,7 +193,7 @@ class PretrainedTask(Task):
         """
         model, device = self.config.model, self.device
         latent = self.led(self.latent(shape.sides, shape.frames))
-        tau = torch.from_numpy(stratified_tau(seed, batch.positions)).float().to(device)
+        tau = torch.from_numpy(stratified_tau(seed, batch.positions, shape.band)).float().to(device)
         noise = [generator(seed, 2, int(p)).standard_normal(latent.shape, dtype=np.float32) for p in batch.positions]
         clean = batch.tensors["latents"]
         if latent.frames > clean.shape[1]:
