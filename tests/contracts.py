@@ -69,6 +69,8 @@ def method(name: str) -> None:
     about: dict[str, Any] = {"method": name, "total": 8, "schedule": load("schedule", "linear", stages=2)}
     if not ranked:
         about |= {"schedule": None, "ranking": None}
+    if getattr(load("method", name), "noise_edges", ()):  # only our own loop can draw from bands of noise levels
+        about["shape"] = Shape(64, 1, 4)
     whole, cut = Rig(**about), Rig(**about)
     assert whole.method.plan(3) == whole.method.plan(3) and isinstance(whole.method.plan(3).workload, Workload)
     whole.run(checked=False)

@@ -107,6 +107,11 @@ class BoundUnranked(Method):
 
     def __init__(self, context: MethodContext, plugin: Unranked, **freezer: Any) -> None:
         self.context, self.plugin = context, plugin
+        if plugin.noise_edges and context.shape is None:
+            raise ValueError(
+                f"noise_edges = {list(plugin.noise_edges)}: noise levels are drawn by band in entprog train only; "
+                'leave it empty, or choose another method than "bands"'
+            )
         if plugin.stages > context.total_steps:
             raise ValueError(
                 f"method_options: {plugin.stages} stages, but the phase has {context.total_steps} steps; "
