@@ -110,7 +110,7 @@ def costs() -> None:
     for arm in ARMS:
         if arm in done:
             continue
-        recipe = config(arm, TUNING_SEED, RATES[0], 8)
+        recipe = config(arm, TUNING_SEED, RATES[0], 16)
         trained(recipe)
         rows = [json.loads(line) for line in (Path(recipe.output_dir) / "log.jsonl").read_text().splitlines()]
         own = plugins.load("method", recipe.method, **recipe.method_options)
