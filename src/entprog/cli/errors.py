@@ -40,7 +40,8 @@ def plain_errors() -> Iterator[None]:
         except (CycloptsError, ValueError, OSError, RuntimeError) as error:
             if debug:
                 raise
-            say(lines(error))
+            if not (isinstance(error, ConfigError) and _not_first()):
+                say(lines(error))
             raise SystemExit(2) from None
 
 
@@ -55,6 +56,12 @@ def lines(error: Exception) -> list[str]:
     return [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
+def _not_first() -> bool:
+    """Whether torchrun has started this process beside a first one on this machine, which reads the same recipe."""
+    local = os.environ.get("LOCAL_RANK", "0")
+    return local.isdigit() and int(local) > 0
+
+
 def say(told: Sequence[str]) -> None:
     """Print lines for the user on stderr."""
     for line in told:
@@ -66,7 +73,7 @@ def _show_warnings_in_one_line() -> None:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, ConfigWarning):
-            say([f"warning: {message}"])
+            say([f"warning: {message}"] if not _not_first() else [])
         else:
             usual(message, category, *place, **more)
 

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from entprog.core.bands import band_means
-from entprog.core.processes import shared
+from entprog.core.processes import first, shared
 from entprog.core.types import Draw
 from entprog.evaluate.evaluation import evaluate_task
 from entprog.tasks.base import Task
@@ -29,7 +32,8 @@ def validate(session: Session, phase: Phase) -> None:
         found = holdout_loss(task, phase.setup.holdout)
         session.holdout_loss, session.holdout_bands = found["loss"], found["bands"]
         session.log.event("holdout", {**found, **session.totals.so_far()})
-        if config.train.validation_clips and phase.config.pose and task.generates:
+        wanted = config.train.validation_clips and phase.config.pose and task.generates
+        if wanted and (first() or config.distributed.shard):  # a sharded network samples in all processes
             _sample(session, phase)
 
 
@@ -56,10 +60,13 @@ def _sample(session: Session, phase: Phase) -> None:
         frames=min(config.evaluate.frames, phase.config.frames),
         resolution=phase.config.resolution,
     )
-    folder = session.run / "samples" / f"{phase.folder.name}-{session.step}"
     weights = "ema" if session.ema.weights else "model"
     settings = replace(config, evaluate=few)
-    result = evaluate_task(session.task, settings, folder, samples=folder, weights=weights, progress=False)
+    with ExitStack() as kept:
+        folder = session.run / "samples" / f"{phase.folder.name}-{session.step}"
+        if not first():
+            folder = Path(kept.enter_context(TemporaryDirectory()))
+        result = evaluate_task(session.task, settings, folder, samples=folder, weights=weights, progress=False)
     background = result["metrics"].get("background_l1")
     if background is not None:
         phase.watch.background_error(background)
