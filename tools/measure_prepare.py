@@ -49,8 +49,9 @@ class StandIn:
         return points
 
     def result(self) -> Track:
-        count = len(self.rows)
-        return Track(np.stack(self.rows), np.ones(count, np.float32), np.ones(count, np.int64))
+        count, rows = len(self.rows), self.rows
+        self.rows = []
+        return Track(np.stack(rows), np.ones(count, np.float32), np.ones(count, np.int64))
 
 
 def measure(file: Path, out: Path, size: int, networks: bool, answer: Any) -> None:

@@ -397,12 +397,3 @@ class MethodContext:
     reenters: bool = False
     agree: Callable[[Sequence[float]], list[float]] | None = None
     each: Callable[[Sequence[Draw], Callable[[Draw], Any]], list[Any]] = lambda draws, read: [read(d) for d in draws]
-
-
-class Metric(Protocol):
-    """Plugin kind "metric": compares generated with true clips."""
-
-    def update(self, fake: Tensor, real: Tensor) -> None:
-        """Take clips, both [B, F, 3, H, W] in 0..1."""
-
-    def compute(self) -> dict[str, float]: ...

@@ -62,6 +62,7 @@ def prepare_file(
         return row, {}
     outcomes = [outcome for piece in person.pieces for outcome in _parts(piece, person.size, settings)]
     parts = parts_of(outcomes, name)
+    person.pieces.clear()  # the parts have their own keypoints, in units of their squares
     clips: dict[str, list[Tensors]] = {clip: [] for clip in parts}
     try:
         for clip, tensors in _encode(person.frames or Video(file, fps=settings["fps"]), parts, settings, encode):
