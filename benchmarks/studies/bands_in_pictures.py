@@ -201,7 +201,7 @@ def runs(part: int = 0, parts: int = 1) -> None:
     """The untrained base, copies of the reference, and every arm, seed by seed; `part` of `parts` by turns."""
     done = {(row["arm"], row["cost"], row["seed"]) for row in records() if row["kind"] == "run"}
     if ("untrained", 0, 0) not in done and part == 0:
-        recipe = config("untrained", 0, RATES[0], 1)
+        recipe = config("untrained", 0, RATES[0], STEPS)
         task = build_task(recipe)
         assert isinstance(task, HumanVideoTask)
         fake, real, shown = pictures(task, recipe)
