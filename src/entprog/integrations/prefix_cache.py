@@ -147,7 +147,8 @@ class KnownBatches:
             with self._watched(opened):
                 return predict().clone()
 
-        total, answers = len(self.blocks), []
+        total = len(self.blocks)
+        answers: list[Any] = []
         plain = predicted(0, answers)
         if len(passes) != 1:
             times = f"{len(passes)} times" if passes else "never"

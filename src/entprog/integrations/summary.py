@@ -65,15 +65,15 @@ def _prefixes(choices: Choices, context: MethodContext, known: KnownBatches) -> 
         if choices.method not in ("mixed", "full") and resting and names[0] not in workload.active:
             used.append(f"{start}-{end - 1}" if end - start > 1 else f"{start}")
     if not used:
-        remedy = "inputs_every=0" if choices.ranked else "a method whose lowest blocks are frozen"
-        return (
-            "used in no step: below the lowest active block something trains in each of them (the first block, an "
-            f"adapter or an input-side parameter); {remedy} changes that, or leave prefix_cache out"
-        )
-    return (
-        f"up to {known.keep} batches, {known.nbytes / 1e6:.3g} MB each at the size of probe[0], stay on "
-        f"{known.device}; blocks below the lowest active one run once a batch in steps {', '.join(used)}, every time in others"
-    )
+        if choices.method in ("mixed", "full") or (choices.ranked and context.inputs_every != 1):
+            reason = "the first block or an adapter in it trains in each; leave prefix_cache out"
+        elif choices.ranked and known.inputs_train:
+            reason = "input-side parameters train in each; give inputs_every=0, or leave prefix_cache out"
+        else:
+            reason = "the first block or an input-side parameter trains in each; leave prefix_cache out"
+        return f"used in no step: {reason}"
+    kept = f"up to {known.keep} batches of {known.nbytes / 1e6:.3g} MB (as large as probe[0]) on {known.device}"
+    return f"{kept}; blocks below the lowest active one run once a batch in steps {', '.join(used)}"
 
 
 def _not_saved(choices: Choices, every: Sequence[str]) -> str:
