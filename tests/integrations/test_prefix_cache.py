@@ -1,7 +1,9 @@
 """`attach(..., prefix_cache=N)`: the same numbers with fewer FLOPs, or refused, or in full."""
 
 import copy
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -303,6 +305,14 @@ def test_micro_batches_and_several_calls() -> None:
     assert all(map(torch.equal, cached, plain))
 
 
+def test_a_buffer_that_is_written_again_with_the_same_values() -> None:
+    model = Stack()
+    optimizer, method = attached(model)
+    flops = step(method, optimizer, model, 0, "a")
+    model.scale = model.scale.clone()
+    assert step(method, optimizer, model, 1, "a") < flops
+
+
 @contextmanager
 def warned(word: str) -> Iterator[None]:
     with pytest.warns(UserWarning, match=word) as seen:
@@ -310,7 +320,9 @@ def warned(word: str) -> Iterator[None]:
     assert len([each for each in seen if "prefix_cache" in str(each.message)]) == 1
 
 
-@pytest.mark.parametrize(("options", "word"), [({"dropout": 0.5}, "random numbers"), ({"norm": True}, "a buffer is")])
+@pytest.mark.parametrize(
+    ("options", "word"), [({"dropout": 0.5}, "random numbers"), ({"norm": True}, "a buffer or a mode")]
+)
 def test_what_changes_at_each_call_runs_in_full(options: dict[str, Any], word: str) -> None:
     losses, flops = [], []
     for keep in (2, 0):
@@ -371,7 +383,7 @@ def test_what_cannot_be_is_refused() -> None:
         attached(Stack(), -1)
     with pytest.raises(ValueError, match=r"compiled code can't leave out blocks"):
         compiled = Stack()
-        compiled.blocks[0].compile()
+        compiled.blocks[0]._compiled_call_impl = lambda *given: None  # as .compile() does
         attached(compiled)
     with pytest.raises(ValueError, match=r"predict calls the attached model never"):
         outer = nn.ModuleDict({"inner": Stack()})
@@ -403,6 +415,17 @@ def test_copies_are_plain_and_nothing_is_left_after_release() -> None:
     with method.batch("a"), warnings.catch_warnings():
         warnings.simplefilter("error")
         called(model)(draw(9))
+
+
+def test_nothing_keeps_the_model_alive() -> None:
+    model = Stack()
+    optimizer, method = attached(model)
+    for i in range(2):
+        step(method, optimizer, model, i, "a")
+    alive = weakref.ref(model)
+    del model, optimizer, method
+    gc.collect()
+    assert alive() is None
 
 
 def test_without_a_cache_keys_do_nothing() -> None:

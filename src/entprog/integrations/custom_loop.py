@@ -192,10 +192,9 @@ def attach(
         if prefix_cache:
             early = [p for name, p in model.named_parameters() if name in inputs]
             known = KnownBatches(
-                model, found, optimizer, inputs=early, inputs_train=not trainable.isdisjoint(inputs),
-                keep=prefix_cache, copies=bool(wrappers),
-            )  # fmt: skip
-            undoing.callback(known.remove)
+                model, found, optimizer, inputs=early, inputs_train=not trainable.isdisjoint(inputs), keep=prefix_cache
+            )
+            undoing.callback(known.remover())
             with checks.evaluating(model):
                 known.check(lambda: task.predict(probe[0]))
             bound.known = known.batch

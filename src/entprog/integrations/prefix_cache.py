@@ -1,6 +1,7 @@
 """`attach(..., prefix_cache=N)`: frozen blocks below the lowest active one are not run on a batch that comes again."""
 
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -60,8 +61,6 @@ class KnownBatches:
         inputs: parameters outside of blocks that the model reads before its last block has ended.
         inputs_train: whether some of `inputs` train in some steps, for a summary.
         keep: batches that are kept at most; the oldest is dropped first.
-        copies: whether buffers are compared by value where they were written (DistributedDataParallel sends them
-            before each forward).
 
     Attributes:
         nbytes: the most that one batch of the probe's size takes.
@@ -76,11 +75,10 @@ class KnownBatches:
         inputs: Sequence[nn.Parameter],
         inputs_train: bool,
         keep: int,
-        copies: bool = False,
     ) -> None:
         self.model, self.blocks, self.keep, self.inputs_train = model, blocks, keep, inputs_train
         self.nbytes = 0
-        self._inputs, self._copies = tuple(inputs), copies
+        self._inputs = tuple(inputs)
         self._kept: dict[Hashable, list[Kept]] = {}
         self._state: State | None = None
         self._key: Hashable = None
@@ -127,6 +125,16 @@ class KnownBatches:
         self.keep = 0
         self._hook.remove()
 
+    def remover(self) -> Callable[[], None]:
+        """`remove`, as a function that does not keep the model alive."""
+        known = weakref.ref(self)
+
+        def remove() -> None:
+            if (found := known()) is not None:
+                found.remove()
+
+        return remove
+
     @torch.no_grad()
     def check(self, predict: Callable[[], Tensor]) -> None:
         """Predict once in full and once from each block on; all predictions must be equal bit for bit.
@@ -158,6 +166,8 @@ class KnownBatches:
                 f"prefix_cache: the model calls its {total} blocks {passes[0].count} times or out of order, so it is "
                 f"no single stack; {LEAVE_OUT}"
             )
+        if not plain.isfinite().all():
+            raise ValueError(f"prefix_cache: the prediction for probe[0] is not finite; mend it, or {LEAVE_OUT}")
         for place in range(1, total + 1):
             self.nbytes = max(self.nbytes, nbytes(answers[-1]))
             name = self.blocks.names[place - 1]
@@ -237,7 +247,7 @@ class KnownBatches:
             return None
         if self._state is None or not self._state.holds(self.model, self.blocks, entrance):
             self.clear()
-            self._state = State.of(self.model, self.blocks, entrance, copies=self._copies)
+            self._state = State.of(self.model, self.blocks, entrance)
         key, state = self._key, self._state
         kept = self._kept.get(key, [])
         if number < len(kept):
@@ -263,14 +273,14 @@ class KnownBatches:
             if before != random_state(self.device):
                 recorded.broken = True
                 self._warn(
-                    "random numbers are drawn in or before the frozen blocks (dropout in train mode), so a batch is "
-                    "never the same again: steps run in full; call .eval() on these modules"
+                    "random numbers are drawn in or before the frozen blocks (dropout in train mode), so a batch "
+                    "is never the same again: steps run in full; call .eval() on these modules"
                 )
             elif not state.holds(self.model, self.blocks, entrance):
                 recorded.broken = True
                 self._warn(
-                    "a buffer is written in or before the frozen blocks (batch norm in train mode): steps run in full; "
-                    "call .eval() on these modules"
+                    "a buffer or a mode changes in or before the frozen blocks (batch norm in train mode), so a batch "
+                    "is never the same again: steps run in full; call .eval() on these modules"
                 )
 
         return Pass(0, entrance, [], len(self.blocks), reached, complete)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from entprog.core.skip import PLAIN
 
 __all__ = ["Kept", "Pass", "State", "in_backward", "nbytes", "random_state"]
 
+SMALL = 2**20
+"""Bytes of a buffer up to which its values are compared: DistributedDataParallel writes all before each forward."""
 ANOTHER_ORDER = (
     "prefix_cache: the model calls its blocks in another order than at attach (layers that are left out at random, or "
     "with other inputs); leave prefix_cache out"
@@ -104,10 +106,10 @@ class Kept:
 
     def fits(self, leaves: list[Any]) -> bool:
         """Whether these are the arguments of that call; objects of unknown types are compared by type."""
-        return len(leaves) == len(self.given) and all(map(_same, leaves, self.given))
+        return len(leaves) == len(self.given) and all(map(same, leaves, self.given))
 
 
-def _same(new: Any, old: Any) -> bool:
+def same(new: Any, old: Any) -> bool:
     if isinstance(new, Tensor) and isinstance(old, Tensor):
         return (new.dtype, new.device, new.shape) == (old.dtype, old.device, old.shape) and torch.equal(new, old)
     return type(new) is type(old) and (new == old if isinstance(new, PLAIN) else True)
@@ -119,28 +121,26 @@ class State:
 
     entrance: int
     marks: list[Any]
-    buffers: list[Tensor]
-    versions: list[tuple[int, int]]
-    copies: list[Tensor] = field(default_factory=list)
+    buffers: list[tuple[Tensor, tuple[int, int], Tensor | None]]
 
     @classmethod
-    def of(cls, model: nn.Module, blocks: Blocks, entrance: int, *, copies: bool) -> "State":
+    def of(cls, model: nn.Module, blocks: Blocks, entrance: int) -> "State":
         marks, buffers = cls._seen(model, blocks, entrance)
-        kept = [buffer.clone() for buffer in buffers] if copies else []
-        return cls(entrance, marks, buffers, [_mark(buffer) for buffer in buffers], kept)
+        return cls(entrance, marks, [(b, _mark(b), b.clone() if b.nbytes <= SMALL else None) for b in buffers])
 
     def holds(self, model: nn.Module, blocks: Blocks, entrance: int) -> bool:
-        """Whether all is as it was."""
+        """Whether all is as it was; small buffers that were written or replaced may have the same values."""
         if entrance != self.entrance:
             return False
         marks, buffers = self._seen(model, blocks, entrance)
-        if marks != self.marks or [id(b) for b in buffers] != [id(b) for b in self.buffers]:
+        if marks != self.marks or len(buffers) != len(self.buffers):
             return False
-        versions = [_mark(buffer) for buffer in buffers]
-        if versions != self.versions:
-            if not self.copies or not all(map(torch.equal, buffers, self.copies)):
+        for place, (new, (old, mark, values)) in enumerate(zip(buffers, self.buffers, strict=True)):
+            if new is old and mark == _mark(new):
+                continue
+            if values is None or not same(new, values):
                 return False
-            self.versions = versions
+            self.buffers[place] = new, _mark(new), values
         return True
 
     @staticmethod
@@ -170,7 +170,10 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 
 def random_state(device: torch.device) -> tuple[Any, ...]:
     """State of the generators that a model may draw from, comparable by `==`."""
-    own = torch.get_device_module(device).get_rng_state() if device.type not in ("cpu", "meta") else torch.empty(0)
+    own = torch.empty(0)
+    if device.type not in ("cpu", "meta"):
+        module = torch.get_device_module(device)
+        own = module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
     _, keys, *others = np.random.get_state()
     states = torch.get_rng_state().numpy().tobytes(), own.cpu().numpy().tobytes()
     return *states, random.getstate(), np.asarray(keys).tobytes(), *others

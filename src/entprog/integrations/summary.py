@@ -72,8 +72,10 @@ def _prefixes(choices: Choices, context: MethodContext, known: KnownBatches) -> 
         else:
             reason = "the first block or an input-side parameter trains in each; leave prefix_cache out"
         return f"used in no step: {reason}"
+    every = context.inputs_every
+    rest = f"; dropped at every {every}th, where input-side parameters train" if choices.ranked and every > 1 else ""
     kept = f"up to {known.keep} batches of {known.nbytes / 1e6:.3g} MB (as large as probe[0]) on {known.device}"
-    return f"{kept}; blocks below the lowest active one run once a batch in steps {', '.join(used)}"
+    return f"{kept}; blocks below the lowest active one run once a batch in steps {', '.join(used)}{rest}"
 
 
 def _not_saved(choices: Choices, every: Sequence[str]) -> str:
