@@ -34,14 +34,15 @@ class Block(nn.Linear):
 class Net(nn.Module):
     """Four blocks between two linear layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, scaled: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.inlet, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
         self.blocks = nn.ModuleList(Block(8, 8) for _ in range(4))
+        self.register_buffer("scale", torch.full((), 2.0) if scaled else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.inlet(x)
+        x = self.inlet(x) if self.scale is None else self.inlet(x) * self.scale
         for block in self.blocks:
             x = block(x)
         return self.head(x)
@@ -88,8 +89,32 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
     return {name: whole(p.detach()).clone() for name, p in net.named_parameters()}
 
 
+def prefixed(rank: int, world: int, keep: int) -> dict[str, Any]:
+    """Under DistributedDataParallel, with a buffer that it sends before each forward; each rank has its own keys."""
+    net = Net(scaled=True)
+    model = DistributedDataParallel(net, find_unused_parameters=True)
+    optimizer = optim.SGD(net.parameters(), 0.1)
+    method = entprog.attach(
+        model, optimizer, steps=STEPS, predict=lambda d: model(d.x), probe=[drawn(0, rank, world)], score="order",
+        score_options={"order": "last"}, schedule="fixed", schedule_options={"m": (2,)}, inputs_every=0,
+        prefix_cache=keep,
+    )  # fmt: skip
+    calls: list[int] = []
+    net.blocks[0].register_forward_hook(lambda module, args, output: calls.append(int(output.isfinite().all())))
+    for i in range(STEPS):
+        seed = i // 2 if rank else i // 4
+        given = draw(100 * (rank + 1) + seed)
+        with method.step(i), method.batch(seed):
+            (model(given.x) - given.target).pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return {"run": sum(calls), "weights": [float(value.double().abs().sum()) for value in weights(net).values()]}
+
+
 def main(case: str, rank: int, world: int) -> dict[str, Any]:
     kind, score, schedule = case.split("-")
+    if kind == "ddpprefix":
+        return prefixed(rank, world, int(schedule))
     net = Net()
     model: nn.Module = net
     if kind.startswith("fsdp"):
@@ -109,6 +134,7 @@ def main(case: str, rank: int, world: int) -> dict[str, Any]:
         probe=[draw(0, 4 + rank) if kind == "uneven" else drawn(0, rank, world)], score=score, cost="flops",
         schedule="adaptive" if searching else "linear", schedule_options=options,
         gradient_checkpointing=kind == "fsdpckpt", inputs_every=0 if kind == "fsdpinputs" else 1,
+        prefix_cache=int(kind == "fsdpprefix"),
     )  # fmt: skip
     scores = (
         Gradient().score(_Task(net), discover_blocks(net), [drawn(0, rank, world)]) if kind in ("one", "fsdp") else None

@@ -15,6 +15,7 @@ CASES = (
     "fsdp-gradient-linear", "fsdpkeep-cei-supernet", "fsdpckpt-influence-linear", "fsdp-skip_loss-probe",
     "ddp-gradient-supernet", "ddpwhole-order-linear", "ddp-cei-probe",
     "ddpplain-gradient-linear", "uneven-gradient-linear", "fsdpinputs-gradient-linear",
+    "fsdpprefix-gradient-linear", "ddpprefix-order-2", "ddpprefix-order-0",
 )  # fmt: skip
 
 
@@ -56,8 +57,16 @@ def test_gradient_scores_of_shards_are_those_of_one_process(seen: list[dict[str,
     assert alone["scores"] == pytest.approx(seen[0]["fsdp-gradient-linear"]["scores"], rel=1e-5)
 
 
+def test_under_ddp_each_process_has_its_own_prefixes(seen: list[dict[str, Any]]) -> None:
+    for rank, each in enumerate(seen):
+        cached, plain = each["ddpprefix-order-2"], each["ddpprefix-order-0"]
+        assert cached["weights"] == plain["weights"] == seen[0]["ddpprefix-order-0"]["weights"]
+        assert (cached["run"], plain["run"]) == ((2, 4)[rank], 8)
+
+
 def test_what_cannot_be_right_is_refused_in_both(seen: list[dict[str, Any]]) -> None:
     for each in seen:
         assert "find_unused_parameters=True" in each["ddpplain-gradient-linear"]
         assert "draws of [[4], [5]] samples" in each["uneven-gradient-linear"]
+        assert each["fsdpprefix-gradient-linear"].startswith("prefix_cache = 1: under fully_shard")
         assert each["fsdpinputs-gradient-linear"].startswith("inputs_every = 0")

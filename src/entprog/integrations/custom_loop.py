@@ -16,6 +16,7 @@ from entprog.core.types import Draw, MethodContext, Ranking, Scores
 from entprog.integrations import checks, former, processes
 from entprog.integrations.choices import Choices, in_execution_order, put_on
 from entprog.integrations.group_norm import keep_group_norms_from_crashing
+from entprog.integrations.prefix_cache import KnownBatches, check_can_skip
 from entprog.integrations.skip_adapters import with_ready_adapters
 from entprog.integrations.summary import summary
 from entprog.methods.base import Method
@@ -85,6 +86,7 @@ def attach(
     states: str = "keep",
     inputs_every: int = 1,
     gradient_checkpointing: bool = False,
+    prefix_cache: int = 0,
     cost: str = "seconds",
     seed: int = 0,
     quiet: bool = False,
@@ -113,6 +115,9 @@ def attach(
             0 for never; the backward then ends at the lowest active block. Found by a forward of the first probe draw.
         gradient_checkpointing: recompute activations of blocks that need a gradient, in scoring, too, until the method
             is released. Turn the model's own switch off.
+        prefix_cache: how many batches keep the output of their frozen blocks below the lowest active one, which are not
+            run when `with method.batch(key):` names such a batch again; 0 for none. Needs a model that is a single
+            stack, which is tried by one forward of the first draw for each block, and frozen input-side parameters.
         cost: "seconds" (measured) or "flops" (proportional to the count of active blocks here).
         quiet: do not print `method.summary`, which says what each stage trains and what it does not save.
 
@@ -134,6 +139,7 @@ def attach(
     reshard(sharded_modules(model))
     checks.check_optimizer(model, optimizer)
     checks.check_draws(probe)
+    check_can_skip(model, prefix_cache, probe)
     processes.check_options(model, probe, {"inputs_every": inputs_every, "states": states})
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     with ExitStack() as undoing:
@@ -160,7 +166,8 @@ def attach(
                 parameter.grad = None
         elif ranking is not None:
             ranking = Ranking(tuple(name for name in ranking.names if name not in left_out))
-        inputs = _inputs(model, found, predict, probe) if choices.rests_inputs(inputs_every) else ()
+        rests = choices.rests_inputs(inputs_every)
+        inputs = _inputs(model, found, predict, probe) if rests or prefix_cache else ()
         found = put_on(choices.plugin, model, found, optimizer, seed)
         context = MethodContext(
             task=task,
@@ -172,7 +179,7 @@ def attach(
             schedule=plugins.load("schedule", choices.schedule, **choices.schedule_options) if choices.ranked else None,
             cost=cost,
             inputs_every=inputs_every,
-            inputs=inputs,
+            inputs=inputs if rests else (),
             storage=choices.stored(found),
             states=states,  # type: ignore[arg-type]
             notify=_warn,
@@ -181,9 +188,19 @@ def attach(
             agree=processes.agreeing(),
         )
         bound: Method = choices.plugin.bind(context)
+        known = None
+        if prefix_cache:
+            early = [p for name, p in model.named_parameters() if name in inputs]
+            known = KnownBatches(
+                model, found, optimizer, inputs=early, inputs_train=not trainable.isdisjoint(inputs), keep=prefix_cache
+            )
+            undoing.callback(known.remover())
+            with checks.evaluating(model):
+                known.check(lambda: task.predict(probe[0]))
+            bound.known = known.batch
         undo = undoing.pop_all().close
     former.remember(model, trainable, bound.freezer, undo)
-    bound.summary = summary(choices, context)
+    bound.summary = summary(choices, context, known)
     if not quiet:
         print(bound.summary)
     return bound

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from entprog.core.types import MethodContext, Workload
 from entprog.integrations.choices import Choices
+from entprog.integrations.prefix_cache import KnownBatches
 
 __all__ = ["summary"]
 
 
-def summary(choices: Choices, context: MethodContext) -> str:
+def summary(choices: Choices, context: MethodContext, known: KnownBatches | None = None) -> str:
     """One line for each part of the run in which the same blocks train, and what that costs."""
     total = len(context.blocks)
     lines = [f"entprog: method {choices.method!r}, {total} blocks, {context.total_steps} steps"]
@@ -27,6 +28,8 @@ def summary(choices: Choices, context: MethodContext) -> str:
         lines.append(f"  {where}: {len(workload.active)} of {total} blocks {kind}, backward through {reached}")
     if fullest == total:
         lines.append(f"  not saved: {_not_saved(choices, every)}")
+    if known is not None:
+        lines.append(f"  prefix cache: {_prefixes(choices, context, known)}")
     return "\n".join(lines)
 
 
@@ -52,6 +55,27 @@ def _reached(choices: Choices, context: MethodContext, workload: Workload) -> in
         return len(context.blocks)
     names = context.blocks.names
     return len(names) - min(names.index(name) for name in workload.active)
+
+
+def _prefixes(choices: Choices, context: MethodContext, known: KnownBatches) -> str:
+    """What is kept of how many batches, and in which steps."""
+    names, used = context.blocks.names, []
+    for start, end, workload, _ in _parts(choices, context):
+        resting = not known.inputs_train or (context.inputs_every != 1 if choices.ranked else not workload.inputs)
+        if choices.method not in ("mixed", "full") and resting and names[0] not in workload.active:
+            used.append(f"{start}-{end - 1}" if end - start > 1 else f"{start}")
+    if not used:
+        if choices.method in ("mixed", "full") or (choices.ranked and context.inputs_every != 1):
+            reason = "the first block or an adapter in it trains in each; leave prefix_cache out"
+        elif choices.ranked and known.inputs_train:
+            reason = "input-side parameters train in each; give inputs_every=0, or leave prefix_cache out"
+        else:
+            reason = "the first block or an input-side parameter trains in each; leave prefix_cache out"
+        return f"used in no step: {reason}"
+    every = context.inputs_every
+    rest = f"; dropped at every {every}th, where input-side parameters train" if choices.ranked and every > 1 else ""
+    kept = f"up to {known.keep} batches of {known.nbytes / 1e6:.3g} MB (as large as probe[0]) on {known.device}"
+    return f"{kept}; blocks below the lowest active one run once a batch in steps {', '.join(used)}{rest}"
 
 
 def _not_saved(choices: Choices, every: Sequence[str]) -> str:

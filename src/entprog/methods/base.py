@@ -5,8 +5,8 @@ that a loop uses for one phase (`Method`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -90,10 +90,12 @@ class Method(ABC):
         freezer: freezes and unfreezes the blocks.
         search_seconds, search_flops: spent on searching so far.
         summary: what the steps train and save, for a reader; filled in by `entprog.attach`.
+        known: what `batch` enters; set by `entprog.attach(..., prefix_cache=N)`.
     """
 
     freezer: Freezer
     summary: str = ""
+    known: Callable[[Hashable], AbstractContextManager[None]] | None = None
     search_seconds: float = 0.0
     search_flops: float = 0.0
 
@@ -104,6 +106,18 @@ class Method(ABC):
     @abstractmethod
     def step(self, i: int) -> AbstractContextManager[StepPlan]:
         """Around optimizer step i: exactly the planned blocks train inside; yields the plan."""
+
+    def batch(self, key: Hashable) -> AbstractContextManager[None]:
+        """Inside `step(i)`, around forward and backward of a batch: its frozen blocks run once for each key.
+
+        Without `entprog.attach(..., prefix_cache=N)` it does nothing. Give a key to a batch that comes again with the
+        same samples, noise, noise levels and conditions, and None to any other. Inside, the model may be called several
+        times, in the same order for the same key; micro-batches have keys of their own.
+
+        Raises:
+            ValueError: at a call of the model, with other inputs than at the first batch of this key.
+        """
+        return nullcontext() if self.known is None else self.known(key)
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
