@@ -14,7 +14,7 @@ TESTED = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 demo: $(STAMP)  ## fine-tune on real clips in three ways, compare them with the base (6 minutes on 2 cores)
 	$(BIN)/entprog demo --out runs/demo
 
-test: $(VENV)/.installed-dev  ## the fast tests (8 minutes on 2 cores)
+test: $(VENV)/.installed-dev  ## the fast tests (5 to 6 minutes on 2 cores)
 	$(TESTED) -m "not slow and not gpu" $(SHARED)
 
 lint: $(VENV)/.installed-dev  ## format, lint and types
