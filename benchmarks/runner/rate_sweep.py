@@ -1,7 +1,10 @@
 """The sweep of an arm's learning rate: three values, then further ones until the best has a worse one on each side."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,15 @@ def sweep(rates: Sequence[float], losses: Mapping[float, float], widen: int) -> 
 def rounded(factor: float) -> float:
     """To four digits, so that a factor is the same however it came about."""
     return float(f"{factor:.4g}")
+
+
+def best_by_bands(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The rate of each arm, of the rows of kind "tune": the lowest mean logarithm of the loss over its noise bands.
+
+    So each band weighs alike.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for row in rows:
+        if row["kind"] == "tune":
+            found.setdefault(row["arm"], {})[row["learning_rate"]] = fmean(map(math.log, row["bands"]))
+    return {arm: min(scores, key=lambda rate: scores[rate]) for arm, scores in found.items()}

@@ -17,7 +17,6 @@ The lines go to benchmarks/results/bands-in-pictures.jsonl.
 """
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.runner.rate_sweep import best_by_bands
 from entprog import plugins
 from entprog.config.load import config_of
 from entprog.config.schema import Config
@@ -182,15 +182,6 @@ def tune(part: int = 0, parts: int = 1) -> None:
             keep({"kind": "tune", "arm": arm, "learning_rate": rate, **exam(_task(recipe), recipe), **cost})
 
 
-def chosen_rates() -> dict[str, float]:
-    """Each arm's rate: the lowest mean logarithm of the loss over the five bands, so that each band weighs alike."""
-    found: dict[str, dict[float, float]] = {}
-    for row in records():
-        if row["kind"] == "tune":
-            found.setdefault(row["arm"], {})[row["learning_rate"]] = fmean(map(math.log, row["bands"]))
-    return {arm: min(scores, key=lambda rate: scores[rate]) for arm, scores in found.items()}
-
-
 def _task(recipe: Config) -> HumanVideoTask:
     _, task = open_run(Path(recipe.output_dir), "model")
     assert isinstance(task, HumanVideoTask)
@@ -209,7 +200,7 @@ def runs(part: int = 0, parts: int = 1) -> None:
         keep({"kind": "run", "arm": "copy", "cost": 0, "seed": 0, **measured(shown, real)})
         _keep_images("truth", real)
         _keep_images("untrained", fake)
-    rates = chosen_rates()
+    rates = best_by_bands(records())
     order = (*((each, seed) for some in (FINAL[:FIRST], FINAL[FIRST:]) for seed in SEEDS for each in some),)
     todo = [(*each, seed) for each, seed in order]
     for arm, cost, seed in todo[part::parts]:

@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.runner.rate_sweep import best_by_bands
 from benchmarks.studies import real_clips_page
 from benchmarks.studies.real_clips_page import records
 from benchmarks.tables.analysis import markdown
@@ -256,15 +257,6 @@ def tune(arms: list[str]) -> None:
                 keep({**head, "steps": list(TUNING_STEPS), **losses(task, recipe), **cost})
 
 
-def chosen_rates() -> dict[str, float]:
-    """Each arm's rate: the lowest mean logarithm of the loss over the five bands, so that each band weighs alike."""
-    found: dict[str, dict[float, float]] = {}
-    for row in records():
-        if row["kind"] == "tune":
-            found.setdefault(row["arm"], {})[row["learning_rate"]] = fmean(map(math.log, row["bands"]))
-    return {arm: min(scores, key=lambda rate: scores[rate]) for arm, scores in found.items()}
-
-
 def order() -> Iterator[tuple[str, str, int]]:
     """Arm, fold and seed of each run: what the question is about first, seed by seed."""
     for seed in SEEDS:
@@ -277,7 +269,7 @@ def order() -> Iterator[tuple[str, str, int]]:
 
 def runs(minutes: float = math.inf) -> None:
     """All runs that have no line yet; none begins after `minutes`."""
-    rates, ends = chosen_rates(), time.monotonic() + 60 * minutes
+    rates, ends = best_by_bands(records()), time.monotonic() + 60 * minutes
     done = {(row["arm"], row["fold"], row["seed"]) for row in records() if row["kind"] == "run"}
     for arm, fold, seed in order():
         if (arm, fold, seed) in done or (arm != "untrained" and arm not in rates) or time.monotonic() > ends:
@@ -332,7 +324,7 @@ def table() -> None:
 
 def show() -> None:
     """The moving picture: the clip of each fold that moves most, by seed 0."""
-    rates = chosen_rates()
+    rates = best_by_bands(records())
     arms = {"full": "full", "LoRA 16": "lora", "preset": "entprog"}
     runs = {title: Path(f"{arm}-{{fold}}-0-{rates[arm]:g}") for title, arm in arms.items()}
     runs["untrained"] = Path(f"untrained-{{fold}}-0-{RATES[0]:g}")

@@ -176,24 +176,26 @@ def kills(tmp_path: Path) -> Iterator[random.Random]:
 @pytest.mark.parametrize("shard", ["false", "true"])
 def test_fifteen_kills_lose_no_run(shard: str, recipe: Path, tmp_path: Path, kills: random.Random) -> None:
     """One process or all, at random moments, saves among them; the losses are those of a run that never stopped."""
-    arguments = (recipe, "--distributed.shard", shard, "--phases.pose.steps", "120", "--train.checkpointing_steps", "1")
+    arguments = (recipe, "--distributed.shard", shard, "--phases.pose.steps", "200", "--train.checkpointing_steps", "1")
     whole = ended(launched(tmp_path, *arguments, "--output-dir", "whole"))
     assert [each.returncode for each in whole] == [0, 0], whole
     done, run = 0, tmp_path / "run"
-    for attempt in range(40):
+    for attempt in range(60):
         resume = ("--resume-from-checkpoint", "latest") if list(run.glob("checkpoint-*")) else ()
         if run.exists() and not resume:
             shutil.rmtree(run)
         ranks = launched(tmp_path, *arguments, "--output-dir", "run", *resume)
         if done < 15:
             until(run, lines(run) + 1, ranks)
-            time.sleep(kills.random() * 1.5)
-            for rank in kills.sample(ranks, kills.choice([1, 2])):
+            time.sleep(kills.random() * 0.2)
+            hit = [rank for rank in kills.sample(ranks, kills.choice([1, 2])) if rank.poll() is None]
+            for rank in hit:
                 rank.kill()
-            done += 1
+            done += bool(hit)
         finished = ended(ranks)
         if all(each.returncode == 0 for each in finished):
             break
-        assert attempt < 39
+        assert attempt < 59
+    assert done == 15, "the run was over before it was killed so often"
     found, wanted = ([row["loss"] for row in rows(each)] for each in (run, tmp_path / "whole"))
     assert found == wanted

@@ -1,14 +1,8 @@
 """A callback of Lightning: the method in `Trainer.fit`, with no line in the training step."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor, nn
-
-from entprog.core.types import Draw
-from entprog.integrations.custom_loop import attach
-from entprog.methods.base import Method
+from entprog.integrations._attaching import Attaching
 
 try:
     from lightning.pytorch import Callback
@@ -18,7 +12,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["ProgressiveTraining"]
 
 
-class ProgressiveTraining(Callback):
+class ProgressiveTraining(Attaching, Callback):
     """Trains by `entprog.attach`: ranks when training starts, and chooses what trains at each optimizer step.
 
     Needs automatic optimization with one optimizer. Micro-batches of one step (`accumulate_grad_batches`) train the
@@ -33,18 +27,9 @@ class ProgressiveTraining(Callback):
         method: of the running fit; None before.
     """
 
-    def __init__(
-        self,
-        *,
-        predict: Callable[[Draw], Tensor],
-        probe: Sequence[Draw],
-        steps: int | None = None,
-        model: Callable[[Any], nn.Module] = lambda module: module,
-        **options: Any,
-    ) -> None:
-        self.predict, self.probe, self.steps, self.model, self.options = predict, probe, steps, model, options
-        self.method: Method | None = None
-        self._step = ExitStack()
+    def __init__(self, *, steps: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.steps = steps
         self._entered = -1
         self._state: dict[str, Any] = {}
 
@@ -55,10 +40,7 @@ class ProgressiveTraining(Callback):
             raise ValueError("steps: give the count of optimizer steps, here or as the trainer's max_steps")
         if len(trainer.optimizers) != 1:
             raise ValueError(f"{len(trainer.optimizers)} optimizers: the method follows one; configure one")
-        optimizer = trainer.optimizers[0]
-        self.method = attach(
-            self.model(pl_module), optimizer, steps=steps, predict=self.predict, probe=self.probe, **self.options
-        )
+        self.method = self._attach(pl_module, trainer.optimizers[0], steps)
         if self._state:
             self.method.load_state_dict(self._state)
 

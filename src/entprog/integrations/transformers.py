@@ -1,14 +1,8 @@
 """A callback of transformers' Trainer: the method in `trainer.train()`."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor, nn
-
-from entprog.core.types import Draw
-from entprog.integrations.custom_loop import attach
-from entprog.methods.base import Method
+from entprog.integrations._attaching import Attaching
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -21,7 +15,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["ProgressiveTraining"]
 
 
-class ProgressiveTraining(TrainerCallback):
+class ProgressiveTraining(Attaching, TrainerCallback):
     """Trains by `entprog.attach`: ranks when training starts, and chooses what trains at each optimizer step.
 
     The Trainer makes its learning-rate scheduler first, so methods "lora" and "mixed" need
@@ -35,18 +29,6 @@ class ProgressiveTraining(TrainerCallback):
         method: of the running training; None before.
     """
 
-    def __init__(
-        self,
-        *,
-        predict: Callable[[Draw], Tensor],
-        probe: Sequence[Draw],
-        model: Callable[[Any], nn.Module] = lambda model: model,
-        **options: Any,
-    ) -> None:
-        self.predict, self.probe, self.model, self.options = predict, probe, model, options
-        self.method: Method | None = None
-        self._step = ExitStack()
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Rank and attach."""
         if state.global_step:
@@ -54,14 +36,7 @@ class ProgressiveTraining(TrainerCallback):
         optimizer = kwargs["optimizer"]
         while isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
-        self.method = attach(
-            self.model(kwargs["model"]),
-            optimizer,
-            steps=state.max_steps,
-            predict=self.predict,
-            probe=self.probe,
-            **self.options,
-        )
+        self.method = self._attach(kwargs["model"], optimizer, state.max_steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Enter the step, before its first micro-batch."""
