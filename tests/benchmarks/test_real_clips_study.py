@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.runner.rate_sweep import best_by_bands
 from benchmarks.studies import fill, real_clips, real_clips_page
 
 SHOWN = {"l1": 0.02, "ssim": 0.9, "psnr": 25.0, "pck": 0.8, "background_l1": 0.01}
@@ -77,7 +78,7 @@ def test_the_rate_is_chosen_with_each_band_alike(record: Path) -> None:
     rows = [{"kind": "tune", "arm": "full", "learning_rate": rate, "bands": bands}
             for rate, bands in ((1e-4, low), (3e-4, high))]  # fmt: skip
     write(record, rows)
-    assert real_clips.chosen_rates() == {"full": 1e-4}
+    assert best_by_bands(real_clips.records()) == {"full": 1e-4}
 
 
 def test_the_picture_has_a_column_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
