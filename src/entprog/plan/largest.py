@@ -41,7 +41,7 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
     fitting = [row for row in stages if row.fits]
     row = max(fitting, key=lambda row: (row.m, row.peak)) if fitting else min(stages, key=lambda row: row.peak)
     active, case, found = _active(planner, plan, row, order), planner.case(plan.settings), []
-    title = row.order
+    title, kept = row.order, row.bytes["weights"] + row.bytes["optimizer"]
     grids: list[tuple[str, list[Shape]]] = [("resolution", planner.subject.resolutions(case.shape, RESOLUTION))]
     if plan.settings.blocks != "spatial":
         frames = planner.subject.frames(case.shape, FRAMES)
@@ -59,7 +59,7 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
             height, width = grid[place].sides
             return float(height * width * grid[place].frames)
 
-        place = search(share, 0, len(grid) - 1, start, size)
+        place = search(share, 0, len(grid) - 1, start, size, kept / max(1, planner.hardware.usable))
         value = None if place is None else getattr(grid[place], what)
         width = 0 if place is None or what == "frames" else grid[place].width
         found.append(Largest(what, value, place == len(grid) - 1, title, row.m, width))
@@ -67,13 +67,21 @@ def largest_shape(planner: Planner, plan: PhasePlan, order: str) -> list[Largest
 
 
 def search(
-    share: Callable[[int], float], low: int, high: int, start: int, size: Callable[[int], float] = float
+    share: Callable[[int], float],
+    low: int,
+    high: int,
+    start: int,
+    size: Callable[[int], float] = float,
+    kept: float | None = None,
 ) -> int | None:
     """The largest place from `low` to `high` whose share of the memory is at most 1, None where there is none.
 
     `share` grows with the place, nearly along a line in `size`: guesses follow the line between what fits and what
     doesn't, and halve what is left each fourth time. It ends where the next place is known to be too large, or lies
     clearly beyond 1 on that line. After `TRIALS` calls the best so far stands.
+
+    Args:
+        kept: share that does not grow with the size (weights and optimizer states), for a first guess; unknown if None.
     """
     fits: tuple[int, float] | None = None
     over: tuple[int, float] | None = None
@@ -91,6 +99,9 @@ def search(
             place = low if over[0] - low <= 2 else max(low, min(over[0] - 1, int(over[0] / over[1])))
         elif over is None:
             place = min(high, max(fits[0] + 1, 2 * fits[0] + 1))
+            if kept is not None and kept < fits[1]:
+                limit = size(fits[0]) * (1 - kept) / (fits[1] - kept)
+                place = max((p for p in range(fits[0] + 1, place) if size(p) <= limit), default=fits[0] + 1)
         else:
             if over[0] - fits[0] == 1:
                 break
