@@ -20,6 +20,7 @@ from entprog.cli.app import main
 from entprog.export import export
 from entprog.export.lora import best_factors
 from entprog.export.original_names import original_tensors
+from entprog.tasks.pretrained.saving import ADAPTERS, DELTA
 from entprog.tasks.pretrained.stored import StoredTensors, base_hash, write_network
 from entprog.train.run import train
 from pretrained_runs import Variant, recipe, task_of
@@ -325,3 +326,37 @@ def test_a_family_that_comfy_does_not_know(copied: Path, capsys: pytest.CaptureF
 )
 def test_wrong_options(capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
     assert words in failed(capsys, "nowhere", "out", *options)
+
+
+def test_averaged_weights_that_a_run_does_not_have(run_of: Runs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--weights ema: .* set train.ema_decay, or choose model"):
+        export(run_of("wan-2.1-t2v"), tmp_path / "out", "delta", weights="ema")
+    with pytest.raises(ValueError, match="--weights 'best': choose auto, model, ema"):
+        export(run_of("wan-2.1-t2v"), tmp_path / "out", "delta", weights="best")
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "method_options": {"rank": 4}}], ids=["full", "lora"])
+def test_averaged_weights_are_exported_where_the_run_kept_them(
+    run_of: Runs, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = run_of("wan-2.1-t2v", train__ema_decay=0.5, **changes)
+    averaged, delta = load_file(str(run / "final" / "ema.safetensors")), load_file(str(run / "final" / DELTA))
+    said = export(run, tmp_path / "whole", "diffusers")
+    assert "EMA weights" in said[-1]
+    assert all(
+        torch.equal(tensor, averaged[name]) for name, tensor in stored(tmp_path / "whole").items() if name in delta
+    )
+    assert any(not torch.equal(delta[name], averaged[name]) for name in delta)
+    adapters = load_file(str(tmp_path / "whole" / ADAPTERS))
+    assert adapters and all(torch.equal(tensor, averaged[name]) for name, tensor in adapters.items())
+    export(run, tmp_path / "delta", "delta", weights="ema")
+    entprog.apply_delta(saved("wan-2.1-t2v"), tmp_path / "delta", tmp_path / "again")
+    assert_equal(stored(tmp_path / "again"), stored(tmp_path / "whole"))
+    with pytest.raises(ValueError, match="--weights model"):
+        export(run, tmp_path / "lora", "lora")
+    assert "EMA" not in "".join(export(run, tmp_path / "last", "diffusers", weights="model"))
+    assert_equal(stored(tmp_path / "last"), stored(run / "final"))
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

@@ -75,6 +75,27 @@ def test_with_the_models_own_encoders(name: str, videos: Path, tmp_path: Path) -
         assert "text" in windows.text(windows.rows[0].prompt) and windows.text(prompt_hash(""))
 
 
+def test_captions_are_encoded_by_a_family_of_ones_own(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ftfy")
+    (tmp_path / "own_louder_wan.py").write_text(
+        "from entprog.tasks.pretrained.families.wan import Wan\n\n\nclass Louder(Wan):\n    networks = ()\n\n"
+        "    def encode_text(self, pipeline, prompt):\n"
+        "        return {name: 2 * value for name, value in super().encode_text(pipeline, prompt).items()}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = str(tiny_pipelines.saved("wan-2.1-t2v"))
+    given = ["--codec", model, "--text", model, *SMALL, "--workers", "1"]
+    main(["prepare", str(videos / "in"), str(tmp_path / "out"), *given, "--family", "own_louder_wan:Louder"])
+    (plain,) = encode_prompts(model, []).texts.values()
+    assert torch.allclose(Windows(tmp_path / "out").text(prompt_hash(""))["text"].float(), 2 * plain["text"], rtol=1e-2)
+    with pytest.raises(SystemExit):
+        main(["prepare", str(videos / "in"), str(tmp_path / "no"), *given, "--family", "own_louder_wan:Quiet"])
+    assert "--family = 'own_louder_wan:Quiet': can't be imported" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_model_that_needs_no_first_image(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("entprog.tasks.pretrained.encoders.Encoders.open")  # no encoder is needed
     model = str(tiny_pipelines.saved("wan-2.2-ti2v-5b"))

@@ -56,6 +56,7 @@ def prepare(
     device: str = "cpu",
     codec: str | None = None,
     text: str | None = None,
+    family: str | None = None,
     frames: Annotated[int | None, Parameter(show_default="81")] = None,
     references: Annotated[int | None, Parameter(show_default="4")] = None,
     control: str | None = None,
@@ -96,6 +97,7 @@ def prepare(
         device: where the networks run.
         codec: a model's folder in diffusers' layout, its VAE's folder, or a hub id.
         text: a model's folder or hub id, whose text encoders encode the captions.
+        family: how the model's network is called, where that is a class of yours: "package.module:Class".
         frames: of a window; windows overlap by half.
         references: images of the same clip stored with each window.
         control: also store a control video: "draw" draws the poses; else the metadata's column that names one.
@@ -105,8 +107,8 @@ def prepare(
         pose_options: of the pose estimator, such as detector=yolox.onnx pose_model=dwpose.onnx.
     """
     with_codec = without_none(
-        {"text": text, "frames": frames, "references": references, "control": control, "metadata": metadata,
-         "dtype": dtype, "tiling": tiling}
+        {"text": text, "family": family, "frames": frames, "references": references, "control": control,
+         "metadata": metadata, "dtype": dtype, "tiling": tiling}
     )  # fmt: skip
     common: dict[str, Any] = {"people": people, "max_frames": max_frames, "holdout": holdout, "device": device}
     common["workers"] = workers
@@ -325,7 +327,7 @@ def export(
     kind: Annotated[str, Parameter(name="--as")],
     dtype: Annotated[str | None, Parameter(show_default="float32")] = None,
     rank: int | None = None,
-    copy: Annotated[bool, Parameter(negative=())] = False, push: str = "",
+    copy: Annotated[bool, Parameter(negative=())] = False, push: str = "", weights: str = "auto",
 ) -> None:  # fmt: skip
     """Write a trained pretrained model as files that other tools load.
 
@@ -346,10 +348,11 @@ def export(
         rank: with --as lora, after training in full: the best approximation of this rank; its error is printed.
         copy: copy files instead of linking them to the run's.
         push: also upload to this repository of the hub, OWNER/NAME.
+        weights: "model" (of the last step), "ema", or "auto": EMA weights where the run kept them.
     """
     from entprog.export import export as verb
 
-    print("\n".join(verb(run, out, kind, dtype=dtype, rank=rank, copy=copy, push=push)))
+    print("\n".join(verb(run, out, kind, dtype=dtype, rank=rank, copy=copy, push=push, weights=weights)))
 
 
 def report(*runs: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:

@@ -11,19 +11,21 @@ from entprog.export.delta import apply_delta, write_delta
 from entprog.export.destination import check_free, fresh
 from entprog.export.lora import lora_problem, write_lora
 from entprog.export.trained import Trained
+from entprog.files import save_weights
 from entprog.tasks.pretrained.folder import read_configs
-from entprog.tasks.pretrained.saving import DELTA
-from entprog.tasks.pretrained.stored import link
+from entprog.tasks.pretrained.saving import ADAPTERS, DELTA, EMA
+from entprog.tasks.pretrained.stored import link, write_network
 
 __all__ = ["KINDS", "apply_delta", "export"]
 
+WEIGHTS = ("auto", "model", "ema")
 KINDS = ("diffusers", "delta", "comfy", "lora")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export(
     run: Path, out: Path, kind: str, *, dtype: str | None = None, rank: int | None = None, copy: bool = False,
-    push: str = "",
+    push: str = "", weights: str = "auto",
 ) -> list[str]:  # fmt: skip
     """Write a finished run of a pretrained model into the folder `out`, whole or not at all; returns lines to print.
 
@@ -39,15 +41,18 @@ def export(
         rank: of the best approximation (lora), for runs that trained weights in full.
         copy: copy files that are the same in the run, instead of linking them.
         push: a repository on the Hugging Face hub to upload to.
+        weights: "model" (of the last step), "ema", or "auto": EMA weights where the run kept them.
 
     Raises:
         ValueError: anything that the user can mend; nothing is written then.
     """
     _check(kind, dtype, rank)
+    if weights not in WEIGHTS:
+        raise ValueError(f"--weights {weights!r}: choose {', '.join(WEIGHTS)}")
     check_free(out)
     if push:
         hub.check_push(push)
-    trained = Trained.open(run)
+    trained = Trained.open(run, weights)
     about = {
         "as": kind,
         "run": run.resolve().name,
@@ -58,17 +63,19 @@ def export(
     number_type, notes = DTYPES[dtype or "float32"], []
     with fresh(out, about) as folder:
         if kind == "diffusers":
-            _link_final(trained, folder, copy)
+            _write_whole(trained, folder, copy)
         elif kind == "delta":
             write_delta(trained, folder)
         elif kind == "comfy":
             notes = write_comfy(trained, folder, number_type)
         else:
             notes = write_lora(trained, folder, number_type, rank)
-        if trained.adapters is not None:
-            link(trained.adapters, folder / trained.adapters.name, copy=copy)
-    if (run / "final" / "ema.safetensors").is_file():
-        notes.append("these are the weights of the last step; the run's EMA weights can't be exported")
+        if trained.adapters is not None and trained.averaged:
+            save_weights(dict(trained.adapters), folder / ADAPTERS, trained.adapters.about)
+        elif trained.adapters is not None:
+            link(trained.adapters.path, folder / ADAPTERS, copy=copy)
+    if trained.averaged:
+        notes.append("these are the run's EMA weights; --weights model for those of the last step")
     lines = [f"{out}: {kind} of {run}", *(f"  note: {note}" for note in notes)]
     if push:
         lines.append(hub.push(trained, out, push, kind))
@@ -101,8 +108,12 @@ def _check_family(trained: Trained, kind: str) -> None:
         raise ValueError(problem)
 
 
-def _link_final(trained: Trained, folder: Path, copy: bool) -> None:
+def _write_whole(trained: Trained, folder: Path, copy: bool) -> None:
+    """The run's folder in diffusers' layout, with EMA weights in the network's place where these are exported."""
     for file in sorted(path for path in trained.final.rglob("*") if path.is_file()):
         place = file.relative_to(trained.final)
-        if place.name not in (DELTA, "ema.safetensors") and not any(part.startswith(".") for part in place.parts):
+        own = trained.averaged and place.parts[0] == trained.component
+        if place.name not in (DELTA, EMA, ADAPTERS) and not own and not any(p.startswith(".") for p in place.parts):
             link(file, folder / place, copy=copy)
+    if trained.averaged:
+        write_network(trained.final / trained.component, folder / trained.component, trained.changed)

@@ -53,6 +53,11 @@ def write_lora(trained: Trained, folder: Path, dtype: torch.dtype, rank: int | N
 def _check_exact(trained: Trained) -> None:
     full = [name for name in trained.changed if name.removesuffix(".weight") not in trained.factors]
     instead = "export --as comfy or --as delta, or give --rank R for the best approximation of rank R"
+    if trained.averaged and full:
+        raise ValueError(
+            "--as lora: an average of weights is not the product of the run's adapters; give --weights model for those "
+            "of the last step, or --rank R for the best approximation of rank R"
+        )
     if not trained.factors:
         raise ValueError(f"--as lora: run {trained.run} trained its weights in full; {instead}")
     if full:

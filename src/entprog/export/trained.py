@@ -1,8 +1,9 @@
 """A finished run of a pretrained model, as the export sees it: what moved, its base, its adapters and LoRA factors."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from entprog.config.load import read_config
 from entprog.config.schema import Config
 from entprog.report.collect import collect
 from entprog.tasks.pretrained.folder import DTYPES, ModelFolder
-from entprog.tasks.pretrained.saving import ADAPTERS, DELTA
+from entprog.tasks.pretrained.saving import ADAPTERS, DELTA, EMA
 from entprog.tasks.pretrained.stored import StoredTensors, base_hash
 
 __all__ = ["Factors", "TensorFile", "Trained"]
@@ -35,12 +36,19 @@ class TensorFile(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._opened = safe_open(str(path), "pt")
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: can't be read as safetensors ({error}); copy it again") from error
         self.about: dict[str, str] = self._opened.metadata() or {}
         self._names = list(self._opened.keys())
+
+    def only(self, names: Collection[str], about: Mapping[str, str]) -> "TensorFile":
+        """Some of its tensors, with other metadata."""
+        fewer = copy(self)
+        fewer._names, fewer.about = [name for name in self._names if name in names], dict(about)
+        return fewer
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
@@ -60,18 +68,26 @@ class Trained:
 
     Attributes:
         changed: the tensors that moved, as they are now; its metadata say of which base.
+        adapters: the pose adapters, where the run has some.
+        averaged: whether these are the run's EMA weights, not those of the last step.
     """
 
     run: Path
     config: Config
     changed: TensorFile
+    adapters: TensorFile | None = None
+    averaged: bool = False
 
     @classmethod
-    def open(cls, run: Path) -> "Trained":
+    def open(cls, run: Path, weights: str = "auto") -> "Trained":
         """Check a run folder.
 
+        Args:
+            weights: "model", "ema", or "auto": EMA weights where the run kept them.
+
         Raises:
-            ValueError: no run, of another task, unfinished, NaN in its weights, or adapters of another base.
+            ValueError: no run, of another task, unfinished, without the weights asked for, NaN in its weights, or
+                adapters of another base.
         """
         if not (run / "config.toml").is_file():
             raise ValueError(f"run = {str(run)!r}: no config.toml there; give a folder made by entprog train")
@@ -85,21 +101,35 @@ class Trained:
             raise ValueError(
                 f"run = {str(run)!r}: not finished; go on with entprog train --resume-from-checkpoint latest"
             )
-        changed = TensorFile(run / "final" / DELTA)
-        trained = cls(run, config, changed)
+        beside = run / "final" / ADAPTERS
+        adapters = TensorFile(beside) if beside.is_file() else None
+        trained = cls(run, config, TensorFile(run / "final" / DELTA), adapters)
+        trained._check_adapters()
+        averaged = run / "final" / EMA
+        if weights == "ema" and not averaged.is_file():
+            raise ValueError(f"--weights ema: {run} has no EMA weights; set train.ema_decay, or choose model")
+        if averaged.is_file() and weights != "model":
+            trained = trained._average(TensorFile(averaged))
         trained._check()
         return trained
+
+    def _average(self, ema: TensorFile) -> "Trained":
+        """The same run by its EMA weights, which lie in one file with all that rests."""
+        adapters = None if self.adapters is None else ema.only(list(self.adapters), self.adapters.about)
+        return replace(self, changed=ema.only(list(self.changed), self.changed.about), adapters=adapters, averaged=True)
 
     def _check(self) -> None:
         broken = [name for name, tensor in self.changed.items() if not bool(torch.isfinite(tensor).all())]
         if broken:
             raise ValueError(
-                f"{self.final / DELTA}: NaN or infinite weights in {len(broken)} tensors (first {broken[0]}); "
+                f"{self.changed.path}: NaN or infinite weights in {len(broken)} tensors (first {broken[0]}); "
                 "nothing exported; train again with a lower learning rate"
             )
-        if self.adapters is not None and (other := TensorFile(self.adapters).about.get("base_hash")) != self.base_hash:
+
+    def _check_adapters(self) -> None:
+        if self.adapters is not None and (other := self.adapters.about.get("base_hash")) != self.base_hash:
             raise ValueError(
-                f"{self.adapters}: pose adapters of another base (hash {str(other)[:12]}) than {DELTA} beside it "
+                f"{self.adapters.path}: pose adapters of another base (hash {str(other)[:12]}) than {DELTA} beside it "
                 f"({self.base_hash[:12]}); copy both from the same run"
             )
 
@@ -115,12 +145,6 @@ class Trained:
     def component(self) -> str:
         """The folder of the network in the pipeline's."""
         return self.changed.about["component"]
-
-    @property
-    def adapters(self) -> Path | None:
-        """The file of the pose adapters, where the run has some."""
-        path = self.final / ADAPTERS
-        return path if path.is_file() else None
 
     @cached_property
     def network_config(self) -> dict[str, Any]:

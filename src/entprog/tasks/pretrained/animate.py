@@ -93,7 +93,9 @@ class PretrainedAnimator(Animator):
         with ExitStack() as stack:
             images = None
             if "image_embeds" in task.stored:
-                images = image_encoder(str(task.folder.path), str(task.device), "float32", stack)
+                images = image_encoder(
+                    str(task.folder.path), str(task.device), "float32", stack, task.config.model.family
+                )
             encoders = Encoders(codec, images, first="first" in task.stored)
             found = reference_tensors(torch.from_numpy(image)[None], self.window, encoders)
         one = {name: value[0] if value.dtype == torch.uint8 else value[0].float() for name, value in found.items()}
@@ -140,7 +142,9 @@ class PretrainedAnimator(Animator):
         from entprog.tasks.pretrained.text import encode_prompts
 
         task = self.task
-        encoded = encode_prompts(str(task.folder.path), [self.prompt]).texts[self.prompt]
+        encoded = encode_prompts(str(task.folder.path), [self.prompt], family=task.config.model.family).texts[
+            self.prompt
+        ]
         padded = task.family.padded([{name: value.float() for name, value in encoded.items()}])
         return texts(task, prompt_hash("")) | {f"{TEXT}{name}": value[0] for name, value in padded.items()}
 

@@ -49,6 +49,7 @@ class Encoders:
         path: the folder on this machine.
         configs: its configuration files.
         kind: which encoders: "text" or "image".
+        own_family: a family of the user's as "package.module:Class"; empty: by the network's class.
     """
 
     source: str
@@ -56,11 +57,13 @@ class Encoders:
     path: Path
     configs: Configs
     kind: Literal["text", "image"]
+    own_family: str = ""
 
     @classmethod
     def open(
-        cls, source: str, kind: Literal["text", "image"], *, revision: str = "", component: str = "", field: str = ""
-    ) -> "Encoders":
+        cls, source: str, kind: Literal["text", "image"], *, revision: str = "", component: str = "", field: str = "",
+        family: str = "",
+    ) -> "Encoders":  # fmt: skip
         """Find the folder; of a hub id, fetch the encoders' files that are not yet in the cache.
 
         Args:
@@ -68,6 +71,7 @@ class Encoders:
             revision: branch, tag or commit of a hub id.
             component: the network's folder, as for `read_configs`.
             field: how error messages call `source`; empty: "--text" or "--image".
+            family: `own_family`.
 
         Raises:
             ValueError: no such folder or id, no pipeline, no encoder of this kind in it, weights missing or pickled, or
@@ -85,7 +89,7 @@ class Encoders:
         if not path.is_dir():
             path = _fetched(source, kind, revision, field)
         try:
-            found = cls(source, field, path, read_configs(path, component), kind)
+            found = cls(source, field, path, read_configs(path, component), kind, family)
         except ValueError as error:
             raise ValueError(str(error).replace("model.pretrained", field)) from error
         found._check()
@@ -94,7 +98,7 @@ class Encoders:
     @cached_property
     def family(self) -> Family:
         """How the network is called."""
-        return family_of(self.configs)
+        return family_of(self.configs, self.own_family)
 
     @cached_property
     def parts(self) -> dict[str, type[Any]]:

@@ -15,7 +15,7 @@ from entprog.prepare.metadata import captions
 from entprog.prepare.quality import MIN_SHARPNESS
 from entprog.prepare.window_folder import prepare_windows, size_multiple, wrong_shapes
 from entprog.profiling.device import pick_device
-from entprog.tasks.pretrained.families import family_of
+from entprog.tasks.pretrained.families import family_class, family_of
 from entprog.tasks.pretrained.families.base import Family
 from entprog.tasks.pretrained.folder import ModelFolder
 
@@ -31,6 +31,7 @@ def prepare_data(
     *,
     codec: str,
     text: str = "",
+    family: str = "",
     sizes: Sequence[str],
     frames: int,
     fps: float,
@@ -55,6 +56,7 @@ def prepare_data(
     Args:
         codec: a pipeline's folder, a VAE's folder, or a hub id.
         text: a pipeline's folder or hub id with text encoders; "": no captions are stored.
+        family: how the model's network is called, as "package.module:Class"; empty: by its class.
         control: "", "draw", or a column of the metadata.
         pose: the pose estimator and its options, as `prepare_folder` takes them.
         dtype: of the VAE's and the encoders' computation.
@@ -65,21 +67,21 @@ def prepare_data(
     """
     samples = captions(inputs, metadata, "" if control == "draw" else control)
     vae = DiffusersCodec.load(codec, dtype=dtype, tiling=tiling, field="--codec")
-    model, family = _family(codec, text)
-    multiple = size_multiple(codec, vae) if family is None else vae.factor * max(family.patch[1:])
+    model, calls = _family(family, codec, text)
+    multiple = size_multiple(codec, vae) if calls is None else vae.factor * max(calls.patch[1:])
     # before the text encoders' files are read
     if wrong := [*wrong_shapes(vae, sizes, frames, multiple, max_frames), *wrong_device(device)]:
         raise ConfigError(wrong)
     device = str(pick_device(device))
-    needed = None if family is None else _needed(family)
+    needed = None if calls is None else _needed(calls)
     face = 0
-    if family is not None and "face" in _needed(family):
-        face = int(family.network.get("motion_encoder_size") or FACE)
+    if calls is not None and "face" in _needed(calls):
+        face = int(calls.network.get("motion_encoder_size") or FACE)
     for note in (*samples.notes, *_missing(needed, control, references)):
         say(note)
     with ExitStack() as stack:
-        about, encode_text = _text(text, device, dtype)
-        wanted = "image_embeds" in (needed or ()) and references > 0 and family is not None and _sees(family)
+        about, encode_text = _text(text, device, dtype, family)
+        wanted = "image_embeds" in (needed or ()) and references > 0 and calls is not None and _sees(calls)
         return prepare_windows(
             inputs if layout != "folder" else [sample.video for sample in samples.rows] or inputs,
             out,
@@ -96,7 +98,7 @@ def prepare_data(
             captions={sample.video: sample.caption for sample in samples.rows},
             text=about,
             encode_text=encode_text,
-            encode_images=image_encoder(model, device, dtype, stack) if wanted else None,
+            encode_images=image_encoder(model, device, dtype, stack, family) if wanted else None,
             multiple=multiple,
             people=people,
             min_sharpness=min_sharpness,
@@ -111,11 +113,17 @@ def prepare_data(
         )
 
 
-def _family(*sources: str) -> tuple[str, Family | None]:
-    """The first of these folders or hub ids that holds a network of a known family, and how it is called."""
+def _family(own: str, *sources: str) -> tuple[str, Family | None]:
+    """The first of these folders or hub ids that holds a network of a known family, and how it is called.
+
+    Raises:
+        ValueError: a family of the user's can't be used.
+    """
+    if own:
+        family_class(own, "--family")
     for source in filter(None, sources):
         try:
-            return source, family_of(ModelFolder.open(source, weights=False).configs)
+            return source, family_of(ModelFolder.open(source, weights=False).configs, own)
         except ValueError:  # a VAE alone, or a network of no family that is known: its VAE can be used
             continue
     return "", None
@@ -141,14 +149,14 @@ def _missing(needed: set[str] | None, control: str, references: int) -> list[str
     return notes
 
 
-def _text(text: str, device: str, dtype: str) -> tuple[dict[str, str] | None, Any]:
+def _text(text: str, device: str, dtype: str, family: str) -> tuple[dict[str, str] | None, Any]:
     """The text encoders' class and hash, and the function that encodes prompts."""
     if not text:
         return None, None
     from entprog.tasks.pretrained.text import encode_prompts, text_identity
 
     def encode(prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        return encode_prompts(text, prompts, device=device, dtype=dtype, progress=True).texts
+        return encode_prompts(text, prompts, family=family, device=device, dtype=dtype, progress=True).texts
 
     return text_identity(text), encode
 
@@ -159,23 +167,23 @@ class ImageEncoder:
     In another process it is loaded again: one that was sent there would not record its hidden states.
     """
 
-    def __init__(self, model: str, device: str, dtype: str) -> None:
+    def __init__(self, model: str, device: str, dtype: str, family: str = "") -> None:
         """Raises ValueError where the model has no image encoder that can be used."""
         from entprog.tasks.pretrained.encoders import Encoders
 
-        self.given = model, device, dtype
-        self.encoders = Encoders.open(model, "image")
+        self.given = model, device, dtype, family
+        self.encoders = Encoders.open(model, "image", family=family)
         self._opened, self._stack = None, ExitStack()
 
     def __call__(self, images: Tensor) -> Tensor:
         from entprog.tasks.pretrained.text import image_states
 
         if self._opened is None:
-            _, device, dtype = self.given
+            _, device, dtype, _ = self.given
             self._opened = self._stack.enter_context(self.encoders.pipeline(device=device, dtype=dtype))
         return image_states(self.encoders.family, self._opened, images)
 
-    def __reduce__(self) -> tuple[type["ImageEncoder"], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type["ImageEncoder"], tuple[str, str, str, str]]:
         return ImageEncoder, self.given
 
     def close(self) -> None:
@@ -184,6 +192,6 @@ class ImageEncoder:
         self._stack.close()
 
 
-def image_encoder(model: str, device: str, dtype: str, stack: ExitStack) -> ImageEncoder:
+def image_encoder(model: str, device: str, dtype: str, stack: ExitStack, family: str = "") -> ImageEncoder:
     """The function that encodes reference images, until `stack` closes."""
-    return stack.enter_context(closing(ImageEncoder(model, device, dtype)))
+    return stack.enter_context(closing(ImageEncoder(model, device, dtype, family)))

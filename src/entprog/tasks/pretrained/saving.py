@@ -21,10 +21,11 @@ from entprog.tasks.pretrained.stored import StoredTensors, base_hash, link_other
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
 
-__all__ = ["ADAPTERS", "DELTA", "Held", "load_weights", "moved", "save", "shared_name", "write_delta"]
+__all__ = ["ADAPTERS", "DELTA", "EMA", "Held", "load_weights", "moved", "save", "shared_name", "write_delta"]
 
 ADAPTERS = "entprog_adapters.safetensors"
 DELTA = "delta.safetensors"
+EMA = "ema.safetensors"
 
 
 def save(task: "PretrainedTask", folder: Path) -> None:

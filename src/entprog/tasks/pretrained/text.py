@@ -44,6 +44,7 @@ def encode_prompts(
     *,
     revision: str = "",
     component: str = "",
+    family: str = "",
     device: str = "cpu",
     dtype: str = "float32",
     progress: bool = False,
@@ -56,12 +57,13 @@ def encode_prompts(
         source: a whole pipeline's folder in diffusers' layout, or a hub id.
         revision: branch, tag or commit of a hub id.
         component: the network's folder; empty for the only one there is.
+        family: how the network is called, as "package.module:Class"; empty: by its class.
         dtype: of the encoders and of the tensors: "float32", "bf16" or "fp16".
 
     Raises:
         ValueError: no such folder, no text encoder in it, one that can't be loaded whole, or a package is missing.
     """
-    encoders = Encoders.open(str(source), "text", revision=revision, component=component)
+    encoders = Encoders.open(str(source), "text", revision=revision, component=component, family=family)
     texts: dict[str, dict[str, Tensor]] = {}
     with encoders.pipeline(device=device, dtype=dtype) as pipeline:
         wanted = dict.fromkeys(("", *prompts))

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from entprog.tasks.pretrained.families.base import Configs, Family
 
-__all__ = ["families", "family_of"]
+__all__ = ["families", "family_class", "family_of"]
 
 
 def families() -> dict[str, type[Family]]:
@@ -22,6 +22,27 @@ def families() -> dict[str, type[Family]]:
     return dict(sorted(found.items()))
 
 
+def family_class(own: str, field: str = "model.family") -> type[Family]:
+    """A family of the user's, "package.module:Class".
+
+    Args:
+        field: how error messages call it.
+
+    Raises:
+        ValueError: not of that form, not to be imported, or no family.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", own):
+        raise ValueError(f'{field} = {own!r}: expected "package.module:Class", or nothing for those known')
+    path, _, name = own.partition(":")
+    try:
+        found = getattr(importlib.import_module(path), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{field} = {own!r}: can't be imported ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        raise ValueError(f"{field} = {own!r}: no subclass of entprog.tasks.pretrained.families.base.Family")
+    return found
+
+
 def family_of(configs: Configs, own: str = "") -> Family:
     """The family of a network.
 
@@ -32,16 +53,7 @@ def family_of(configs: Configs, own: str = "") -> Family:
         ValueError: no family calls this class; the message lists those known and how to add one.
     """
     if own:
-        if not re.fullmatch(r"\w+(\.\w+)*:\w+", own):
-            raise ValueError(f'model.family = {own!r}: expected "package.module:Class", or nothing for those known')
-        path, _, name = own.partition(":")
-        try:
-            found = getattr(importlib.import_module(path), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"model.family = {own!r}: can't be imported ({error})") from error
-        if not (isinstance(found, type) and issubclass(found, Family)):
-            raise ValueError(f"model.family = {own!r}: no subclass of entprog.tasks.pretrained.families.base.Family")
-        return found(configs)
+        return family_class(own)(configs)
     known, name = families(), str(configs.network.get("_class_name", ""))
     if name in known:
         return known[name](configs)
