@@ -22,7 +22,7 @@ def shown() -> dict[tuple[str, int], tuple[str, str]]:
     table = PAGE.split("<!-- accounting -->")[1].split("<!-- end -->")[0]
     found = {}
     for line in table.strip().splitlines()[2:]:
-        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         for order, (gigabytes, speed) in zip(ORDERS, (cells[1:3], cells[3:5]), strict=True):
             if gigabytes:
                 found[order, int(cells[0])] = (gigabytes, speed.removesuffix("x"))
