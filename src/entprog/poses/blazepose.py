@@ -221,7 +221,7 @@ def to_openpose(points: Tensor, visibility: Tensor) -> Tensor:
     blaze = torch.cat([points, visibility[..., None]], -1)
     right, left = blaze[:, SHOULDERS[1]], blaze[:, SHOULDERS[0]]
     neck = torch.cat([(right + left)[:, :2] / 2, torch.minimum(right, left)[:, 2:]], -1)
-    return torch.stack([neck if number < 0 else blaze[:, number] for number in OPENPOSE_18], 1)
+    return torch.cat([blaze, neck[:, None]], 1)[:, list(OPENPOSE_18)]  # -1 is the neck, which is the last
 
 
 def _anchors() -> Tensor:
