@@ -43,7 +43,7 @@ def test_rendered_frames_survive_the_round_trip(frames: Tensor) -> None:
     assert decibels(half, back) > 60
 
 
-@pytest.mark.parametrize("shape", [(9, 64, 64, 3), (2, 3, 32, 48, 3), (64, 64, 3), (5, 4, 4, 3)])
+@pytest.mark.parametrize("shape", [(5, 256, 256, 3), (2, 3, 32, 48, 3), (64, 64, 3), (5, 4, 4, 3)])
 def test_the_fast_encoding_is_the_plain_one(shape: tuple[int, ...]) -> None:
     codec = PatchCodec.default()
     given = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

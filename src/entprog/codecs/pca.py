@@ -21,8 +21,8 @@ __all__ = ["Pca"]
 
 FACTOR = 4
 CHANNELS = 16
-AT_ONCE = 4
-"""Frames that are encoded at once on a CPU."""
+AT_ONCE = 2**18
+"""Pixels that are encoded at once on a CPU, four frames of 256 px: their floats stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,13 @@ class PatchCodec(Codec):
         given = torch.as_tensor(frames)
         lead, (height, width) = given.shape[:-3], _checked(*given.shape[-3:-1])
         rows, columns = height // FACTOR, width // FACTOR
-        # the bytes are reordered, not the four times larger floats; a few frames at once stay in the CPU's cache
+        at_once = AT_ONCE // max(1, height * width) if given.device.type == "cpu" else given.numel()
+        # the bytes are reordered, not the four times larger floats
         cells = given.reshape(-1, rows, FACTOR, columns, FACTOR, 3).permute(0, 1, 3, 5, 2, 4)
         latents = torch.cat(
             [
                 self._of_patches(some.reshape(-1, rows, columns, 3 * FACTOR**2).float().div_(127.5).sub_(1))
-                for some in cells.split(AT_ONCE if given.device.type == "cpu" else max(1, len(cells)))
+                for some in cells.split(max(1, at_once))
             ]
         )
         return latents.reshape(*lead, *latents.shape[1:])
