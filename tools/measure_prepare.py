@@ -54,11 +54,14 @@ class StandIn:
         return Track(np.stack(rows), np.ones(count, np.float32), np.ones(count, np.int64))
 
 
-def measure(file: Path, out: Path, size: int, networks: bool, answer: Any) -> None:
-    """Prepare one file; gives frames, clips, peak memory in MiB, and seconds of CPU."""
+def measure(file: Path, out: Path, size: int, runtime: Any, answer: Any) -> None:
+    """Prepare one file; gives frames, clips, peak memory in MiB, and seconds of CPU.
+
+    `runtime`: that of BlazePose, or None for the stand-in.
+    """
     torch.set_num_threads(1)
     codec = PatchCodec.default()
-    estimator: Any = PoseEstimator() if networks else StandIn()
+    estimator: Any = StandIn() if runtime is None else PoseEstimator(runtime=runtime)
     settings = {"sizes": [size], "fps": 12.0, "people": "largest", "min_frames": 16, "max_frames": None}
     store = Store(out, {**settings, "holdout": 0.0})
 
@@ -122,20 +125,21 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="*", type=float, default=[1, 60])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--networks", action="store_true", help="poses by BlazePose")
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes BlazePose")
     parser.add_argument("--cpu", action="store_true", help="CPU time of the files as they are")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for number, minutes in enumerate([] if given.cpu else given.minutes):
             file = looped(given.files[0], minutes, Path(folder) / f"loop{number}.mkv")
             out = Path(folder) / f"out{number}"
-            frames, clips, peak, seconds = in_process(file, out, given.size, given.networks)
+            frames, clips, peak, seconds = in_process(file, out, given.size, given.runtime if given.networks else None)
             each = 1000 * seconds / frames
             print(
                 f"{minutes:g} min: {frames} frames in {clips} clips, peak {peak:.0f} MiB, {each:.1f} ms a frame",
                 flush=True,
             )
         for name in given.files if given.cpu else []:
-            tries = [in_process(name, Path(folder) / f"{name.stem}{i}", given.size, True) for i in range(3)]
+            tries = [in_process(name, Path(folder) / f"{name.stem}{i}", given.size, given.runtime) for i in range(3)]
             frames, _, peak, seconds = min(tries, key=lambda found: found[3])
             print(f"{name.stem}: {frames} frames, {1000 * seconds / max(frames, 1):.1f} ms a frame", flush=True)
 

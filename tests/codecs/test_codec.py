@@ -43,6 +43,18 @@ def test_rendered_frames_survive_the_round_trip(frames: Tensor) -> None:
     assert decibels(half, back) > 60
 
 
+@pytest.mark.parametrize("shape", [(5, 256, 256, 3), (2, 3, 32, 48, 3), (64, 64, 3), (5, 4, 4, 3)])
+def test_the_fast_encoding_is_the_plain_one(shape: tuple[int, ...]) -> None:
+    codec = PatchCodec.default()
+    given = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = (given.movedim(-1, -3).float() / 127.5 - 1).reshape(-1, 3, *shape[-3:-1])
+    patches = torch.nn.functional.pixel_unshuffle(pixels, 4).permute(0, 2, 3, 1)
+    plain = ((patches - codec.mean) @ codec.basis.T / codec.scale).permute(0, 3, 1, 2)
+    found = codec.encode(given)
+    assert found.shape == (*shape[:-3], 16, shape[-3] // 4, shape[-2] // 4)
+    assert torch.equal(found.reshape(plain.shape), plain)
+
+
 def test_shapes_and_kinds_of_input(frames: Tensor) -> None:
     codec = PatchCodec.default()
     assert codec.encode(frames[0]).shape == (16, 16, 16)

@@ -21,6 +21,8 @@ __all__ = ["Pca"]
 
 FACTOR = 4
 CHANNELS = 16
+AT_ONCE = 2**18
+"""Pixels that are encoded at once on a CPU, four frames of 256 px: their floats stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,19 @@ class PatchCodec(Codec):
 
     def encode(self, frames: Tensor | np.ndarray) -> Tensor:
         """uint8 frames [..., H, W, 3] (H, W multiples of 4) to float32 latents [..., 16, H/4, W/4]."""
-        pixels = torch.as_tensor(frames).movedim(-1, -3).float() / 127.5 - 1
-        return self._project(pixels)
+        given = torch.as_tensor(frames)
+        lead, (height, width) = given.shape[:-3], _checked(*given.shape[-3:-1])
+        rows, columns = height // FACTOR, width // FACTOR
+        at_once = AT_ONCE // max(1, height * width) if given.device.type == "cpu" else given.numel()
+        # the bytes are reordered, not the four times larger floats
+        cells = given.reshape(-1, rows, FACTOR, columns, FACTOR, 3).permute(0, 1, 3, 5, 2, 4)
+        latents = torch.cat(
+            [
+                self._of_patches(some.reshape(-1, rows, columns, 3 * FACTOR**2).float().div_(127.5).sub_(1))
+                for some in cells.split(max(1, at_once))
+            ]
+        )
+        return latents.reshape(*lead, *latents.shape[1:])
 
     def encode_pixels(self, frames: Tensor) -> Tensor:
         """Frames in 0..1, [..., 3, H, W], to latents [..., 16, H/4, W/4] on the same device, without rounding."""
@@ -113,10 +126,13 @@ class PatchCodec(Codec):
     def _project(self, pixels: Tensor) -> Tensor:
         """Pixels in -1..1, [..., 3, H, W], to latents."""
         lead = pixels.shape[:-3]
-        patches = _patches(pixels.reshape(-1, *pixels.shape[-3:]))
-        mean, basis, scale = (t.to(patches.device) for t in (self.mean, self.basis, self.scale))
-        latents = ((patches - mean) @ basis.T / scale).permute(0, 3, 1, 2)
+        latents = self._of_patches(_patches(pixels.reshape(-1, *pixels.shape[-3:])))
         return latents.reshape(*lead, *latents.shape[1:])
+
+    def _of_patches(self, patches: Tensor) -> Tensor:
+        """Patches [F, H/4, W/4, 48] in -1..1 to latents [F, 16, H/4, W/4]."""
+        mean, basis, scale = (t.to(patches.device) for t in (self.mean, self.basis, self.scale))
+        return ((patches - mean) @ basis.T / scale).permute(0, 3, 1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [..., 16, h, w] to frames in 0..1, [..., 3, 4h, 4w]."""
@@ -131,10 +147,14 @@ class PatchCodec(Codec):
 
 def _patches(pixels: Tensor) -> Tensor:
     """Pixels [F, 3, H, W] to patches [F, H/4, W/4, 48]."""
-    height, width = pixels.shape[2:]
+    _checked(*pixels.shape[2:])
+    return functional.pixel_unshuffle(pixels, FACTOR).permute(0, 2, 3, 1)
+
+
+def _checked(height: int, width: int) -> tuple[int, int]:
     if height % FACTOR or width % FACTOR:
         raise ValueError(f"frame size {height}x{width}: must be a multiple of {FACTOR}")
-    return functional.pixel_unshuffle(pixels, FACTOR).permute(0, 2, 3, 1)
+    return height, width
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ Architecture: Bazarevsky et al., "BlazePose: On-device Real-time Body Pose track
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,34 @@ FUSED = (
 """Whether this build of torch has the fused convolutions, which its compiler uses, too."""
 
 
+@dataclass(frozen=True)
+class Baked:
+    """A network as it is packaged.
+
+    Attributes:
+        input: number of the tensor that the images are.
+        outputs: numbers of the tensors that are returned, by name.
+        ops: in order; each names its "op", its "inputs", its "output" and what that kind of operation needs.
+        weights: float32, as "NUMBER.weight" and "NUMBER.bias" of the tensor that they make.
+    """
+
+    input: int
+    outputs: dict[str, int]
+    ops: list[dict[str, Any]]
+    weights: dict[str, Tensor]
+
+
+def baked(name: str) -> Baked:
+    """The packaged network "pose_detector" (images of 224 x 224) or "pose_landmarks" (256 x 256)."""
+    with safe_open(str(ASSETS / f"{name}.safetensors"), framework="pt") as file:
+        graph = json.loads(file.metadata()["graph"])
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, shape in graph["pruned"].items():
+        stored[key] = _restore(stored.pop(f"{key}.mask"), stored.pop(f"{key}.values"), shape)
+    weights = {key: value.float() for key, value in stored.items()}
+    return Baked(graph["input"], graph["outputs"], without_pads(graph["ops"]), weights)
+
+
 class BlazeGraph(nn.Module):
     """One baked network: images [N,3,H,W] -> its named outputs, each [N, rows, columns].
 
@@ -40,18 +69,12 @@ class BlazeGraph(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        with safe_open(str(ASSETS / f"{name}.safetensors"), framework="pt") as file:
-            graph = json.loads(file.metadata()["graph"])
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for key, shape in graph["pruned"].items():
-            stored[key] = _restore(stored.pop(f"{key}.mask"), stored.pop(f"{key}.values"), shape)
-        for key, value in stored.items():
+        graph = baked(name)
+        for key, value in graph.weights.items():
             # the CPU's convolution kernels are fastest with channels_last, here and for the images
             layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
-            self.register_buffer(key.replace(".", "_"), value.float().contiguous(memory_format=layout))
-        self.input: int = graph["input"]
-        self.outputs: dict[str, int] = graph["outputs"]
-        self.ops: list[dict[str, Any]] = without_pads(graph["ops"])
+            self.register_buffer(key.replace(".", "_"), value.contiguous(memory_format=layout))
+        self.input, self.outputs, self.ops = graph.input, graph.outputs, graph.ops
         self._last_use = {number: i for i, op in enumerate(self.ops) for number in op["inputs"]}
         self._packed: dict[int, Tensor] = {}
 
@@ -64,7 +87,7 @@ class BlazeGraph(nn.Module):
             for number in set(op["inputs"]) - keep:
                 if self._last_use[number] == i:
                     del live[number]
-        return {label: _rows(live[number]) for label, number in self.outputs.items()}
+        return {label: rows_of(live[number]) for label, number in self.outputs.items()}
 
     def _conv(self, x: Tensor, op: dict[str, Any], pad: tuple[int, int]) -> Tensor:
         number, stride, groups = op["output"], op["stride"], op["groups"]
@@ -146,7 +169,7 @@ def _depth_to_space(x: Tensor, block: int) -> Tensor:
     return x.reshape(n, rest, height * block, width * block)
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2) if x.dim() == 4 else x
 
 

@@ -10,7 +10,10 @@ from typing import Any
 from entprog import plugins
 from entprog.poses.base import PoseEstimator
 
-__all__ = ["DEFAULT", "default_estimator", "open_estimator", "pose_settings", "recorded_poses", "wrong_pose"]
+__all__ = [
+    "DEFAULT", "completed", "default_estimator", "open_estimator", "pose_settings", "recorded_poses", "with_defaults",
+    "wrong_pose",
+]  # fmt: skip
 
 DEFAULT = "blazepose"
 """The estimator that comes with the package."""
@@ -38,6 +41,24 @@ def pose_settings(name: str = DEFAULT, options: Mapping[str, Any] | None = None)
     values = {option.name: getattr(plugin, option.name) for option in plugins.describe("pose", name).options}
     written = name if ":" in name else name.replace("-", "_")
     return {"pose": written, "pose_options": {key: _recorded(value) for key, value in values.items()}}
+
+
+def completed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded options, and for those that are newer than the record their defaults.
+
+    Of the estimators that come with entprog; somebody's own are not imported for it.
+    """
+    if name not in plugins.names("pose"):
+        return dict(options)
+    known = plugins.describe("pose", name).options
+    return {option.name: _recorded(option.default) for option in known if not option.required} | dict(options)
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a data set with its estimator's options completed."""
+    if "pose" not in settings:
+        return dict(settings)
+    return {**settings, "pose_options": completed(str(settings["pose"]), settings.get("pose_options") or {})}
 
 
 def recorded_poses(folder: str | Path | None) -> tuple[str, dict[str, Any]] | None:

@@ -22,6 +22,7 @@ from entprog.data.shards import KEYPOINTS, ClipRow, Shards, ShardWriter, index_l
 from entprog.data.tensor_files import TensorFile
 from entprog.files import write_atomically
 from entprog.locks import LOCK_FILES
+from entprog.poses.loading import with_defaults
 from entprog.prepare.outcome import subject_of
 from entprog.prepare.parts import full_disk_reported, keep_clip, part_path
 from entprog.prepare.quality import MIN_SHARPNESS
@@ -90,7 +91,7 @@ class Store:
         write_atomically(self.out / "prepare.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _compare(self, before: dict[str, Any]) -> None:
-        before = {**{k: v for k, v in EARLIER.items() if k in self.settings}, **before}
+        before = with_defaults({**{k: v for k, v in EARLIER.items() if k in self.settings}, **before})
         before.pop(LEFT_OUT, None)
         keys = [key for key in {**before, **self.settings} if before.get(key) != self.settings.get(key)]
         if keys:

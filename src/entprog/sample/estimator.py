@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from entprog.poses.base import PoseEstimator
-from entprog.poses.loading import DEFAULT, default_estimator, open_estimator, pose_settings, recorded_poses, wrong_pose
+from entprog.poses.loading import (
+    DEFAULT,
+    completed,
+    default_estimator,
+    open_estimator,
+    pose_settings,
+    recorded_poses,
+    wrong_pose,
+)
 from entprog.tasks.data_record import read_data_record
 
 __all__ = ["estimator_for", "pose_of"]
@@ -26,7 +34,7 @@ def estimator_for(
     known = _of_the_data(run)
     if pose is not None or options:
         return _given(pose or pose_of(run), options or {}, known)
-    if known is None or known == (DEFAULT, {}):
+    if known is None or known == (DEFAULT, completed(DEFAULT, {})):
         return default_estimator(), ""
     name, recorded = known
     why = "it reads no pictures" if name == "openpose_json" else ""
@@ -50,8 +58,10 @@ def _of_the_data(run: Path) -> tuple[str, dict[str, Any]] | None:
     record = read_data_record(run) or {}
     kept = record.get("pose")
     if isinstance(kept, dict) and "name" in kept:
-        return str(kept["name"]), dict(kept.get("options") or {})
-    return recorded_poses(record.get("path"))
+        found: tuple[str, dict[str, Any]] | None = (str(kept["name"]), dict(kept.get("options") or {}))
+    else:
+        found = recorded_poses(record.get("path"))
+    return None if found is None else (found[0], completed(*found))
 
 
 def _given(
