@@ -37,6 +37,7 @@ from benchmarks.runner.timed_steps import Turns
 from entprog.config.load import config_of
 from entprog.config.presets import without_others_options
 from entprog.config.schema import Config
+from entprog.methods import _low_rank
 from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.toml.trees import laid_over
 from entprog.train.run import train
@@ -68,6 +69,9 @@ ARMS: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
     "mixed": ("mixed", (LAST_THIRD,)),
 }  # fmt: skip
 """Label -> arm of the suite, and what is laid over it."""
+
+WRITTEN_OUT = ", adapters written out"
+"""At the end of a label: adapters by peft's own forward, as before they were one operation with their layer."""
 
 PHASES = ("pose", "video")
 
@@ -110,9 +114,13 @@ class Split:
         with ExitStack() as stack:
             stack.enter_context(patch.object(HumanVideoTask, "loss", self.timed("forward", HumanVideoTask.loss)))
             stack.enter_context(patch.object(torch.Tensor, "backward", self.timed("backward", torch.Tensor.backward)))
+            stack.enter_context(patch.object(_low_rank, "fast_layers", self._fast_layers(_low_rank.fast_layers)))
             stack.callback(optimizers.register_optimizer_step_pre_hook(self._before_step).remove)
             stack.callback(optimizers.register_optimizer_step_post_hook(self._after_step).remove)
             yield
+
+    def _fast_layers(self, known: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: {} if WRITTEN_OUT in self.own.run else known()
 
     def _before_step(self, *call: Any) -> None:
         self.own.stepping = time.thread_time()
@@ -128,7 +136,7 @@ class Split:
 def config(label: str, phase: str, steps: int, folder: Path) -> Config:
     """A short run of an arm in one phase, on so few frames that the reference cache is soon full."""
     suite = read_suite(SUITE)
-    arm, over = ARMS[label]
+    arm, over = ARMS[label.removesuffix(WRITTEN_OUT)]
     tree = laid_over(without_others_options(dict(suite.recipe), suite.arms[arm].tree), suite.arms[arm].tree)
     for each in over:
         tree = laid_over(without_others_options(tree, each), each)
@@ -144,7 +152,9 @@ def config(label: str, phase: str, steps: int, folder: Path) -> Config:
     return config_of(tree, label, quiet=True)
 
 
-def run_all(labels: list[str], steps: int, folder: Path, command: str) -> dict[str, list[dict[str, Any]]]:
+def run_all(
+    labels: list[str], phases: list[str], steps: int, folder: Path, command: str
+) -> dict[str, list[dict[str, Any]]]:
     """The log of each run, its rows with the parts of their seconds."""
     turns, split = Turns(), Split()
 
@@ -159,7 +169,7 @@ def run_all(labels: list[str], steps: int, folder: Path, command: str) -> dict[s
 
     runs = {}
     for label in labels:
-        for phase in PHASES:
+        for phase in phases:
             # Bands and echoes have two workloads, one of which may come less often.
             twice = label.startswith("bands") or (label.startswith("preset") and phase == "video")
             if phase == "video" and label.startswith("preset,"):
@@ -232,7 +242,9 @@ def shown(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    known = [*ARMS, *(label + WRITTEN_OUT for label in ARMS if label.startswith(("lora", "preset", "mixed")))]
+    parser.add_argument("--arms", nargs="+", choices=known, default=known, metavar="ARM", help="; ".join(known))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument("--steps", type=int, default=24, help="counted steps of each workload, about")
     parser.add_argument("--label", default="", help="kept with each line, such as the name of a change")
     parser.add_argument("--operators", action="store_true", help="the operators of one step of each workload too")
@@ -242,16 +254,16 @@ def main() -> None:
     labels = ["full", *(label for label in given.arms if label != "full")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = run_all(labels, given.steps, folder, "python -m benchmarks.studies.step_speed")
-        about = json.loads((folder / "full pose" / "run.json").read_text(encoding="utf-8"))
+        found = run_all(labels, list(given.phases), given.steps, folder, "python -m benchmarks.studies.step_speed")
+        about = json.loads((folder / f"full {given.phases[0]}" / "run.json").read_text(encoding="utf-8"))
         rows = [
             {"arm": label, "phase": phase, **row}
-            for label in labels for phase in PHASES if f"{label} {phase}" in found
+            for label in labels for phase in given.phases if f"{label} {phase}" in found
             for row in measured(found[f"{label} {phase}"])
         ]  # fmt: skip
         counted = {
             (label, phase): operators(label, phase, folder) if given.operators else []
-            for label in labels for phase in PHASES if f"{label} {phase}" in found
+            for label in labels for phase in given.phases if f"{label} {phase}" in found
         }  # fmt: skip
     full = {row["phase"]: row["seconds"] / row["flops"] for row in rows if row["arm"] == "full"}
     kept = {key: about[key] for key in ("commit", "versions", "device", "capability", "threads", "started")}

@@ -19,7 +19,8 @@ from torch.nn import functional
 from entprog.core.blocks import Block
 from entprog.savings._mixed_layers import MixedLinear
 
-__all__ = ["BLOCK", "FrozenStorage", "Kind", "decode", "encode", "fresh_tables", "on_host", "original"]
+__all__ = ["BLOCK", "FrozenStorage", "Kind", "computed_in", "decode", "encode", "fresh_tables", "on_host", "original",
+           "stored"]  # fmt: skip
 
 Kind = Literal["bf16", "int8", "nf4", "offload"]
 KINDS = ("bf16", "int8", "nf4", "offload")
@@ -167,6 +168,20 @@ class _Held:
             )
 
 
+def stored(layer: nn.Module) -> _Held | None:
+    """What holds a layer's weight in its place, ready for one use; None where the layer has it.
+
+    Raises:
+        ValueError: the layer was set to train without going through the Freezer.
+    """
+    forward = layer.__dict__.get("forward")
+    if not isinstance(forward, partial) or forward.func is not _forward:
+        return None
+    held: _Held = forward.args[0]
+    held.refuse_trained()
+    return held
+
+
 def _forward(held: _Held, x: Tensor) -> Tensor:
     """A linear layer's forward with a weight that exists only here."""
     held.refuse_trained()
@@ -182,7 +197,7 @@ class _Linear(torch.autograd.Function):
         ctx.held, ctx.dtype = held, x.dtype
         if bias is not None and not torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.promote_types(x.dtype, bias.dtype))
-        dtype = _computed_in(x)
+        dtype = computed_in(x)
         out = functional.linear(x, held.weight(dtype, backward=False).to(dtype), bias)
         held.used()
         return out
@@ -197,7 +212,7 @@ class _Linear(torch.autograd.Function):
         return through, None, None
 
 
-def _computed_in(x: Tensor) -> torch.dtype:
+def computed_in(x: Tensor) -> torch.dtype:
     """The dtype in which a product with x runs: that of autocast, else that of x."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
