@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entprog.savings.low_rank_product import low_rank_product, takes
+
 
 def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str] = ()) -> None:
     """Put adapters of rank `rank` beside the linear layers of a block, in the place of its own weights.
@@ -27,7 +29,7 @@ def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str]
 
 
 class _LowRank(nn.Module):
-    """A frozen linear layer and a trained product of two thin matrices beside it, operation by operation as peft's."""
+    """A frozen linear layer and a trained product of two thin matrices beside it, operation by operation as in LoRA."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -37,6 +39,8 @@ class _LowRank(nn.Module):
         self.lora_up = nn.Linear(rank, base.out_features, **about)
 
     def forward(self, input: Tensor) -> Tensor:  # by torch's name, as some networks give it
+        if takes(self.base, input):
+            return low_rank_product(input, self.base, self.lora_down.weight, self.lora_up.weight, 2.0)
         out = self.base(input)
         low = input.to(self.lora_down.weight.dtype)
         return out + self.lora_up(self.lora_down(low)) * 2.0
