@@ -1,7 +1,8 @@
 """CPU seconds of a counted FLOP in the steps of each workload, against those of full fine-tuning.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.studies.step_speed                    # all arms, about five minutes
-    OMP_NUM_THREADS=1 python -m benchmarks.studies.step_speed --arms preset --label before --out FILE
+    OMP_NUM_THREADS=1 python -m benchmarks.studies.step_speed                # all arms
+    OMP_NUM_THREADS=1 python -m benchmarks.studies.step_speed --phases pose --steps 10 \\
+        --arms preset "preset, adapters written out"                         # one lever, on and off in turns
 
 The suite nano-muon's own arms (nano at 64 px, float32, batches of the suite) and a few more, each in two short runs by
 `entprog train`'s own loop: single frames with poses, and clips of 10 frames. All runs take their steps in turns in
@@ -16,7 +17,7 @@ profiler: their number, and how much of their time is in matrix products, which 
 
 import argparse
 import json
-import sys
+import os
 import tempfile
 import threading
 import time
@@ -240,47 +241,51 @@ def shown(row: Mapping[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def runs_of(labels: list[str], phases: list[str], found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Arm and phase of each run that was made."""
+    return [(label, phase) for label in labels for phase in phases if f"{label} {phase}" in found]
+
+
+def against_full(rows: list[dict[str, Any]]) -> None:
+    """Note each workload's seconds of a FLOP as a multiple of full fine-tuning's in the same phase."""
+    full = {row["phase"]: row["seconds"] / row["flops"] for row in rows if row["arm"] == "full"}
+    for row in rows:
+        row["of_full"] = row["seconds"] / row["flops"] / full[row["phase"]]
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*ARMS, *(label + WRITTEN_OUT for label in ARMS if label.startswith(("lora", "preset", "mixed")))]
     parser.add_argument("--arms", nargs="+", choices=known, default=known, metavar="ARM", help="; ".join(known))
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--steps", type=int, default=24, help="counted steps of each workload, about")
     parser.add_argument("--label", default="", help="kept with each line, such as the name of a change")
     parser.add_argument("--operators", action="store_true", help="the operators of one step of each workload too")
     parser.add_argument("--out", type=Path, default=RECORD)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     torch.set_num_threads(1)
     labels = ["full", *(label for label in given.arms if label != "full")]
+    asked = {"phases": given.phases, "steps": given.steps, "arms": labels, "label": given.label}
+    command, load = "python -m benchmarks.studies.step_speed", os.getloadavg()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = run_all(labels, list(given.phases), given.steps, folder, "python -m benchmarks.studies.step_speed")
+        found = run_all(labels, given.phases, given.steps, folder, command)
         about = json.loads((folder / f"full {given.phases[0]}" / "run.json").read_text(encoding="utf-8"))
-        rows = [
-            {"arm": label, "phase": phase, **row}
-            for label in labels for phase in given.phases if f"{label} {phase}" in found
-            for row in measured(found[f"{label} {phase}"])
-        ]  # fmt: skip
-        counted = {
-            (label, phase): operators(label, phase, folder) if given.operators else []
-            for label in labels for phase in given.phases if f"{label} {phase}" in found
-        }  # fmt: skip
-    full = {row["phase"]: row["seconds"] / row["flops"] for row in rows if row["arm"] == "full"}
+        runs = runs_of(labels, given.phases, found)
+        rows = [{"arm": a, "phase": phase, **row} for a, phase in runs for row in measured(found[f"{a} {phase}"])]
+        counted = {run: operators(*run, folder) if given.operators else [] for run in runs}
+    against_full(rows)
     kept = {key: about[key] for key in ("commit", "versions", "device", "capability", "threads", "started")}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with given.out.open("a", encoding="utf-8") as file:
         for row in rows:
-            row["of_full"] = row["seconds"] / row["flops"] / full[row["phase"]]
-            same = [
-                each
-                for each in counted[row["arm"], row["phase"]]
-                if (each["m"], each["echo"]) == (row["m"], row["echo"])
-            ]
-            line = {**row, "operators": same[0] if same else None, "label": given.label, **kept}
-            file.write(
-                json.dumps({**line, "command": " ".join(["python -m benchmarks.studies.step_speed", *sys.argv[1:]])})
-                + "\n"
-            )
+            same = [each for each in counted[row["arm"], row["phase"]] if all(each[k] == row[k] for k in ("m", "echo"))]
+            line = {**row, "operators": same[0] if same else None, **kept, "load": load[0], "asked": asked}
+            file.write(json.dumps({**line, "command": command}) + "\n")
             print(shown(row))
 
 
