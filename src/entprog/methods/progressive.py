@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from entprog.core.bands import watched_loss
 from entprog.core.freeze import Freezer
-from entprog.core.probe import PAIRS, Snapshot, check_shared, paired_gain
+from entprog.core.probe import Snapshot, check_shared, few_pairs, labels, watched_gain
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
 from entprog.core.types import MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
@@ -253,10 +254,10 @@ class BoundProgressive(Method):
 
     @torch.no_grad()
     def _read(self) -> list[float]:
-        """Holdout losses; charged to the search. One for each draw; in a probe one for each sample."""
+        """Holdout losses; charged to the search. One for each draw; for a probe or bands one for each sample."""
         start, task = time.perf_counter(), self.context.task
         with self.freezer.whole():
-            if self.schedule.estimator == "probe":
+            if self.schedule.estimator == "probe" or self.context.watch == "bands":
                 found = self.context.each(self.context.holdout, lambda draw: task.losses(draw).tolist())
                 losses = [loss for of_draw in found for loss in of_draw]
             else:
@@ -266,9 +267,15 @@ class BoundProgressive(Method):
         self.search_flops += self.context.reading_flops()
         return self._agreed(losses)
 
+    def _levels(self) -> list[float]:
+        return [tau for draw in self.context.holdout for tau in draw.tau.tolist()]
+
+    def _watched(self, losses: list[float]) -> float:
+        return watched_loss(losses, self._levels(), self.context.watch)
+
     def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
         losses, candidate = self._read(), place.candidates.index(workload)
-        loss = sum(losses) / len(losses)
+        loss = self._watched(losses)
         before = self.last_reading.get(candidate, loss)
         self.last_reading[candidate] = loss
         self._record(place, Trial(place.stage, i, workload, seconds, flops, before, loss))
@@ -289,14 +296,9 @@ class BoundProgressive(Method):
             self.probe["seconds"] = self.probe["flops"] = 0.0
 
     def _warn_of_few(self, pairs: int) -> None:
-        if pairs >= PAIRS or self.trials:  # warn before the first trial only
-            return
-        message = (
-            f"the probe compares its candidates over {pairs} pairs of holdout losses: with fewer than {PAIRS} their "
-            "standard error is rough and the larger candidate wins too often (with one, always); "
-            "give more holdout samples (train.holdout_clips)"
-        )
-        self.context.notify("warning", {"sign": "probe", "message": message})
+        message = few_pairs(pairs, self._levels(), self.context.watch)
+        if message and not self.trials:  # warn before the first trial only
+            self.context.notify("warning", {"sign": "probe", "message": message})
 
     def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
         share = place.share
@@ -304,10 +306,9 @@ class BoundProgressive(Method):
         if (place.offset + 1) % share:
             return
         after, before = self._read(), self.probe["before"]
-        _, error = paired_gain(before, after)
-        mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
+        _, error = watched_gain(before, after, self._levels(), self.context.watch)
         spent = self.probe["seconds"], self.probe["flops"]
-        trial = Trial(place.stage, i, workload, *spent, mean_before, mean_after, error)
+        trial = Trial(place.stage, i, workload, *spent, self._watched(before), self._watched(after), error)
         self._record(place, trial)
         self.freezer.everything()
         end = Snapshot.take(self.context.task.model, self.context.optimizer)
@@ -324,7 +325,7 @@ class BoundProgressive(Method):
 
     def _record(self, place: _Place, trial: Trial) -> None:
         self.trials.append(trial)
-        about = {"m": len(trial.workload.active), "candidate": _labels(place.candidates)[trial.workload]}
+        about = {"m": len(trial.workload.active), "candidate": labels(place.candidates)[trial.workload]}
         self.context.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
 
     def _stage_trials(self, stage: int) -> list[Trial]:
@@ -332,7 +333,7 @@ class BoundProgressive(Method):
 
     def _choose(self, place: _Place) -> None:
         workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.context.cost)
-        label = _labels(place.candidates)
+        label = labels(place.candidates)
         if workload not in label:
             raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is not one of its candidates")
         self.chosen.append(workload)
@@ -379,16 +380,3 @@ class BoundProgressive(Method):
         if self.probe:
             self.probe["start"] = Snapshot.from_state(self.probe["start"])
             self.probe["ends"] = {int(k): Snapshot.from_state(end) for k, end in self.probe["ends"].items()}
-
-
-def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
-    """Short names that distinguish a stage's candidates: m, and the parts of the shape that differ."""
-    names = [str(len(workload.active)) for workload in candidates]
-    for part in ("@{0.size}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
-        if len(set(names)) == len(names):
-            break
-        shapes = [workload.shape for workload in candidates]
-        names = [name + part.format(shape) if shape else name for name, shape in zip(names, shapes, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{name} #{k}" for k, name in enumerate(names)]
-    return dict(zip(candidates, names, strict=True))

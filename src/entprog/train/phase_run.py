@@ -147,6 +147,7 @@ def _context(
         flops=lambda workload: float(session.costs[workload].flops),
         reading_flops=ReadingFlops(session, setup.holdout),
         cost=weighed(config, task.device),
+        watch=config.train.watch,
         states=config.freeze.states if memory_plan is None else memory_plan.states,
         outside=setup.outside,
         inputs_every=config.freeze.inputs_every,
