@@ -322,7 +322,7 @@ class StepPlan:
     Attributes:
         workload: what trains, and the shape of the batch.
         replays: the step whose data, noise and learning rate it uses: i itself, except that the candidates of a probe
-            all replay the same steps.
+            all replay the same steps, and an echo the step that first trained on its samples.
         stage: of the schedule.
         searching: whether the step belongs to a search.
         discardable: whether it may be undone when its probe ends (EMA leaves such steps out).
