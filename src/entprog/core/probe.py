@@ -143,12 +143,27 @@ def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Wor
     The best candidate wins unless a larger one (`Trial.size`) is within two standard errors of it: then the
     larger one, since a short horizon favours small ones (FINDINGS 4).
     """
+    near, rates = _near_best(trials, cost)
+    return max(near, key=lambda t: t.size).workload, rates
+
+
+def cheapest_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+    """As `probe_choice`, but of the candidates within two standard errors of the best the cheapest one wins."""
+    near, rates = _near_best(trials, cost)
+    return min(near, key=lambda t: t.size).workload, rates
+
+
+def _near_best(trials: Sequence[Trial], cost: str) -> tuple[list[Trial], dict[Workload, float]]:
+    """The candidates within two standard errors of the best, itself among them, and the gain per cost of each."""
     rates = {t.workload: t.gain / getattr(t, cost) for t in trials}
     errors = {t.workload: t.gain_stderr / getattr(t, cost) for t in trials}
-    sizes = {t.workload: t.size for t in trials}
-    best = max(rates, key=lambda w: (rates[w], sizes[w]))
-    near = [w for w in rates if rates[best] - rates[w] <= 2 * math.hypot(errors[w], errors[best])]
-    return max([best, *near], key=lambda w: sizes[w]), rates
+    best = max(trials, key=lambda t: (rates[t.workload], t.size))
+    near = [
+        t
+        for t in trials
+        if rates[best.workload] - rates[t.workload] <= 2 * math.hypot(errors[t.workload], errors[best.workload])
+    ]
+    return [best, *near], rates
 
 
 def labels(candidates: Sequence[Workload]) -> dict[Workload, str]:

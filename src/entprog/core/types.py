@@ -360,7 +360,7 @@ class MethodContext:
         schedule: how many blocks, when.
         rerank: ranks again; None to keep `ranking` for the whole phase.
         flops: exact FLOPs of one optimizer step of a workload, called after that step has run.
-        reading_flops: exact FLOPs of one holdout reading.
+        reading_flops: exact FLOPs of one reading of this share of the holdout samples.
         cost: "flops" or "seconds": the cost that gains are divided by.
         watch: "mean" or "bands": the held-out loss that choices compare (see `core.bands.watched_loss`).
         states: what happens to optimizer states of frozen blocks: "keep", "drop" or "offload".
@@ -385,7 +385,7 @@ class MethodContext:
     schedule: "Schedule | None" = None
     rerank: Callable[[], Ranking] | None = None
     flops: Callable[[Workload], float] = lambda workload: float(len(workload.active))
-    reading_flops: Callable[[], float] = lambda: 0.0
+    reading_flops: Callable[[float], float] = lambda share: 0.0
     cost: str = "flops"
     watch: str = "mean"
     states: Literal["keep", "drop", "offload"] = "keep"

@@ -77,7 +77,8 @@ def sizes_from(config: Config) -> tuple[Any, str]:
 def _searches(config: Config) -> bool:
     """Whether candidates are compared by their held-out loss."""
     source, options = sizes_from(config)
-    return options == "schedule.options" and source.estimator != "none"
+    ranked = options == "schedule.options"
+    return bool(source.estimator != "none" if ranked else plugins.declared("method", config.method, "searching", False))
 
 
 def inputs_rest(config: Config, *, always: bool = False) -> bool:

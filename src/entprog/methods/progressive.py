@@ -13,7 +13,7 @@ from entprog.core.freeze import Freezer
 from entprog.core.probe import Snapshot, check_shared, few_pairs, labels, watched_gain
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
-from entprog.core.types import MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
+from entprog.core.types import Draw, MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
 from entprog.methods.base import Method, MethodPlugin
 
 __all__ = ["Progressive"]
@@ -39,7 +39,7 @@ class Progressive(MethodPlugin):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Position of step i: its stage, the step within it, the length of the stage's search, and its candidates.
 
     Candidates' blocks are in the network's order here, so that equal sets of blocks are equal workloads. `share` is
@@ -83,7 +83,7 @@ class BoundProgressive(Method):
         self.search_flops = 0.0
         self.probe: dict[str, Any] = {}
         self.last_reading: dict[int, float] = {}  # by the candidate's index
-        self._known: tuple[int, _Place, StepPlan] | None = None
+        self._known: tuple[int, Place, StepPlan] | None = None
         # Of a step that is entered once for each micro-batch: its number, its seconds so far, whether it is inside.
         self._open: int | None = None
         self._closed = -1
@@ -122,7 +122,7 @@ class BoundProgressive(Method):
     def _stage(self, i: int) -> int:
         return min(i * self.schedule.stages // self.context.total_steps, self.schedule.stages - 1)
 
-    def _place(self, i: int) -> _Place:
+    def _place(self, i: int) -> Place:
         stages, total = self.schedule.stages, self.context.total_steps
         stage = self._stage(i)
         start = -(-stage * total // stages)
@@ -136,7 +136,7 @@ class BoundProgressive(Method):
             if self.schedule.estimator == "probe":
                 share = search // len(candidates)
                 search = share * len(candidates)
-        return _Place(stage, i - start, start, search, candidates, share if i - start < search else 0)
+        return Place(stage, i - start, start, search, candidates, share if i - start < search else 0)
 
     def _in_order(self, active: Sequence[str]) -> tuple[str, ...]:
         chosen = set(active)
@@ -147,7 +147,7 @@ class BoundProgressive(Method):
         self._close_before(i)
         return self._planned(i)[1]
 
-    def _planned(self, i: int) -> tuple[_Place, StepPlan]:
+    def _planned(self, i: int) -> tuple[Place, StepPlan]:
         """Position and plan of step i; computed once a step, until the step decides something."""
         if self._known is None or self._known[0] != i:
             place = self._place(i)
@@ -163,7 +163,7 @@ class BoundProgressive(Method):
         every = self.context.inputs_every
         return every == 1 or not self.context.inputs or (every > 0 and replays % every == 0)
 
-    def _candidate(self, place: _Place) -> Workload:
+    def _candidate(self, place: Place) -> Workload:
         """The workload as the schedule named it; whether inputs train, too, is decided for single steps."""
         if not place.searching:
             return self.chosen[place.stage] if len(self.chosen) > place.stage else place.candidates[0]
@@ -248,7 +248,7 @@ class BoundProgressive(Method):
         if len(place.candidates) == 1 or place.search == 0:
             self.chosen.append(place.candidates[0])
 
-    def _announce(self, place: _Place, workload: Workload) -> None:
+    def _announce(self, place: Place, workload: Workload) -> None:
         active = list(workload.active)
         self.context.notify("stage", {"stage": place.stage, "m": len(active), "active": active})
 
@@ -258,22 +258,26 @@ class BoundProgressive(Method):
         start, task = time.perf_counter(), self.context.task
         with self.freezer.whole():
             if self.schedule.estimator == "probe" or self.context.watch == "bands":
-                found = self.context.each(self.context.holdout, lambda draw: task.losses(draw).tolist())
+                found = self.context.each(self._read_draws(), lambda draw: task.losses(draw).tolist())
                 losses = [loss for of_draw in found for loss in of_draw]
             else:
-                losses = self.context.each(self.context.holdout, lambda draw: float(task.loss(draw)))
+                losses = self.context.each(self._read_draws(), lambda draw: float(task.loss(draw)))
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
-        self.search_flops += self.context.reading_flops()
+        read, all_of_them = (sum(draw.size for draw in draws) for draws in (self._read_draws(), self.context.holdout))
+        self.search_flops += self.context.reading_flops(read / all_of_them)
         return self._agreed(losses)
 
     def _levels(self) -> list[float]:
-        return [tau for draw in self.context.holdout for tau in draw.tau.tolist()]
+        return [tau for draw in self._read_draws() for tau in draw.tau.tolist()]
+
+    def _read_draws(self) -> Sequence[Draw]:
+        return self.context.holdout
 
     def _watched(self, losses: list[float]) -> float:
         return watched_loss(losses, self._levels(), self.context.watch)
 
-    def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
+    def _read_supernet(self, place: Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
         losses, candidate = self._read(), place.candidates.index(workload)
         loss = self._watched(losses)
         before = self.last_reading.get(candidate, loss)
@@ -282,7 +286,7 @@ class BoundProgressive(Method):
         if place.offset == place.search - 1:
             self._choose(place)
 
-    def _enter_probe(self, place: _Place) -> None:
+    def _enter_probe(self, place: Place) -> None:
         share = place.share
         if place.offset % share == 0:
             # Restore offloaded states first: snapshots cover the whole model.
@@ -300,7 +304,7 @@ class BoundProgressive(Method):
         if message and not self.trials:  # warn before the first trial only
             self.context.notify("warning", {"sign": "probe", "message": message})
 
-    def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
+    def _leave_probe(self, place: Place, i: int, workload: Workload, seconds: float) -> None:
         share = place.share
         self.probe["seconds"] += seconds
         if (place.offset + 1) % share:
@@ -323,7 +327,7 @@ class BoundProgressive(Method):
             self.probe = {}
         self.freezer.train_only(workload.active)
 
-    def _record(self, place: _Place, trial: Trial) -> None:
+    def _record(self, place: Place, trial: Trial) -> None:
         self.trials.append(trial)
         about = {"m": len(trial.workload.active), "candidate": labels(place.candidates)[trial.workload]}
         self.context.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
@@ -331,7 +335,7 @@ class BoundProgressive(Method):
     def _stage_trials(self, stage: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.stage == stage]
 
-    def _choose(self, place: _Place) -> None:
+    def _choose(self, place: Place) -> None:
         workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.context.cost)
         label = labels(place.candidates)
         if workload not in label:
