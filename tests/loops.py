@@ -72,7 +72,7 @@ class Rig:
         self.losses: list[float] = []
         self.ranking = ranking
         values = {
-            "holdout": HOLDOUT, "ranking": ranking, "schedule": schedule, "reading_flops": lambda: 7.0,
+            "holdout": HOLDOUT, "ranking": ranking, "schedule": schedule, "reading_flops": lambda share: 7.0 * share,
             "notify": lambda name, values: self.events.append((name, values)), "seed": 5,
         }  # fmt: skip
         self.setting = MethodContext(self.task, self.blocks, self.optimizer, total, **{**values, **setting})

@@ -1,10 +1,10 @@
 """The sweep of an arm's learning rate: three values, then further ones until the best has a worse one on each side."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
+
+from entprog.core.bands import mean_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +65,5 @@ def best_by_bands(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, dict[float, float]] = {}
     for row in rows:
         if row["kind"] == "tune":
-            found.setdefault(row["arm"], {})[row["learning_rate"]] = fmean(map(math.log, row["bands"]))
+            found.setdefault(row["arm"], {})[row["learning_rate"]] = mean_log(row["bands"])
     return {arm: min(scores, key=lambda rate: scores[rate]) for arm, scores in found.items()}

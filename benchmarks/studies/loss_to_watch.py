@@ -14,14 +14,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from entprog.core.bands import mean_log
+
 RESULTS = Path("benchmarks") / "results"
 METRICS = {"l1": 1, "psnr": -1, "ssim": -1}
 """Metric -> 1 where less is better."""
 WATCHED: dict[str, Callable[[dict[str, Any]], float]] = {
     "mean": lambda row: row["loss"],
     **{name: lambda row, k=k: row["bands"][k] for k, name in enumerate(("0-.2", ".2-.4", ".4-.6", ".6-.8", ".8-1"))},  # type: ignore[misc]
-    "log mean": lambda row: fmean(map(math.log, row["bands"])),
-    "log, .6 up": lambda row: fmean(map(math.log, row["bands"][3:])),
+    "log mean": lambda row: mean_log(row["bands"]),
+    "log, .6 up": lambda row: mean_log(row["bands"][3:]),
 }
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from entprog.core.bands import band_edges, band_means
+from entprog.core.bands import band_edges, band_means, mean_log, watched_loss
 
 
 def test_each_loss_counts_in_the_band_of_its_tau():
@@ -45,3 +45,26 @@ def test_edges():
 def test_bad_arguments_are_refused(losses, tau, bands, message):
     with pytest.raises(ValueError, match=message):
         band_means(losses, tau, bands)
+
+
+def test_mean_log_weighs_bands_alike():
+    bands = [0.5, 0.25, 0.1, 0.05, 0.01]
+    assert mean_log(bands) == pytest.approx(sum(map(math.log, bands)) / 5)
+    for k in range(5):  # one percent less counts the same in every band
+        less = [loss * (0.99 if i == k else 1) for i, loss in enumerate(bands)]
+        assert mean_log(bands) - mean_log(less) == pytest.approx(-math.log(0.99) / 5)
+
+
+def test_mean_log_leaves_empty_bands_out():
+    assert mean_log([0.5, None, math.nan, 2.0]) == pytest.approx(0)
+    assert math.isnan(mean_log([])) and math.isnan(mean_log([None])) and mean_log([0.0, 1.0]) == -math.inf
+
+
+def test_the_watched_loss_is_the_mean_unless_bands_are_asked_for():
+    losses, tau = [0.9, 0.1, 0.04], [0.05, 0.5, 0.9]
+    assert watched_loss(losses, tau, "mean") == sum(losses) / 3
+    assert watched_loss(losses, tau, "bands") == pytest.approx(mean_log(losses))
+    # low noise hides in the mean that high noise got worse
+    worse = [0.85, 0.1, 0.06]
+    assert watched_loss(worse, tau, "mean") < watched_loss(losses, tau, "mean")
+    assert watched_loss(worse, tau, "bands") > watched_loss(losses, tau, "bands")

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from entprog.core.probe import Snapshot, paired_gain, probe_choice
+from entprog.core.bands import band_means, mean_log
+from entprog.core.probe import Snapshot, few_pairs, paired_gain, probe_choice, watched_gain
 from entprog.core.supernet import convergence_efficiency, supernet_candidate
 from entprog.core.types import Shape, Trial, Workload
 from loops import DRAWS, HOLDOUT, Rig, Sizes, adaptive, weights
@@ -76,6 +77,57 @@ def test_the_supernet_charges_its_readings_and_records_every_step() -> None:
 def test_paired_gain_by_hand() -> None:
     assert paired_gain([1.0, 2.0, 3.0], [0.5, 1.0, 3.0]) == (0.5, pytest.approx(0.5 / math.sqrt(3)))
     assert paired_gain([1.0], [0.5]) == (0.5, math.inf)
+
+
+def test_a_gain_by_bands_and_its_error() -> None:
+    tau = [0.1, 0.15, 0.5, 0.55, 0.58]
+    before, after = [2.0, 4.0, 0.1, 0.2, 0.3], [1.0, 4.0, 0.1, 0.1, 0.1]
+    gain, error = watched_gain(before, after, tau, "bands")
+    assert gain == pytest.approx((math.log(3 / 2.5) + math.log(0.2 / 0.1)) / 2)
+    low = paired_gain([2 / 3, 4 / 3], [1 / 2.5, 4 / 2.5])[1]
+    middle = paired_gain([0.5, 1.0, 1.5], [1.0, 1.0, 1.0])[1]
+    assert error == pytest.approx(math.hypot(low, middle) / 2)
+    assert watched_gain(before, after, tau, "mean") == paired_gain(before, after)
+    assert math.isinf(watched_gain(before[1:], after[1:], tau[1:], "bands")[1]), "one sample in a band"
+
+
+def test_the_error_by_bands_is_that_of_many_trials() -> None:
+    """Against the spread of the gain over drawn samples."""
+    torch.manual_seed(0)
+    tau = [(k + 0.5) / 40 for k in range(40)]
+    scale = torch.tensor([2.0 - 1.9 * t for t in tau])
+    found = []
+    for _ in range(400):
+        before = scale * (1 + 0.3 * torch.rand(40))
+        after = before * (0.9 + 0.1 * torch.rand(40))
+        found.append(watched_gain(before.tolist(), after.tolist(), tau, "bands"))
+    gains, errors = zip(*found, strict=True)
+    spread = float(torch.tensor(gains).std())
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.15)
+
+
+def test_few_pairs_are_said() -> None:
+    assert "over 8 pairs" in few_pairs(8, [0.5] * 8, "mean") and not few_pairs(24, [0.5] * 24, "mean")
+    assert "a single holdout sample" in few_pairs(25, [0.1, *[0.5] * 24], "bands")
+    assert not few_pairs(25, [0.1, *[0.5] * 24], "mean")
+
+
+@pytest.mark.parametrize("estimator", ["supernet", "probe"])
+def test_a_search_may_watch_the_bands(estimator: str) -> None:
+    """Readings are the mean log over bands of the same samples; training itself does not change."""
+    mean, bands = (
+        Rig(schedule=adaptive(estimator, stages=1, search_steps=6), total=8, watch=watch) for watch in ("mean", "bands")
+    )
+    steps = 2 if estimator == "probe" else 1
+    for rig in (mean, bands):
+        rig.run(0, steps, checked=False)
+    with torch.no_grad():
+        each = [loss for draw in HOLDOUT for loss in bands.task.losses(draw).tolist()]
+    levels = [tau for draw in HOLDOUT for tau in draw.tau.tolist()]
+    one, other = mean.method.trials[0], bands.method.trials[0]
+    assert one.loss_after == pytest.approx(sum(each) / len(each))
+    assert other.loss_after == pytest.approx(mean_log(band_means(each, levels)))
+    assert mean.losses == bands.losses
 
 
 def test_the_larger_candidate_wins_within_two_errors() -> None:

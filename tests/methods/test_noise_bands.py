@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from entprog import plugins
-from entprog.config.load import config_of
+from entprog.config.load import ConfigError, ConfigWarning, config_of
 from entprog.core.types import Shape, Workload
 from entprog.data.sampler import stratified_tau
 from entprog.tasks.finished_run import build_task
+from entprog.tasks.human_video.task import HumanVideoTask
 from entprog.toml.trees import laid_over
+from entprog.train.position import Position
 from entprog.train.run import train
 
 NAMES = tuple(f"blocks.{k}" for k in range(6))
@@ -104,3 +106,92 @@ def test_full_can_draw_as_much_high_noise(tmp_path: Path) -> None:
         tau = task.draw(samples.batch(8 * i, shape), shape, 0).tau
         low, high = shape.band
         assert float(tau.min()) >= low and float(tau.max()) <= high
+
+
+ECHO: dict[str, Any] = {"echo": 2, "noise_edges": [0.3, 0.6], "noise_shares": [0.3, 0.3, 0.4], "m": [1, 0.34, 0]}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_bands_come_in_runs_that_repeat_a_batch() -> None:
+    method = plugins.load("method", "bands", echo=3, noise_edges=[0.6], noise_shares=[0.4, 0.6], resolution=[16, 32])
+    about = NAMES, SHAPE, 200, 0
+    bands = [method.band(i) for i in range(200)]
+    assert all(len(set(bands[i : i + 3])) == 1 for i in range(0, 198, 3))
+    assert bands.count(0) / 200 == pytest.approx(0.4, abs=0.03)
+    replays = [method.replays(i, *about) for i in range(200)]
+    position, firsts = Position(), []
+    for i, replayed in enumerate(replays):
+        first = position.of(i, replayed)
+        position.took(i, replayed, first, 8)
+        firsts.append(first)
+        if i == 99:  # within a run that the stage's end divides; a checkpoint keeps the place
+            kept = position.state_dict()
+            position = Position()
+            position.load_state_dict(json.loads(json.dumps(kept)))
+    new = [i for i, replayed in enumerate(replays) if replayed == i]
+    assert [firsts[i] for i in new] == [8 * k for k in range(len(new))], "new batches follow each other without a gap"
+    for i, replayed in enumerate(replays):
+        assert firsts[i] == firsts[replayed] and method.workload(i, *about) == method.workload(replayed, *about)
+        assert i - replayed in ({0, 1, 2} if bands[i] == 0 else {0})
+    assert sum(i != replayed for i, replayed in enumerate(replays)) > 0.6 * bands.count(0)
+
+
+def test_one_echo_is_none() -> None:
+    plain, once = plugins.load("method", "bands"), plugins.load("method", "bands", echo=1)
+    assert [once.workload(i, NAMES, SHAPE, 50, 0) for i in range(50)] == [
+        plain.workload(i, NAMES, SHAPE, 50, 0) for i in range(50)
+    ]
+    assert [once.replays(i, NAMES, SHAPE, 50, 0) for i in range(50)] == list(range(50))
+
+
+@pytest.fixture(scope="module")
+def echoed(small_nano: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(recipe(tmp_path_factory.mktemp("bands") / "run", method_options=ECHO, phases={"pose": {"steps": 16}}))
+
+
+def test_a_cached_prefix_changes_no_number(echoed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """High-noise steps move the blocks below: what is cached lives for one run of steps only, and is exact there."""
+    monkeypatch.setattr(HumanVideoTask, "prefix", lambda task, draw: draw)
+    anew = train(recipe(tmp_path / "anew", method_options=ECHO, phases={"pose": {"steps": 16}}))
+    kept, computed = lines(echoed), lines(anew)
+    assert [row["loss"] for row in kept] == [row["loss"] for row in computed]
+    assert (echoed / "final" / "model.safetensors").read_bytes() == (anew / "final" / "model.safetensors").read_bytes()
+    method = plugins.load("method", "bands", **ECHO)
+    low = [method.band(i) < 2 for i in range(16)]
+    assert {method.band(i) for i in range(16)} == {0, 1, 2}
+    assert [row["echo"] for row in kept] == [low[i] and i % 2 == 1 for i in range(16)]
+    for band in (0, 1):
+        first, again = (
+            {row["flops"] for i, row in enumerate(kept) if method.band(i) == band and row["echo"] == echo}
+            for echo in (False, True)
+        )
+        assert max(again) < 0.85 * min(first)
+    # The first step of a run makes the reference pass of the frozen blocks twice, the second begins above them.
+    for m in (1, 2):
+        taken, whole = (sum(row["flops"] for row in rows if row["m"] == m) for rows in (kept, computed))
+        assert taken < 0.95 * whole
+    assert [row["flops"] for row in kept if row["m"] == 6] == [row["flops"] for row in computed if row["m"] == 6]
+
+
+def test_goes_on_in_the_middle_of_a_run_of_echoes(echoed: Path, tmp_path: Path) -> None:
+    method = plugins.load("method", "bands", **ECHO)
+    odd = next(i for i in range(3, 16, 2) if method.band(i) < 2)
+    config = recipe(
+        tmp_path / "cut", method_options=ECHO, phases={"pose": {"steps": 16}},
+        train={"checkpointing_steps": odd, "checkpoints_total_limit": 0},
+    )  # fmt: skip
+    train(config)
+    train(config, resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{odd}"))
+    assert [row["loss"] for row in lines(tmp_path / "cut")] == [row["loss"] for row in lines(echoed)]
+
+
+def test_two_kinds_of_echo_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"phases.pose.echo = 4.*leave one of them at 1"):
+        recipe(tmp_path, method_options={"echo": 2}, phases={"pose": {"echo": 4}})
+    with pytest.warns(ConfigWarning, match="set method_options.echo instead"):
+        recipe(tmp_path, phases={"pose": {"echo": 4}})
+    with pytest.raises(ValueError, match="echo = 0: give 1"):
+        plugins.load("method", "bands", echo=0)

@@ -255,6 +255,23 @@ def test_losses_by_noise_band_where_runs_have_them(tmp_path: Path) -> None:
     assert "noise 0.0-0.2" in summary_table(folders)
 
 
+def test_the_mean_log_of_the_bands_stands_beside_the_mean(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, steps=4, clips=()) for name in ("one", "two")]
+    for folder, value in zip(folders, (-1.453, -1.5), strict=True):
+        totals = json.loads((folder / "totals.json").read_text())
+        (folder / "totals.json").write_text(json.dumps({**totals, "holdout_log_loss": value}))
+        with (folder / "events.jsonl").open("a") as file:
+            row = {"event": "holdout", "step": 3, "elapsed": 1.0, "loss": 0.2, "log_loss": value, "bands": [0.5, 0.1]}
+            file.write(json.dumps(row) + "\n")
+    found = {row.name: row for row in rows([collect(folder) for folder in folders])}
+    assert found["holdout log loss"].values == ("-1.453", "-1.500") and found["holdout log loss"].best == 1
+    assert "-0.047" in found["holdout log loss"].compared, "a difference: a quotient of logarithms says nothing"
+    page = write_report(folders, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "holdout log loss" in page and "(mean log of the bands -1.453)" in page
+    (folders[0] / "totals.json").unlink()
+    assert collect(folders[0]).totals.holdout_log_loss == -1.453
+
+
 def test_the_picture_of_a_schedule_stands_alone(runs: list[Path]) -> None:
     picture = schedule_picture([collect(path) for path in runs])
     root = ElementTree.fromstring(picture)

@@ -67,6 +67,7 @@ def test_a_task_of_ones_own_trains_ranks_searches_resumes_and_is_judged(tmp_path
     main(["evaluate", str(run)])
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
     assert metrics["loss"] == pytest.approx(holdout["loss"], rel=1e-4) and "loss_0.8_1" in metrics
+    assert metrics["log_loss"] == pytest.approx(holdout["log_loss"], rel=1e-4)
     main(["report", str(run)])
     assert "blocks.3" in (run / "report.html").read_text(encoding="utf-8")
     main(["rank", str(tmp_path / "whole.toml")])

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -98,7 +99,9 @@ def test_what_wandb_is_told(tmp_path: Path, modules: dict[str, StandIn]) -> None
     assert begun["config"] == {"method": "progressive", "train.seed": 3}
     assert begun["name"] == "tiny" and begun["project"] == "entprog" and begun["resume"] is None
     assert wandb.of("log")[1][0] == {"train/loss": 0.25, "lr": 1e-3, "m": 2, "timing/step": 0.1, "step": 1}
-    assert wandb.of("log")[-1][0] == {"holdout/loss": 0.25, "holdout/band_0": 0.1, "holdout/band_2": 0.3, "step": 3}
+    last = wandb.of("log")[-1][0]
+    assert last.pop("holdout/log_loss") == pytest.approx(math.log(0.1 * 0.3) / 2)
+    assert last == {"holdout/loss": 0.25, "holdout/band_0": 0.1, "holdout/band_2": 0.3, "step": 3}
     assert wandb.summary["status"] == "interrupted" and wandb.of("finish") == [({"exit_code": 1},)]
     kept = json.loads((run / "run.json").read_text())["trackers"]["wandb"]
     assert kept == {"id": begun["id"], "project": "of-the-server"}
@@ -156,7 +159,7 @@ def test_tensorboard_drops_what_is_trained_again(tmp_path: Path) -> None:
     seen = EventAccumulator(str(run / "tensorboard"))
     seen.Reload()
     assert [point.step for point in seen.Scalars("train/loss")] == [0, 1, 2, 3, 4]
-    assert {"holdout/loss", "holdout/band_0", "holdout/band_2"} <= set(seen.Tags()["scalars"])
+    assert {"holdout/loss", "holdout/log_loss", "holdout/band_0", "holdout/band_2"} <= set(seen.Tags()["scalars"])
     words = b" ".join(seen.Tensors("config/text_summary")[0].tensor_proto.string_val)
     assert b"train.seed = 3" in words
 

@@ -20,6 +20,7 @@ import processes
 from entprog.codecs.pca import PatchCodec
 from entprog.config.load import read_config, write_config
 from entprog.config.schema import Config
+from entprog.core.bands import mean_log
 from entprog.data.shards import Shards, ShardWriter
 from entprog.files import save_weights
 from entprog.nets.dit import SIZES
@@ -36,7 +37,7 @@ LINE = {
     "step", "phase", "phase_step", "stage", "loss", "lr", "grad_norm", "m", "active", "trainable_params", "seconds",
     "elapsed", "flops", "bytes_peak", "bytes_live", "frames", "resolution", "batch", "searching", "tokens", "inputs",
     "echo", "flops_cache", "seconds_cache",
-    "holdout_loss", "holdout_bands",
+    "holdout_loss", "holdout_log_loss", "holdout_bands",
 }  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def test_events_tell_what_happened(finished: Path) -> None:
             assert str(row["m"]) in row["efficiency"] and row["stage"] == 0
         if row["event"] == "holdout":
             assert row["loss"] == pytest.approx(sum(row["per_draw"]) / len(row["per_draw"]))
+            assert row["log_loss"] == pytest.approx(mean_log(row["bands"]))
 
 
 def test_steps_of_events_match_the_log(finished: Path) -> None:
@@ -183,7 +185,8 @@ def test_totals_add_up(finished: Path) -> None:
     assert totals["bytes_mean"] <= totals["bytes_peak"]
     assert totals["seconds"] == pytest.approx(sum(r["seconds"] for r in rows) + totals["seconds_scoring"], abs=1e-3)
     assert 0 < totals["seconds_search"] < totals["seconds"]
-    assert totals["holdout_loss"] == [row["loss"] for row in events if row["event"] == "holdout"][-1]
+    last = [row for row in events if row["event"] == "holdout"][-1]
+    assert (totals["holdout_loss"], totals["holdout_log_loss"]) == (last["loss"], last["log_loss"])
     assert {k: v for k, v in events[-1].items() if k in totals} == totals
 
 

@@ -290,6 +290,9 @@ class TrainConfig:
         'what a choice weighs gain against: "flops" (exact, repeatable), "seconds" (recorded trials are replayed on '
         'resume), or "auto": flops on a CPU, seconds elsewhere',
     )
+    watch: Literal["mean", "bands"] = key(
+        "mean", 'held-out loss that searches compare: "mean", or "bands", the mean log over five bands of noise'
+    )
     seed: int = key(0, "everything random follows from it", ge=0, le=SEEDS)
     threads: int = key(0, "CPU threads (0: torch's choice)", ge=0)
 

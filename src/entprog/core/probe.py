@@ -5,12 +5,14 @@ start, and the loss of each is read once, at its end, on the same holdout sample
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
+from entprog.core.bands import band_means, band_of
 from entprog.core.sharded import reshard, sharded_modules
 from entprog.core.types import Schedule, Trial, Workload
 
@@ -96,15 +98,82 @@ def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float,
     return mean, math.sqrt(variance / len(differences))
 
 
+def watched_gain(
+    before: Sequence[float], after: Sequence[float], tau: Sequence[float], watch: str
+) -> tuple[float, float]:
+    """Decrease of the watched loss (`watched_loss`) over paired losses of the same samples, and its standard error.
+
+    With "bands" the error is that of independent bands, to first order: log B - log A of a band, whose mean losses are
+    B before and A after, varies like the mean of before/B - after/A over its samples. One sample in a band makes it
+    infinite, as one pair does for the mean.
+    """
+    if watch != "bands":
+        return paired_gain(before, after)
+    means = list(zip(band_means(before, tau), band_means(after, tau), strict=True))
+    gains, squares = [], []
+    for band, (mean_before, mean_after) in enumerate(means):
+        inside = [i for i, noise in enumerate(tau) if band_of(noise, len(means)) == band]
+        if inside:
+            relative = paired_gain([before[i] / mean_before for i in inside], [after[i] / mean_after for i in inside])
+            gains.append(math.log(mean_before / mean_after))
+            squares.append(relative[1] ** 2)
+    return math.fsum(gains) / len(gains), math.sqrt(math.fsum(squares)) / len(squares)
+
+
+def few_pairs(pairs: int, tau: Sequence[float], watch: str) -> str:
+    """A warning where so many pairs of holdout losses can't tell candidates apart; else empty."""
+    remedy = "give more holdout samples (train.holdout_clips)"
+    if pairs < PAIRS:
+        return (
+            f"the probe compares its candidates over {pairs} pairs of holdout losses: with fewer than {PAIRS} their "
+            f"standard error is rough and the larger candidate wins too often (with one, always); {remedy}"
+        )
+    counts = Counter(map(band_of, tau)) if watch == "bands" else Counter[int]()
+    if 1 in counts.values():
+        return (
+            'the probe compares its candidates by train.watch = "bands", and one of the noise bands has a single '
+            f"holdout sample: no standard error is known, and the larger candidate always wins; {remedy}"
+        )
+    return ""
+
+
 def probe_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
     """The chosen workload and the gain per cost of each candidate; one trial for each candidate.
 
     The best candidate wins unless a larger one (`Trial.size`) is within two standard errors of it: then the
     larger one, since a short horizon favours small ones (FINDINGS 4).
     """
+    near, rates = _near_best(trials, cost)
+    return max(near, key=lambda t: t.size).workload, rates
+
+
+def cheapest_choice(trials: Sequence[Trial], cost: str) -> tuple[Workload, dict[Workload, float]]:
+    """As `probe_choice`, but of the candidates within two standard errors of the best the cheapest one wins."""
+    near, rates = _near_best(trials, cost)
+    return min(near, key=lambda t: t.size).workload, rates
+
+
+def _near_best(trials: Sequence[Trial], cost: str) -> tuple[list[Trial], dict[Workload, float]]:
+    """The candidates within two standard errors of the best, itself among them, and the gain per cost of each."""
     rates = {t.workload: t.gain / getattr(t, cost) for t in trials}
     errors = {t.workload: t.gain_stderr / getattr(t, cost) for t in trials}
-    sizes = {t.workload: t.size for t in trials}
-    best = max(rates, key=lambda w: (rates[w], sizes[w]))
-    near = [w for w in rates if rates[best] - rates[w] <= 2 * math.hypot(errors[w], errors[best])]
-    return max([best, *near], key=lambda w: sizes[w]), rates
+    best = max(trials, key=lambda t: (rates[t.workload], t.size))
+    near = [
+        t
+        for t in trials
+        if rates[best.workload] - rates[t.workload] <= 2 * math.hypot(errors[t.workload], errors[best.workload])
+    ]
+    return [best, *near], rates
+
+
+def labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
+    """Short names that distinguish a stage's candidates: m, and the parts of the shape that differ."""
+    names = [str(len(workload.active)) for workload in candidates]
+    for part in ("@{0.size}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
+        if len(set(names)) == len(names):
+            break
+        shapes = [workload.shape for workload in candidates]
+        names = [name + part.format(shape) if shape else name for name, shape in zip(names, shapes, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{name} #{k}" for k, name in enumerate(names)]
+    return dict(zip(candidates, names, strict=True))

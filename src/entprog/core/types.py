@@ -322,7 +322,7 @@ class StepPlan:
     Attributes:
         workload: what trains, and the shape of the batch.
         replays: the step whose data, noise and learning rate it uses: i itself, except that the candidates of a probe
-            all replay the same steps.
+            all replay the same steps, and an echo the step that first trained on its samples.
         stage: of the schedule.
         searching: whether the step belongs to a search.
         discardable: whether it may be undone when its probe ends (EMA leaves such steps out).
@@ -360,15 +360,15 @@ class MethodContext:
         schedule: how many blocks, when.
         rerank: ranks again; None to keep `ranking` for the whole phase.
         flops: exact FLOPs of one optimizer step of a workload, called after that step has run.
-        reading_flops: exact FLOPs of one holdout reading.
+        reading_flops: exact FLOPs of one reading of this share of the holdout samples.
         cost: "flops" or "seconds": the cost that gains are divided by.
+        watch: "mean" or "bands": the held-out loss that choices compare (see `core.bands.watched_loss`).
         states: what happens to optimizer states of frozen blocks: "keep", "drop" or "offload".
         outside: whether parameters outside the blocks train.
         inputs_every: those of them in `inputs` train at every n-th step only (0: never).
         inputs: names of the input-side parameters (see `input_parameters`); needed where `inputs_every` is not 1.
         storage: stores the weights of frozen linear layers in fewer bytes; None leaves them as they are.
-        notify: called with (event name, values) when a stage starts, a trial ends or a choice is made, and with
-            ("warning", sign and message) when a choice will be unreliable.
+        notify: called with (event name, values): a stage starts, a trial ends, a choice is made, or a "warning".
         seed: of the search's draws.
         reenters: whether a step may be entered once for each micro-batch; it ends when the optimizer has stepped.
         agree: the mean over processes of readings and seconds, so that all decide the same; None in one process.
@@ -385,8 +385,9 @@ class MethodContext:
     schedule: "Schedule | None" = None
     rerank: Callable[[], Ranking] | None = None
     flops: Callable[[Workload], float] = lambda workload: float(len(workload.active))
-    reading_flops: Callable[[], float] = lambda: 0.0
+    reading_flops: Callable[[float], float] = lambda share: 0.0
     cost: str = "flops"
+    watch: str = "mean"
     states: Literal["keep", "drop", "offload"] = "keep"
     outside: bool = True
     inputs_every: int = 1

@@ -151,7 +151,8 @@ def _before(plan: Demo, config: Config, out: Path, work: Work) -> Path:
     about |= {"method": "", "started": now(), "finished": now(), "status": "finished"}
     write_atomically(run / "run.json", json.dumps(about, indent=2) + "\n")
     found = _holdout(task, config)
-    totals = {"steps": 0, "holdout_loss": found["loss"], "holdout_bands": found["bands"]}
+    kept = {f"holdout_{name}": found[name] for name in ("loss", "log_loss", "bands")}
+    totals = {"steps": 0, **kept}
     write_atomically(run / "totals.json", json.dumps(totals) + "\n")
     event = {"event": "holdout", "step": 0, "phase": "", **found}
     write_atomically(run / "events.jsonl", json.dumps(event) + "\n")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from entprog.config import checks
 from entprog.config.load import ConfigError, read_config
 from entprog.config.schema import Config, EvaluateConfig, SampleConfig
-from entprog.core.bands import band_edges, band_means
+from entprog.core.bands import band_edges, band_means, mean_log
 from entprog.core.types import Shape
 from entprog.evaluate.baselines import baselines
 from entprog.evaluate.measure import GeneratedClip, Notes, measure, ready
@@ -154,18 +154,21 @@ def judged(clip: GeneratedClip, named: EvaluationProtocol) -> GeneratedClip:
 
 @torch.no_grad()
 def held_out_loss(task: Task, config: Config, weights: str) -> dict[str, Any]:
-    """metrics.json of a task that makes no clips: the held-out loss, its mean and by noise band."""
+    """metrics.json of a task that makes no clips: the held-out loss: mean, mean log over noise bands, by band."""
     number, phase = [(k, p) for k, p in enumerate(config.phases.values()) if p.steps > 0][-1]
     shape = Shape.of(phase.sides, phase.frames, phase.batch)
     samples = task.samples("holdout", phase.frames, config.train.seed)
     draws = fixed_draws(task, samples, shape, config.train.holdout_clips, config.train.seed * 1000 + number + 700)
     losses = [loss for draw in draws for loss in task.losses(draw).tolist()]
     taus = [tau for draw in draws for tau in draw.tau.tolist()]
-    bands = {
-        f"loss_{low:g}_{high:g}": mean for (low, high), mean in zip(band_edges(), band_means(losses, taus), strict=True)
-    }
-    values = {"loss": sum(losses) / len(losses), **{name: mean for name, mean in bands.items() if not math.isnan(mean)}}
-    protocol = {"samples": len(losses), "loss": "mean over the fixed holdout draws; by band of tau", "weights": weights}
+    means = band_means(losses, taus)
+    bands = {f"loss_{low:g}_{high:g}": mean for (low, high), mean in zip(band_edges(), means, strict=True)}
+    known = {name: mean for name, mean in {"log_loss": mean_log(means), **bands}.items() if math.isfinite(mean)}
+    values = {"loss": sum(losses) / len(losses), **known}
+    protocol = {
+        "samples": len(losses), "loss": "mean over the fixed holdout draws; by band of tau",
+        "log_loss": "mean log of the bands", "weights": weights,
+    }  # fmt: skip
     return {"protocol": protocol, "metrics": values, "per_clip": [], "baselines": {}}
 
 

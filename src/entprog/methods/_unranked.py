@@ -68,6 +68,10 @@ class Unranked(SizesByStage, MethodPlugin):
         """What a step of a turn trains in a band."""
         return Workload(self.active(turn, names, seed), size, self.reaches_inputs(turn, names, seed))
 
+    def replays(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> int:
+        """The step whose batch step i trains on."""
+        return i
+
     def band(self, i: int) -> int:
         """The band of step i, 0 for the cleanest; in any run of steps each band has about its share of them."""
         if not self.noise_edges:
@@ -133,8 +137,8 @@ class BoundUnranked(Method):
     def plan(self, i: int) -> StepPlan:
         """See `Method.plan`: given by the options."""
         context = self.context
-        workload = self.plugin.workload(i, self.names, context.shape, context.total_steps, context.seed)
-        return StepPlan(workload, i, self._stage(i))
+        about = self.names, context.shape, context.total_steps, context.seed
+        return StepPlan(self.plugin.workload(i, *about), self.plugin.replays(i, *about), self._stage(i))
 
     def switch(self) -> None:
         """Called between two turns, with the blocks of the first still active."""

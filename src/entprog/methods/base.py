@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from entprog.config.checks import Finding
-from entprog.config.schema import Config
+from entprog.config.schema import Config, PhaseConfig
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer, param_groups
 from entprog.core.types import MethodContext, Shape, StepPlan, Workload
@@ -30,12 +30,14 @@ class MethodPlugin(ABC):
         every_block: whether every block trains at each step.
         inputs: when input-side parameters (outside all blocks and before them) train: "always", "never", or a word of
             the method's own for some steps. A ranked method leaves that to `freeze.inputs_every`.
+        echo: steps in a row that train on each sample where the start of the network is frozen.
     """
 
     ranked: ClassVar[bool] = True
     packages: ClassVar[Mapping[str, str]] = {}
     every_block: ClassVar[bool] = False
     inputs: str = "always"
+    echo: int = 1
 
     @classmethod
     def problems(cls, config: Config) -> Iterable[Finding]:
@@ -66,6 +68,10 @@ class MethodPlugin(ABC):
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
         """The optimizer's groups; a method with parameters of its own adds them here. See `param_groups`."""
         return param_groups(model, blocks, lr=lr)
+
+    def echoes(self, phase: PhaseConfig) -> tuple[int, int]:
+        """Steps that train on each sample, and steps that take new ones before these come again."""
+        return (phase.echo, phase.echo_window) if phase.echo > 1 else (self.echo, 1)
 
     def workloads(
         self, names: Sequence[str], shape: Shape | None, steps: int, seed: int

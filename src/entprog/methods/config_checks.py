@@ -43,7 +43,9 @@ def _search(name: str, phase: PhaseConfig, config: Config, schedule: Any, steps:
 
 
 def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
-    """Keys about input-side parameters and echoes that change nothing; `given` holds those that the user wrote."""
+    """Keys about searches, resting inputs and echoes that change nothing; `given` holds those that the user wrote."""
+    if config.train.watch != "mean" and "train.watch" in given and not _searches(config):
+        yield Finding(("train.watch", "method"), f' = "{config.train.watch}": no effect, as nothing is searched')
     if config.freeze.inputs_every != 1 and not config.freeze.outside:
         yield Finding(
             ("freeze.inputs_every", "freeze.outside"),
@@ -70,6 +72,13 @@ def sizes_from(config: Config) -> tuple[Any, str]:
     if plugins.ranked(config.method):
         return plugins.load("schedule", config.schedule.name, **config.schedule.options), "schedule.options"
     return plugins.load("method", config.method, **config.method_options), "method_options"
+
+
+def _searches(config: Config) -> bool:
+    """Whether candidates are compared by their held-out loss."""
+    source, options = sizes_from(config)
+    ranked = options == "schedule.options"
+    return bool(source.estimator != "none" if ranked else plugins.declared("method", config.method, "searching", False))
 
 
 def inputs_rest(config: Config, *, always: bool = False) -> bool:

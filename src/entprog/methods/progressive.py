@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from entprog.core.bands import watched_loss
 from entprog.core.freeze import Freezer
-from entprog.core.probe import PAIRS, Snapshot, check_shared, paired_gain
+from entprog.core.probe import Snapshot, check_shared, few_pairs, labels, watched_gain
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
-from entprog.core.types import MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
+from entprog.core.types import Draw, MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
 from entprog.methods.base import Method, MethodPlugin
 
 __all__ = ["Progressive"]
@@ -38,7 +39,7 @@ class Progressive(MethodPlugin):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Position of step i: its stage, the step within it, the length of the stage's search, and its candidates.
 
     Candidates' blocks are in the network's order here, so that equal sets of blocks are equal workloads. `share` is
@@ -82,7 +83,7 @@ class BoundProgressive(Method):
         self.search_flops = 0.0
         self.probe: dict[str, Any] = {}
         self.last_reading: dict[int, float] = {}  # by the candidate's index
-        self._known: tuple[int, _Place, StepPlan] | None = None
+        self._known: tuple[int, Place, StepPlan] | None = None
         # Of a step that is entered once for each micro-batch: its number, its seconds so far, whether it is inside.
         self._open: int | None = None
         self._closed = -1
@@ -121,7 +122,7 @@ class BoundProgressive(Method):
     def _stage(self, i: int) -> int:
         return min(i * self.schedule.stages // self.context.total_steps, self.schedule.stages - 1)
 
-    def _place(self, i: int) -> _Place:
+    def _place(self, i: int) -> Place:
         stages, total = self.schedule.stages, self.context.total_steps
         stage = self._stage(i)
         start = -(-stage * total // stages)
@@ -135,7 +136,7 @@ class BoundProgressive(Method):
             if self.schedule.estimator == "probe":
                 share = search // len(candidates)
                 search = share * len(candidates)
-        return _Place(stage, i - start, start, search, candidates, share if i - start < search else 0)
+        return Place(stage, i - start, start, search, candidates, share if i - start < search else 0)
 
     def _in_order(self, active: Sequence[str]) -> tuple[str, ...]:
         chosen = set(active)
@@ -146,7 +147,7 @@ class BoundProgressive(Method):
         self._close_before(i)
         return self._planned(i)[1]
 
-    def _planned(self, i: int) -> tuple[_Place, StepPlan]:
+    def _planned(self, i: int) -> tuple[Place, StepPlan]:
         """Position and plan of step i; computed once a step, until the step decides something."""
         if self._known is None or self._known[0] != i:
             place = self._place(i)
@@ -162,7 +163,7 @@ class BoundProgressive(Method):
         every = self.context.inputs_every
         return every == 1 or not self.context.inputs or (every > 0 and replays % every == 0)
 
-    def _candidate(self, place: _Place) -> Workload:
+    def _candidate(self, place: Place) -> Workload:
         """The workload as the schedule named it; whether inputs train, too, is decided for single steps."""
         if not place.searching:
             return self.chosen[place.stage] if len(self.chosen) > place.stage else place.candidates[0]
@@ -247,35 +248,45 @@ class BoundProgressive(Method):
         if len(place.candidates) == 1 or place.search == 0:
             self.chosen.append(place.candidates[0])
 
-    def _announce(self, place: _Place, workload: Workload) -> None:
+    def _announce(self, place: Place, workload: Workload) -> None:
         active = list(workload.active)
         self.context.notify("stage", {"stage": place.stage, "m": len(active), "active": active})
 
     @torch.no_grad()
     def _read(self) -> list[float]:
-        """Holdout losses; charged to the search. One for each draw; in a probe one for each sample."""
+        """Holdout losses; charged to the search. One for each draw; for a probe or bands one for each sample."""
         start, task = time.perf_counter(), self.context.task
         with self.freezer.whole():
-            if self.schedule.estimator == "probe":
-                found = self.context.each(self.context.holdout, lambda draw: task.losses(draw).tolist())
+            if self.schedule.estimator == "probe" or self.context.watch == "bands":
+                found = self.context.each(self._read_draws(), lambda draw: task.losses(draw).tolist())
                 losses = [loss for of_draw in found for loss in of_draw]
             else:
-                losses = self.context.each(self.context.holdout, lambda draw: float(task.loss(draw)))
+                losses = self.context.each(self._read_draws(), lambda draw: float(task.loss(draw)))
         self._synchronize()
         self.search_seconds += time.perf_counter() - start
-        self.search_flops += self.context.reading_flops()
+        read, all_of_them = (sum(draw.size for draw in draws) for draws in (self._read_draws(), self.context.holdout))
+        self.search_flops += self.context.reading_flops(read / all_of_them)
         return self._agreed(losses)
 
-    def _read_supernet(self, place: _Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
+    def _levels(self) -> list[float]:
+        return [tau for draw in self._read_draws() for tau in draw.tau.tolist()]
+
+    def _read_draws(self) -> Sequence[Draw]:
+        return self.context.holdout
+
+    def _watched(self, losses: list[float]) -> float:
+        return watched_loss(losses, self._levels(), self.context.watch)
+
+    def _read_supernet(self, place: Place, i: int, workload: Workload, seconds: float, flops: float) -> None:
         losses, candidate = self._read(), place.candidates.index(workload)
-        loss = sum(losses) / len(losses)
+        loss = self._watched(losses)
         before = self.last_reading.get(candidate, loss)
         self.last_reading[candidate] = loss
         self._record(place, Trial(place.stage, i, workload, seconds, flops, before, loss))
         if place.offset == place.search - 1:
             self._choose(place)
 
-    def _enter_probe(self, place: _Place) -> None:
+    def _enter_probe(self, place: Place) -> None:
         share = place.share
         if place.offset % share == 0:
             # Restore offloaded states first: snapshots cover the whole model.
@@ -289,25 +300,19 @@ class BoundProgressive(Method):
             self.probe["seconds"] = self.probe["flops"] = 0.0
 
     def _warn_of_few(self, pairs: int) -> None:
-        if pairs >= PAIRS or self.trials:  # warn before the first trial only
-            return
-        message = (
-            f"the probe compares its candidates over {pairs} pairs of holdout losses: with fewer than {PAIRS} their "
-            "standard error is rough and the larger candidate wins too often (with one, always); "
-            "give more holdout samples (train.holdout_clips)"
-        )
-        self.context.notify("warning", {"sign": "probe", "message": message})
+        message = few_pairs(pairs, self._levels(), self.context.watch)
+        if message and not self.trials:  # warn before the first trial only
+            self.context.notify("warning", {"sign": "probe", "message": message})
 
-    def _leave_probe(self, place: _Place, i: int, workload: Workload, seconds: float) -> None:
+    def _leave_probe(self, place: Place, i: int, workload: Workload, seconds: float) -> None:
         share = place.share
         self.probe["seconds"] += seconds
         if (place.offset + 1) % share:
             return
         after, before = self._read(), self.probe["before"]
-        _, error = paired_gain(before, after)
-        mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
+        _, error = watched_gain(before, after, self._levels(), self.context.watch)
         spent = self.probe["seconds"], self.probe["flops"]
-        trial = Trial(place.stage, i, workload, *spent, mean_before, mean_after, error)
+        trial = Trial(place.stage, i, workload, *spent, self._watched(before), self._watched(after), error)
         self._record(place, trial)
         self.freezer.everything()
         end = Snapshot.take(self.context.task.model, self.context.optimizer)
@@ -322,17 +327,17 @@ class BoundProgressive(Method):
             self.probe = {}
         self.freezer.train_only(workload.active)
 
-    def _record(self, place: _Place, trial: Trial) -> None:
+    def _record(self, place: Place, trial: Trial) -> None:
         self.trials.append(trial)
-        about = {"m": len(trial.workload.active), "candidate": _labels(place.candidates)[trial.workload]}
+        about = {"m": len(trial.workload.active), "candidate": labels(place.candidates)[trial.workload]}
         self.context.notify("trial", {**asdict(trial), **about, "gain": trial.gain})
 
     def _stage_trials(self, stage: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.stage == stage]
 
-    def _choose(self, place: _Place) -> None:
+    def _choose(self, place: Place) -> None:
         workload, efficiency = self.schedule.choose(self._stage_trials(place.stage), self.context.cost)
-        label = _labels(place.candidates)
+        label = labels(place.candidates)
         if workload not in label:
             raise ValueError(f"schedule: chose {workload} in stage {place.stage}, which is not one of its candidates")
         self.chosen.append(workload)
@@ -379,16 +384,3 @@ class BoundProgressive(Method):
         if self.probe:
             self.probe["start"] = Snapshot.from_state(self.probe["start"])
             self.probe["ends"] = {int(k): Snapshot.from_state(end) for k, end in self.probe["ends"].items()}
-
-
-def _labels(candidates: Sequence[Workload]) -> dict[Workload, str]:
-    """Short names that distinguish a stage's candidates: m, and the parts of the shape that differ."""
-    names = [str(len(workload.active)) for workload in candidates]
-    for part in ("@{0.size}px", " x{0.frames}", " of {0.tokens:g} tokens", " in {0.batch}s"):
-        if len(set(names)) == len(names):
-            break
-        shapes = [workload.shape for workload in candidates]
-        names = [name + part.format(shape) if shape else name for name, shape in zip(names, shapes, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{name} #{k}" for k, name in enumerate(names)]
-    return dict(zip(candidates, names, strict=True))

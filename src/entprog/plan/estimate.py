@@ -206,14 +206,14 @@ class Planner:
             flops = round((flops + (every - 1) * other.flops) / every)
             seconds = (seconds + (every - 1) * self.clock.seconds(other)) / every
         peak, by_category = step.peak, step.by_category
-        if kind == "stage" and plan.settings.echo > 1:
-            times = plan.settings.echo
+        times, window = self.method.echoes(plan.settings)
+        if kind == "stage" and times > 1:
             again = self.step(replace(case, echo=True), active, with_states, optimizer, adapted)
             flops = round((flops + (times - 1) * again.flops) / times)
             seconds = (seconds + (times - 1) * self.clock.seconds(again)) / times
             beside = self.hardware.name == "cpu" and self.config.train.echo_cache == "host"
             if beside and again.flops < step.flops:
-                kept = plan.settings.echo_window * case.accumulation * self.subject.hidden_bytes(case)
+                kept = window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
         place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
         process = None

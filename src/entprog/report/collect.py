@@ -55,6 +55,7 @@ class Totals:
     bytes_peak_scoring: float = NAN
     bytes_mean: float = NAN
     holdout_loss: float = NAN
+    holdout_log_loss: float = NAN
     steps: float = NAN
     counted: bool = False
 
@@ -302,10 +303,10 @@ def _totals(
     if given:
         values: dict[str, Any] = {name: number(given.get(name)) for name in names}
         return Totals(**values)
-    holdouts = [number(event.get("loss")) for event in events if event.get("event") == "holdout"]
-    last = holdouts[-1] if holdouts else NAN
+    read: Mapping[str, Any] = next((event for event in reversed(events) if event.get("event") == "holdout"), {})
+    last, log_loss = number(read.get("loss")), number(read.get("log_loss"))
     if not steps:
-        return Totals(holdout_loss=last, counted=True)
+        return Totals(holdout_loss=last, holdout_log_loss=log_loss, counted=True)
 
     def add(values: Iterator[float] | Sequence[float]) -> float:
         return math.fsum(value for value in values if math.isfinite(value))
@@ -325,6 +326,7 @@ def _totals(
         bytes_peak_scoring=scoring,
         bytes_mean=add(peaks) / len(peaks) if peaks else NAN,
         holdout_loss=last,
+        holdout_log_loss=log_loss,
         steps=float(len(steps)),
         counted=True,
     )

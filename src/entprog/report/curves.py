@@ -110,7 +110,9 @@ def _holdouts(run: Run, by: str) -> Iterator[tuple[float, float, str]]:
         value, at = number(event.get("loss")), number(event.get("elapsed" if by == "elapsed" else "step"))
         if math.isfinite(value) and math.isfinite(at):
             where = f"{event.get('phase', '')} step {event.get('step', '?')}"
-            yield at, value, f"{run.label}: holdout loss {formats.significant(value)} at {where}"
+            log_loss = number(event.get("log_loss"))
+            watched = f" (mean log of the bands {log_loss:.3f})" if math.isfinite(log_loss) else ""
+            yield at, value, f"{run.label}: holdout loss {formats.significant(value)}{watched} at {where}"
 
 
 def memory(run: Run, high: float) -> str:

@@ -72,7 +72,7 @@ def _words(value: Any) -> str:
 def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     """The headline rows; quantities that no run has are left out."""
     base = base_of(runs)
-    found: list[Row | None] = [_holdout(runs, base), *_bands(runs, base)]
+    found: list[Row | None] = [_holdout(runs, base), _log_loss(runs, base), *_bands(runs, base)]
     copies = _copies(runs)
     names = dict.fromkeys(METRICS)
     names.update(dict.fromkeys(key for run in runs for key in _scored(run)))
@@ -83,7 +83,7 @@ def rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         if len(protocols) > 1:
             protocol = f"protocols differ, do not compare: {protocol}"
         title = METRICS.get(name, name.replace("_", " "))
-        how = (_decibel, _difference) if name == "psnr" else (formats.significant, _quotient)
+        how = COMPARED.get(name, (formats.significant, _quotient))
         row = _row(title, protocol, values, base, *how, larger=name in LARGER)
         found.append(row and replace(row, copy=how[0](copies[name]) if name in copies else ""))
     devices = " / ".join(dict.fromkeys(str(run.about["device"]) for run in runs if run.about.get("device")))
@@ -146,6 +146,11 @@ def _holdout(runs: Sequence[Run], base: int) -> Row | None:
     return _row("holdout loss", protocol, [run.totals.holdout_loss for run in runs], base, formats.significant)
 
 
+def _log_loss(runs: Sequence[Run], base: int) -> Row | None:
+    values = [run.totals.holdout_log_loss for run in runs]
+    return _row("holdout log loss", "mean log of the noise bands", values, base, formats.significant, _change)
+
+
 def _decibel(value: float) -> str:
     return f"{value:.2f} dB" if math.isfinite(value) else formats.MISSING
 
@@ -154,8 +159,16 @@ def _difference(value: float, base: float) -> str:
     return f"{value - base:+.2f} dB"
 
 
+def _change(value: float, base: float) -> str:
+    return f"{value - base:+.3f}"
+
+
 def _quotient(value: float, base: float) -> str:
     return formats.ratio(value / base) if base else ""
+
+
+COMPARED = {"psnr": (_decibel, _difference), "log_loss": (formats.significant, _change)}
+"""How metrics that are logarithms are printed and compared."""
 
 
 def _row(

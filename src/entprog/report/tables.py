@@ -219,6 +219,7 @@ def totals(runs: Sequence[Run]) -> str:
         ("peak memory of scoring", "bytes_peak_scoring", formats.size),
         ("mean memory", "bytes_mean", formats.size),
         ("holdout loss", "holdout_loss", formats.significant),
+        ("holdout log loss", "holdout_log_loss", formats.significant),
     )
     heads = "".join(f"<th>{escape(run.label)}</th>" for run in runs)
     body = ""

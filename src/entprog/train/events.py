@@ -28,12 +28,12 @@ class Warn:
 
 
 class ReadingFlops:
-    """FLOPs of one reading of all holdout draws, counted once a size and added to the run's total each time."""
+    """FLOPs of a reading of holdout draws, or a share of them: counted once a size, added to the run's total."""
 
     def __init__(self, session: Session, holdout: list[Draw]) -> None:
         self.session, self.holdout, self.each = session, holdout, 0.0
 
-    def __call__(self) -> float:
+    def __call__(self, share: float = 1.0) -> float:
         if not self.each:
             flops = {}
             for size, draw in {draw.size: draw for draw in self.holdout}.items():
@@ -41,8 +41,8 @@ class ReadingFlops:
                     self.session.task.loss(draw)
                 flops[size] = meter.flops
             self.each = float(sum(flops[draw.size] for draw in self.holdout))
-        self.session.totals.flops += self.each
-        return self.each
+        self.session.totals.flops += share * self.each
+        return share * self.each
 
 
 class Notes:
@@ -56,6 +56,8 @@ class Notes:
         self.session.log.event(event, values)
         if event == "warning":
             say(f"warning: {values['message']}")
+        if event == "choice" and "message" in values:
+            say(values["message"])
         if event == "stage":
             log_savings(self.session)
         if event == "stage" and self.method is not None and first():

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from entprog.config.checks import tracker_names
 from entprog.config.schema import Config
+from entprog.core.bands import mean_log
 from entprog.files import write_atomically
 from entprog.toml.trees import leaves
 from entprog.train.trackers import About, Tracker, first_line, make_trackers
@@ -80,7 +81,9 @@ class RunLog:
         self._events.add({**head, "event": name, **(values or {})})
         if name == "holdout" and values:
             bands = {f"holdout/band_{i}": value for i, value in enumerate(values["bands"]) if value is not None}
-            self._track({"holdout/loss": values["loss"], **bands}, self.step)
+            log_loss = mean_log(values["bands"])
+            watched = {"holdout/log_loss": log_loss} if math.isfinite(log_loss) else {}
+            self._track({"holdout/loss": values["loss"], **watched, **bands}, self.step)
         elif name != "stop":  # of a run that ends before it has begun to train
             self._begin_tracking(0)
 

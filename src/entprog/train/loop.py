@@ -13,6 +13,7 @@ from torch import nn, optim
 from tqdm import tqdm
 
 from entprog.config.schema import PhaseConfig, TrainConfig
+from entprog.core.bands import mean_log
 from entprog.core.processes import average_gradients, numbers, rank, world
 from entprog.core.sharded import full_tensor, is_sharded
 from entprog.core.types import Draw, Shape, StepPlan, Workload
@@ -109,7 +110,8 @@ def run_phase(session: Session, phase: Phase, start: int, save: Callable[[int], 
         cost = session.costs[workload]
         _account(session, phase, i, plan, workload, loss, norm, lr, cost, seconds, place)
         bar.update()
-        bar.set_postfix(phase=phase.name, m=plan.m, loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
+        held = {} if session.holdout_loss is None else {"holdout": session.holdout_in_words}
+        bar.set_postfix(phase=phase.name, m=plan.m, loss=f"{loss:.4f}", lr=f"{lr:.1e}", **held, refresh=False)
         session.step += 1
         session.log.step = session.step
         if session.after_step is not None:
@@ -256,7 +258,8 @@ def _account(
         "resolution": shape.resolution, "batch": shape.batch, "tokens": shape.tokens, "inputs": workload.inputs,
         "searching": plan.searching, "echo": workload.echo, "flops_cache": flops_cache,
         "seconds_cache": round(seconds_cache, 5),
-        "holdout_loss": session.holdout_loss, "holdout_bands": session.holdout_bands,
+        "holdout_loss": session.holdout_loss, "holdout_log_loss": mean_log(session.holdout_bands),
+        "holdout_bands": session.holdout_bands,
     })  # fmt: skip
 
 

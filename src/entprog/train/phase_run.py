@@ -104,6 +104,8 @@ def _fit(
     if not config.train.memory_budget:
         return schedule, None
 
+    echo, window = setup.plugin.echoes(settings)
+
     def one(shape: Shape) -> Draw:
         single = replace(shape, batch=1)
         return task.draw(setup.samples.batch(0, single), single, setup.seed)
@@ -118,7 +120,7 @@ def _fit(
         task.sizes,
         [*setup.probe, *setup.holdout],
         never_trained=setup.inputs if setup.inputs_frozen else (),
-        cached_steps=settings.echo_window if settings.echo > 1 else 0,
+        cached_steps=window if echo > 1 else 0,
         recompute=config.train.gradient_checkpointing or settings.gradient_checkpointing,
     )
     planned = setup.plugin.workloads(setup.blocks.names, setup.shape, settings.steps, setup.seed)
@@ -147,6 +149,7 @@ def _context(
         flops=lambda workload: float(session.costs[workload].flops),
         reading_flops=ReadingFlops(session, setup.holdout),
         cost=weighed(config, task.device),
+        watch=config.train.watch,
         states=config.freeze.states if memory_plan is None else memory_plan.states,
         outside=setup.outside,
         inputs_every=config.freeze.inputs_every,
@@ -160,10 +163,11 @@ def _context(
 
 
 def _prefix_cache(session: Session, setup: PhaseSetup, folder: Path) -> PrefixCache | None:
-    if setup.settings.echo == 1:
+    echo, window = setup.plugin.echoes(setup.settings)
+    if echo == 1:
         return None
     on_disk = own_folder(folder / "echo-cache") if session.config.train.echo_cache == "disk" else None
-    return PrefixCache(session.task, setup.settings.echo_window, on_disk, partial(Warn(session.log), "engine"))
+    return PrefixCache(session.task, window, on_disk, partial(Warn(session.log), "engine"))
 
 
 def _restore(session: Session, phase: Phase, saved: dict[str, Any]) -> int:

@@ -11,6 +11,8 @@ class Position:
     after the last sample that the search has drawn. While all steps take one number of samples, step i begins at
     sample `replays(i) * samples`.
 
+    Outside a search a step that replays the last new one is its echo: it takes the same samples and draws none.
+
     With an `echo` above 1 each sample trains that many steps: `window` steps take new ones, and the next
     `(echo - 1) * window` repeat these in the same order. It can't be combined with a search.
     """
@@ -35,6 +37,8 @@ class Position:
             return self.next
         if replayed > self.replayed:
             return self.drawn
+        if not self.before:
+            return self.recent[-1]
         return self.before[replayed]
 
     def took(self, i: int, replayed: int, first: int, samples: int, *, searching: bool = False) -> None:
@@ -43,13 +47,12 @@ class Position:
         Args:
             searching: whether a search goes on, which may come back to this step.
         """
-        if self.echoes(replayed):
+        if self.echoes(replayed) or (replayed < i and not searching):
             return
         self.before = {**self.before, i: self.drawn} if searching else {}
         self.drawn += samples
         self.next, self.replayed = first + samples, replayed
-        if self.echo > 1:
-            self.recent = [*self.recent, first][-self.window :]
+        self.recent = [*self.recent, first][-self.window if self.echo > 1 else -1 :]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain integers."""

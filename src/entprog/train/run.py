@@ -219,4 +219,4 @@ def _finish(session: Session) -> None:
     session.log.event("finish", totals)
     write_status(run, {"status": "finished", "finished": now()})
     page = write_report([run])
-    say(f"{run}: holdout loss {session.holdout_loss:.4f}; report in {page}")
+    say(f"{run}: holdout loss {session.holdout_in_words} over noise bands; report in {page}")

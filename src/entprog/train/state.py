@@ -1,5 +1,6 @@
 """The state that a training run carries from step to step, and how it is saved in a checkpoint."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from entprog.config.schema import Config
+from entprog.core.bands import mean_log
 from entprog.core.probe import optimizer_names
 from entprog.core.processes import numbers, several
 from entprog.core.types import Workload
@@ -53,7 +55,7 @@ class Totals:
 
     def summary(self, holdout_loss: float | None, holdout_bands: Sequence[float | None] = ()) -> dict[str, Any]:
         """The content of totals.json."""
-        spent = self.so_far()
+        spent, log_loss = self.so_far(), mean_log(holdout_bands)
         return {
             "steps": self.steps,
             "seconds": spent["seconds"],
@@ -67,6 +69,7 @@ class Totals:
             "bytes_peak_scoring": self.bytes_peak_scoring,
             "bytes_mean": self.byte_seconds / self.seconds_training if self.seconds_training else 0.0,
             "holdout_loss": holdout_loss,
+            "holdout_log_loss": log_loss if math.isfinite(log_loss) else None,
             "holdout_bands": list(holdout_bands),
         }
 
@@ -168,6 +171,11 @@ class Session:
     after_step: Callable[[], None] | None = None
     data: str | None = None
     inputs: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def holdout_in_words(self) -> str:
+        """The last reading: its mean, and the mean log over noise bands."""
+        return f"{self.holdout_loss:.4f}, mean log {mean_log(self.holdout_bands):.3f}"
 
     def span(self, number: int) -> tuple[int, int | None]:
         """Steps before phase `number` and in all, where the learning rate's schedule covers the run."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from entprog.core.bands import band_means
+from entprog.core.bands import band_means, mean_log
 from entprog.core.processes import first, shared
 from entprog.core.types import Draw
 from entprog.evaluate.evaluation import evaluate_task
@@ -39,7 +39,10 @@ def validate(session: Session, phase: Phase) -> None:
 
 @torch.no_grad()
 def holdout_loss(task: Task, holdout: Sequence[Draw]) -> dict[str, Any]:
-    """The loss on fixed draws: "loss", the mean; "bands", the mean in five bands of tau; "per_draw"."""
+    """The loss on fixed draws: "loss", the mean; "bands", that of five bands of tau; "log_loss", their `mean_log`.
+
+    "per_draw" has the loss of each draw.
+    """
     losses: list[float] = []
     by_sample: list[float] = []
     taus: list[float] = []
@@ -48,7 +51,7 @@ def holdout_loss(task: Task, holdout: Sequence[Draw]) -> dict[str, Any]:
         by_sample += each
         taus += draw.tau.tolist()
     bands = [None if math.isnan(value) else value for value in band_means(by_sample, taus)]
-    return {"loss": sum(losses) / len(losses), "bands": bands, "per_draw": losses}
+    return {"loss": sum(losses) / len(losses), "log_loss": mean_log(bands), "bands": bands, "per_draw": losses}
 
 
 def _sample(session: Session, phase: Phase) -> None:
