@@ -8,6 +8,7 @@ from entprog.config.schema import Config
 from entprog.plan.rows import Process
 from entprog.plan.sharded import replicated_step, sharded_step
 from entprog.profiling.subject import Case
+from entprog.savings.in_backward import optimizer_plugin
 
 if TYPE_CHECKING:
     from entprog.plan.estimate import Planner
@@ -59,10 +60,10 @@ class Processes:
             return
         if config.freeze.storage != "full":
             yield f'freeze.storage = "{config.freeze.storage}": can\'t be sharded yet; set it to "full" for --shard'
-        if train.optimizer != "adamw":
+        if not optimizer_plugin(train).shards:
             yield (
-                f'train.optimizer = "{train.optimizer}": its states can\'t be sharded yet; choose "adamw" for --shard, '
-                "which divides these states over the GPUs"
+                f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw" or "muon" '
+                "for --shard, whose states are divided over the GPUs"
             )
 
     def check_network(self, planner: "Planner") -> None:
