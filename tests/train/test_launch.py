@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 import train_processes
+from entprog.config.load import write_config
+from entprog.data.shards import Shards
 from processes import Done, Started, started
+from tiny import synthetic_data, tiny_config
 from train_processes import rows
 
 HERE = Path(train_processes.__file__).parent
@@ -58,8 +61,8 @@ def free_port() -> int:
 
 
 def launched(folder: Path, *arguments: Any, world: int = 2, of_rank: dict[int, tuple[str, ...]] | None = None,
-             **more: str) -> list[Started]:  # fmt: skip
-    """The processes that torchrun would start; `of_rank` has arguments of single ones."""
+             folders: dict[int, Path] | None = None, **more: str) -> list[Started]:  # fmt: skip
+    """The processes that torchrun would start; `of_rank` has arguments of single ones, `folders` where they start."""
     path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
     env = {
         **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
@@ -68,7 +71,7 @@ def launched(folder: Path, *arguments: Any, world: int = 2, of_rank: dict[int, t
     return [
         started(
             ["-m", "entprog", "train", *map(str, arguments), *(of_rank or {}).get(rank, ())],
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=folder,
+            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=(folders or {}).get(rank, folder),
         )
         for rank in range(world)
     ]  # fmt: skip
@@ -104,6 +107,23 @@ def test_what_cannot_be_right_is_refused(
 ) -> None:
     done = ended(launched(tmp_path, recipe, "--output-dir", "run", *extra, of_rank=of_rank))
     assert refused(done).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_sets_that_differ_are_refused(tmp_path: Path) -> None:
+    """One folder on each machine, by the same name."""
+    machines = {rank: tmp_path / f"machine-{rank}" for rank in range(2)}
+    for rank, folder in machines.items():
+        synthetic_data(folder / "data", clips=8 + 4 * rank, sizes=(16,))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(write_config(tiny_config(tmp_path / "run", Path("data"), method="full")))
+    said = refused(ended(launched(tmp_path, recipe, folders=machines)))
+    ours, theirs = (Shards(folder / "data").fingerprint for folder in machines.values())
+    assert ours != theirs
+    assert said == (
+        f"entprog: data.path: rank 0 has {ours!r}, rank 1 has {theirs!r}; the data sets differ; give every process "
+        "the same folder"
+    )
     assert not (tmp_path / "run").exists()
 
 
