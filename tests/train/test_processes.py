@@ -71,6 +71,16 @@ def test_shards_take_less_memory(two: Path, alone: Path) -> None:
     assert shards < 0.75 * whole
 
 
+def test_ranking_is_shared(two: Path, alone: Path) -> None:
+    """Its values are those of one process."""
+    for case in ("supernet", "supernet+shard"):
+        ours, theirs = (
+            json.loads(next(run.glob("*/scores.json")).read_text()) for run in (two / case, alone / "supernet")
+        )
+        assert ours["values"] == pytest.approx(theirs["values"], abs=1e-6) and ours["order"] == theirs["order"]
+        assert ours["samples"] == theirs["samples"]
+
+
 def test_a_sharded_run_goes_on_in_one_process(two: Path, alone: Path, tmp_path: Path) -> None:
     """Its checkpoints are safetensors, a file a process."""
     cases = ("supernet+shard", "probe+shard", "mixed+shard")

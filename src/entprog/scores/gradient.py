@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
+from entprog.core.processes import in_turn
 from entprog.core.sharded import full_tensor, is_sharded, reshard, sharded_modules
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, part, scoring, summary
@@ -65,16 +66,22 @@ class Gradient:
         everything = [p for parameters in members.values() for p in parameters]
         moments = [m for each in running.values() for m in each]
         with scoring(task.model, gradient=True), _requiring_gradient(everything):
-            for draw, places in chosen:
+
+            def measure(item: tuple[Draw, list[int]]) -> list[float]:
                 sums = [0.0] * len(everything)
 
-                def take(place: int, gradient: Tensor, sums: list[float] = sums) -> None:
+                def take(place: int, gradient: Tensor) -> None:
                     if self.norm == "snr":
                         moments[place].add(gradient)
                     else:
                         sums[place] = self._sum(gradient)
 
-                stream(task.loss(part(draw, places)), everything, take)
+                stream(task.loss(part(*item)), everything, take)
+                return sums
+
+            # Gradients of shards are means over processes, which therefore take the same draw.
+            repeated = sharded or self.norm == "snr"
+            for sums in map(measure, chosen) if repeated else in_turn(chosen, measure):
                 found = iter(sums)
                 for name, parameters in members.items():
                     count = sum(p.numel() for p in parameters)
