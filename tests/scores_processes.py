@@ -27,7 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "conditions of unequal draws": ("cei", {"sigma": "conditions"}, (4, 3)),
     "skip_loss": ("skip_loss", {}, (4, 4, 4, 3)),
     "influence": ("influence", {}, (4, 4, 3)),
-    "gradient": ("gradient", {}, (4, 4, 4, 3)),
+    "gradient": ("gradient", {}, (4, 4, 1, 3)),
     "snr": ("gradient", {"norm": "snr"}, (4, 4)),
     "reverse": ("order", {"order": "reverse"}, (4, 4)),
 }

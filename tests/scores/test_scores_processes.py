@@ -51,12 +51,12 @@ def test_shared_scores_are_those_of_one_process(case: str, kind: str, found: lis
         pytest.skip("refused")
     first, second = (each[f"{case}, {kind}"] for each in found)
     assert first["shared"] == second["shared"], "the same bits in both"
-    if case == "cei of one draw":  # in two batches
+    if case == "cei of one draw" or (case, kind) == ("gradient", "sharded"):  # in two batches
         assert first["shared"] == pytest.approx(first["alone"], abs=1e-6)
     else:
         assert first["shared"] == first["alone"] and first["errors"][0] == first["errors"][1]
     assert first["samples"][0] == first["samples"][1] == second["samples"][1]
     ran = RAN[case]
     if (case, kind) == ("gradient", "sharded"):
-        ran = (4, 4)  # gradients of shards are means over processes
+        ran = (4, 4)  # of half the samples: gradients of shards are means over processes
     assert tuple(first["ran"]) == tuple(second["ran"]) == ran

@@ -119,7 +119,8 @@ def score_phase(task: Task, setup: PhaseSetup, config: Config, held: Collection[
     with Meter(task.model, None, held=held, repeated=_repeated(task, setup, config)) as meter:
         scores, ranking = rank_blocks(task, setup.blocks, setup.probe, config.ranking)
         table = ranking_table(task, setup.blocks, setup.probe[0], scores, config.ranking)
-        needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
+        with sharing():
+            needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
     # Outside the meter, which would slow the timed passes.
     measured = add_costs(table, task, setup, config)
     flops, peak = _of_all(meter.flops + measured.spent, max(meter.peak, measured.peak + _bytes(held)))
