@@ -99,7 +99,7 @@ def refused(done: list[Done]) -> str:
     (("--phases.pose.batch", "7"), None, "entprog: phases.pose.batch = 7: can't be divided among 2 processes"),
     (("--phases.pose.batch", "1"), None, "entprog: phases.pose.batch = 1: can't be divided among 2 processes"),
     (("--distributed.shard", "true", "--train.optimizer", "adafactor"), None,
-     'entprog: train.optimizer = "adafactor": can\'t step shards; choose "adamw" or "muon"'),
+     'entprog: train.optimizer = "adafactor": can\'t step shards; choose "adamw", "adamw8bit" or "muon"'),
     (("--distributed.replicate", "3"), None, "entprog: distributed.replicate = 3: does not divide 2 processes"),
 ])  # fmt: skip
 def test_what_cannot_be_right_is_refused(
@@ -110,11 +110,12 @@ def test_what_cannot_be_right_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_data_sets_that_differ_are_refused(tmp_path: Path) -> None:
+def test_data_sets_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One folder on each machine, by the same name."""
     machines = {rank: tmp_path / f"machine-{rank}" for rank in range(2)}
     for rank, folder in machines.items():
-        synthetic_data(folder / "data", clips=8 + 4 * rank, sizes=(16,))
+        synthetic_data(folder / "data", clips=8 + 4 * rank, sizes=(16, 32))
+    monkeypatch.chdir(machines[0])
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(write_config(tiny_config(tmp_path / "run", Path("data"), method="full")))
     said = refused(ended(launched(tmp_path, recipe, folders=machines)))

@@ -62,7 +62,7 @@ class Processes:
             yield f'freeze.storage = "{config.freeze.storage}": can\'t be sharded yet; set it to "full" for --shard'
         if not optimizer_plugin(train).shards:
             yield (
-                f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw" or "muon" '
+                f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw", "adamw8bit" or "muon" '
                 "for --shard, whose states are divided over the GPUs"
             )
 
@@ -107,7 +107,7 @@ def process_of(
     planner: "Planner", phase: str, case: Case, active: Sequence[str], *, adapted: Sequence[str] = (),
     with_states: Collection[str] | None = None, optimizer: Any = None,
 ) -> Process | None:  # fmt: skip
-    """What each process takes of a step; None where there is one process, or where its optimizer can't be sharded."""
+    """What each process takes of a step; None where there is one process."""
     processes = planner.processes
     if processes is None:
         return None

@@ -202,8 +202,8 @@ def _possible(config: Config) -> None:
         found.append('train.mixed_precision = "fp16": its loss scale is not judged over shards; choose "bf16" or "no"')
     if shard and not optimizer_plugin(train).shards:
         found.append(
-            f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw" or "muon", or '
-            "distributed.shard = false"
+            f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw", "adamw8bit" or "muon", '
+            "or distributed.shard = false"
         )
     if shard and config.freeze.storage != "full":
         found.append(f'freeze.storage = "{config.freeze.storage}": shards are held as they are; set it to "full"')
