@@ -12,9 +12,10 @@ from processes import Done, started
 from train_processes import rows
 
 HERE = Path(train_processes.__file__).parent
-ONE = ("full", "supernet", "probe", "linear", "lora", "mixed", "muon", "bits")
-TWO = ("supernet", "lora", "supernet+shard", "probe+shard", "linear+shard", "mixed+shard", "muon+shard", "bits+shard")
-MORE = (*ONE, *(f"{name}+shard" for name in ONE))
+ONE = ("full", "supernet", "probe", "linear", "lora", "mixed", "muon", "bits", "budget")
+TWO = ("supernet", "lora", "supernet+shard", "probe+shard", "linear+shard", "mixed+shard", "muon+shard", "bits+shard",
+       "budget")  # fmt: skip
+MORE = (*ONE, *(f"{name}+shard" for name in ONE if name != "budget"))
 
 
 def train(folder: Path, world: int, cases: tuple[str, ...], *, timeout: float = 300) -> list[Done]:
@@ -73,6 +74,17 @@ def test_two_processes_train_what_one_would(case: str, two: Path, alone: Path) -
 def test_shards_take_less_memory(two: Path, alone: Path) -> None:
     whole, shards = (rows(each)[-1]["bytes_peak"] for each in (alone / "supernet", two / "supernet+shard"))
     assert shards < 0.75 * whole
+
+
+def test_a_memory_budget_is_that_of_one_process(two: Path, alone: Path) -> None:
+    """It is fitted to the process's share of a batch, and a step takes no more."""
+    simulated = {}
+    for run in (two / "budget", alone / "budget"):
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        (event,) = (row for row in events if row["event"] == "fit")
+        simulated[run] = event["bytes_peak"] - event["bytes_reserved"]
+        assert rows(run)[0]["bytes_peak"] <= event["bytes_peak"]
+    assert simulated[two / "budget"] < simulated[alone / "budget"]
 
 
 def test_ranking_is_shared(two: Path, alone: Path) -> None:
