@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 import train_processes
-from entprog.config.load import write_config
 from entprog.data.shards import Shards
 from processes import Done, Started, started
-from tiny import synthetic_data, tiny_config
+from tiny import synthetic_data
 from train_processes import rows
 
 HERE = Path(train_processes.__file__).parent
@@ -110,14 +109,18 @@ def test_what_cannot_be_right_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_data_sets_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_that_differ_are_refused(tmp_path: Path) -> None:
     """One folder on each machine, by the same name."""
     machines = {rank: tmp_path / f"machine-{rank}" for rank in range(2)}
     for rank, folder in machines.items():
         synthetic_data(folder / "data", clips=8 + 4 * rank, sizes=(16, 32))
-    monkeypatch.chdir(machines[0])
+    phase = "steps = 2\nbatch = 2\nresolution = 16"
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(write_config(tiny_config(tmp_path / "run", Path("data"), method="full")))
+    recipe.write_text(
+        f"output_dir = '{tmp_path / 'run'}'\nmethod = 'full'\ndevice = 'cpu'\n[data]\npath = 'data'\n"
+        "[model]\ninit = 'scratch'\n[train]\nmixed_precision = 'no'\nholdout_clips = 4\n[evaluate]\nclips = 0\n"
+        f"[phases.subject]\n{phase}\n[phases.pose]\nsteps = 0\n[phases.video]\nsteps = 0\n"
+    )
     said = refused(ended(launched(tmp_path, recipe, folders=machines)))
     ours, theirs = (Shards(folder / "data").fingerprint for folder in machines.values())
     assert ours != theirs
