@@ -4,18 +4,21 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from entprog.core.blocks import Block, Blocks
+from entprog.core.freeze import param_groups
 from entprog.core.types import AdamOptions
 from entprog.optimizers.adamw import AdamW
+from entprog.optimizers.base import OptimizerPlugin
 from entprog.plan.inventory import Parts
 from entprog.plan.low_rank import low_rank_added
 from entprog.plan.simulator import as_on_a_gpu
@@ -49,6 +52,8 @@ class Carried(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._overloadpacket.__name__
+        if name == "all_gather_into_tensor":  # of a DTensor
+            self.bytes["allgather_base"] += args[0].nbytes * args[1]
         if name in ("_allgather_base_", "_reduce_scatter_base_", "allreduce_"):
             whole = args[1] if name == "_reduce_scatter_base_" else args[0]
             tensors = whole if isinstance(whole, list | tuple) else [whole]
@@ -59,14 +64,17 @@ class Carried(TorchDispatchMode):
 def metered_process(
     subject: Subject, case: Case, active: Collection[str], *, shards: int, copies: int = 1,
     adapted: Collection[str] = (), rank: int = 0, resting: Mapping[str, Parts] | None = None,
+    plugin: OptimizerPlugin | None = None,
 ) -> tuple[Meter, Counter[str]]:  # fmt: skip
     """The second step of the first process, and the bytes that its collective operations carry.
 
     Args:
         resting: frozen parameters that blocks hold and do not use.
+        plugin: the optimizer; AdamW if None.
     """
     mesh = mesh_of(shards, copies)
-    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(case.fused):
+    counted = patch.object(FakeTensor, "__int__", lambda count: 1)  # of steps: fake ones have no values
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(case.fused), counted:
         model, units = subject.build(range(len(subject.units)))
         model.requires_grad_(False)
         owned = {id(p) for unit in units for name in unit for p in model.get_submodule(name).parameters()}
@@ -82,9 +90,9 @@ def metered_process(
             for i, kind in enumerate(parts.elements()):
                 unused = nn.Parameter(torch.zeros(kind.shape), requires_grad=False)
                 model.get_submodule(name).register_parameter(f"resting_{i}", unused)
-        shard(model, Blocks([Block(name, model.get_submodule(name)) for unit in units for name in unit]), mesh)
-        group = {"params": [p for p in model.parameters() if p.requires_grad], "lr": 1e-4, "name": "all"}
-        optimizer = AdamW().build([group], AdamOptions(0.9, 0.999, 1e-8, 0.01))
+        blocks = Blocks([Block(name, model.get_submodule(name)) for unit in units for name in unit])
+        shard(model, blocks, mesh)
+        optimizer = (plugin or AdamW()).build(param_groups(model, blocks, lr=1e-4), AdamOptions(0.9, 0.999, 1e-8, 0.01))
 
         def step() -> None:
             for _ in range(case.accumulation):

@@ -15,12 +15,13 @@ __all__ = ["Vectors"]
 
 @dataclass
 class Vectors(Task):
-    """Points on a circle in `width` dimensions, with noise taken off by residual blocks."""
+    """Points on a circle in `width` dimensions, with noise taken off by residual blocks of width `inside`."""
 
     width: int = 8
+    inside: int = 16
 
     def setup(self, config: Config) -> None:
-        self.model = Denoiser(self.width)
+        self.model = Denoiser(self.width, self.inside)
 
     def draw(self, batch: Any, shape: Shape, seed: int, *, dropout: float | None = None) -> Draw:
         rows = [torch.randn(self.width + 1, generator=torch.Generator().manual_seed(seed * 10**6 + int(p)))
@@ -37,10 +38,10 @@ class Vectors(Task):
 class Denoiser(nn.Module):
     """Four residual blocks between two linear layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inside: int = 16) -> None:
         super().__init__()
-        self.inlet, self.outlet = nn.Linear(width + 1, 16), nn.Linear(16, width)
-        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.inlet, self.outlet = nn.Linear(width + 1, inside), nn.Linear(inside, width)
+        self.blocks = nn.ModuleList(Block(inside) for _ in range(4))
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         h = self.inlet(torch.cat([x, tau[:, None]], 1))
@@ -52,9 +53,9 @@ class Denoiser(nn.Module):
 class Block(nn.Module):
     """x + MLP(x)."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: int = 16) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.up, self.down = nn.Linear(inside, 2 * inside), nn.Linear(2 * inside, inside)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.down(torch.tanh(self.up(x)))

@@ -34,6 +34,9 @@ CASES: dict[str, dict[str, Any]] = {
               "schedule.options": "{ stages = 2 }", "phases.pose.learning_rate": 1e-3},
     "muon": {"method": '"progressive"', "schedule.name": '"linear"', "schedule.options": "{ stages = 2 }",
              "train.optimizer": '"muon"'},
+    "budget": {"method": '"full"', "train.memory_budget": '"1MiB"', "train.gradient_accumulation_steps": 2},
+    "bits": {"method": '"progressive"', "schedule.name": '"linear"', "schedule.options": "{ stages = 2 }",
+             "train.optimizer": '"adamw8bit"', "task_options.inside": 128, "phases.pose.learning_rate": 1e-3},
 }  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import train_processes
+from entprog.data.shards import Shards
 from processes import Done, Started, started
+from tiny import synthetic_data
 from train_processes import rows
 
 HERE = Path(train_processes.__file__).parent
@@ -58,8 +60,8 @@ def free_port() -> int:
 
 
 def launched(folder: Path, *arguments: Any, world: int = 2, of_rank: dict[int, tuple[str, ...]] | None = None,
-             **more: str) -> list[Started]:  # fmt: skip
-    """The processes that torchrun would start; `of_rank` has arguments of single ones."""
+             folders: dict[int, Path] | None = None, **more: str) -> list[Started]:  # fmt: skip
+    """The processes that torchrun would start; `of_rank` has arguments of single ones, `folders` where they start."""
     path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
     env = {
         **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
@@ -68,7 +70,7 @@ def launched(folder: Path, *arguments: Any, world: int = 2, of_rank: dict[int, t
     return [
         started(
             ["-m", "entprog", "train", *map(str, arguments), *(of_rank or {}).get(rank, ())],
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=folder,
+            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=(folders or {}).get(rank, folder),
         )
         for rank in range(world)
     ]  # fmt: skip
@@ -96,7 +98,7 @@ def refused(done: list[Done]) -> str:
     (("--phases.pose.batch", "7"), None, "entprog: phases.pose.batch = 7: can't be divided among 2 processes"),
     (("--phases.pose.batch", "1"), None, "entprog: phases.pose.batch = 1: can't be divided among 2 processes"),
     (("--distributed.shard", "true", "--train.optimizer", "adafactor"), None,
-     'entprog: train.optimizer = "adafactor": can\'t step shards; choose "adamw" or "muon"'),
+     'entprog: train.optimizer = "adafactor": can\'t step shards; choose "adamw", "adamw8bit" or "muon"'),
     (("--distributed.replicate", "3"), None, "entprog: distributed.replicate = 3: does not divide 2 processes"),
 ])  # fmt: skip
 def test_what_cannot_be_right_is_refused(
@@ -104,6 +106,28 @@ def test_what_cannot_be_right_is_refused(
 ) -> None:
     done = ended(launched(tmp_path, recipe, "--output-dir", "run", *extra, of_rank=of_rank))
     assert refused(done).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_sets_that_differ_are_refused(tmp_path: Path) -> None:
+    """One folder on each machine, by the same name."""
+    machines = {rank: tmp_path / f"machine-{rank}" for rank in range(2)}
+    for rank, folder in machines.items():
+        synthetic_data(folder / "data", clips=8 + 4 * rank, sizes=(16, 32))
+    phase = "steps = 2\nbatch = 2\nresolution = 16"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"output_dir = '{tmp_path / 'run'}'\nmethod = 'full'\ndevice = 'cpu'\n[data]\npath = 'data'\n"
+        "[model]\ninit = 'scratch'\n[train]\nmixed_precision = 'no'\nholdout_clips = 4\n[evaluate]\nclips = 0\n"
+        f"[phases.subject]\n{phase}\n[phases.pose]\nsteps = 0\n[phases.video]\nsteps = 0\n"
+    )
+    said = refused(ended(launched(tmp_path, recipe, folders=machines)))
+    ours, theirs = (Shards(folder / "data").fingerprint for folder in machines.values())
+    assert ours != theirs
+    assert said == (
+        f"entprog: data.path: rank 0 has {ours!r}, rank 1 has {theirs!r}; the data sets differ; give every process "
+        "the same folder"
+    )
     assert not (tmp_path / "run").exists()
 
 

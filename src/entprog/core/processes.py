@@ -1,6 +1,8 @@
 """What the processes of torch.distributed agree on. In one process each function returns what it is given."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,12 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average_gradients", "by_first", "decided", "first", "gathered", "mean", "numbers", "own_folder", "rank",
-           "several", "shared", "wait", "world"]  # fmt: skip
+__all__ = ["average_gradients", "by_first", "decided", "first", "gathered", "in_turn", "mean", "numbers", "own_folder",
+           "rank", "several", "shared", "sharers", "sharing", "wait", "world"]  # fmt: skip
 
 T = TypeVar("T")
+R = TypeVar("R")
 BUCKET = 2**24
 """Values of gradients that are averaged at once: 64 MiB in float32."""
+
+_SHARING: ContextVar[bool] = ContextVar("sharing", default=False)
 
 
 def several() -> bool:
@@ -110,6 +115,36 @@ def shared(items: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
     mine = [read(items[min(k * count + place, len(items) - 1)]) for k in range(rounds)]
     everybody = gathered(mine)
     return [everybody[k % count][k // count] for k in range(len(items))]
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Inside, `in_turn` divides its items among the processes, which must all have the same ones."""
+    before = _SHARING.set(True)
+    try:
+        yield
+    finally:
+        _SHARING.reset(before)
+
+
+def sharers() -> int:
+    """Among how many processes `in_turn` divides its items."""
+    return world() if _SHARING.get() else 1
+
+
+def in_turn(items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
+    """`read` of each item, in order; inside `sharing` n processes read n items at a time, and all get every result.
+
+    Each process calls `read` equally often, as a sharded model needs: where n does not divide the items, some read the
+    last one once more. A caller may stop early if it does so in all processes.
+    """
+    count = sharers()
+    if count == 1:
+        yield from map(read, items)
+        return
+    for begin in range(0, len(items), count):
+        own = read(items[min(begin + rank(), len(items) - 1)])
+        yield from gathered(own)[: len(items) - begin]
 
 
 @torch.no_grad()

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from entprog.core.sharded import is_sharded
+from entprog.optimizers._shards import coded_in_parts, fitting, flat, local, own_codes, own_values, spread
 from entprog.optimizers._stepping import Stepping
 from entprog.profiling.ledger import plain
-from entprog.profiling.states import adamw8bit_states
+from entprog.profiling.states import SCALED, adamw8bit_states
 
 __all__ = ["AdamW8bit"]
 
@@ -36,6 +38,7 @@ class AdamW8bit(Stepping):
     Parameters with fewer than 4096 values, or a count that is not a multiple of 256, keep full moments.
     On a CPU the step runs uncompiled (no compiler needed) and looks codes up in tables; on a GPU torchao compiles it
     once for each shape.
+    Of a sharded parameter each process steps its own part; `_shards.py` says how its states are held.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -56,6 +59,7 @@ class AdamW8bit(Stepping):
     def step_group(self, group: dict[str, Any], ready: list[Tensor]) -> None:
         """See `Stepping`."""
         for p in ready:
+            self._fit(p)
             if p.device.type == "cpu":
                 self._step_on_cpu(group, p)
         if on_device := [p for p in ready if p.device.type != "cpu"]:
@@ -77,32 +81,79 @@ class AdamW8bit(Stepping):
                 key: value.to(value.device if key == "step" else p.device, copy=True) for key, value in values.items()
             }
 
+    def _fit(self, p: Tensor) -> None:
+        """Make the states of a sharded parameter, or divide saved ones anew if they are of other processes."""
+        state, coded = self.state[p], coded_in_parts(p)
+        if not state and is_sharded(p):
+            own = local(p)
+            made = {
+                name: OptimState8bit.zeros(own.shape, signed, device=own.device) if coded else torch.zeros_like(own)
+                for name, signed in MOMENTS.items()
+            }
+            self.state[p] = spread(_plain({"step": torch.tensor(0.0), **made}), p)
+        elif state and not fitting(state, p, coded):
+            self.state[p] = spread(self._taken(state, p, coded), p)
+
+    def _taken(self, saved: dict[str, Tensor], p: Tensor, coded: bool) -> dict[str, Tensor]:
+        """States of this process's part of a parameter, from those of any number of processes.
+
+        Codes stay as they are, unless parts of this size keep full moments; full ones are quantised if need be.
+        """
+        found = {"step": saved["step"]}
+        for name, signed in MOMENTS.items():
+            table = self._maps[p.device, signed]
+            if name in saved:
+                own = own_values(saved, name, p)
+                if coded:
+                    scaled, scale = scale_tensor(own.reshape(-1, SCALED), SCALED)
+                    codes = quantize_8bit_with_qmap(scaled, table).view(own.shape)
+                    found |= {f"{name}.codes": codes, f"{name}.scale": scale}
+                else:
+                    found[name] = own
+                continue
+            codes, scales = own_codes(saved, name, p)
+            if coded:
+                found |= {f"{name}.codes": codes, f"{name}.scale": scales.view(-1)[::SCALED].contiguous()}
+            else:
+                found[name] = table[codes.int()] * scales
+        return found
+
     def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        self._low.param_groups = [{**group, "params": parameters, "lr": torch.tensor(float(group["lr"]))}]
+        own = [local(p) for p in parameters]
+        for p, part in zip(parameters, own, strict=True):
+            if part is not p:
+                assert p.grad is not None
+                part.grad = local(p.grad)
+        ready = [part for part in own if part.numel()]
+        self._low.param_groups = [{**group, "params": ready, "lr": torch.tensor(float(group["lr"]))}]
         self._low.state.clear()
-        for p in parameters:
+        for p, part in zip(parameters, own, strict=True):
             if self.state.get(p):
-                self._low.state[p] = self._wrapped(self.state[p])
+                self._low.state[part] = self._wrapped(flat(self.state[p]))
         self._low.step()
-        for p in parameters:
+        for p, part in zip(parameters, own, strict=True):
             # Codes and scales are written in place: only new states are not stored yet.
             if not self.state.get(p):
-                self.state[p] = _plain(self._low.state[p])
+                self.state[p] = _plain(self._low.state[part])
         self._low.state.clear()
 
     def _step_on_cpu(self, group: dict[str, Any], p: Tensor) -> None:
-        state = self.state[p]
+        state = flat(self.state[p])
         if not state:
             made = {name: self._low._new_buffer(p, signed) for name, signed in MOMENTS.items()}
-            state |= _plain({"step": torch.tensor(0.0), **made})
+            state = self.state[p] = _plain({"step": torch.tensor(0.0), **made})
         state["step"] += 1
+        own, gradient = local(p), p.grad
+        assert gradient is not None
+        if not own.numel():  # a sharded parameter with fewer rows than there are processes
+            return
         moments = {
             name: dequant_with_qmap(state[f"{name}.codes"], self._maps[p.device, signed], state[f"{name}.scale"])
             if f"{name}.codes" in state else state[name]
             for name, signed in MOMENTS.items()
         }  # fmt: skip
         single_param_adam(
-            p.detach(), p.grad, state["step"], *moments.values(), None, torch.tensor(float(group["lr"])),
+            own.detach(), local(gradient), state["step"], *moments.values(), None, torch.tensor(float(group["lr"])),
             *group["betas"], group["weight_decay"], group["eps"], True, False,
         )  # fmt: skip
         for name, signed in MOMENTS.items():

@@ -18,6 +18,7 @@ __all__ = ["Adamw8bit"]
 class Adamw8bit(OptimizerPlugin):
     """AdamW with 8-bit states (arXiv 2110.02861), by torchao's arithmetic; small parameters keep full states."""
 
+    shards: ClassVar[bool] = True
     packages: ClassVar[Mapping[str, str]] = {"torchao": 'pip install "entprog[lowbit]"'}
 
     def build(self, groups: list[dict[str, Any]], adam: AdamOptions) -> optim.Optimizer:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, optim
 
@@ -12,7 +12,19 @@ from entprog.config.schema import Config
 from entprog.core.types import AdamOptions, Role
 from entprog.profiling.states import adamw_states
 
-__all__ = ["OptimizerPlugin", "keep_types"]
+__all__ = ["Gathering", "OptimizerPlugin", "keep_types"]
+
+
+class Gathering(NamedTuple):
+    """What the step of an optimizer that needs whole matrices takes of each process that has a part of them.
+
+    Attributes:
+        peak: the largest sum of bytes that are there only during the step.
+        carried: bytes of the matrices that it gathers, with rows of padding where they can't be divided evenly.
+    """
+
+    peak: int = 0
+    carried: int = 0
 
 
 class OptimizerPlugin(ABC):
@@ -65,6 +77,16 @@ class OptimizerPlugin(ABC):
             role: where the parameter belongs.
         """
         return adamw_states(shape, size, counted=counted)
+
+    def gathering(self, parameters: Iterable[tuple[Sequence[int], int, Role]], *, shards: int, cuda: bool) -> Gathering:
+        """What a step of sharded parameters gathers; nothing unless a plugin overrides it.
+
+        Args:
+            parameters: shape of the whole, bytes of a value and role of each that trains, in the order of the step.
+            shards: processes that a parameter is divided over.
+            cuda: whether they are on a CUDA device.
+        """
+        return Gathering()
 
     def state_bytes(self, parameter: Tensor, role: Role) -> int:
         """Bytes of all states of a parameter on its device."""

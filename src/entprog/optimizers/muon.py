@@ -1,6 +1,6 @@
 """Muon for the matrices of blocks, AdamW for everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +8,8 @@ from torch import optim
 
 from entprog.core.types import AdamOptions, Role
 from entprog.optimizers._orthogonal import MuonAdamW, muon_states
-from entprog.optimizers.base import OptimizerPlugin
+from entprog.optimizers._orthogonal_bytes import muon_gathering
+from entprog.optimizers.base import Gathering, OptimizerPlugin
 
 __all__ = ["Muon"]
 
@@ -42,3 +43,8 @@ class Muon(OptimizerPlugin):
     def states(self, shape: Sequence[int], size: int, *, counted: bool, role: Role) -> list[int]:
         """One state of a matrix of a block or adapter, AdamW's of all else."""
         return muon_states(shape, size, counted=counted, matrix=role != "outside")
+
+    def gathering(self, parameters: Iterable[tuple[Sequence[int], int, Role]], *, shards: int, cuda: bool) -> Gathering:
+        """The matrices of blocks and adapters, one after the other."""
+        shapes = [(shape, size, role != "outside") for shape, size, role in parameters]
+        return muon_gathering(shapes, self.rows, shards=shards, cuda=cuda)

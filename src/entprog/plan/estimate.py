@@ -216,12 +216,8 @@ class Planner:
                 kept = window * case.accumulation * self.subject.hidden_bytes(case)
                 peak, by_category = peak + kept, {**by_category, "activations": by_category["activations"] + kept}
         place = {name: i for i, name in enumerate(self.subject.family(plan.settings.blocks))}
-        process = None
-        if not optimizer:
-            plugin = optimizer_plugin(self.config.train)
-            process = process_of(
-                self, plan.name, case, active, adapted=adapted, with_states=with_states, optimizer=plugin
-            )
+        plugin = plugins.load("optimizer", optimizer) if optimizer else optimizer_plugin(self.config.train)
+        process = process_of(self, plan.name, case, active, adapted=adapted, with_states=with_states, optimizer=plugin)
         return Row(
             phase=plan.name, kind=kind, stages=stages, order=order, m=len(active) or len(adapted), shape=case.shape,
             trained=step.trained, lowest=min(place[name] for name in (*active, *adapted)), steps=steps, peak=peak,

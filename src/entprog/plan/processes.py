@@ -8,6 +8,7 @@ from entprog.config.schema import Config
 from entprog.plan.rows import Process
 from entprog.plan.sharded import replicated_step, sharded_step
 from entprog.profiling.subject import Case
+from entprog.savings.in_backward import optimizer_plugin
 
 if TYPE_CHECKING:
     from entprog.plan.estimate import Planner
@@ -59,10 +60,10 @@ class Processes:
             return
         if config.freeze.storage != "full":
             yield f'freeze.storage = "{config.freeze.storage}": can\'t be sharded yet; set it to "full" for --shard'
-        if train.optimizer != "adamw":
+        if not optimizer_plugin(train).shards:
             yield (
-                f'train.optimizer = "{train.optimizer}": its states can\'t be sharded yet; choose "adamw" for --shard, '
-                "which divides these states over the GPUs"
+                f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw", "adamw8bit" or "muon" '
+                "for --shard, whose states are divided over the GPUs"
             )
 
     def check_network(self, planner: "Planner") -> None:
@@ -106,7 +107,7 @@ def process_of(
     planner: "Planner", phase: str, case: Case, active: Sequence[str], *, adapted: Sequence[str] = (),
     with_states: Collection[str] | None = None, optimizer: Any = None,
 ) -> Process | None:  # fmt: skip
-    """What each process takes of a step; None where there is one process, or where its optimizer can't be sharded."""
+    """What each process takes of a step; None where there is one process."""
     processes = planner.processes
     if processes is None:
         return None

@@ -45,7 +45,7 @@ class Row:
         bytes: largest sum of live bytes by category; `peak` is their sum.
         fits: whether the device has so much besides its reserve.
         flops, seconds: of one optimizer step.
-        process: what each process takes where there are several; None else, and where that can't be sharded.
+        process: what each process takes where there are several; else None.
     """
 
     phase: str

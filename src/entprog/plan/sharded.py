@@ -5,10 +5,12 @@ over the simulated step of one process, with the samples that one process gets.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from entprog.core.types import Role
+from entprog.optimizers.base import Gathering
 from entprog.plan.compose import Label, Recording, walk
 from entprog.plan.inventory import Parts, Tensors, total, weighed
 from entprog.plan.recording import Mark
@@ -76,11 +78,30 @@ def sharded_step(
     labels = simulator.labels(active, adapted, case)
     schedule = Schedule(static, sizes, shards, accumulated=case.accumulation > 1)
     schedule.run(simulator.recording(case, active, adapted), labels)
-    gathered, reduced = case.accumulation * schedule.gathered, case.accumulation * schedule.reduced
+    step = Gathering()
+    if optimizer is not None:
+        step = optimizer.gathering(_trained(simulator, case, active, adapted), shards=shards, cuda=case.fused)
+        schedule.step(step.peak)
+    gathered = case.accumulation * schedule.gathered + step.carried
+    reduced = case.accumulation * schedule.reduced
     carried = {
         "all_gather": gathered, "reduce_scatter": reduced, "all_reduce": reduced // shards if copies > 1 else 0,
     }  # fmt: skip
     return ProcessStep(sum(schedule.at_peak.values()), schedule.at_peak, carried, ring(carried, shards, copies))
+
+
+def _trained(
+    simulator: Simulator, case: Case, active: Collection[str], adapted: Collection[str]
+) -> Iterator[tuple[tuple[int, ...], int, Role]]:
+    """Shape, bytes of a value and role of each parameter that trains, block by block."""
+    order: list[Collection[str]] = [[name] for unit in simulator.subject.units for name in unit]
+    for name in order:
+        here = [set(names) & set(name) for names in (active, adapted)]
+        inside, adapters, _ = simulator.trained(replace(case, outside=False), *here)
+        yield from ((kind.shape, kind.size, "block") for kind in inside.elements())
+        yield from ((kind.shape, kind.size, "adapter") for kind in adapters.elements())
+    outside = simulator.trained(case, (), ())[2]
+    yield from ((kind.shape, kind.size, "outside") for kind in outside.elements())
 
 
 def ring(carried: Mapping[str, int], shards: int, copies: int) -> dict[str, int]:
@@ -167,6 +188,13 @@ class Schedule:
                 elif event.category != "gradients":  # those are followed by unit: here they go with each call
                     self._add(event.category, delta)
         self._finish()
+
+    def step(self, gathered: int) -> None:
+        """The optimizer's step, which has so many bytes besides while it runs."""
+        self._add("gathered", -self._reducing)  # the last gradients are reduced
+        self._reducing = 0
+        self._add("gathered", gathered)
+        self._add("gathered", -gathered)
 
     def _add(self, category: str, delta: int) -> None:
         self.now[category] += delta

@@ -108,7 +108,7 @@ class Simulator:
         Args:
             divide: what a process holds of these parameters; all of them by default.
         """
-        held = tuple(map(divide, self._trained(case, active, adapted)))
+        held = tuple(map(divide, self.trained(case, active, adapted)))
         inside, adapters, outside = (self._as_trained(parts, case) for parts in held)
         trained = inside + adapters + outside
         idle = set(with_states or ()) - set(active)
@@ -126,7 +126,7 @@ class Simulator:
             "gradients": weighed(trained) if case.accumulation > 1 else 0,
         }
 
-    def _trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts, Parts]:
+    def trained(self, case: Case, active: Iterable[str], adapted: Iterable[str]) -> tuple[Parts, Parts, Parts]:
         """What trains: of the blocks' own parameters, of adapters, and of what is outside of blocks."""
         inside, beside, outside = list(map(self.inventory.whole, active)), [], []
         for name in adapted:

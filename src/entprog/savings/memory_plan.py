@@ -9,6 +9,7 @@ import torch
 from entprog.config.schema import Config
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import States
+from entprog.core.processes import BUCKET, several, world
 from entprog.core.select import deepest_sets
 from entprog.core.types import Draw, Ranking, Schedule, Shape, Trainable, Trial, Workload
 from entprog.profiling.units import parse_bytes, written_bytes
@@ -31,6 +32,7 @@ class MemoryPlan:
         reserved: bytes that are always in use: EMA weights, fixed draws.
         states: what happens to optimizer states of frozen blocks.
         trainable: ids of the parameters that may train in this phase, taken before any was frozen.
+        processes: how many have a share of each batch; the budget is that of one of them.
         options: how a workload runs, once `take` was called for it.
     """
 
@@ -45,6 +47,7 @@ class MemoryPlan:
     reserved: int
     states: States
     trainable: frozenset[int]
+    processes: int = 1
     options: dict[Key, Option] = field(default_factory=dict)
     known: dict[tuple[Option, Shape, tuple[str, ...]], Any] = field(default_factory=dict)
 
@@ -56,19 +59,20 @@ class MemoryPlan:
         `leanest` tries only the option that takes the least memory: where that does not fit, nothing does.
         """
         frozen = tuple(name for name in self.order if name in set(kept) - set(active)) if self.states == "keep" else ()
+        batch = shape.batch // self.processes
 
         def measure(option: Option) -> Any:
             key = (option, shape, frozen)
             if key not in self.known:
                 self.known[key] = simulate_step(
-                    self.task, self.blocks, option, self.draw(shape), shape.batch, self.config.train,
+                    self.task, self.blocks, option, self.draw(shape), batch, self.config.train,
                     trainable=self.trainable, kept=frozen,
                 )  # fmt: skip
             return self.known[key]
 
         ordered = tuple(name for name in self.order if name in set(active))
         checkpointing = self.config.train.gradient_checkpointing
-        options = ways(ordered, shape.batch, states=self.states, checkpointing=checkpointing)
+        options = ways(ordered, batch, states=self.states, checkpointing=checkpointing)
         if self.config.train.optimizer_in_backward:  # it would step at each piece
             options = [option for option in options if option.pieces == 1]
         return fit(options[-1:] if leanest else options, measure, self.budget, reserved=self.reserved + beside)
@@ -122,7 +126,8 @@ class MemoryPlan:
         found = []
         if blocks := _largest(range(1, m), lambda count: fits(count, shape)):
             found.append(f"the last {blocks} blocks")
-        if batch := _largest(range(1, shape.batch), lambda count: fits(m, replace(shape, batch=count))):
+        batches = range(self.processes, shape.batch, self.processes)
+        if batch := _largest(batches, lambda count: fits(m, replace(shape, batch=count))):
             found.append(f"batches of {batch}")
         smaller = sorted(size for size in self.sizes if size < shape.resolution)
         if side := _largest(smaller, lambda size: fits(m, replace(shape, resolution=size))):
@@ -312,16 +317,21 @@ def make_memory_plan(
     reserved = sum(_bytes(tensor) for each in fixed for tensor in each.tensors().values())
     if config.train.ema_decay:
         reserved += sum(4 * p.numel() for p in task.model.parameters())
+    if several():  # gradients are added up over the processes in one piece after the other
+        trained = sum(_bytes(p) for p in task.model.parameters() if p.requires_grad)
+        reserved += min(trained, 4 * BUCKET)
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
     if task.device.type == "cpu" and config.train.echo_cache == "host":
         draws = cached_steps * config.train.gradient_accumulation_steps
-        reserved += draws * task.hidden_bytes(shape)
+        reserved += draws * task.hidden_bytes(replace(shape, batch=shape.batch // world()))
     named = task.model.named_parameters()
     trainable = frozenset(id(p) for name, p in named if p.requires_grad and name not in set(never_trained))
     states = config.freeze.states
     config = replace(config, train=replace(config.train, gradient_checkpointing=recompute))  # as the phase has it
-    return MemoryPlan(task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable)
+    return MemoryPlan(
+        task, blocks, config, tuple(order), shape, draw, sizes, budget, reserved, states, trainable, world()
+    )
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 import torch
@@ -121,6 +122,16 @@ def choose(
         seen = f"they are in [{min(taus):.3g}, {max(taus):.3g}]" if taus else "there are no draws"
         raise ValueError(f"no sample has tau in [{tau_min}, {tau_max}]: {seen}; widen tau_min and tau_max")
     return chosen
+
+
+def pieces(chosen: Sequence[tuple[Draw, list[int]]], count: int) -> list[tuple[Draw, list[int]]]:
+    """At least `count` parts of the chosen samples, where there are so many: each draw in equal ones, in its order."""
+    found = []
+    for draw, places in chosen:
+        parts = min(-(-count // len(chosen)), len(places))
+        ends = [len(places) * k // parts for k in range(parts + 1)]
+        found += [(draw, places[first:end]) for first, end in pairwise(ends)]
+    return found
 
 
 def part(draw: Draw, places: Sequence[int]) -> Draw:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from entprog.core import entropy as entropies
 from entprog.core.blocks import Blocks
+from entprog.core.processes import in_turn, sharers
 from entprog.core.skip import Skipper
 from entprog.core.statistics import spearman
 from entprog.core.types import Draw, Predictor, Scores
-from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
+from entprog.scores._skipping import Skip, choose, notes_on, part, pieces, scoring, summary, without_each
 
 __all__ = ["CEI"]
 
@@ -75,11 +76,21 @@ class CEI:
         used = 0
         notes: tuple[str, ...] = ()
         with scoring(task.model), Skipper(blocks) as skipper:
-            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
-                measure = self._over_conditions if self.sigma == "conditions" else self._over_elements
-                whole, without = measure(task, skipper, draw, places)
-                for name, entropy in without.items():
-                    rises[name] += (entropy - whole).tolist()
+
+            def measure(item: tuple[Draw, list[int]]) -> dict[str, list[float]]:
+                over = self._over_conditions if self.sigma == "conditions" else self._over_elements
+                whole, without = over(task, skipper, *item)
+                return {name: (entropy - whole).tolist() for name, entropy in without.items()}
+
+            chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
+            if self.sigma == "elements" and self.stable is None:
+                chosen = pieces(chosen, sharers())
+            passes = {min(self.conditions, draw.size) for draw, _ in chosen} if self.sigma == "conditions" else {1}
+            # A sharded model computes in step: with different numbers of passes each process takes all draws.
+            measured = in_turn(chosen, measure) if len(passes) == 1 else map(measure, chosen)
+            for (_, places), found in zip(chosen, measured, strict=False):
+                for name, values in found.items():
+                    rises[name] += values
                 used += len(places)
                 if self.stable is not None and (agreement := _agreement(rises, used)) > self.stable:
                     notes += (f"stopped at {used} samples: order stable at {agreement:.3f} > {self.stable}",)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from entprog.core.blocks import Blocks
+from entprog.core.processes import in_turn, rank, sharers
 from entprog.core.sharded import full_tensor, is_sharded, reshard, sharded_modules
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, part, scoring, summary
@@ -65,16 +66,22 @@ class Gradient:
         everything = [p for parameters in members.values() for p in parameters]
         moments = [m for each in running.values() for m in each]
         with scoring(task.model, gradient=True), _requiring_gradient(everything):
-            for draw, places in chosen:
+
+            def measure(item: tuple[Draw, list[int]]) -> list[float]:
                 sums = [0.0] * len(everything)
 
-                def take(place: int, gradient: Tensor, sums: list[float] = sums) -> None:
+                def take(place: int, gradient: Tensor) -> None:
                     if self.norm == "snr":
                         moments[place].add(gradient)
                     else:
                         sums[place] = self._sum(gradient)
 
-                stream(task.loss(part(draw, places)), everything, take)
+                stream(_loss_of_share(task, *item) if sharded else task.loss(part(*item)), everything, take)
+                return sums
+
+            # Gradients of shards are means over processes, which therefore share each draw's samples.
+            repeated = sharded or self.norm == "snr"
+            for sums in map(measure, chosen) if repeated else in_turn(chosen, measure):
                 found = iter(sums)
                 for name, parameters in members.items():
                     count = sum(p.numel() for p in parameters)
@@ -88,6 +95,19 @@ class Gradient:
     def _sum(self, gradient: Tensor) -> float:
         part = gradient.abs() if self.norm == "l1" else gradient.square()
         return float(part.sum(dtype=torch.float64))
+
+
+def _loss_of_share(task: Predictor, draw: Draw, places: Sequence[int]) -> Tensor:
+    """The loss of this process's share of a draw; its mean over the processes is the loss of the draw.
+
+    A process without a sample computes one that counts for nothing, as all must run the model.
+    """
+    count = sharers()
+    if count == 1:
+        return task.loss(part(draw, places))
+    begin, end = (len(places) * (rank() + k) // count for k in range(2))
+    own = places[begin:end]
+    return task.loss(part(draw, own or places[:1])) * (len(own) * count / len(places))
 
 
 class _Moments:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from entprog.core.blocks import Blocks
+from entprog.core.processes import in_turn
 from entprog.core.skip import ROLES, Skipper
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import choose, notes_on, part, scoring, summary
@@ -42,23 +43,27 @@ class Influence:
                 to be measured.
         """
         turns: dict[str, list[float]] = {name: [] for name in blocks.names}
-        sizes: list[float] = []
-        notes: tuple[str, ...] = ()
         roles = ROLES if self.calls == "both" else (self.calls,)
         with scoring(task.model), Skipper(blocks) as skipper:
-            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
+
+            def measure(item: tuple[Draw, list[int]]) -> dict[str, float]:
                 with skipper.record():
-                    task.predict(part(draw, places))
-                for name, values in turns.items():
-                    turned = [
-                        _turn(skipper.identity(name, call), call.output)
-                        for call in skipper.calls[name]
-                        if call.role in roles
-                    ]
-                    values.append(math.fsum(turned) / max(len(turned), 1))
-                sizes.append(len(places))
-                notes = notes_on(skipper, self.calls, "calls")
+                    task.predict(part(*item))
+                return {name: _mean_turn(skipper, name, roles) for name in turns}
+
+            chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
+            sizes = [len(places) for _, places in chosen]
+            for found in in_turn(chosen, measure):
+                for name, value in found.items():
+                    turns[name].append(value)
+            notes = notes_on(skipper, self.calls, "calls")
         return summary(turns, int(sum(sizes)), weights=sizes, notes=notes)
+
+
+def _mean_turn(skipper: Skipper, name: str, roles: Sequence[str]) -> float:
+    """Mean over the recorded calls of a block."""
+    turned = [_turn(skipper.identity(name, call), call.output) for call in skipper.calls[name] if call.role in roles]
+    return math.fsum(turned) / max(len(turned), 1)
 
 
 def _turn(passed_on: Any, output: Any) -> float:

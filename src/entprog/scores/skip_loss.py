@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from entprog.core.blocks import Blocks
+from entprog.core.processes import in_turn
 from entprog.core.skip import Skipper
 from entprog.core.types import Draw, Predictor, Scores
 from entprog.scores._skipping import Skip, choose, notes_on, part, scoring, summary, without_each
@@ -37,12 +38,15 @@ class SkipLoss:
                 to be skipped.
         """
         rises: dict[str, list[float]] = {name: [] for name in blocks.names}
-        sizes: list[float] = []
         with scoring(task.model), Skipper(blocks) as skipper:
-            for draw, places in choose(draws, self.tau_min, self.tau_max, self.samples):
-                loss = partial(task.loss, part(draw, places))
-                losses = {n: float(v) for n, v in without_each(skipper, loss, self.skip, fast=self.fast)}
+
+            def measure(item: tuple[Draw, list[int]]) -> dict[str | None, float]:
+                loss = partial(task.loss, part(*item))
+                return {n: float(v) for n, v in without_each(skipper, loss, self.skip, fast=self.fast)}
+
+            chosen = choose(draws, self.tau_min, self.tau_max, self.samples)
+            sizes = [len(places) for _, places in chosen]
+            for losses in in_turn(chosen, measure):
                 for name, values in rises.items():
                     values.append(losses[name] - losses[None])
-                sizes.append(len(places))
         return summary(rises, int(sum(sizes)), weights=sizes, notes=notes_on(skipper, self.skip))

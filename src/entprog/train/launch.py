@@ -193,17 +193,17 @@ def _possible(config: Config) -> None:
     train, shard, found = config.train, config.distributed.shard, []
     if train.optimizer_in_backward:
         found.append("train.optimizer_in_backward = true: steps before gradients are averaged; set it to false")
-    if train.memory_budget:
+    if shard and train.memory_budget:
         found.append(
-            f'train.memory_budget = "{train.memory_budget}": is fitted to one process only; leave it out, and set '
-            "gradient_checkpointing or distributed.shard = true"
+            f'train.memory_budget = "{train.memory_budget}": can\'t be fitted to shards; leave it out, and see what '
+            f"entprog plan --gpus {world()} --shard says"
         )
     if shard and train.mixed_precision == "fp16":
         found.append('train.mixed_precision = "fp16": its loss scale is not judged over shards; choose "bf16" or "no"')
     if shard and not optimizer_plugin(train).shards:
         found.append(
-            f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw" or "muon", or '
-            "distributed.shard = false"
+            f'train.optimizer = "{train.optimizer}": can\'t step shards; choose "adamw", "adamw8bit" or "muon", '
+            "or distributed.shard = false"
         )
     if shard and config.freeze.storage != "full":
         found.append(f'freeze.storage = "{config.freeze.storage}": shards are held as they are; set it to "full"')

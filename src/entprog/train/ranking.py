@@ -15,7 +15,7 @@ from entprog.config.schema import Config, RankingConfig, TrainConfig
 from entprog.core.blocks import Block, Blocks, discover_blocks
 from entprog.core.depth import block_costs
 from entprog.core.outside import used_outside
-from entprog.core.processes import decided, first, world
+from entprog.core.processes import decided, first, numbers, sharing
 from entprog.core.select import PassCosts, select_blocks
 from entprog.core.types import Draw, Predictor, Ranking, Scores
 from entprog.files import write_atomically
@@ -31,8 +31,9 @@ from entprog.train.state import Session
 
 
 def rank_blocks(task: Predictor, blocks: Blocks, draws: list[Draw], config: RankingConfig) -> tuple[Scores, Ranking]:
-    """Score `blocks` on `draws` by the configured plugin."""
-    scores = plugins.load("score", config.score, **config.options).score(task, blocks, draws)
+    """Score `blocks` on `draws` by the configured plugin; several processes share the draws."""
+    with sharing():
+        scores = plugins.load("score", config.score, **config.options).score(task, blocks, draws)
     return scores, scores.ranking()
 
 
@@ -118,11 +119,12 @@ def score_phase(task: Task, setup: PhaseSetup, config: Config, held: Collection[
     with Meter(task.model, None, held=held, repeated=_repeated(task, setup, config)) as meter:
         scores, ranking = rank_blocks(task, setup.blocks, setup.probe, config.ranking)
         table = ranking_table(task, setup.blocks, setup.probe[0], scores, config.ranking)
-        needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
+        with sharing():
+            needed = plugins.load("score", "gradient", norm="l1").score(task, setup.blocks, setup.probe[:1])
     # Outside the meter, which would slow the timed passes.
     measured = add_costs(table, task, setup, config)
-    peak = max(meter.peak, measured.peak + sum(tensor.nbytes for tensor in held))
-    about = {"seconds": time.perf_counter() - started, "flops": meter.flops + measured.spent, "bytes_peak": peak}
+    flops, peak = _of_all(meter.flops + measured.spent, max(meter.peak, measured.peak + _bytes(held)))
+    about = {"seconds": time.perf_counter() - started, "flops": flops, "bytes_peak": peak}
     live = meter.at_peak if peak == meter.peak else {}
     return Scored({**table, "samples": scores.samples, **about}, ranking, needed.values, live)
 
@@ -164,8 +166,9 @@ def reranker(
         held, repeated = session.ema.weights.values(), _repeated(session.task, setup, session.config)
         with Meter(session.task.model, optimizer, held=held, repeated=repeated) as meter:
             scores, ranking = decided(rank_blocks(session.task, setup.blocks, setup.probe, session.config.ranking))
-        _charge(session, time.perf_counter() - started, meter.flops, meter.peak)
-        session.log.event("rank", {"order": list(ranking.names), "flops": meter.flops, "bytes_peak": meter.peak})
+        flops, peak = _of_all(meter.flops, meter.peak)
+        _charge(session, time.perf_counter() - started, flops, peak)
+        session.log.event("rank", {"order": list(ranking.names), "flops": flops, "bytes_peak": peak})
         table = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         return selected({**table, "values": dict(scores.values)}, ranking, session.config, session.task.device)
 
@@ -179,9 +182,19 @@ def _repeated(task: Task, setup: PhaseSetup, config: Config) -> Collection[Block
     return {id(block.module): block for block in (*discover_blocks(task.model), *setup.blocks)}.values()
 
 
+def _of_all(flops: float, peak: int) -> tuple[float, int]:
+    """FLOPs of all processes, and the largest peak of one."""
+    rows = numbers([flops, peak])
+    return sum(each for each, _ in rows), int(max(each for _, each in rows))
+
+
+def _bytes(tensors: Collection[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
 def _charge(session: Session, seconds: float, flops: float, peak: int) -> None:
     totals = session.totals
     totals.seconds_scoring += seconds
-    totals.flops_scoring += flops * world()  # every process scores the same draws
+    totals.flops_scoring += flops
     totals.bytes_peak_scoring = max(totals.bytes_peak_scoring, peak)
     totals.bytes_peak = max(totals.bytes_peak, peak)
