@@ -2,11 +2,12 @@
 
     python -m benchmarks.studies.pose_agreement VIDEOS --a blazepose --b openpose-json --b-options folder=POSES
 
-Both are opened by their plugin names and follow the person through each video (--fps frames a second, 12 by default). `openpose-json`
-reads what any other program has written (tools/movenet_poses.py writes MoveNet's). The distance of a keypoint is in
-torsos: neck to the middle of the hips of the same frame, as the first estimator places them, in the picture or below
-it. Compared are keypoints in which both estimators' confidence is at least .5, on entprog's scale, where at least one
-of the two places lies in the picture. The neck is left out: most estimators take the middle of the shoulders.
+Both are opened by their plugin names and follow the person through each video, at 12 frames a second unless --fps says
+otherwise. `openpose-json` reads what any other program has written (tools/movenet_poses.py writes MoveNet's). The
+distance of a keypoint is in torsos: neck to the middle of the hips of the same frame, as the first estimator places
+them, in the picture or below it. Compared are keypoints of which both estimators have a confidence of at least .5, on
+entprog's scale, and where at least one of the two places lies in the picture. The neck is left out: most estimators
+take the middle of the shoulders.
 
 Writes a line for each video and one for all of them to the record; --pictures FOLDER saves frames with both skeletons.
 """
@@ -16,7 +17,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ JOINTS = {
     "ankles": (10, 13), "eyes": (14, 15), "ears": (16, 17),
 }  # fmt: skip
 """Keypoints of OpenPose-18 by joint, without the neck."""
+BODY = slice(2, 14)
+"""Shoulders to ankles, without the head, which has five of the eighteen keypoints."""
 COLOURS = ((255, 60, 60), (60, 220, 255))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two estimators' poses of one video: keypoints [F,18,3] in pixels, score [F]; size of the picture: width, height."""
+    """Two estimators' poses of one video: keypoints [F,18,3] in pixels, score [F]; `size` is (width, height)."""
 
     a: np.ndarray
     b: np.ndarray
@@ -107,6 +110,7 @@ def agreement(pairs: list[Pair]) -> dict[str, Any]:
         "torso_px": rounded(torsos, 1), "torso_in_shoulder_widths": rounded(torsos / shoulders.clip(1), 3),
     }  # fmt: skip
     row |= distances(offsets[both]) | {"alike": share(both[either])}
+    row["body"] = distances(offsets[:, BODY][both[:, BODY]])
     row["joints"] = {}
     for name, points in JOINTS.items():
         chosen = np.zeros(18, bool)
@@ -114,11 +118,19 @@ def agreement(pairs: list[Pair]) -> dict[str, Any]:
         here = distances(offsets[both & chosen])
         if here["keypoints"]:
             sides = [offsets[:, point][both[:, point]] for point in points]
-            here["aside"] = [np.median(side, 0).round(3).tolist() if len(side) else None for side in sides]
+            here["aside"] = [
+                np.median(side, 0).astype(float).round(3).tolist() if len(side) else None for side in sides
+            ]
             around = [np.linalg.norm(side - np.median(side, 0), axis=1) for side in sides if len(side)]
             here["around"] = rounded(np.concatenate(around))
         row["joints"][name] = here | {"alike": share((both & chosen)[either & chosen])}
     return row
+
+
+def apart(pair: Pair) -> Pair:
+    """The first estimator's poses beside the second's of half a clip later: the distance of a wrong pose."""
+    half = len(pair.b) // 2
+    return replace(pair, b=np.roll(pair.b, half, 0), score_b=np.roll(pair.score_b, half, 0))
 
 
 def distances(offsets: np.ndarray) -> dict[str, Any]:
@@ -205,7 +217,9 @@ def main() -> None:
         row = {"kind": "clip", "name": file.stem} | agreement([pair])
         write(given.record, row)
         print(file.name, row["median"], flush=True)
-    total = {"kind": "all", "clips": len(pairs)} | about | agreement(pairs)
+    wrong = agreement([apart(pair) for pair in pairs])
+    control = {name: joint["median"] for name, joint in wrong["joints"].items()} | {"all": wrong["median"]}
+    total = {"kind": "all", "clips": len(pairs)} | about | agreement(pairs) | {"medians_half_a_clip_apart": control}
     write(given.record, total)
     json.dump(total, sys.stdout, indent=1)
 

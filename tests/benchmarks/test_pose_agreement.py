@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.studies import pose_agreement
-from benchmarks.studies.pose_agreement import Pair, agreement
+from benchmarks.studies.pose_agreement import Pair, agreement, apart
 from entprog.prepare.video import write_video
 
 FRAMES, TORSO = 5, 50.0
@@ -45,6 +45,14 @@ def test_joints_are_told_apart_and_an_offset_of_their_definition_is_taken_off() 
     assert wrists["aside"] == [[0.2, 0.0], [0.2, 0.0]]
     assert elbows["median"] == 0 and elbows["within"] == 1
     assert row["median"] == 0 and row["within"] == pytest.approx(15 / 17, abs=1e-4)
+    assert row["body"]["keypoints"] == 12 * FRAMES and row["body"]["within"] == pytest.approx(10 / 12, abs=1e-4)
+
+
+def test_the_pose_of_half_a_clip_later_is_a_wrong_one() -> None:
+    walking = person()
+    walking[..., 0] += 5 * np.arange(FRAMES)[:, None]
+    assert agreement([pair(walking, walking)])["median"] == 0
+    assert agreement([apart(pair(walking, walking))])["median"] == pytest.approx(0.2, abs=1e-4)
 
 
 def test_keypoints_of_which_one_is_unsure_and_frames_of_which_one_has_nobody_do_not_count() -> None:
