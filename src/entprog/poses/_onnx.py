@@ -45,7 +45,8 @@ def as_onnx(graph: Baked) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     names = {graph.input: IMAGES, **{number: label for label, number in graph.outputs.items()}}
-    nodes, constants = [], {key: value.numpy() for key, value in graph.weights.items()}
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {key: value.numpy() for key, value in graph.weights.items()}
     constants |= {"zero": np.float32(0), "six": np.float32(6), "twice": np.array([1, 1, 2, 2], np.float32)}
     for op in graph.ops:
         number = op["output"]
