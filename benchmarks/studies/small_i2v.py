@@ -1,6 +1,6 @@
 """Does pose-driven fine-tuning of a pretrained image-to-video model work, and what does a partial one lose?
 
-python -m benchmarks.studies.small_i2v base|tune|runs|table|picture
+python -m benchmarks.studies.small_i2v base|tune|runs|table|picture|curves
 
 A small network of Wan's class (6 blocks, width 160, image-to-video channels) is pretrained without poses on rendered
 people of the source domain, then fine-tuned with `pose = "blocks"` on people of the target domain: full, the last third
@@ -13,6 +13,7 @@ tune     learning rates of each arm on people that no run sees
 runs     three seeds with other people in each; writes benchmarks/results/small-i2v.jsonl, a line a run
 table    what came out
 picture  frames of held-out clips beside each other, by the first seed
+curves   the held-out loss while each arm trains
 
 `tune 0 2` and `tune 1 2`, and so with `runs`, share the work between two processes.
 """
@@ -32,6 +33,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from PIL import Image
 
+from benchmarks.tables.scatter import Series, chart
 from entprog.codecs.pca import PatchCodec
 from entprog.config.load import config_of
 from entprog.config.schema import Config
@@ -41,6 +43,7 @@ from entprog.data.rendered import RenderedPeople, render_data_set
 from entprog.data.shards import Shards
 from entprog.data.window_writer import WindowWriter
 from entprog.evaluate.evaluation import evaluate_task
+from entprog.files import write_atomically
 from entprog.prepare.video import read_video
 from entprog.tasks.base import fixed_draws
 from entprog.tasks.finished_run import open_run
@@ -292,6 +295,34 @@ def picture(clips: int = 3, shown: Sequence[int] = (0, 2, 5)) -> None:
     print(*panels)
 
 
+def curves() -> None:
+    """docs/images/small-i2v.svg: the held-out loss while each arm trains, mean and deviation over seeds."""
+    lines = []
+    for name in ARMS:
+        readings: dict[int, list[float]] = {}
+        for row in records():
+            if row["arm"] == name:
+                run = ROOT / f"{name}-{row['seed']}-{row['learning_rate']:g}-{STEPS}"
+                for step, loss in read_holdout(run):
+                    readings.setdefault(step, []).append(loss)
+        points = [(float(step), mean(each), stdev(each) if len(each) > 1 else 0.0) for step, each in readings.items()]
+        lines.append(Series(name, sorted(points), strong=name == "full"))
+    text = chart(
+        "Learning poses: a small pretrained image-to-video model",
+        "step",
+        "held-out loss",
+        lines,
+        x_text="{:.0f}".format,
+    )
+    write_atomically(Path("docs") / "images" / "small-i2v.svg", text)
+
+
+def read_holdout(run: Path) -> list[tuple[int, float]]:
+    """(step, held-out loss) of each reading of a run."""
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [(event["step"], event["loss"]) for event in events if event.get("event") == "holdout"]
+
+
 def _spread(values: list[float]) -> str:
     values = [value for value in values if not math.isnan(value)] or [math.nan]
     spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
@@ -304,4 +335,4 @@ if __name__ == "__main__":
     if command in ("tune", "runs"):
         {"tune": tune, "runs": runs}[command](*map(int, shares))
     else:
-        {"base": base, "table": table, "picture": picture}[command]()
+        {"base": base, "table": table, "picture": picture, "curves": curves}[command]()
