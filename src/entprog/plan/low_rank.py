@@ -26,7 +26,7 @@ def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str]
         setattr(block.get_submodule(above), last, _LowRank(layer, rank))
 
 
-def adapter_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+def adapter_parameters(model: nn.Module) -> Iterator[Tensor]:
     """Those of all adapters that `low_rank_added` put on."""
     for module in model.modules():
         if isinstance(module, _LowRank):
