@@ -1,7 +1,7 @@
 """One process of several, simulated: FSDP2 on fake tensors, with a process group that only pretends."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from entprog.core.blocks import Block, Blocks
 from entprog.core.freeze import param_groups
+from entprog.core.processes import average_gradients
+from entprog.core.sharded import is_sharded
 from entprog.core.types import AdamOptions
 from entprog.optimizers.adamw import AdamW
 from entprog.optimizers.base import OptimizerPlugin
@@ -63,16 +65,20 @@ class Carried(TorchDispatchMode):
 
 def metered_process(
     subject: Subject, case: Case, active: Collection[str], *, shards: int, copies: int = 1,
-    adapted: Collection[str] = (), rank: int = 0, resting: Mapping[str, Parts] | None = None,
-    plugin: OptimizerPlugin | None = None,
+    adapted: Collection[str] = (), spared: Mapping[str, Sequence[str]] | None = None,
+    resting: Mapping[str, Parts] | None = None, plugin: OptimizerPlugin | None = None,
 ) -> tuple[Meter, Counter[str]]:  # fmt: skip
     """The second step of the first process, and the bytes that its collective operations carry.
 
+    Adapters come after sharding and are whole, as in training.
+
     Args:
-        resting: frozen parameters that blocks hold and do not use.
+        shards: processes that the network is divided over; with 1 each has all of it.
+        spared: modules of an adapted block that train in full.
+        resting: frozen adapters that blocks hold and do not use.
         plugin: the optimizer; AdamW if None.
     """
-    mesh = mesh_of(shards, copies)
+    mesh = mesh_of(shards, copies) if shards > 1 else None
     counted = patch.object(FakeTensor, "__int__", lambda count: 1)  # of steps: fake ones have no values
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(case.fused), counted:
         model, units = subject.build(range(len(subject.units)))
@@ -84,20 +90,30 @@ def metered_process(
         for name in (name for unit in units for name in unit):
             if name in active:
                 model.get_submodule(name).requires_grad_(True)
-            elif name in adapted:
-                low_rank_added(model, name, rank)
+        blocks = Blocks([Block(name, model.get_submodule(name)) for unit in units for name in unit])
+        if mesh is not None:
+            shard(model, blocks, mesh)
+        for name in adapted:
+            low_rank_added(model, name, case.low_rank, (spared or {}).get(name, ()))
         for name, parts in (resting or {}).items():
             for i, kind in enumerate(parts.elements()):
                 unused = nn.Parameter(torch.zeros(kind.shape), requires_grad=False)
                 model.get_submodule(name).register_parameter(f"resting_{i}", unused)
-        blocks = Blocks([Block(name, model.get_submodule(name)) for unit in units for name in unit])
-        shard(model, blocks, mesh)
-        optimizer = (plugin or AdamW()).build(param_groups(model, blocks, lr=1e-4), AdamOptions(0.9, 0.999, 1e-8, 0.01))
+        groups = []
+        for group in param_groups(model, blocks, lr=1e-4):  # adapters have their own, as the methods give them
+            for divided in (True, False):
+                members = [p for p in group["params"] if is_sharded(p) == divided]
+                groups += [{**group, "params": members}] if members else []
+        optimizer = (plugin or AdamW()).build(groups, AdamOptions(0.9, 0.999, 1e-8, 0.01))
 
-        def step() -> None:
+        def gradients() -> None:
             for _ in range(case.accumulation):
                 forward = subject.step(model, case)()  # holds its batch throughout, as the training loop does
                 forward().backward()
+
+        def step() -> None:
+            gradients()
+            average_gradients(p.grad for p in model.parameters() if p.grad is not None and not is_sharded(p))
             optimizer.step()
 
         step()

@@ -14,6 +14,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from entprog.cli.app import main
 from entprog.config.load import config_of, read_config
 from entprog.config.schema import Config
+from entprog.core.processes import BUCKET, largest_bucket
 from entprog.core.types import AdamOptions, Shape
 from entprog.optimizers.adamw import AdamW
 from entprog.optimizers.adamw8bit import Adamw8bit
@@ -25,7 +26,7 @@ from entprog.plan.orders import spread, suffix
 from entprog.plan.processes import Processes
 from entprog.plan.rows import PhasePlan, Plan, Process, Row
 from entprog.plan.screen import text
-from entprog.plan.sharded import divided, padded, ring, sharded_step
+from entprog.plan.sharded import divided, padded, replicated_step, ring, sharded_step
 from entprog.plan.simulator import Simulator
 from entprog.profiling.hardware import find_device
 from entprog.profiling.meter import Meter
@@ -75,6 +76,46 @@ def agree(simulator: Simulator, case: Case, active: tuple[str, ...], copies: int
 def test_a_process_of_our_network(group: None, name: str, copies: int) -> None:
     simulator = Simulator(HumanVideoSubject(Config(), depth=2))
     agree(simulator, CASES[name], suffix(simulator.subject.family("all")).top(1), copies)
+
+
+@pytest.mark.parametrize(("name", "copies", "full"), [("recomputed", 1, ""), ("accumulated", 2, "mlp")])
+def test_adapters_are_whole_in_each_process(group: None, name: str, copies: int, full: str) -> None:
+    simulator = Simulator(HumanVideoSubject(Config(), depth=2))
+    names = simulator.subject.family("all")
+    case = replace(CASES[name], low_rank=256, spared=(f"*.*.{full}",) if full else ())
+    spared = {block: simulator.inventory.spared(block, case.spared) for block in names}
+    assert all(spared.values()) == bool(full)
+    reduced = agree(simulator, case, (), copies, adapted=names, spared=spared)
+    assert (reduced > 0) == case.outside  # heads, and what is spared
+
+    alone = simulator.static(case, (), names)[1]
+    planned = sharded_step(simulator, case, (), shards=WORLD // copies, copies=copies, adapted=names)
+    adapters = weighed(simulator.trained(case, (), names)[1])
+    assert adapters < planned.by_category["weights"] < alone["weights"]
+    assert planned.by_category["gradients"] >= adapters
+    between = planned.carried["all_reduce"] - adapters
+    assert between == (reduced // 4 if copies == 2 else 0)
+    sent = 2 * (1 - 1 / WORLD) * adapters + 2 * (1 - 1 / copies) * between
+    assert planned.traffic["all_reduce"] == pytest.approx(sent, abs=1)
+
+
+@pytest.mark.parametrize("name", ["recomputed", "accumulated"])
+def test_whole_copies_average_their_gradients(group: None, name: str) -> None:
+    simulator = Simulator(HumanVideoSubject(Config(), depth=2))
+    names, case = simulator.subject.family("all"), CASES[name]
+    planned = replicated_step(simulator, case, names, processes=WORLD)
+    meter, carried = metered_process(simulator.subject, case, names, shards=1)
+    assert planned.peak == pytest.approx(meter.peak, rel=0.005)
+    assert planned.by_category["gathered"] == pytest.approx(meter.at_peak["temporaries"], rel=0.05)
+    assert 0 < planned.by_category["gathered"] <= 4 * BUCKET
+    assert planned.carried["all_reduce"] == carried["allreduce"]
+
+
+def test_bytes_of_the_largest_bucket() -> None:
+    assert largest_bucket([]) == 0
+    assert largest_bucket([(10, 4, 3), (5, 2, 1)]) == 120
+    assert largest_bucket([(BUCKET // 2, 4, 5)]) == 4 * BUCKET
+    assert largest_bucket([(3 * BUCKET, 4, 1), (7, 4, 2)]) == 12 * BUCKET  # one that is larger goes alone
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -142,7 +183,7 @@ def test_every_stage_of_our_network(group: None, name: str) -> None:
     if name == "inputs rest":
         rest = [block for block in names if block not in top]
         resting = {block: simulator.inventory.adapters(block, 16, ()) for block in top}
-        agree(simulator, replace(CASES[name], low_rank=16), top, adapted=rest, rank=16, resting=resting)
+        agree(simulator, replace(CASES[name], low_rank=16), top, adapted=rest, resting=resting)
 
 
 def tiny_wan(dtype: str) -> Config:

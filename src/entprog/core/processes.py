@@ -1,5 +1,6 @@
 """What the processes of torch.distributed agree on. In one process each function returns what it is given."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,13 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average_gradients", "by_first", "decided", "first", "gathered", "in_turn", "mean", "numbers", "own_folder",
-           "rank", "several", "shared", "sharers", "sharing", "wait", "world"]  # fmt: skip
+__all__ = ["average_gradients", "by_first", "decided", "first", "gathered", "in_turn", "largest_bucket", "mean",
+           "numbers", "own_folder", "rank", "several", "shared", "sharers", "sharing", "wait", "world"]  # fmt: skip
 
 T = TypeVar("T")
 R = TypeVar("R")
 BUCKET = 2**24
-"""Values of gradients that are averaged at once: 64 MiB in float32."""
+"""Values of gradients that are averaged at once, 64 MiB in float32; a larger gradient is averaged alone."""
 
 _SHARING: ContextVar[bool] = ContextVar("sharing", default=False)
 
@@ -162,6 +163,20 @@ def average_gradients(gradients: Iterable[Tensor]) -> None:
         size += gradient.numel()
     if bucket:
         _average(bucket)
+
+
+def largest_bucket(gradients: Iterable[tuple[int, int, int]]) -> int:
+    """The most bytes that `average_gradients` copies at once.
+
+    Args:
+        gradients: values of a gradient, bytes of a value, and how many such gradients there are.
+    """
+    largest: Counter[int] = Counter()
+    together: Counter[int] = Counter()
+    for values, size, times in gradients:
+        largest[size] = max(largest[size], values)
+        together[size] += values * times
+    return max((size * max(largest[size], min(together[size], BUCKET)) for size in together), default=0)
 
 
 def _average(bucket: Sequence[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Adapters beside the linear layers of a simulated block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,13 @@ def low_rank_added(model: nn.Module, name: str, rank: int, spared: Sequence[str]
     for path, layer in layers:
         above, _, last = path.rpartition(".")
         setattr(block.get_submodule(above), last, _LowRank(layer, rank))
+
+
+def adapter_parameters(model: nn.Module) -> Iterator[Tensor]:
+    """Those of all adapters that `low_rank_added` put on."""
+    for module in model.modules():
+        if isinstance(module, _LowRank):
+            yield from (module.lora_down.weight, module.lora_up.weight)
 
 
 class _LowRank(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from entprog.plan.low_rank import adapter_parameters
 from entprog.profiling.operations import operation_flops
 from entprog.savings.frozen_storage import original
 
@@ -52,6 +53,7 @@ class Mark:
         unit: of the network; None for the network itself, and for what lies outside of its blocks.
         block: place of the block in the unit.
         shape, size: of a parameter that has its gradient: bytes of a value are `size`.
+        adapter: whether that parameter is an adapter's.
         returns: of "enter": whether the call will give a gradient to its inputs.
         call: of "back": which call of the block it belongs to, from 1.
     """
@@ -61,6 +63,7 @@ class Mark:
     block: int = 0
     shape: tuple[int, ...] = ()
     size: int = 0
+    adapter: bool = False
     returns: bool = False
     call: int = 0
 
@@ -96,6 +99,7 @@ class Recorder(TorchDispatchMode):
         # Weights that frozen storage has taken aside are no part of what a device holds.
         self._static |= {original(p).untyped_storage()._cdata for p in model.parameters()}
         self._static |= {b.untyped_storage()._cdata for b in model.buffers()}
+        self._adapters = set(map(id, adapter_parameters(model)))
         self._born = 0
         self._described: dict[Any, Operation] = {}
         self._hooks: list[Any] = []
@@ -207,9 +211,8 @@ class Recorder(TorchDispatchMode):
     def _relabel(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         place, block = self._owner.get(id(parameter), (None, 0))
-        self.chunks[-1].events.append(
-            Mark("grown", place, block, tuple(parameter.shape), parameter.grad.element_size())
-        )
+        shape, size, adapter = tuple(parameter.shape), parameter.grad.element_size(), id(parameter) in self._adapters
+        self.chunks[-1].events.append(Mark("grown", place, block, shape, size, adapter))
         key = parameter.grad.untyped_storage()._cdata
         entry = self._live.get(key)
         if entry is not None and entry[1] == "activations":

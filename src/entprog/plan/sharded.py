@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from entprog.core.processes import largest_bucket
 from entprog.core.types import Role
 from entprog.optimizers.base import Gathering
 from entprog.plan.compose import Label, Recording, walk
@@ -46,11 +47,17 @@ def replicated_step(
     simulator: Simulator, case: Case, active: Collection[str], *, processes: int, adapted: Collection[str] = (),
     with_states: Collection[str] | None = None, optimizer: Any = None,
 ) -> ProcessStep:  # fmt: skip
-    """A step in which every process has the whole network, and gradients are added up, once a step and in place."""
+    """A step in which every process has the whole network, and gradients are averaged once, after the backward pass.
+
+    The peak is the step's, or that of the averaging, which copies a bucket of gradients at a time.
+    """
     step = simulator.step(case, active, adapted=adapted, with_states=with_states, optimizer=optimizer)
-    trained, _ = simulator.static(case, active, adapted)
+    trained, static = simulator.static(case, active, adapted, with_states, optimizer)
     carried = {"all_gather": 0, "reduce_scatter": 0, "all_reduce": weighed(trained)}
-    return ProcessStep(step.peak, {**step.by_category, "gathered": 0}, carried, ring(carried, 1, processes))
+    at_step = {**step.by_category, "gathered": 0}
+    averaging = {**static, "gradients": weighed(trained), "activations": 0, "gathered": _bucket(trained)}
+    at_peak = max(at_step, averaging, key=lambda parts: sum(parts.values()))
+    return ProcessStep(sum(at_peak.values()), at_peak, carried, ring(carried, 1, processes))
 
 
 def sharded_step(
@@ -59,7 +66,8 @@ def sharded_step(
 ) -> ProcessStep:  # fmt: skip
     """A step in which each process has one of `shards` shards of the network, of which there are `copies`.
 
-    Gradients of each micro-batch are reduced as soon as a block has them.
+    Gradients of each micro-batch are reduced as soon as a block has them. Adapters come after sharding: each process
+    has them whole, and their gradients are averaged over all processes once, after the backward pass.
     """
 
     def divide(parts: Parts) -> Parts:
@@ -71,37 +79,44 @@ def sharded_step(
     sizes: dict[Place, int] = {ROOT: weighed(padded(total(inventory.outside.values()), shards))}
     for k, unit in enumerate(simulator.subject.units):
         for i, name in enumerate(unit):
-            parts = [inventory.whole(name)]
-            if case.low_rank and name in {*active, *adapted}:  # a block that trains in full rests its adapters
-                parts.append(inventory.adapters(name, case.low_rank, inventory.spared(name, case.spared)))
-            sizes[k, i] = weighed(padded(total(parts), shards))
+            sizes[k, i] = weighed(padded(inventory.whole(name), shards))
     labels = simulator.labels(active, adapted, case)
     schedule = Schedule(static, sizes, shards, accumulated=case.accumulation > 1)
     schedule.run(simulator.recording(case, active, adapted), labels)
+    adapters = simulator.trained(case, active, adapted)[1]
+    if adapters:
+        schedule.after(_bucket(adapters))
     step = Gathering()
     if optimizer is not None:
         step = optimizer.gathering(_trained(simulator, case, active, adapted), shards=shards, cuda=case.fused)
-        schedule.step(step.peak)
+        schedule.after(step.peak)
     gathered = case.accumulation * schedule.gathered + step.carried
     reduced = case.accumulation * schedule.reduced
     carried = {
         "all_gather": gathered, "reduce_scatter": reduced, "all_reduce": reduced // shards if copies > 1 else 0,
     }  # fmt: skip
-    return ProcessStep(sum(schedule.at_peak.values()), schedule.at_peak, carried, ring(carried, shards, copies))
+    traffic, whole = ring(carried, shards, copies), weighed(adapters)
+    carried["all_reduce"] += whole
+    traffic["all_reduce"] += ring({"all_reduce": whole}, 1, shards * copies)["all_reduce"]
+    return ProcessStep(sum(schedule.at_peak.values()), schedule.at_peak, carried, traffic)
 
 
 def _trained(
     simulator: Simulator, case: Case, active: Collection[str], adapted: Collection[str]
 ) -> Iterator[tuple[tuple[int, ...], int, Role]]:
-    """Shape, bytes of a value and role of each parameter that trains, block by block."""
+    """Shape, bytes of a value and role of each divided parameter that trains, block by block."""
     order: list[Collection[str]] = [[name] for unit in simulator.subject.units for name in unit]
     for name in order:
         here = [set(names) & set(name) for names in (active, adapted)]
-        inside, adapters, _ = simulator.trained(replace(case, outside=False), *here)
+        inside = simulator.trained(replace(case, outside=False), *here)[0]
         yield from ((kind.shape, kind.size, "block") for kind in inside.elements())
-        yield from ((kind.shape, kind.size, "adapter") for kind in adapters.elements())
     outside = simulator.trained(case, (), ())[2]
     yield from ((kind.shape, kind.size, "outside") for kind in outside.elements())
+
+
+def _bucket(trained: Parts) -> int:
+    """The most bytes of these parameters' gradients that are copied at once to be averaged."""
+    return largest_bucket((kind.values, kind.size, times) for kind, times in trained.items())
 
 
 def ring(carried: Mapping[str, int], shards: int, copies: int) -> dict[str, int]:
@@ -189,8 +204,8 @@ class Schedule:
                     self._add(event.category, delta)
         self._finish()
 
-    def step(self, gathered: int) -> None:
-        """The optimizer's step, which has so many bytes besides while it runs."""
+    def after(self, gathered: int) -> None:
+        """What comes after the backward pass, the averaging or the optimizer's step: it takes so many bytes besides."""
         self._add("gathered", -self._reducing)  # the last gradients are reduced
         self._reducing = 0
         self._add("gathered", gathered)
@@ -216,14 +231,19 @@ class Schedule:
                 self._drop_kept()
         elif mark.kind == "back":
             self._back(unit, mark.call)
+        elif mark.adapter:  # not FSDP2's: its gradient stays whole, or is added to one that is there
+            self._grow(0 if self.accumulated else Tensors(mark.shape, mark.size).bytes)
         else:
             rows = -(-mark.shape[0] // self.shards) * self.shards
             kind = Tensors(mark.shape, mark.size)
             unit.grown += kind.bytes
             unit.padded += _rows(kind, rows).bytes
-            # No peak yet: the same bytes are among the activations until the next event.
-            self.now["gradients"] += kind.bytes
-            self._total += kind.bytes
+            self._grow(kind.bytes)
+
+    def _grow(self, size: int) -> None:
+        """A gradient is there. No peak yet: the same bytes are among the activations until the next event."""
+        self.now["gradients"] += size
+        self._total += size
 
     def _gather(self, unit: _Unit) -> None:
         if unit.whole or unit.on_the_way:

@@ -106,9 +106,11 @@ class Simulator:
         """What trains, and the bytes that are there all the time, by category.
 
         Args:
-            divide: what a process holds of these parameters; all of them by default.
+            divide: what a process holds of these parameters, but for adapters, which it has whole;
+                all of them by default.
         """
-        held = tuple(map(divide, self.trained(case, active, adapted)))
+        inside, adapters, outside = self.trained(case, active, adapted)
+        held = (divide(inside), adapters, divide(outside))
         inside, adapters, outside = (self._as_trained(parts, case) for parts in held)
         trained = inside + adapters + outside
         idle = set(with_states or ()) - set(active)
@@ -155,7 +157,7 @@ class Simulator:
         found = self.inventory.buffers + weighed(everything) + (4 * counted(everything) if case.averaged else 0)
         for name in {*active, *adapted} if case.low_rank else ():  # a block that trains in full rests its own
             spared = self.inventory.spared(name, case.spared)
-            found += weighed(divide(self.inventory.adapters(name, case.low_rank, spared)))
+            found += weighed(self.inventory.adapters(name, case.low_rank, spared))
         if case.storage != "full":
             held = []
             for name in set(self.inventory.blocks) - set(active):
