@@ -9,7 +9,7 @@ import torch
 from entprog.config.schema import Config
 from entprog.core.blocks import Blocks
 from entprog.core.freeze import States
-from entprog.core.processes import BUCKET, several, world
+from entprog.core.processes import largest_bucket, several, world
 from entprog.core.select import deepest_sets
 from entprog.core.types import Draw, Ranking, Schedule, Shape, Trainable, Trial, Workload
 from entprog.profiling.units import parse_bytes, written_bytes
@@ -318,8 +318,8 @@ def make_memory_plan(
     if config.train.ema_decay:
         reserved += sum(4 * p.numel() for p in task.model.parameters())
     if several():  # gradients are added up over the processes in one piece after the other
-        trained = sum(_bytes(p) for p in task.model.parameters() if p.requires_grad)
-        reserved += min(trained, 4 * BUCKET)
+        trained = [p for p in task.model.parameters() if p.requires_grad]
+        reserved += largest_bucket((p.numel(), p.element_size(), 1) for p in trained)
     if config.train.reference_cache == "device":
         reserved += config.train.reference_cache_bytes
     if task.device.type == "cpu" and config.train.echo_cache == "host":

@@ -24,10 +24,10 @@ def shard(model: nn.Module, blocks: Blocks, mesh: "DeviceMesh", *, policy: Mixed
     root's unit. The root is sharded again after a forward pass, so that after a pass without backward (a score, a
     reading) `parameters()` are those that the optimizer has.
 
-    To be called once the network is complete (adapters included) and after everything that reads its structure by
-    the identity of parameters (blocks, `input_parameters`, `used_outside`), but before the optimizer is built. Where
-    parameters that are not to train are frozen before or after makes no difference. Gradients are means over the
-    processes.
+    To be called once the network is complete (but before LoRA's adapters, which stay whole) and after everything that
+    reads its structure by the identity of parameters (blocks, `input_parameters`, `used_outside`), but before the
+    optimizer is built. Where parameters that are not to train are frozen before or after makes no difference.
+    Gradients are means over the processes.
 
     Args:
         model: called through its forward, as are its blocks: FSDP2 gathers weights nowhere else.
