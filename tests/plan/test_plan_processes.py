@@ -276,7 +276,8 @@ def test_a_spread_plan_on_screen_and_in_files(
     assert found["processes"] == {"gpus": 4, "shard": False, "replicate": 1}
     for row in found["phases"][0]["rows"]:
         process = row["process"]
-        assert process["batch"] == 1 and process["peak"] == sum(process["bytes"].values()) < row["peak"]
+        assert process["batch"] == 1 and process["peak"] == sum(process["bytes"].values())
+        assert process["peak"] - process["bytes"]["gathered"] < row["peak"]  # but for copies of gradients on their way
         assert process["bytes"]["weights"] == row["bytes"]["weights"]
         assert process["traffic"]["all_reduce"] == pytest.approx(1.5 * 4 * row["trained"])
 
