@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,21 @@ def run(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None
 
 
 @cache
+def two_ranks(arguments: Callable[[int], Sequence[str | Path]], *, timeout: float) -> list[Done]:
+    """What two processes gave that meet by gloo; both ended well. `arguments` are those of each rank."""
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests.parent / "src"), str(tests), str(tests.parent)])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [started(arguments(rank), env=env) for rank in range(2)]
+    try:
+        ended = [rank.done(timeout=timeout) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [each.returncode for each in ended] == [0, 0], ended
+    return ended
+
+
 def _server() -> Path:
     """The address of the process that the others are forked from; it ends with the tests."""
     address = Path(tempfile.mkdtemp(prefix="processes-")) / "socket"

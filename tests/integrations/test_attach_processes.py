@@ -1,14 +1,13 @@
 """`entprog.attach` in two processes: both train the same, and what one process would, under DDP and FSDP2."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import attach_processes
-from processes import started
+from processes import two_ranks
 
 HERE = Path(attach_processes.__file__).parent
 CASES = (
@@ -23,17 +22,8 @@ CASES = (
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes saw of every case."""
     file = tmp_path_factory.mktemp("gloo") / "meeting"
-    path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        started([HERE / "attach_processes.py", ",".join(CASES), str(rank), "2", file], env=env) for rank in range(2)
-    ]
-    try:
-        ended = [rank.done(timeout=180) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [each.returncode for each in ended] == [0, 0], ended
+    script = HERE / "attach_processes.py"
+    ended = two_ranks(lambda rank: [script, ",".join(CASES), str(rank), "2", file], timeout=180)
     return [json.loads(each.stdout.splitlines()[-1]) for each in ended]
 
 

@@ -1,14 +1,13 @@
 """Several processes share the draws of a score: each runs the network for some of them, and all get one's values."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import scores_processes
-from processes import started
+from processes import two_ranks
 from scores_processes import CASES
 
 HERE = Path(scores_processes.__file__).parent
@@ -31,16 +30,8 @@ RAN = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    path = os.pathsep.join([str(HERE.parent / "src"), str(HERE), str(HERE.parent)])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     file = tmp_path_factory.mktemp("scores") / "meeting"
-    ranks = [started([HERE / "scores_processes.py", str(rank), "2", file], env=env) for rank in range(2)]
-    try:
-        ended = [rank.done(timeout=300) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [each.returncode for each in ended] == [0, 0], ended
+    ended = two_ranks(lambda rank: [HERE / "scores_processes.py", str(rank), "2", file], timeout=300)
     return [json.loads(each.stdout) for each in ended]
 
 
