@@ -159,9 +159,13 @@ class PictureStudy:
             self.trained(recipe)
             rows = [json.loads(line) for line in (Path(recipe.output_dir) / "log.jsonl").read_text().splitlines()]
             own = plugins.load("method", recipe.method, **recipe.method_options)
-            of_band = {own.band(row["phase_step"]): row["flops"] for row in rows}
+            of_band: dict[int, list[float]] = {}
+            for row in rows:
+                of_band.setdefault(own.band(row["phase_step"]), []).append(row["flops"])
             shares = list(own.noise_shares) or [0.6, 0.4]
-            step = sum(shares[k] * flops for k, flops in of_band.items()) if len(of_band) > 1 else of_band[0]
+            step = (
+                sum(shares[k] * fmean(flops) for k, flops in of_band.items()) if len(of_band) > 1 else fmean(of_band[0])
+            )
             self.keep({"kind": "cost", "arm": arm, "flops": step})
 
     def steps_of(self, arm: str, cost: float) -> int:
