@@ -67,8 +67,8 @@ def conditioned(
     count = len(conditions["pose"])
     padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
     kept = {group: torch.ones(count) for group in ("text", "pose", "reference")}
-    if text == NOTHING and task.family.guided_by == "reference":
-        kept["reference"] = torch.zeros(count)
+    if text == NOTHING and task.family.guided_by != "text":
+        kept[task.family.guided_by] = torch.zeros(count)
     return task.with_text(conditions, padded, latent, kept)
 
 

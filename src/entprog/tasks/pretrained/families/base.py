@@ -97,7 +97,7 @@ class Family(ABC):
             `model.pose = "input"`.
         text_length: tokens that text is padded to; 0 for a network without text.
         guided_by: the conditions that classifier-free guidance leaves out in its second call: "text" (the empty prompt
-            in their place), or "reference" for models without text.
+            in their place), or "reference" or "pose" for models without text.
         posed_maps: whether the blocks of `posed` take maps [B T, C, h, w], as U-Nets do, and not tokens.
     """
 
