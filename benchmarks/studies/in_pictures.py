@@ -1,6 +1,6 @@
 """Arms judged by pictures: each trains from the shipped base to a share of the cost of full fine-tuning.
 
-A study (bands_in_pictures.py, people_in_pictures.py) names its data, its arms and the costs that they run to. The unit
+A study (bands_, people_ and creatures_in_pictures.py) names its data, its arms and the costs that they run to. The unit
 of cost is a number of steps of full fine-tuning, counted in FLOPs. Rates are chosen alike for every arm, at a quarter
 of the unit, with a seed (and, where people are rendered, with people) that no final run has. Judged: the loss in five
 bands of noise (30 draws each) and 64 generated images of held-out clips, the same for all arms of a seed.
@@ -45,6 +45,8 @@ from entprog.toml.trees import laid_over
 from entprog.train.log import describe_run
 from entprog.train.run import train
 
+RESULTS = Path("benchmarks") / "results" / "in-pictures.jsonl"
+"""The record of all such studies, a line a run."""
 SIDE, BATCH = 64, 8
 IMAGES, EXAM = 64, 150
 TUNING_SEED, TUNING_COST = 9, 0.25
@@ -57,7 +59,7 @@ class PictureStudy:
     """One setting and what is compared in it.
 
     Attributes:
-        name: of the module, the folder of the runs and the record.
+        name: of the module, of the folder of the runs, and in the record.
         data: `[data]` of a recipe; with `people`, the seed of a run decides also who is rendered.
         arms: what each arm lays over the recipe. "full" must be there: its step is the unit.
         final: (arm, cost) of every seed, in the order of their importance; the first `first` of them come first.
@@ -81,11 +83,6 @@ class PictureStudy:
     def root(self) -> Path:
         """Folder of the runs."""
         return Path("runs") / self.name.replace("_", "-")
-
-    @property
-    def results(self) -> Path:
-        """The record, a line a run."""
-        return Path("benchmarks") / "results" / f"{self.name.replace('_', '-')}.jsonl"
 
     @property
     def command(self) -> str:
@@ -113,12 +110,13 @@ class PictureStudy:
 
     def records(self) -> list[dict[str, Any]]:
         """The lines so far."""
-        return [json.loads(line) for line in self.results.read_text().splitlines()] if self.results.is_file() else []
+        lines = RESULTS.read_text().splitlines() if RESULTS.is_file() else []
+        return [row for row in map(json.loads, lines) if row["study"] == self.name]
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Add a line to the record."""
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"study": self.name, **row}) + "\n")
 
     def recipe(self, arm: str, seed: int, rate: float, steps: int, folder: str = "") -> Config:
         """An arm's run."""

@@ -2,9 +2,10 @@
 
 python -m benchmarks.studies.loss_to_watch
 
-For each of the records real-clips.jsonl and bands-in-pictures.jsonl: Spearman's correlation, over trained runs, of the
+For real-clips.jsonl and two studies of in-pictures.jsonl: Spearman's correlation, over trained runs, of the
 mean loss, of each of its five noise bands and of two weightings of them with L1, PSNR and SSIM of generated pictures;
-1: the run of lower loss always has the better pictures. Real clips are compared inside a fold, then averaged.
+1: the run of lower loss always has the better pictures. Real clips are compared inside a fold, creatures inside a
+seed, then averaged.
 """
 
 import json
@@ -61,18 +62,28 @@ def metric_of(row: dict[str, Any], name: str) -> float:
     return fmean(found) if isinstance(found, list) else float(found)
 
 
-def trained(name: str) -> list[dict[str, Any]]:
-    """The trained runs of a record."""
-    path = RESULTS / f"{name}.jsonl"
+def trained(record: str, study: str | None = None) -> list[dict[str, Any]]:
+    """The trained runs of a record, or of a study in it."""
+    path = RESULTS / f"{record}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    return [row for row in rows if row["kind"] == "run" and row["arm"] not in ("untrained", "copy")]
+    own = [row for row in rows if row["kind"] == "run" and row["arm"] not in ("untrained", "copy")]
+    return [row for row in own if study is None or row["study"] == study]
+
+
+def grouped(rows: Sequence[dict[str, Any]], key: str) -> list[list[dict[str, Any]]]:
+    """The runs of each value of a key."""
+    return [[row for row in rows if row[key] == value] for value in sorted({row[key] for row in rows})]
 
 
 def main() -> None:
-    real, clips = trained("real-clips"), trained("bands-in-pictures")
-    folds = [[row for row in real if row["fold"] == fold] for fold in sorted({row["fold"] for row in real})]
+    clips = trained("in-pictures", "bands_in_pictures")
+    records = (
+        ("real clips", grouped(trained("real-clips"), "fold")),
+        ("bands in pictures", [clips] if len(clips) > 2 else []),
+        ("creatures in pictures", grouped(trained("in-pictures", "creatures_in_pictures"), "seed")),
+    )
     print("| record | pictures by | " + " | ".join(WATCHED) + " |\n" + "|---" * (len(WATCHED) + 2) + "|")
-    for name, groups in (("real clips", folds), ("bands in pictures", [clips] if len(clips) > 2 else [])):
+    for name, groups in records:
         for metric, found in correlations(groups).items() if groups else ():
             print(
                 f"| {name} (n = {sum(map(len, groups))}) | {metric} | "
