@@ -1,6 +1,8 @@
 """Animating with tiny pipelines: windows over any length, in the photo's aspect, with what each family asks for."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from entprog.config.schema import SampleConfig
 from entprog.sample.windows import generated, planned
 from entprog.tasks.animator import Animator, Conditions
-from entprog.tasks.pretrained.task import PretrainedTask
+from entprog.tasks.pretrained.task import POSE, PretrainedTask
 from pretrained_runs import Variant, task_of
 from skeletons import clip, person
 
@@ -29,7 +31,9 @@ def animated(name: str, root: Path) -> tuple[PretrainedTask, Animator]:
     return task, task.animator()
 
 
-def clip_of(task: PretrainedTask, animator: Animator, sides: tuple[int, int], frames: int) -> list[torch.Tensor]:
+def clip_of(
+    task: PretrainedTask, animator: Animator, sides: tuple[int, int], frames: int, settings: SampleConfig = SETTINGS
+) -> list[torch.Tensor]:
     image = np.full((*sides, 3), 90, np.uint8)
     image[:, ::2] = 200
     reference = animator.reference(image)
@@ -39,7 +43,7 @@ def clip_of(task: PretrainedTask, animator: Animator, sides: tuple[int, int], fr
         faces = torch.zeros(count, 3, animator.face, animator.face, dtype=torch.uint8) if animator.face else None
         return animator.conditions(reference, poses[first : first + count], faces, sides)
 
-    return list(generated(task, animator, part, frames, SETTINGS))
+    return list(generated(task, animator, part, frames, settings))
 
 
 @pytest.mark.parametrize(
@@ -91,3 +95,20 @@ def test_one_size_and_text_are_said(root: Path) -> None:
     with pytest.raises(ValueError, match="reference = 'nobody': no such file, and no such clip"):
         animator.stored_reference("nobody", animator.sides)
     assert animator.stored_clip("clip0", animator.sides).conditions
+
+
+def test_guidance_by_the_pose(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that is guided by the pose: the second call of guidance has no poses, and all else as the first."""
+    task, animator = animated("wan-2.1-i2v", root)
+    monkeypatch.setattr(type(task.family), "guided_by", "pose")
+    seen = []
+
+    def denoise(task: Any, noise: torch.Tensor, given: Any, nothing: Any, *args: Any, **more: Any) -> torch.Tensor:
+        seen.append((given, nothing))
+        return noise
+
+    monkeypatch.setattr("entprog.tasks.pretrained.generate.denoise", denoise)
+    clip_of(task, animator, animator.sides, animator.window, replace(SETTINGS, guidance_scale=2.0))
+    given, nothing = seen[0]
+    assert bool(given[POSE].any()) and not bool(nothing[POSE].any())
+    assert all(torch.equal(given[name], nothing[name]) for name in given if name not in (POSE, "text"))
