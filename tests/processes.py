@@ -107,7 +107,6 @@ def run(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None
     return started(arguments, env=env, cwd=cwd).done()
 
 
-@cache
 def two_ranks(arguments: Callable[[int], Sequence[str | Path]], *, timeout: float) -> list[Done]:
     """What two processes gave that meet by gloo; both ended well. `arguments` are those of each rank."""
     tests = Path(__file__).parent
@@ -123,6 +122,7 @@ def two_ranks(arguments: Callable[[int], Sequence[str | Path]], *, timeout: floa
     return ended
 
 
+@cache
 def _server() -> Path:
     """The address of the process that the others are forked from; it ends with the tests."""
     address = Path(tempfile.mkdtemp(prefix="processes-")) / "socket"
