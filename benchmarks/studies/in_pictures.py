@@ -17,6 +17,7 @@ picture             held-out images beside each other, by the first seed
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ IMAGES, EXAM = 64, 150
 TUNING_SEED, TUNING_COST = 9, 0.25
 HIGH = {"noise_edges": [0.6], "noise_shares": [0.4, 0.6]}
 """60 % of the steps at noise levels above .6, where they would be 40 %: every method can have it."""
+MUON = {"train": {"optimizer": "muon", "optimizer_options": {"rows": 32}}}
+BLOCKS = {"model": {"pose": "blocks"}}
+LORA = {"rank": 16, "alpha": 16, "lr_factor": 10.0, "full": ["blocks.*.pose"], **HIGH}
+"""As the preset trains single frames by Muon: pose adapters in the blocks, in full."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class PictureStudy:
             self.one(rest[0], float(rest[1]), int(rest[2]))
         elif command == "table":
             found, baseline = self.records(), self.final[0]
+            if not any(row["kind"] == "run" and (row["arm"], row["cost"]) == baseline for row in found):
+                sys.exit(f"{self.name}: no run of {baseline[0]} yet, which the others are compared with")
             print(markdown(table(found, self.final, self.steps)), markdown(against(found, baseline)), sep="\n")
             print(*gate(found, baseline), sep="\n")
         elif command == "picture":
@@ -161,9 +168,8 @@ class PictureStudy:
             for row in rows:
                 of_band.setdefault(own.band(row["phase_step"]), []).append(row["flops"])
             shares = list(own.noise_shares) or [0.6, 0.4]
-            step = (
-                sum(shares[k] * fmean(flops) for k, flops in of_band.items()) if len(of_band) > 1 else fmean(of_band[0])
-            )
+            means = {k: fmean(flops) for k, flops in of_band.items()}
+            step = sum(shares[k] * flops for k, flops in means.items()) if len(means) > 1 else means[0]
             self.keep({"kind": "cost", "arm": arm, "flops": step})
 
     def steps_of(self, arm: str, cost: float) -> int:

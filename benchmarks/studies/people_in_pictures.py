@@ -16,10 +16,7 @@ Budget, fixed before: 1.2 core-hours, one thread a run, on a machine with other 
 
 import sys
 
-from benchmarks.studies.in_pictures import HIGH, PictureStudy
-
-MUON = {"train": {"optimizer": "muon", "optimizer_options": {"rows": 32}}}
-BLOCKS = {"model": {"pose": "blocks"}}
+from benchmarks.studies.in_pictures import BLOCKS, HIGH, LORA, MUON, PictureStudy
 
 STUDY = PictureStudy(
     name="people_in_pictures",
@@ -30,10 +27,7 @@ STUDY = PictureStudy(
         "full-muon": {"method": "full", **MUON},
         "full-muon-high": {"method": "full", "method_options": HIGH, **MUON},
         "lora-high": {"method": "lora", "method_options": {"rank": 16, **HIGH}},
-        "lora-muon-high": {
-            "method": "lora", **MUON, **BLOCKS,
-            "method_options": {"rank": 16, "alpha": 16, "lr_factor": 10.0, "full": ["blocks.*.pose"], **HIGH},
-        },
+        "lora-muon-high": {"method": "lora", "method_options": LORA, **MUON, **BLOCKS},
         "bands-muon-high": {"method": "bands", "method_options": {"m": [4, 0], **HIGH}, **MUON},
         "third-muon-high": {"method": "bands", "method_options": {"m": [4, 4], **HIGH}, **MUON, **BLOCKS},
     },
