@@ -1,6 +1,6 @@
 """Does pose-driven fine-tuning of a pretrained image-to-video model work, and what does a partial one lose?
 
-python -m benchmarks.studies.small_i2v base|tune|runs|table|picture|curves
+python -m benchmarks.studies.small_i2v base|tune|runs|guided|table|picture|curves
 
 A small network of Wan's class (6 blocks, width 160, image-to-video channels) is pretrained without poses on rendered
 people of the source domain, then fine-tuned with `pose = "blocks"` on people of the target domain: full, the last third
@@ -11,11 +11,12 @@ Budget, fixed before: 2 core-hours in all, of which at most 1 for the base.
 base     renders, pretrains (cached in runs/small-i2v)
 tune     learning rates of each arm on people that no run sees
 runs     three seeds with other people in each; writes benchmarks/results/small-i2v.jsonl, a line a run
+guided   clips of each run once more with classifier-free guidance by the pose; a line a run and scale
 table    what came out
 picture  frames of held-out clips beside each other, by the first seed
 curves   the held-out loss while each arm trains
 
-`tune 0 2` and `tune 1 2`, and so with `runs`, share the work between two processes.
+`tune 0 2` and `tune 1 2`, and so with `runs` and `guided`, share the work between two processes.
 """
 
 import json
@@ -73,6 +74,8 @@ RATES = (1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)
 TUNING = 9
 SAMPLES, CLIPS = 96, 48
+SCALES = (3.0, 6.0)
+"""Of guidance; the runs themselves are sampled with 1, which is none."""
 REFERENCE, POSE, GENERATED, TRUTH = range(4)
 """Places in a sample's panel, `GAP` pixels apart."""
 GAP = 4
@@ -82,6 +85,7 @@ class SmallWan(Wan):
     """Wan's network without text to speak of: one empty token."""
 
     networks = ()
+    guided_by = "pose"
 
     @property
     def text_length(self) -> int:
@@ -244,8 +248,37 @@ def runs(part: int = 0, parts: int = 1) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def records() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+def guided(part: int = 0, parts: int = 1) -> None:
+    """Metrics of each run's clips where the second call of guidance goes without poses, as a tenth of training did."""
+    done = {(row["arm"], row["seed"], row["guidance"]) for row in records(guided=True)}
+    todo = [(scale, row) for scale in SCALES[::-1] for row in records()]
+    for scale, row in todo[part::parts]:
+        if (row["arm"], row["seed"], scale) in done:
+            continue
+        run = arm(row["arm"], row["seed"], row["learning_rate"], row["steps"])
+        config, task = open_run(run)
+        task.enter(config.phases["video"])
+        sampled = replace(
+            config, sample=replace(config.sample, guidance_scale=scale),
+            evaluate=replace(config.evaluate, clips=CLIPS, videos=4 if row["seed"] == SEEDS[0] else 0),
+        )  # fmt: skip
+        out = ROOT / f"guided-{row['arm']}-{row['seed']}-{scale:g}"
+        out.mkdir(exist_ok=True)
+        with torch.no_grad():
+            found = evaluate_task(task, sampled, out, progress=False)
+        line = {
+            "arm": row["arm"], "seed": row["seed"], "guidance": scale, "metrics": found["metrics"],
+            "baselines": found["baselines"],
+            "about": describe_run(config, task.device, "python -m benchmarks.studies.small_i2v guided"),
+        }  # fmt: skip
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def records(guided: bool = False) -> list[dict[str, Any]]:
+    """Lines of the runs, or of their clips with guidance."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    return [row for row in rows if ("guidance" in row) == guided]
 
 
 def table() -> None:
@@ -266,6 +299,11 @@ def table() -> None:
             print(f"  {key}: {_spread([row['metrics'][key] for row in mine])}; shuffled {_spread(shuffled)}")
         cost = mean(row["flops"] / full[row["seed"]]["flops"] for row in mine if row["seed"] in full)
         peak = mean(row["bytes_step"] / full[row["seed"]]["bytes_step"] for row in mine if row["seed"] in full)
+        for scale in SCALES:
+            clips = [row for row in records(guided=True) if (row["arm"], row["guidance"]) == (name, scale)]
+            if clips:
+                print(f"  guidance {scale:g}:", *(_against_shuffled(clips, key) for key in ("pck", "pose_error", "l1")))
+                print(f"    a person is found in {_spread([row['metrics']['pose_found'] for row in clips])}")
         print(f"  FLOPs {cost:.2f} and metered memory of a step {peak:.2f} of full's")
 
 
@@ -327,6 +365,14 @@ def read_holdout(run: Path) -> list[tuple[int, float]]:
     return [(event["step"], event["loss"]) for event in events if event.get("event") == "holdout"]
 
 
+def _against_shuffled(rows: list[dict[str, Any]], key: str) -> str:
+    """A metric with true poses, and by how much it differs with shuffled ones, paired by seed."""
+    true = [row["metrics"][key] for row in rows]
+    others = [row["baselines"]["shuffled_poses"].get(key) for row in rows]
+    gaps = [mine - other for mine, other in zip(true, others, strict=True) if other is not None]
+    return f"{key} {_spread(true)}" + (f" (true less shuffled {_spread(gaps)})" if gaps else "")
+
+
 def _spread(values: list[float]) -> str:
     values = [value for value in values if not math.isnan(value)] or [math.nan]
     spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
@@ -336,7 +382,7 @@ def _spread(values: list[float]) -> str:
 if __name__ == "__main__":
     ROOT.mkdir(parents=True, exist_ok=True)
     command, *shares = sys.argv[1:]
-    if command in ("tune", "runs"):
-        {"tune": tune, "runs": runs}[command](*map(int, shares))
+    if command in ("tune", "runs", "guided"):
+        {"tune": tune, "runs": runs, "guided": guided}[command](*map(int, shares))
     else:
         {"base": base, "table": table, "picture": picture, "curves": curves}[command]()
