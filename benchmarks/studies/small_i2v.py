@@ -308,11 +308,13 @@ def table() -> None:
 
 
 def picture(clips: int = 3, shown: Sequence[int] = (0, 2, 5)) -> None:
-    """docs/images/small-i2v.png: clips of the first seed; in rows poses, truth and each arm; reference on the left."""
-    rates, columns = {row["arm"]: row["learning_rate"] for row in records() if row["seed"] == SEEDS[0]}, []
-    panels = {}
-    for name, rate in rates.items():
-        videos = sorted((ROOT / f"{name}-{SEEDS[0]}-{rate:g}-{STEPS}" / "samples" / "final").glob("*.mp4"))[:clips]
+    """docs/images/small-i2v.png: guided clips of the first seed; in rows poses, truth and each arm; on the left the
+    reference.
+    """
+    panels, columns = {}, []
+    for name in (row["arm"] for row in records() if row["seed"] == SEEDS[0]):
+        folder = ROOT / f"guided-{name}-{SEEDS[0]}-{SCALES[-1]:g}"
+        videos = sorted((folder / "samples" / "final").glob("*.mp4"))[:clips]
         panels[name] = [read_video(video)[0] for video in videos]
     side = next(iter(panels.values()))[0].shape[1]
 
