@@ -54,7 +54,7 @@ class StandIn:
         return Track(np.stack(rows), np.ones(count, np.float32), np.ones(count, np.int64))
 
 
-def measure(file: Path, out: Path, size: int, runtime: Any, answer: Any) -> None:
+def measure(file: Path, out: Path, size: int, runtime: Any) -> tuple[int, int, float, float]:
     """Prepare one file; gives frames, clips, peak memory in MiB, and seconds of CPU.
 
     `runtime`: that of BlazePose, or None for the stand-in.
@@ -74,7 +74,7 @@ def measure(file: Path, out: Path, size: int, runtime: Any, answer: Any) -> None
     store.add(row)
     rows = store.finish({"codec": codec.name, "codec_hash": codec.hash}, 0.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer.put((sum(clip.frames for clip in rows), len(rows), peak, seconds))
+    return sum(clip.frames for clip in rows), len(rows), peak, seconds
 
 
 def looped(clip: Path, minutes: float, path: Path) -> Path:
@@ -110,13 +110,8 @@ def repeat(source: Path, path: Path, frames: int) -> None:
 
 
 def in_process(*arguments: Any) -> tuple[int, int, float, float]:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=measure, args=(*arguments, answer))
-    process.start()
-    found: tuple[int, int, float, float] = answer.get()
-    process.join()
-    return found
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
 
 
 def main() -> None:
