@@ -69,6 +69,8 @@ class PictureStudy:
         arms: what each arm lays over the recipe. "full" must be there: its step is the unit.
         final: (arm, cost) of every seed, in the order of their importance; the first `first` of them come first.
         steps: of full fine-tuning at cost 1.
+        rates_of: other rates of single arms.
+        rate_from: arm -> the arm whose rate it takes; it is not swept.
         shown: (arm, cost) in the picture.
     """
 
@@ -81,6 +83,7 @@ class PictureStudy:
     steps: int = 300
     rates: Sequence[float] = (1e-4, 3e-4, 1e-3)
     rates_of: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    rate_from: Mapping[str, str] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
     people: bool = False
 
@@ -180,7 +183,8 @@ class PictureStudy:
     def tune(self, part: int, parts: int) -> None:
         """Each arm at its rates."""
         done = {(row["arm"], row["learning_rate"]) for row in self.records() if row["kind"] == "tune"}
-        todo = [(arm, rate) for arm in self.arms for rate in self.rates_of.get(arm, self.rates)]
+        swept = [arm for arm in self.arms if arm not in self.rate_from]
+        todo = [(arm, rate) for arm in swept for rate in self.rates_of.get(arm, self.rates)]
         for arm, rate in todo[part::parts]:
             if (arm, rate) not in done:
                 recipe = self.recipe(arm, TUNING_SEED, rate, self.steps_of(arm, TUNING_COST))
@@ -194,6 +198,7 @@ class PictureStudy:
             if ("untrained", 0, seed) not in done and part == 0:
                 self.untrained(seed)
         rates = best_by_bands(self.records())
+        rates |= {arm: rates[other] for arm, other in self.rate_from.items()}
         halves = (self.final[: self.first], self.final[self.first :])
         todo = [(*each, seed) for some in halves for seed in self.seeds for each in some]
         for arm, cost, seed in todo[part::parts]:

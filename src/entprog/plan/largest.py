@@ -77,19 +77,20 @@ def search(
     """The largest place from `low` to `high` whose share of the memory is at most 1, None where there is none.
 
     `share` grows with the place, nearly along a line in `size`: guesses follow the line between what fits and what
-    doesn't, and halve what is left each fourth time. It ends where the next place is known to be too large, or lies
-    clearly beyond 1 on that line. After `TRIALS` calls the best so far stands.
+    doesn't (or between two that fit), and halve what is left each fourth time. It ends where the next place is known to
+    be too large, or lies clearly beyond 1 on that line. After `TRIALS` calls the best so far stands.
 
     Args:
         kept: share that does not grow with the size (weights and optimizer states), for a first guess; unknown if None.
     """
     fits: tuple[int, float] | None = None
     over: tuple[int, float] | None = None
+    below: tuple[int, float] | None = None
     place = start
     for trial in range(TRIALS):
         value = share(place)
         if value <= 1:
-            fits = (place, value)
+            below, fits = fits, (place, value)
         else:
             over = (place, value)
         if (fits is not None and fits[0] == high) or (over is not None and over[0] == low):
@@ -98,6 +99,11 @@ def search(
             assert over is not None
             place = low if over[0] - low <= 2 else max(low, min(over[0] - 1, int(over[0] / over[1])))
         elif over is None:
+            if below is not None:
+                slope = (fits[1] - below[1]) / (size(fits[0]) - size(below[0]))
+                kept = fits[1] - slope * size(fits[0])
+                if kept + slope * size(fits[0] + 1) > CLEARLY:
+                    break
             place = min(high, max(fits[0] + 1, 2 * fits[0] + 1))
             if kept is not None and kept < fits[1]:
                 limit = size(fits[0]) * (1 - kept) / (fits[1] - kept)

@@ -1,0 +1,58 @@
+"""Rendered creatures once more, until one sees them: 1000 steps of full fine-tuning are the unit of cost.
+
+python -m benchmarks.studies.creatures_at_length costs|tune|runs|one|table|picture
+
+As creatures_in_pictures.py, whose 300 steps draw no creature yet. Each arm draws 60 % of its steps at noise levels above
+.6 ("high"). Full fine-tuning by AdamW and by Muon; LoRA of rank 16 in every block by AdamW and by Muon, with pose
+adapters in the blocks that train in full; "small" is the latter with frozen weights in bf16 and micro-batches of two
+samples, and "full-small" full fine-tuning with such micro-batches and 8-bit states: what each takes at least without
+computing anything twice. "bands": by Muon the last third of the blocks below .6, all of them above. "adaptive": that
+choice by measured searches, whose cost is inside the total.
+
+Budget, fixed before: 2.6 core-hours, one thread a run.
+"""
+
+import sys
+
+from benchmarks.studies.in_pictures import BLOCKS, HIGH, LORA, MUON, PictureStudy
+
+MICRO = {
+    "phases": {"pose": {"batch": 2}},
+    "train": {"gradient_accumulation_steps": 4},
+}
+EIGHT_BITS = {**MICRO, "train": {**MICRO["train"], "optimizer": "adamw8bit"}}
+SMALL = {**MICRO, "train": {**MICRO["train"], **MUON["train"]}, "freeze": {"storage": "bf16"}}
+
+STUDY = PictureStudy(
+    name="creatures_at_length",
+    data={"domain": "creatures"},
+    people=True,
+    steps=1000,
+    arms={
+        "full": {"method": "full"},
+        "full-high": {"method": "full", "method_options": HIGH},
+        "full-muon-high": {"method": "full", "method_options": HIGH, **MUON},
+        "full-small": {"method": "full", "method_options": HIGH, **EIGHT_BITS},
+        "lora-high": {"method": "lora", "method_options": {"rank": 16, **HIGH}},
+        "lora-muon-high": {"method": "lora", "method_options": LORA, **MUON, **BLOCKS},
+        "small": {"method": "lora", "method_options": LORA, **SMALL, **BLOCKS},
+        "bands-muon-high": {"method": "bands", "method_options": {"m": [4, 0], **HIGH}, **MUON},
+        "adaptive": {"method": "adaptive_bands", "method_options": {"depths": [4, 8, 0], "m": [4, 0], **HIGH}, **MUON},
+    },
+    final=(
+        ("full-high", 1.0), ("full-muon-high", 1.0), ("lora-muon-high", 0.5), ("small", 0.5), ("bands-muon-high", 0.5),
+        ("full-high", 0.5), ("small", 0.75), ("lora-high", 0.5), ("adaptive", 0.5), ("full-small", 1.0),
+    ),
+    first=6,
+    shown=(
+        "truth", "reference", "untrained", "full-high-1", "full-muon-high-1", "full-high-0.5", "lora-muon-high-0.5",
+        "small-0.5", "bands-muon-high-0.5",
+    ),
+    rates=(1e-4, 3e-4, 1e-3),
+    rate_from={
+        "full": "full-high", "full-small": "full-high", "small": "lora-muon-high", "adaptive": "bands-muon-high",
+    },
+)  # fmt: skip
+
+if __name__ == "__main__":
+    STUDY.main(sys.argv[1:])
