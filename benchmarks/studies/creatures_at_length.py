@@ -2,7 +2,7 @@
 
 python -m benchmarks.studies.creatures_at_length costs|tune|runs|one|table|picture
 
-As creatures_in_pictures.py, whose 300 steps draw no creature yet. Each arm draws 60 % of its steps at noise levels above
+As creatures_in_pictures.py, whose 300 steps draw no creature yet. Each arm draws 60 % of its steps at noise levels over
 .6 ("high"). Full fine-tuning by AdamW and by Muon; LoRA of rank 16 in every block by AdamW and by Muon, with pose
 adapters in the blocks that train in full; "small" is the latter with frozen weights in bf16 and micro-batches of two
 samples, and "full-small" full fine-tuning with such micro-batches and 8-bit states: what each takes at least without
