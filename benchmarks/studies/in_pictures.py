@@ -38,6 +38,7 @@ from entprog.config.schema import Config
 from entprog.core.bands import band_means
 from entprog.core.types import Shape
 from entprog.files import write_atomically
+from entprog.methods._unranked import Unranked
 from entprog.tasks.base import fixed_draws
 from entprog.tasks.finished_run import build_task, open_run
 from entprog.tasks.human_video.generate import sample_clips
@@ -69,6 +70,7 @@ class PictureStudy:
         arms: what each arm lays over the recipe. "full" must be there: its step is the unit.
         final: (arm, cost) of every seed, in the order of their importance; the first `first` of them come first.
         steps: of full fine-tuning at cost 1.
+        cost_steps: arm -> the steps that its cost is measured over, where 16 are too few for its searches.
         rates_of: other rates of single arms.
         rate_from: arm -> the arm whose rate it takes; it is not swept.
         shown: (arm, cost) in the picture.
@@ -82,6 +84,7 @@ class PictureStudy:
     shown: Sequence[str]
     steps: int = 300
     rates: Sequence[float] = (1e-4, 3e-4, 1e-3)
+    cost_steps: Mapping[str, int] = field(default_factory=dict)
     rates_of: Mapping[str, Sequence[float]] = field(default_factory=dict)
     rate_from: Mapping[str, str] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
@@ -158,27 +161,32 @@ class PictureStudy:
         return dict(json.loads((run / "cost.json").read_text()))
 
     def costs(self) -> None:
-        """FLOPs of a step of each arm: the mean over its bands, by their shares."""
+        """FLOPs of a step of each arm: the mean over its bands, by their shares; and of its scoring and readings."""
         done = {row["arm"] for row in self.records() if row["kind"] == "cost"}
         for arm in self.arms:
             if arm in done:
                 continue
-            recipe = self.recipe(arm, TUNING_SEED, self.rates[0], 16)
+            recipe = self.recipe(arm, TUNING_SEED, self.rates[0], self.cost_steps.get(arm, 16))
             self.trained(recipe)
             rows = [json.loads(line) for line in (Path(recipe.output_dir) / "log.jsonl").read_text().splitlines()]
             own = plugins.load("method", recipe.method, **recipe.method_options)
             of_band: dict[int, list[float]] = {}
             for row in rows:
-                of_band.setdefault(own.band(row["phase_step"]), []).append(row["flops"])
-            shares = list(own.noise_shares) or [0.6, 0.4]
+                of_band.setdefault(own.band(row["phase_step"]) if isinstance(own, Unranked) else 0, []).append(
+                    row["flops"]
+                )
             means = {k: fmean(flops) for k, flops in of_band.items()}
-            step = sum(shares[k] * flops for k, flops in means.items()) if len(means) > 1 else means[0]
-            self.keep({"kind": "cost", "arm": arm, "flops": step})
+            shares = list(own.noise_shares) or [0.6, 0.4] if len(means) > 1 else [1.0]
+            step = sum(shares[k] * flops for k, flops in means.items())
+            totals = json.loads((Path(recipe.output_dir) / "totals.json").read_text())
+            scoring = totals["flops_scoring"] + totals["flops_search"]
+            self.keep({"kind": "cost", "arm": arm, "flops": step} | ({"scoring": scoring} if scoring else {}))
 
     def steps_of(self, arm: str, cost: float) -> int:
-        """Steps of an arm for a share of the FLOPs of full fine-tuning."""
-        step = {row["arm"]: row["flops"] for row in self.records() if row["kind"] == "cost"}
-        return round(cost * self.steps * step["full"] / step[arm])
+        """Steps of an arm for a share of the FLOPs of full fine-tuning, scoring and readings paid from it."""
+        found = {row["arm"]: row for row in self.records() if row["kind"] == "cost"}
+        whole = cost * self.steps * found["full"]["flops"]
+        return round((whole - found[arm].get("scoring", 0.0)) / found[arm]["flops"])
 
     def tune(self, part: int, parts: int) -> None:
         """Each arm at its rates."""
