@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,36 @@ def test_full_can_draw_as_much_high_noise(tmp_path: Path) -> None:
         assert float(tau.min()) >= low and float(tau.max()) <= high
 
 
+@pytest.mark.parametrize("method", ["progressive", "mixed"])
+def test_ranked_methods_draw_by_band_outside_of_searches(method: str, tmp_path: Path) -> None:
+    """A search reads all levels; the steps after it have the shares that are asked for, and a cut run goes on."""
+    schedule = {"name": "adaptive", "options": {"stages": 1, "search_steps": 4}}
+    more: dict[str, Any] = {
+        "method": method, "method_options": {"noise_edges": [0.6], "noise_shares": [0.3, 0.7]}, "schedule": schedule,
+        "ranking": {"score": "order", "samples": 2}, "phases": {"pose": {"steps": 12}},
+    }  # fmt: skip
+    run, cut = tmp_path / "run", tmp_path / "cut"
+    train(recipe(run, **more))
+    config = recipe(cut, **laid_over(more, {"train": {"checkpointing_steps": 6, "checkpoints_total_limit": 0}}))
+    train(config)
+    train(config, resume_from_checkpoint=str(cut / "checkpoint-6"))
+    assert [row["loss"] for row in lines(cut)] == [row["loss"] for row in lines(run)]
+    plain = tmp_path / "plain"
+    train(recipe(plain, **laid_over(more, {"method_options": {"noise_edges": [], "noise_shares": []}})))
+    same = [a["loss"] == b["loss"] for a, b in zip(lines(run), lines(plain), strict=True)]
+    assert same == [True] * 4 + [False] * 8
+
+
+def test_a_loop_that_draws_levels_itself_refuses_bands() -> None:
+    with pytest.raises(
+        ValueError, match=r"noise_edges = \[0.6\]: noise levels are drawn by band in entprog train only"
+    ):
+        method = plugins.load("method", "progressive", noise_edges=[0.6])
+        method.check_drawn(SimpleNamespace(shape=None))
+    with pytest.raises(ValueError, match="noise_shares"):
+        plugins.load("method", "progressive", noise_edges=[0.6], noise_shares=[0.4])
+
+
 ECHO: dict[str, Any] = {"echo": 2, "noise_edges": [0.3, 0.6], "noise_shares": [0.3, 0.3, 0.4], "m": [1, 0.34, 0]}
 
 
@@ -193,5 +224,8 @@ def test_two_kinds_of_echo_are_refused(tmp_path: Path) -> None:
         recipe(tmp_path, method_options={"echo": 2}, phases={"pose": {"echo": 4}})
     with pytest.warns(ConfigWarning, match="set method_options.echo instead"):
         recipe(tmp_path, phases={"pose": {"echo": 4}})
+    with pytest.warns(ConfigWarning, match="leave echo at 1, or noise_edges empty"):
+        options = {"noise_edges": [0.6], "m": 0.34, "inputs": "never"}
+        recipe(tmp_path, method="lora", method_options=options, phases={"pose": {"echo": 4}})
     with pytest.raises(ValueError, match="echo = 0: give 1"):
         plugins.load("method", "bands", echo=0)

@@ -1,41 +1,29 @@
 """Shared by methods without ranking and schedule: what step i trains is known before training."""
 
-from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from entprog.core.freeze import Freezer
-from entprog.core.sizes import SizesByStage, check_bands, check_lengths, needs_shape
+from entprog.core.sizes import SizesByStage, check_lengths, needs_shape
 from entprog.core.types import MethodContext, Shape, StepPlan, Workload
+from entprog.methods._noise_bands import NoiseBands
 from entprog.methods.base import Method, MethodPlugin
-
-SPREAD = 2**0.5
-"""Steps walk round the circle of bands by this: unlike the golden ratio, by which samples walk through the levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unranked(SizesByStage, MethodPlugin):
-    """Blocks by turn, sizes by stage; a subclass overrides which blocks a turn trains. All methods are pure.
-
-    Attributes:
-        noise_edges: noise levels that divide a step's draws into bands, as shares of all levels from the cleanest up:
-            each step draws from one band. Empty: from all levels.
-        noise_shares: the share of the steps for each band, from the cleanest up; empty for the bands' own widths.
-    """
-
-    noise_edges: tuple[float, ...] = ()
-    noise_shares: tuple[float, ...] = ()
+class Unranked(SizesByStage, NoiseBands, MethodPlugin):
+    """Blocks by turn, sizes by stage; a subclass overrides which blocks a turn trains. All methods are pure."""
 
     ranked: ClassVar[bool] = False
     table: ClassVar[str] = "method_options"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lengths(self.table, self.sizes(), self.stages)
-        check_bands(self.noise_edges, self.noise_shares)
 
     @property
     def stages(self) -> int:
@@ -61,7 +49,7 @@ class Unranked(SizesByStage, MethodPlugin):
         if self.noise_edges:
             if size is None:
                 raise needs_shape(f"{self.table}.noise_edges")
-            size = replace(size, band=([0.0, *self.noise_edges][band], [*self.noise_edges, 1.0][band]))
+            size = self.drawn_from(band, size)
         return self.at(band, turn, size, names, seed)
 
     def at(self, band: int, turn: int, size: Shape | None, names: Sequence[str], seed: int) -> Workload:
@@ -71,14 +59,6 @@ class Unranked(SizesByStage, MethodPlugin):
     def replays(self, i: int, names: Sequence[str], shape: Shape | None, steps: int, seed: int) -> int:
         """The step whose batch step i trains on."""
         return i
-
-    def band(self, i: int) -> int:
-        """The band of step i, 0 for the cleanest; in any run of steps each band has about its share of them."""
-        if not self.noise_edges:
-            return 0
-        shares = self.noise_shares or [b - a for a, b in pairwise([0.0, *self.noise_edges, 1.0])]
-        place = (i * SPREAD) % 1.0
-        return bisect([sum(shares[: k + 1]) for k in range(len(shares) - 1)], place)
 
     def workloads(
         self, names: Sequence[str], shape: Shape | None, steps: int, seed: int
@@ -111,11 +91,7 @@ class BoundUnranked(Method):
 
     def __init__(self, context: MethodContext, plugin: Unranked, **freezer: Any) -> None:
         self.context, self.plugin = context, plugin
-        if plugin.noise_edges and context.shape is None:
-            raise ValueError(
-                f"noise_edges = {list(plugin.noise_edges)}: noise levels are drawn by band in entprog train only; "
-                'leave it empty, or choose another method than "bands"'
-            )
+        plugin.check_drawn(context)
         if plugin.stages > context.total_steps:
             raise ValueError(
                 f"method_options: {plugin.stages} stages, but the phase has {context.total_steps} steps; "

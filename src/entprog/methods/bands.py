@@ -61,18 +61,6 @@ class Bands(Unranked):
                     "leave one of them at 1",
                 )
 
-    @classmethod
-    def without_effect(cls, config: Config, given: set[str]) -> Iterator[Finding]:
-        """See `MethodPlugin.without_effect`; a repeat in another band has other noise, so that nothing is saved."""
-        yield from super().without_effect(config, given)
-        for name, phase in running(config).items():
-            if phase.echo > 1:
-                yield Finding(
-                    (f"phases.{name}.echo", "method"),
-                    f" = {phase.echo}: samples come again in another band, with other noise, which saves nothing; "
-                    "set method_options.echo instead",
-                )
-
     def band(self, i: int) -> int:
         """The band of step i, the same for each run of `echo` steps."""
         return super().band(i // self.echo)

@@ -51,7 +51,18 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             ("freeze.inputs_every", "freeze.outside"),
             f" = {config.freeze.inputs_every}: no effect, as freeze.outside = false: nothing there trains",
         )
+    banded = getattr(plugins.load("method", config.method, **config.method_options), "noise_edges", ())
     for name, phase in running(config).items():
+        if phase.echo > 1 and banded:
+            other = (
+                "set method_options.echo instead"
+                if config.method == "bands"
+                else "leave echo at 1, or noise_edges empty"
+            )
+            yield Finding(
+                (f"phases.{name}.echo", "method_options.noise_edges"),
+                f" = {phase.echo}: samples come again in another band, with other noise, which saves nothing; {other}",
+            )
         if phase.echo == 1 and phase.echo_window != PhaseConfig().echo_window and f"phases.{name}.echo_window" in given:
             yield Finding(
                 (f"phases.{name}.echo_window", f"phases.{name}.echo"),

@@ -10,6 +10,7 @@ from entprog.core.blocks import Blocks
 from entprog.core.freeze import Freezer
 from entprog.core.types import MethodContext
 from entprog.methods._low_rank import MixedFreezer, grouped, put_on, take_off
+from entprog.methods._noise_bands import NoiseBands
 from entprog.methods.base import Method, MethodPlugin
 from entprog.methods.lora import check
 from entprog.methods.progressive import BoundProgressive
@@ -18,7 +19,7 @@ __all__ = ["Mixed"]
 
 
 @dataclass(frozen=True)
-class Mixed(MethodPlugin):
+class Mixed(NoiseBands, MethodPlugin):
     """Prioritized progressive learning with LoRA adapters (by peft) on the blocks that would otherwise be frozen.
 
     Ranking, schedule and search are those of "progressive". When a block becomes active its adapter is merged
@@ -38,6 +39,7 @@ class Mixed(MethodPlugin):
     lr_factor: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.rank, self.alpha, self.lr_factor)
 
     def groups(self, model: nn.Module, blocks: Blocks, *, lr: float, seed: int) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ class Mixed(MethodPlugin):
         """
         if context.ranking is None or context.schedule is None:
             raise ValueError("method = 'mixed': needs a ranking and a schedule; set [ranking] and [schedule]")
-        return _Bound(context, context.ranking, context.schedule)
+        return _Bound(context, context.ranking, context.schedule, self)
 
 
 class _Bound(BoundProgressive):

@@ -14,17 +14,19 @@ from entprog.core.probe import Snapshot, check_shared, few_pairs, labels, watche
 from entprog.core.select import plain_ranking, ranking_from_plain
 from entprog.core.supernet import supernet_candidate
 from entprog.core.types import Draw, MethodContext, Ranking, Schedule, StepPlan, Trial, Workload
+from entprog.methods._noise_bands import NoiseBands
 from entprog.methods.base import Method, MethodPlugin
 
 __all__ = ["Progressive"]
 
 
-@dataclass(frozen=True)
-class Progressive(MethodPlugin):
+@dataclass(frozen=True, kw_only=True)
+class Progressive(NoiseBands, MethodPlugin):
     """Prioritized progressive learning (arXiv 2511.21136): stage k trains the m_k most important blocks.
 
     The forward pass always runs the whole network. The schedule names the candidate workloads of a stage; where
-    there are several, the first steps of the stage measure them, with the nested supernet or with probes.
+    there are several, the first steps of the stage measure them, with the nested supernet or with probes. A step of a
+    search draws from all noise levels, whatever `noise_edges` says.
     """
 
     def bind(self, context: MethodContext) -> Method:
@@ -35,7 +37,7 @@ class Progressive(MethodPlugin):
         """
         if context.ranking is None or context.schedule is None:
             raise ValueError("method = 'progressive': needs a ranking and a schedule; set [ranking] and [schedule]")
-        return BoundProgressive(context, context.ranking, context.schedule)
+        return BoundProgressive(context, context.ranking, context.schedule, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,11 @@ class BoundProgressive(Method):
 
     freezer_class: ClassVar[type[Freezer]] = Freezer
 
-    def __init__(self, context: MethodContext, ranking: Ranking, schedule: Schedule) -> None:
-        self.context, self.schedule = context, schedule
+    def __init__(
+        self, context: MethodContext, ranking: Ranking, schedule: Schedule, noise: NoiseBands | None = None
+    ) -> None:
+        self.context, self.schedule, self.noise = context, schedule, noise or NoiseBands()
+        self.noise.check_drawn(context)
         self._check(ranking)
         self.freezer = self.freezer_class(
             context.task.model,
@@ -153,6 +158,9 @@ class BoundProgressive(Method):
             place = self._place(i)
             replays = place.start + place.offset % place.share if place.share else i
             workload = self._candidate(place)
+            shape = workload.shape or self.context.shape
+            if self.noise.noise_edges and shape is not None and not place.searching:
+                workload = replace(workload, shape=self.noise.drawn_from(self.noise.band(i), shape))
             if not self._inputs_train(replays):
                 workload = replace(workload, inputs=False)
             plan = StepPlan(workload, replays, place.stage, place.searching, discardable=bool(place.share))
