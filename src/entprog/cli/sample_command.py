@@ -25,6 +25,7 @@ def sample(
     out: Path,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guided_by: Literal["text", "pose", "reference"] | None = None,
     seed: int | None = None,
     scheduler: Literal["ddim", "ddpm", "dpm++", "native"] | None = None,
     resolution: str | None = None,
@@ -53,6 +54,7 @@ def sample(
         out: an mp4, or a folder for the clips.
         num_inference_steps: model calls a clip; more are slower and finer.
         guidance_scale: how strongly the clip follows reference and poses; 1 is no guidance.
+        guided_by: what guidance_scale strengthens alone, with a pretrained model; its text if left out.
         seed: of the initial noise.
         scheduler: how noise is removed.
         resolution: side in pixels, or "HEIGHTxWIDTH"; by default of the photo's aspect.
@@ -72,6 +74,7 @@ def sample(
     numbers = {f"sample.{key}": value for key, value in sampling.items()}
     within_limits(without_none(numbers | {f"evaluate.{key}": value for key, value in size.items()}))
     given: dict[str, Any] = {**sampling, **size, "scheduler": scheduler, "prompt": prompt, "device": device}
+    given |= {"guided_by": guided_by}
     given |= {"pose": pose, "pose_options": plugin_options("pose", pose or pose_of(run), pose_options)}
     given |= {"fps": fps, "retarget": retarget, "panel": panel, "say": partial(print, file=sys.stderr)}
     for path in verb(run, reference=reference, drive=drive, out=out, **given):  # type: ignore[union-attr]

@@ -323,6 +323,9 @@ class SampleConfig:
     )
     num_inference_steps: int = key(12, "model calls a clip", ge=1, le=1000)
     guidance_scale: float = key(1.5, "classifier-free guidance; 1 for none", ge=0, also=("cfg",))
+    guided_by: Literal["", "text", "pose", "reference"] = key(
+        "", "pretrained: what guidance's second model call goes without; empty for the model's own, which is its text"
+    )
     seed: int = key(0, "of the initial noise", ge=0, le=SEEDS)
     weights: Literal["auto", "ema", "model"] = key("auto", '"ema" where a run has them, else "model"')
 

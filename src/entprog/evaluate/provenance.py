@@ -45,6 +45,7 @@ def protocol(
         "scheduler": config.sample.scheduler,
         "num_inference_steps": config.sample.num_inference_steps,
         "guidance_scale": config.sample.guidance_scale,
+        **({"guided_by": config.sample.guided_by} if config.sample.guided_by else {}),
         "seed": config.sample.seed,
         "weights": weights,
     }

@@ -138,6 +138,8 @@ def sample(
     animator = task.animator(prompt)
     if animator is None or task.codec is None:
         raise ValueError(f"run = {str(run)!r}: its task {config.task!r} makes no clips")
+    if why := task.guidance_problem(settings):
+        raise ValueError(f"guided_by = {settings.guided_by!r}: {why}")
     if why := animator.check(sides or animator.sides):
         shown = f"{animator.sides[0]}x{animator.sides[1]}" if resolution is None else resolution
         raise ValueError(f"resolution = {shown}: {why}")

@@ -354,6 +354,10 @@ class Task(TaskPlugin):
         """
         raise ValueError(f"{type(self).__name__}: makes no clips")
 
+    def guidance_problem(self, settings: SampleConfig) -> str:
+        """Why clips can't be guided by what `settings.guided_by` names; empty where they can."""
+        return "guidance leaves out every condition at once; leave it empty" if settings.guided_by else ""
+
     def animator(self, prompt: str = "") -> Animator | None:
         """How the task animates a reference image, with a text where it takes one; None where it can't.
 

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from entprog.config.load import ConfigError, ConfigWarning, config_of
 from entprog.config.schema import SampleConfig
 from entprog.sample.windows import generated, planned
 from entprog.tasks.animator import Animator, Conditions
+from entprog.tasks.pretrained import model_checks
 from entprog.tasks.pretrained.task import POSE, PretrainedTask
+from entprog.toml.trees import laid_over
 from pretrained_runs import Variant, task_of
 from skeletons import clip, person
 
 FRAMES = 8
 SETTINGS = SampleConfig(scheduler="native", num_inference_steps=1, guidance_scale=1.0)
+RECIPE: dict[str, Any] = {
+    "task": "pretrained", "model": {"pretrained": "some/model"},
+}  # fmt: skip
 NATIVE = {"wan-animate": "native", "wan-vace": "native"}
 
 
@@ -97,10 +103,10 @@ def test_one_size_and_text_are_said(root: Path) -> None:
     assert animator.stored_clip("clip0", animator.sides).conditions
 
 
-def test_guidance_by_the_pose(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family that is guided by the pose: the second call of guidance has no poses, and all else as the first."""
+@pytest.mark.parametrize("without", ["pose", "reference", "text"])
+def test_guidance_goes_without_what_is_asked(without: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call of guidance lacks one condition, and has all others as the first."""
     task, animator = animated("wan-2.1-i2v", root)
-    monkeypatch.setattr(type(task.family), "guided_by", "pose")
     seen = []
 
     def denoise(task: Any, noise: torch.Tensor, given: Any, nothing: Any, *args: Any, **more: Any) -> torch.Tensor:
@@ -108,7 +114,34 @@ def test_guidance_by_the_pose(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return noise
 
     monkeypatch.setattr("entprog.tasks.pretrained.generate.denoise", denoise)
-    clip_of(task, animator, animator.sides, animator.window, replace(SETTINGS, guidance_scale=2.0))
+    settings = replace(SETTINGS, guidance_scale=2.0, guided_by=without)
+    clip_of(task, animator, animator.sides, animator.window, settings)
     given, nothing = seen[0]
-    assert bool(given[POSE].any()) and not bool(nothing[POSE].any())
-    assert all(torch.equal(given[name], nothing[name]) for name in given if name not in (POSE, "text"))
+    differ = {name for name in given if not torch.equal(given[name], nothing[name])}
+    if without == "reference":
+        assert differ and not differ & {POSE, "text"}
+    else:
+        assert differ <= {"pose": {POSE}, "text": {"text"}}[without]  # the empty prompt is the text here
+    assert bool(given[POSE].any()) and bool(nothing[POSE].any()) == (without != "pose")
+
+
+@pytest.mark.parametrize("table,said", [
+    ({"model": {"drop": {"pose": 0.0}}, "sample": {"guided_by": "pose"}}, "model.drop.pose = 0"),
+    ({"sample": {"guided_by": "pose", "guidance_scale": 1.0}}, "there is no second call"),
+    ({"task": "human_video", "model": {}, "sample": {"guided_by": "pose"}}, "goes without every condition"),
+])  # fmt: skip
+def test_guidance_without_effect_is_said(table: dict[str, Any], said: str) -> None:
+    with pytest.warns(ConfigWarning, match=said):
+        config_of(laid_over({} if "task" in table else RECIPE, table), planned=True)
+
+
+def test_guidance_by_what_is_not_there_is_refused(root: Path) -> None:
+    task, _ = animated("svd", root)
+    assert task.guidance_problem(replace(SETTINGS, guided_by="text")) == "this model gets no text; leave it empty"
+    assert not task.guidance_problem(replace(SETTINGS, guided_by="pose"))
+    model = replace(task.config.model, pose="none")
+    assert model_checks.of_guidance(task.family, model, "pose") == "this model gets no pose; leave it empty"
+    task.config = replace(task.config, sample=replace(task.config.sample, guided_by="text"))
+    assert 'sample.guided_by = "text": this model gets no text; leave it empty' in task.problems_of_files()
+    with pytest.raises(ConfigError, match=r"sample\.guided_by"):
+        config_of(laid_over(RECIPE, {"sample": {"guided_by": "depth"}}), planned=True)

@@ -54,6 +54,11 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
             ("model.pose",),
             f' = "input": its adapter stays as model.init has it, as {why}; set model.pose = "blocks" to train poses',
         )
+    if config.sample.guided_by and "sample.guided_by" in given:
+        yield Finding(
+            ("sample.guided_by",), f' = "{config.sample.guided_by}": no effect: the second call of guidance goes '
+            "without every condition",
+        )  # fmt: skip
     cached = config.model.reference != "none" and any(begins_frozen(phase, config) for phase in phases)
     if train.reference_cache != "off" and not cached:
         yield Finding(

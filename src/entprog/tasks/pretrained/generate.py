@@ -46,12 +46,15 @@ def generate_clips(
         noise = window.noise(latent.shape[1:], settings.seed, keys[0], leading=latent.frames - length)
     given = conditioned(task, conditions, latent, TEXT)
     family = task.family
-    contrast = bool(family.text_length) or family.guided_by != "text"
+    if why := task.guidance_problem(settings):
+        raise ValueError(f'sample.guided_by = "{settings.guided_by}": {why}')
+    by = settings.guided_by or family.guided_by
+    contrast = bool(family.text_length) or by != "text"
     guided = settings.guidance_scale != 1 and contrast and not family.embedded_guidance
-    nothing = conditioned(task, conditions, latent, NOTHING) if guided else None
+    nothing = conditioned(task, conditions, latent, NOTHING if by == "text" else TEXT, without=by) if guided else None
     if task.family.embedded_guidance:  # the network takes the scale in the place of a second pass
         given["guidance"] = torch.full_like(given["guidance"], task.family.embedded_guidance)
-    if nothing is not None:
+    if nothing is not None and by == family.guided_by:
         dropped = [name for name in task.family.unguided if name in nothing]
         nothing |= {name: task.family.nothing(name, nothing) for name in dropped}
     latents = denoise(
@@ -61,14 +64,16 @@ def generate_clips(
 
 
 def conditioned(
-    task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str
+    task: "PretrainedTask", conditions: Mapping[str, Tensor], latent: Latent, text: str, *, without: str = ""
 ) -> dict[str, Tensor]:
-    """What the network gets beside the latents, with the text or with the empty one."""
+    """What the network gets beside the latents, with the text or with the empty one, and `without` "pose" or
+    "reference".
+    """
     count = len(conditions["pose"])
     padded = {key.removeprefix(text): value for key, value in conditions.items() if key.startswith(text)}
     kept = {group: torch.ones(count) for group in ("text", "pose", "reference")}
-    if text == NOTHING and task.family.guided_by != "text":
-        kept[task.family.guided_by] = torch.zeros(count)
+    if without in ("pose", "reference"):
+        kept[without] = torch.zeros(count)
     return task.with_text(conditions, padded, latent, kept)
 
 
@@ -81,7 +86,7 @@ def denoise(
 
     Args:
         given: the conditions.
-        nothing: those with the empty text, for classifier-free guidance; None without.
+        nothing: those of the second call of classifier-free guidance; None without guidance.
         window: of a longer clip (then B is 1), whose frames are the last ones of `noise`; key: of that clip.
     """
     scheduler: Any = task.family.sampler(task.folder.scheduler())

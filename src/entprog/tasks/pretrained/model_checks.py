@@ -51,6 +51,14 @@ def of_model(configs: Configs, family: Family, model: ModelConfig) -> Iterator[s
         )
 
 
+def of_guidance(family: Family, model: ModelConfig, by: str) -> str:
+    """Why `sample.guided_by` can't be `by`; empty where it can."""
+    if by and family.embedded_guidance:
+        return "this model takes the scale of guidance as an input and is called once a step; leave it empty"
+    lacks = {"text": not family.text_length, "pose": model.pose == "none", "reference": model.reference == "none"}
+    return f"this model gets no {by}; leave it empty" if by and lacks[by] else ""
+
+
 def of_data(task: "PretrainedTask", config: Config) -> Iterator[str]:
     """Problems of the data set with this model and these phases; `task` may have no network yet."""
     try:

@@ -120,6 +120,17 @@ def without_effect(config: Config, given: set[str]) -> Iterator[Finding]:
     idle = [key for key in sorted(given) if key.startswith("data.") and key != "data.path"]
     if idle:
         yield Finding((idle[0],), f"{and_others(idle)}: no effect, as data.path is opened as it is")
+    by = config.sample.guided_by
+    if by and "sample.guided_by" in given and config.sample.guidance_scale == 1:
+        yield Finding(
+            ("sample.guided_by", "sample.guidance_scale"), f' = "{by}": no effect, as sample.guidance_scale = 1: there '
+            "is no second call",
+        )  # fmt: skip
+    if by and config.model.drop.get(by, DROP) == 0:  # type: ignore[call-overload]
+        yield Finding(
+            ("sample.guided_by", f"model.drop.{by}"), f' = "{by}": training never leaves it out, as model.drop.{by} = '
+            "0, so the second call is nothing that the model has learned; set it to .1",
+        )  # fmt: skip
     if config.train.reference_cache != "off" and "train.reference_cache" in given:
         yield Finding(
             ("train.reference_cache",), f' = "{config.train.reference_cache}": no effect: a pretrained model has no '

@@ -117,9 +117,15 @@ class PretrainedTask(Task):
     def problems_of_files(self) -> list[str]:
         """What keeps the run from training, as far as the model's configuration files and the data set say it."""
         wrong = list(model_checks.of_model(self.folder.configs, self.family, self.config.model))
+        if not wrong and (why := self.guidance_problem(self.config.sample)):
+            wrong.append(f'sample.guided_by = "{self.config.sample.guided_by}": {why}')
         if self.config.data.path and not any(line.startswith("model.pretrained") for line in wrong):
             wrong += model_checks.of_data(self, self.config)
         return wrong
+
+    def guidance_problem(self, settings: SampleConfig) -> str:
+        """See `Task.guidance_problem`."""
+        return model_checks.of_guidance(self.family, self.config.model, settings.guided_by)
 
     @property
     def data(self) -> Windows:
