@@ -201,22 +201,25 @@ class PictureStudy:
 
     def runs(self, part: int, parts: int) -> None:
         """The untrained base, copies of the reference, and every arm, seed by seed."""
-        done = {(row["arm"], row["cost"], row["seed"]) for row in self.records() if row["kind"] == "run"}
         for seed in self.seeds if self.people else self.seeds[:1]:
-            if ("untrained", 0, seed) not in done and part == 0:
+            if ("untrained", 0, seed) not in self.done() and part == 0:
                 self.untrained(seed)
         rates = best_by_bands(self.records())
         rates |= {arm: rates[other] for arm, other in self.rate_from.items()}
         halves = (self.final[: self.first], self.final[self.first :])
         todo = [(*each, seed) for some in halves for seed in self.seeds for each in some]
         for arm, cost, seed in todo[part::parts]:
-            if (arm, cost, seed) in done:
+            if (arm, cost, seed) in self.done():
                 continue
             recipe = self.recipe(arm, seed, rates[arm], self.steps_of(arm, cost))
             row, images = self.judged(recipe, arm, cost, seed, rates[arm])
             self.keep(row)
             if seed == self.seeds[0]:
                 _keep_images(self.root / f"{arm}-{cost:g}", images)
+
+    def done(self) -> set[tuple[str, float, int]]:
+        """Arm, cost and seed of the runs on record, which another process may have added to."""
+        return {(row["arm"], row["cost"], row["seed"]) for row in self.records() if row["kind"] == "run"}
 
     def one(self, arm: str, cost: float, seed: int) -> None:
         """One run once more; prints both lines."""
