@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.command import RESULTS, analysed
 from benchmarks.runner.results_file import results_file
 from benchmarks.runner.suite_file import suites
-from benchmarks.studies import real_clips_page
+from benchmarks.studies import creatures_at_length, real_clips_page
 from benchmarks.tables.all_tables import all_tables
 from benchmarks.tables.analysis import Analysis, Table, markdown
 from benchmarks.tables.suite_page import pictures
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
 RECORDS = ROOT / RESULTS
-STUDIES = {"real-clips": real_clips_page.tables}
+STUDIES = {"real-clips": real_clips_page.tables, "creatures-at-length": creatures_at_length.tables}
 """Tables by title of the studies that docs/benchmarks.md shows."""
 
 

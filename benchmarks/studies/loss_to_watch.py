@@ -2,7 +2,7 @@
 
 python -m benchmarks.studies.loss_to_watch
 
-For real-clips.jsonl and two studies of in-pictures.jsonl: Spearman's correlation, over trained runs, of the
+For real-clips.jsonl and three studies of in-pictures.jsonl: Spearman's correlation, over trained runs, of the
 mean loss, of each of its five noise bands and of two weightings of them with L1, PSNR and SSIM of generated pictures;
 1: the run of lower loss always has the better pictures. Real clips are compared inside a fold, creatures inside a
 seed, then averaged.
@@ -81,6 +81,7 @@ def main() -> None:
         ("real clips", grouped(trained("real-clips"), "fold")),
         ("bands in pictures", [clips] if len(clips) > 2 else []),
         ("creatures in pictures", grouped(trained("in-pictures", "creatures_in_pictures"), "seed")),
+        ("creatures at length", grouped(trained("in-pictures", "creatures_at_length"), "seed")),
     )
     print("| record | pictures by | " + " | ".join(WATCHED) + " |\n" + "|---" * (len(WATCHED) + 2) + "|")
     for name, groups in records:

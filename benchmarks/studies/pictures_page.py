@@ -80,6 +80,35 @@ def against(records: Rows, baseline: Key) -> Table:
     return Table(f"Against {baseline[0]} at {baseline[1]:g}", head, tuple(body))
 
 
+def in_short(records: Rows, baseline: Key, titles: Mapping[Key, str]) -> Table:
+    """What an arm takes of the baseline's FLOPs, time and peak, and its pictures and losses minus the baseline's.
+
+    Paired by seed, ± standard error.
+    """
+    found = runs_of(records)
+    base = {row["seed"]: row for row in found.get(baseline, [])}
+    body = []
+    for key, title in titles.items():
+        pairs = [(row, base[row["seed"]]) for row in found.get(key, []) if row["seed"] in base]
+        if not pairs:
+            continue
+        ratios = [fmean(mine[name] / other[name] for mine, other in pairs)
+                  for name in ("flops", "core_seconds", "bytes_peak")]  # fmt: skip
+        cells = []
+        for name in ("psnr", "l1", "ssim"):
+            gaps, digits = [value(mine, name) - value(other, name) for mine, other in pairs], METRICS[name][1]
+            error = standard_error(gaps)
+            cells.append(_short(fmean(gaps), f"+.{digits}f") + (f" ± {_short(error, f'.{digits}f')}" if error else ""))
+        losses = [fmean(100 * (mine["loss"] / other["loss"] - 1) for mine, other in pairs)]
+        losses += [fmean(100 * (mine["bands"][k] / other["bands"][k] - 1) for mine, other in pairs) for k in range(5)]
+        shown = cells if key != baseline else ["0"] * 3
+        body.append((title, *(_short(ratio, ".2f") for ratio in ratios), *shown, *(f"{loss:+.1f}" for loss in losses),
+                     str(len(pairs))))  # fmt: skip
+    head = ("training", "FLOPs", "time", "peak", "PSNR, dB", "L1", "SSIM", "mean loss, %",
+            *(f"{band}, %" for band in BANDS), "n")  # fmt: skip
+    return Table("in short", head, tuple(body))
+
+
 def gate(records: Rows, baseline: Key) -> list[str]:
     """Whether the baseline is ahead of the untrained base and of the copy by three seed deviations in L1 and SSIM.
 
@@ -121,6 +150,11 @@ def sheet(files: Sequence[Path], out: Path, columns: int = 8) -> None:
     whole = np.concatenate([np.concatenate(list(images), 1) for images in shown], 0)
     big = Image.fromarray(whole).resize((whole.shape[1] * 2, whole.shape[0] * 2), Image.Resampling.LANCZOS)
     big.save(out, optimize=True)
+
+
+def _short(number: float, form: str) -> str:
+    """Without the zero in front of the point."""
+    return format(number, form).replace("0.", ".", 1) if abs(number) < 1 else format(number, form)
 
 
 def _over(group: Rows, key: str, digits: int) -> str:

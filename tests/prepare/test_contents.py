@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from entprog.data.shards import Shards
 from entprog.locks import LOCK_FILES, folder_lock
 from entprog.prepare import work as work_module
 from entprog.prepare.batch import hold, prepare_files, result_of
+from entprog.prepare.content import read_content
 from entprog.prepare.inputs import list_inputs
 from entprog.prepare.names import Names
 from entprog.prepare.split import TAIL, split_files, tail_of_clips, tail_of_windows
@@ -370,7 +372,7 @@ def test_data_sets_of_earlier_versions_are_taken_over(tmp_path: Path) -> None:
     write(tmp_path / "v", a=20, b=24, c=2)
     prepare(tmp_path / "v", out)
     before = index(out)
-    added = ("sha256", "bytes", "mtime_ns", "split")
+    added = ("sha256", "bytes", "mtime_ns", "ctime_ns", "split")
     old = [{key: value for key, value in row.items() if key not in added} for row in rows(out)]
     (out / "prepare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
     lines = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
@@ -401,4 +403,36 @@ def test_a_text_with_the_suffix_of_a_video_is_no_video(tmp_path: Path) -> None:
     assert [path.name for path in listed.files] == ["empty.ts", "page.mp4", "stream.ts"]
     assert listed.left_out == {
         "no video (.mod)": 1, "no video (.mts)": 1, "no video (.ts)": 1, "no video (no suffix)": 1
+    }  # fmt: skip
+
+
+def test_files_of_one_size_and_time_that_change_places_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for name, text in (("0.png", "a"), ("1.png", "b")):
+        (tmp_path / "p" / name).write_text(text)
+        os.utime(tmp_path / "p" / name, ns=(1, 1))
+    before = read_content(tmp_path / "p", {})
+    known = {before.source: before.about | {"source": before.source}}
+    assert read_content(tmp_path / "p", known) == before
+    (tmp_path / "p" / "0.png").rename(tmp_path / "p" / "x")
+    (tmp_path / "p" / "1.png").rename(tmp_path / "p" / "0.png")
+    (tmp_path / "p" / "x").rename(tmp_path / "p" / "1.png")
+    after = read_content(tmp_path / "p", known)
+    assert (after.bytes, after.mtime_ns) == (before.bytes, before.mtime_ns) and after.sha256 != before.sha256
+
+
+def test_whatever_a_file_raises_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an error that no list of types foresees, such as Pillow's for a picture that is too large."""
+    write(tmp_path / "v", a=20, b=21)
+    real = work_module.keep_clip
+
+    def sometimes(parts: Path, clip: str, *more: Any) -> None:
+        if clip.startswith("a"):
+            raise Image.DecompressionBombError("too many pixels")
+        real(parts, clip, *more)
+
+    monkeypatch.setattr(work_module, "keep_clip", sometimes)
+    prepare(tmp_path / "v", tmp_path / "out")
+    assert {row["name"]: row["reason"] for row in rows(tmp_path / "out")} == {
+        "a": "failed: DecompressionBombError: too many pixels", "b": None,
     }  # fmt: skip

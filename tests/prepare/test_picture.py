@@ -105,6 +105,32 @@ def test_animated_pictures_with_transparency(tmp_path):
         assert np.abs(frames[-1][20, 10].astype(int) - 128).max() <= 2 and frames[-1][20, 30, 0] > 190, name
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_a_transparent_webm_is_turned(tmp_path, codec):
+    """Its alpha takes a decoder of its own, which knows nothing of the container."""
+    picture = np.dstack([ramp(1)[0], np.full((48, 64), 255, np.uint8)])
+    picture[30:, 40:, 3] = 0
+
+    def settings(stream):
+        stream.set_display_rotation(90)
+
+    options = {"auto-alt-ref": "0", "deadline": "realtime", "crf": "4", "b": "4M"}
+    path = encode(tmp_path / "a.webm", [picture] * 4, codec, "yuva420p", options=options, settings=settings)
+    video = Video(path)
+    shown = next(iter(video))
+    assert shown.shape == (64, 48, 3) and video.rotation == 90
+    expected = np.rot90(picture[..., :3]).astype(int)
+    assert np.abs(shown - expected)[40:].mean() < 12
+
+
+def test_alpha_that_is_zero_throughout_is_none(tmp_path):
+    """As the unused byte of an uncompressed AVI of 32 bits."""
+    picture = np.dstack([ramp(1)[0], np.zeros((48, 64), np.uint8)])
+    video = Video(encode(tmp_path / "a.avi", [picture] * 2, "rawvideo", "bgra"))
+    assert np.array_equal(next(iter(video)), picture[..., :3])
+    assert "frames that are transparent throughout shown as opaque" in video.notes
+
+
 def corner(picture):
     """Where the white corner is: (top or bottom, left or right)."""
     rows, columns = np.nonzero(picture.min(-1) > 200)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -262,3 +263,45 @@ def test_a_playlist_does_not_reach_the_network(tmp_path):
     (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/a.ts\n")
     with pytest.raises(VideoError):
         list(Video(tmp_path / "a.mp4"))
+
+
+def poster_first(path, count=8):
+    """A still picture of one frame, marked as default, before a smaller video."""
+    with av.open(str(path), "w") as out:
+        still, video = out.add_stream("mjpeg", rate=12), out.add_stream("mpeg4", rate=12)
+        still.width, still.height, still.pix_fmt = 128, 96, "yuvj420p"
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for stream, frames in ((still, ramp(1, 96, 128)), (video, ramp(count))):
+            for k, frame in enumerate(frames):
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                picture.pts = k
+                out.mux(stream.encode(picture))
+            out.mux(stream.encode())
+    return path
+
+
+def test_a_video_comes_before_a_still_picture(tmp_path):
+    video = Video(poster_first(tmp_path / "a.mp4"))
+    assert len(list(video)) == 8
+    assert "video stream 2 of 2 used, the only one of several frames" in video.notes
+
+
+def test_an_encrypted_file_is_called_that(tmp_path):
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 32, "encryption_kid": "1" * 32}
+    with av.open(str(tmp_path / "a.mp4"), "w", options=options) as out:
+        stream = out.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in ramp(8):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    with pytest.raises(VideoError, match="encrypted"):
+        list(Video(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("packets,end,duration,cut", [
+    (60, 60, 60, False), (24, 24, 60, True), (60, 108, 108, False), (24, 24, None, True),
+])  # fmt: skip
+def test_a_file_is_cut_where_packets_and_time_end_early(packets, end, duration, cut):
+    """Not where an edit list hides frames, nor where an AVI has pauses in the place of frames."""
+    stream = SimpleNamespace(frames=108 if end == 108 else 60, start_time=0, duration=duration)
+    assert video_file._cut(stream, video_file.Facts(packets=packets, end=end)) == cut

@@ -42,7 +42,7 @@ class Player:
 
     def show(self, frame: av.VideoFrame) -> np.ndarray:
         """The picture of a frame."""
-        turn, mirror = _orientation(frame) if self.turned else (0, False)
+        turn, mirror = _orientation(self.facts.oriented or frame) if self.turned else (0, False)
         upright = max(1, round(frame.width * self.facts.aspect)), frame.height
         if not self.size[0]:
             self.rotation, self.mirrored = turn, mirror
@@ -87,6 +87,9 @@ class Player:
             return self._converted(frame, width, height, alpha)
         if alpha:
             straight = self._scaled(frame, frame.width, frame.height, "rgba")
+            if not straight[..., 3].any():  # such as the unused fourth byte of an uncompressed AVI
+                self.facts.note("frames that are transparent throughout shown as opaque")
+                straight[..., 3] = 255
             if straight[..., 3].min() < 255:
                 self.facts.note("transparent parts shown over grey")
             opaque = av.VideoFrame.from_ndarray(over_grey(straight), format="rgb24")

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import struct
+import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +32,7 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave the alpha channel out."""
 BROKEN = (
     av.FFmpegError, OSError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError,
-    EOFError, SyntaxError,
+    EOFError, SyntaxError, Image.DecompressionBombError, struct.error, zlib.error,
 )  # fmt: skip
 """What a damaged file makes the libraries raise."""
 
@@ -55,6 +57,8 @@ class Facts:
         decoded: frames decoded until now, those left out included.
         damaged: frames left out because they, or the frames that they are predicted from, are damaged.
         interlaced: frames deinterlaced.
+        packets, end: packets read until now, and where the last one ends, in the stream's time base.
+        oriented: a frame that says how the picture is turned, where those that are shown do not.
         notes: sentences on how the file was read.
     """
 
@@ -65,6 +69,9 @@ class Facts:
     decoded: int = 0
     damaged: int = 0
     interlaced: int = 0
+    packets: int = 0
+    end: int = 0
+    oriented: av.VideoFrame | None = None
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -144,8 +151,14 @@ def _of_file(path: Path, facts: Facts) -> Iterator[Decoded]:
         stream = best_stream(path, container, facts)
         describe(container, stream, facts)
         yield from progressive(_decode(path, container, stream, facts), facts)
-        if 0 < facts.decoded < 0.9 * stream.frames:
+        if facts.decoded and _cut(stream, facts):
             facts.note(f"the file ends after {facts.decoded} of {stream.frames} frames")
+
+
+def _cut(stream: av.VideoStream, facts: Facts) -> bool:
+    """Whether the data ends long before the file says: in packets, and in time (an AVI has packets for pauses only)."""
+    last = (stream.start_time or 0) + (stream.duration or 0)
+    return facts.packets < 0.9 * stream.frames and (not stream.duration or facts.end < 0.9 * last)
 
 
 def opened(path: Path) -> av.container.InputContainer:
@@ -182,7 +195,9 @@ def _of_animation(path: Path, facts: Facts) -> Iterator[Decoded]:
 
 
 def best_stream(path: Path, container: av.container.InputContainer, facts: Facts) -> av.VideoStream:
-    """The stream that a player shows: marked as default, then the largest, then the first; no cover picture."""
+    """The stream that a player shows: marked as default, then the largest, then the first; no cover picture, and a
+    stream of one frame only where there is no other.
+    """
     found: list[av.VideoStream] = []
     pictures, unknown = 0, 0
     for stream in container.streams.video:
@@ -202,12 +217,15 @@ def best_stream(path: Path, container: av.container.InputContainer, facts: Facts
             )
         raise VideoError(path, "no video in it" + (", only sound" * bool(container.streams.audio)))
 
-    def rank(stream: av.VideoStream) -> tuple[bool, int, int]:
-        return bool(stream.disposition & kinds.default), stream.width * stream.height, -stream.index
+    def rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
+        moves, marked = stream.frames != 1, bool(stream.disposition & kinds.default)
+        return moves, marked, stream.width * stream.height, -stream.index
 
     best = max(found, key=rank)
     if len(found) > 1:
+        others = [stream for stream in found if rank(stream)[0] == rank(best)[0]]
         why = "marked as default" if best.disposition & kinds.default else "the largest"
+        why = why if len(others) > 1 else "the only one of several frames"
         facts.note(f"video stream {found.index(best) + 1} of {len(found)} used, {why}")
     return best
 
@@ -234,6 +252,8 @@ def _decode(
     above, below = base.numerator, base.denominator
     index, failed, broken, gap = 0, 0, False, False
     for packet in _packets(container, stream, facts):
+        if decoder is not stream.codec_context and facts.oriented is None:
+            facts.oriented = _first_of(stream, packet)
         try:
             decoded = decoder.decode(packet)
         except av.FFmpegError as error:
@@ -256,6 +276,14 @@ def _decode(
         raise VideoError(path, "none of its frames can be decoded")
 
 
+def _first_of(stream: av.VideoStream, packet: av.Packet | None) -> av.VideoFrame | None:
+    """A frame by the stream's own decoder: another one knows nothing of the container, and so not how to turn it."""
+    try:
+        return next(iter(stream.codec_context.decode(packet)), None)
+    except av.FFmpegError:
+        return None
+
+
 def _packets(
     container: av.container.InputContainer, stream: av.VideoStream, facts: Facts
 ) -> Iterator[av.Packet | None]:
@@ -272,6 +300,10 @@ def _packets(
         if packet is None or (packet.size == 0 and packet.dts is None and packet.pts is None):
             yield None
             return
+        facts.packets += 1
+        facts.end = max(facts.end, (packet.pts or packet.dts or 0) + (packet.duration or 0))
+        if packet.has_sidedata("encryption_info"):
+            raise VideoError(Path(container.name), "encrypted")
         if packet.size:  # an AVI repeats a frame by an empty packet
             yield packet
 

@@ -14,9 +14,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from entprog.prepare.matching import FAILED, Job, dropped_row
@@ -28,11 +26,6 @@ from entprog.prepare.video import VideoError
 __all__ = ["Work", "prepare_jobs"]
 
 Keep = Callable[[str, Mapping[str, Tensor]], None]
-FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, OSError,
-    RuntimeError, SafetensorError, StopIteration, TypeError, ValueError, av.FFmpegError,
-)  # fmt: skip
-"""What the content of a file may lead to; not interrupts, nor a lack of memory, which other files would meet too."""
 GUARD = "workers: a process could not be started; call prepare from a script inside if __name__ == '__main__', or use 1"
 LONGEST = 200
 """Characters of an error's message in a reason."""
@@ -99,7 +92,9 @@ def prepare_one(job: Job, prepare: Callable[[Path, str, Keep], Row], settings: R
         return dropped_row(content, job.name, f"unreadable: {error.reason}", settings)
     except (NotWritten, torch.OutOfMemoryError):
         raise
-    except FAILURES as error:
+    except MemoryError:  # which other files would meet, too
+        raise
+    except Exception as error:  # whatever the content of a file leads to, the other files go on
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         said = " ".join(str(error).split())[:LONGEST] or "no message"
@@ -206,7 +201,7 @@ def _serve(pipe: Connection, parts: Path, levels: Mapping[str, int]) -> None:
             pipe.send(prepare_one(pipe.recv(), prepare, work.settings, parts))
     except (EOFError, BrokenPipeError):
         return
-    except (*FAILURES, MemoryError) as error:
+    except Exception as error:
         pipe.send(error)
 
 
