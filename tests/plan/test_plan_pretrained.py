@@ -1,6 +1,8 @@
 """`entprog plan` of pretrained models: equal to the metered step of tiny folders; its recipes fit and train."""
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,21 @@ def test_every_shipped_configuration_belongs_to_a_known_family() -> None:
         family.objective()
 
 
+@pytest.mark.parametrize(("change", "said"), [
+    ({"text_dim": None}, "transformer/config.json"),
+    ({"_class_name": "WanVACETransformer3DModel", "vace_layers": [0, 50]}, "transformer/config.json"),
+])  # fmt: skip
+def test_a_plan_names_the_file_that_does_not_fit(folder: Path, change: dict[str, Any], said: str) -> None:
+    variant = Variant.make("wan-2.1-t2v", folder)
+    model = folder / f"edited-{len(said)}-{next(iter(change))}"
+    shutil.copytree(variant.model, model)
+    file = model / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        config = recipe(variant, folder / "run")
+        PretrainedSubject(replace(config, model=replace(config.model, pretrained=str(model))))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -201,6 +218,7 @@ def test_every_shipped_configuration_belongs_to_a_known_family() -> None:
         ({"ranking.pattern": '["blocks.*", "bloks.*"]'}, "'bloks.*' matches none"),
         ({"schedule.options.m": "[50]"}, "50"),
         ({"model.timestep_sampling": "logit_normal", "model.pretrained": "THUDM/CogVideoX-5b"}, "only for flow models"),
+        ({"sample.guided_by": "reference"}, 'sample.guided_by = "reference": this model gets no reference'),
     ],
 )
 def test_what_training_refuses_a_plan_refuses(changes: dict[str, str], said: str) -> None:

@@ -69,6 +69,18 @@ class TestSVD:
             seen.append(float(call["timestep"]))
         assert seen == sorted(seen, reverse=True)
 
+    @torch.no_grad()
+    def test_float16_on_disk_changes_the_inputs_by_a_thousandth(self, loaded: Loaded) -> None:
+        stored = self.stored(loaded, loaded.pipeline())
+        x, time = torch.zeros(1, *self.latent.shape), torch.tensor([0.5])
+        exact, rounded = (
+            loaded.family.inputs(x, time, loaded.family.condition(given, {}, self.latent, **SETTINGS))
+            for given in (stored, {key: value.half() for key, value in stored.items()})
+        )
+        for key, value in exact.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                assert (rounded[key].float() - value).abs().max() <= 1e-3 * value.abs().max(), key
+
     def test_image_embeddings_by_the_folder(self) -> None:
         found = encode_images(saved("svd"), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
         assert found.shape == (2, 1, 16)

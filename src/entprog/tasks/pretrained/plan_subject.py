@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from entprog.config.load import ConfigError
 from entprog.config.schema import Config
 from entprog.core.blocks import discover_blocks
 from entprog.core.types import Draw, Shape
 from entprog.profiling.subject import Case
-from entprog.tasks.pretrained import build
+from entprog.tasks.pretrained import build, model_checks
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Latent
 from entprog.tasks.pretrained.folder import ModelFolder, planned_configs
@@ -49,6 +50,11 @@ class PretrainedSubject:
         if depth is not None:
             self.configs = replace(self.configs, network={**self.configs.network, "num_layers": depth})
         self.calls = family_of(self.configs, model.family)
+        wrong = list(model_checks.of_model(self.configs, self.calls, model))
+        if not wrong and (why := model_checks.of_guidance(self.calls, model, config.sample.guided_by)):
+            wrong.append(f'sample.guided_by = "{config.sample.guided_by}": {why}')
+        if wrong:
+            raise ConfigError(wrong)
         self.objective = build.objective_of(self.calls, model)
         self.compression = compression(self.configs.codec)
         self.name = f"{model.pretrained} (by {source})"
@@ -75,7 +81,12 @@ class PretrainedSubject:
         import diffusers
 
         found = getattr(diffusers, str(self.configs.network["_class_name"]))
-        network: nn.Module = found.from_config({**self.configs.network, **changes})
+        try:
+            network: nn.Module = found.from_config({**self.configs.network, **changes})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                [f"model.pretrained = {self.config.model.pretrained!r}: {self.configs.component}/config.json: {error}"]
+            ) from error
         return network
 
     def _lengths(self) -> dict[str, str]:
