@@ -1,6 +1,9 @@
 """The Wan families against diffusers' own pipelines: what the network gets, text, noise levels, blocks."""
 
 import copy
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -8,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from entprog.config.load import ConfigError
 from entprog.core.blocks import Blocks, discover_blocks
 from entprog.core.skip import Skipper
 from entprog.tasks.pretrained.families import family_of
 from entprog.tasks.pretrained.families.base import Configs, Latent
 from entprog.tasks.pretrained.folder import read_configs
+from pretrained_runs import Variant, task_of
 from tiny_pipelines import saved
 from wan_calls import FRAMES, PROMPT, STEPS, USES, captured, condition, family, latent, network
 
@@ -275,3 +280,14 @@ def test_a_skipped_block_is_a_block_that_is_not_there(name: str) -> None:
             shorter = copy.deepcopy(model)
             del shorter.get_submodule(stack)[int(place)]
             assert torch.equal(skipped, run(name, shorter)), block
+
+
+def test_the_expert_that_does_not_train_is_looked_at_first(tmp_path: Path) -> None:
+    """Sampling takes both, after days of training."""
+    variant = Variant.make("wan-2.2-t2v-a14b", tmp_path)
+    model = tmp_path / "model"
+    shutil.copytree(variant.model, model)
+    (file,) = (model / "transformer_2").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ConfigError, match=r"transformer_2: .*copy its weights again"):
+        task_of(replace(variant, model=model))

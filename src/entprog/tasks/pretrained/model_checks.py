@@ -6,6 +6,8 @@ A problem is one line that begins with a key of the recipe.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from entprog.config.checks import running
 from entprog.config.load import ConfigError
 from entprog.config.schema import Config, ModelConfig, PhaseConfig
@@ -15,11 +17,12 @@ from entprog.methods.config_checks import sizes_from
 from entprog.tasks.pretrained.build import settings_problems
 from entprog.tasks.pretrained.families.base import Configs, Family, Latent
 from entprog.tasks.pretrained.sizes import size_problem
+from entprog.tasks.pretrained.stored import StoredTensors
 
 if TYPE_CHECKING:
     from entprog.tasks.pretrained.task import PretrainedTask
 
-__all__ = ["check_codec", "of_data", "of_model"]
+__all__ = ["check_codec", "check_experts", "of_data", "of_model"]
 
 ANY_SIZE = Latent(1, 1, 1, 1)
 
@@ -149,6 +152,24 @@ def _stored(windows: Windows, key: str, given: Any, sides: tuple[int, int], *spl
 def _of_size(windows: Windows, sides: tuple[int, int], split: str) -> list[Any]:
     size = f"{sides[0]}x{sides[1]}"
     return [row for row in windows.rows if row.split == split and row.size == size]
+
+
+def check_experts(task: "PretrainedTask") -> None:
+    """Refuse weights of the expert that does not train, of two, which cannot be read: sampling takes both.
+
+    Raises:
+        ConfigError: naming its folder.
+    """
+    folder = task.folder
+    for name in ("transformer", "transformer_2"):
+        part = folder.path / name
+        if name == folder.configs.component or not folder.configs.index.get(name) or not part.is_dir():
+            continue
+        try:
+            StoredTensors(part)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            given = task.config.model.pretrained
+            raise ConfigError([f"model.pretrained = {given!r}: {name}: {error}; copy its weights again"]) from error
 
 
 def check_codec(task: "PretrainedTask") -> None:

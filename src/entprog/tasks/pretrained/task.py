@@ -61,6 +61,7 @@ def build_task(config: Config, weights: str = "") -> "PretrainedTask":
         raise ConfigError(wrong)
     folder = ModelFolder.open(model.pretrained, revision=model.revision, component=model.component)
     bare = replace(bare, folder=folder, objective=objective_of(bare.family, model))
+    model_checks.check_experts(bare)
     if config.data.path:
         model_checks.check_codec(bare)
     network = folder.network(model.dtype)
