@@ -53,7 +53,7 @@ RESULTS = Path("benchmarks") / "results" / "in-pictures.jsonl"
 SIDE, BATCH = 64, 8
 IMAGES, EXAM = 64, 150
 TUNING_SEED, TUNING_COST = 9, 0.25
-TURN_STEPS = 40
+TURN_STEPS = 30
 HIGH = {"noise_edges": [0.6], "noise_shares": [0.4, 0.6]}
 """60 % of the steps at noise levels above .6, where they would be 40 %: every method can have it."""
 MUON = {"train": {"optimizer": "muon", "optimizer_options": {"rows": 32}}}
