@@ -10,7 +10,6 @@ Every subcommand can be stopped and started again: a run is a line, written when
 costs               FLOPs of a step of each arm
 tune [PART PARTS]   each arm at every rate; PART of PARTS by turns, so that two processes can share the work
 runs [PART PARTS]   untrained base, copies of the reference and the arms, seed by seed
-turns ARM ...       seconds of a step of these arms in turns, on a machine that does nothing else
 one ARM COST SEED   one arm once more, in a folder of its own, beside what the record says of it
 table               what came out
 picture             held-out images beside each other, by the first seed
@@ -53,7 +52,6 @@ RESULTS = Path("benchmarks") / "results" / "in-pictures.jsonl"
 SIDE, BATCH = 64, 8
 IMAGES, EXAM = 64, 150
 TUNING_SEED, TUNING_COST = 9, 0.25
-TURN_STEPS = 30
 HIGH = {"noise_edges": [0.6], "noise_shares": [0.4, 0.6]}
 """60 % of the steps at noise levels above .6, where they would be 40 %: every method can have it."""
 MUON = {"train": {"optimizer": "muon", "optimizer_options": {"rows": 32}}}
@@ -110,8 +108,6 @@ class PictureStudy:
         if command in ("tune", "runs"):
             part, parts = map(int, rest) if rest else (0, 1)
             {"tune": self.tune, "runs": self.runs}[command](part, parts)
-        elif command == "turns":
-            self.turns(rest)
         elif command == "one":
             self.one(rest[0], float(rest[1]), int(rest[2]))
         elif command == "table":
@@ -220,16 +216,6 @@ class PictureStudy:
             self.keep(row)
             if seed == self.seeds[0]:
                 _keep_images(self.root / f"{arm}-{cost:g}", images)
-
-    def turns(self, arms: Sequence[str]) -> None:
-        """Mean seconds of a step of each arm, three times in turns; the first steps, which are metered, left out."""
-        for turn in range(3):
-            for arm in arms:
-                recipe = self.recipe(arm, TUNING_SEED, self.rates[0], TURN_STEPS, f"turn-{turn}-{arm}")
-                shutil.rmtree(recipe.output_dir, ignore_errors=True)
-                self.trained(recipe)
-                log = (Path(recipe.output_dir) / "log.jsonl").read_text().splitlines()[TURN_STEPS // 5 :]
-                self.keep({"kind": "turn", "arm": arm, "seconds": fmean(json.loads(line)["seconds"] for line in log)})
 
     def done(self) -> set[tuple[str, float, int]]:
         """Arm, cost and seed of the runs on record, which another process may have added to."""

@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.studies.pictures_page import Key, Rows, runs_of, standard_error, time_of, value
+from benchmarks.studies.pictures_page import Key, Rows, runs_of, standard_error, value
 from benchmarks.tables.scatter import COLOURS
 from entprog.report.charts import ticks
 
@@ -21,7 +21,7 @@ def opening(
 ) -> None:
     """Draw it.
 
-    Horizontal: seconds of a run's steps over those of the baseline's. Vertical: PSNR over the untrained base,
+    Horizontal: CPU seconds of a run over those of the baseline, paired by seed. Vertical: PSNR over the untrained base,
     with the standard error of the gap to the baseline, paired by seed. Beside: generated images of the first seed,
     which `folder` has as NAME.npy.
 
@@ -71,8 +71,7 @@ def _figures(records: Rows, baseline: Key, key: Key) -> tuple[float, float, floa
     mine = [row for row in found[key] if row["seed"] in base]
     gains = [value(row, "psnr") - value(untrained[seed], "psnr") for seed, row in base.items()]
     gaps = [value(row, "psnr") - value(base[row["seed"]], "psnr") for row in mine]
-    time = time_of(records, mine[0]) / time_of(records, base[mine[0]["seed"]])
-    peak = fmean(row["bytes_peak"] / base[row["seed"]]["bytes_peak"] for row in mine)
+    time, peak = (fmean(row[name] / base[row["seed"]][name] for row in mine) for name in ("core_seconds", "bytes_peak"))
     return time, peak, fmean(gains) + fmean(gaps), standard_error(gaps) or 0.0
 
 
@@ -94,7 +93,7 @@ def _plot(draw: ImageDraw.ImageDraw, placed: Sequence[tuple[float, float, float,
     for tick in ticks(0, x_high):
         x, _ = at(tick, y_low)
         draw.text((x, bottom + 12), f"{tick:g}", GREY, font, anchor="mt")
-    draw.text((LEFT + PLOT / 2, bottom + 44), "time over that of full fine-tuning", INK, font, anchor="mt")
+    draw.text((LEFT + PLOT / 2, bottom + 44), "CPU time over that of full fine-tuning", INK, font, anchor="mt")
     for time, gain, error, colour in placed:
         x, y = at(time, gain)
         draw.line((x, at(time, gain - error)[1], x, at(time, gain + error)[1]), colour, 3)

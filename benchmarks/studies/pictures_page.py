@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def against(records: Rows, baseline: Key) -> Table:
 def in_short(records: Rows, baseline: Key, titles: Mapping[Key, str]) -> Table:
     """What an arm takes of the baseline's FLOPs, time and peak, and its pictures and losses minus the baseline's.
 
-    Paired by seed, ± standard error. Time: the steps of a run by the seconds of a step that were measured in turns.
+    Paired by seed, ± standard error. Time: CPU seconds of whole runs.
     """
     found = runs_of(records)
     base = {row["seed"]: row for row in found.get(baseline, [])}
@@ -92,8 +92,8 @@ def in_short(records: Rows, baseline: Key, titles: Mapping[Key, str]) -> Table:
         pairs = [(row, base[row["seed"]]) for row in found.get(key, []) if row["seed"] in base]
         if not pairs:
             continue
-        flops, peak = (fmean(mine[name] / other[name] for mine, other in pairs) for name in ("flops", "bytes_peak"))
-        ratios = [flops, time_of(records, pairs[0][0]) / time_of(records, pairs[0][1]), peak]
+        ratios = [fmean(mine[name] / other[name] for mine, other in pairs)
+                  for name in ("flops", "core_seconds", "bytes_peak")]  # fmt: skip
         cells = []
         for name in ("psnr", "l1", "ssim"):
             gaps, digits = [value(mine, name) - value(other, name) for mine, other in pairs], METRICS[name][1]
@@ -107,12 +107,6 @@ def in_short(records: Rows, baseline: Key, titles: Mapping[Key, str]) -> Table:
     head = ("training", "FLOPs", "time", "peak", "PSNR, dB", "L1", "SSIM", "mean loss, %",
             *(f"{band}, %" for band in BANDS), "n")  # fmt: skip
     return Table("in short", head, tuple(body))
-
-
-def time_of(records: Rows, run: Mapping[str, Any]) -> float:
-    """Seconds of a run's steps, by the middle one of the turns of its arm; what it took where there are no turns."""
-    turns = [row["seconds"] for row in records if row["kind"] == "turn" and row["arm"] == run["arm"]]
-    return float(run["steps"] * median(turns) if turns else run["core_seconds"])
 
 
 def gate(records: Rows, baseline: Key) -> list[str]:
