@@ -79,8 +79,7 @@ def _plot(draw: ImageDraw.ImageDraw, placed: Sequence[tuple[float, float, float,
     font = ImageFont.load_default(16)
     x_high = 1.08 * max(time for time, *_ in placed)
     lows, highs = [gain - error for _, gain, error, _ in placed], [gain + error for _, gain, error, _ in placed]
-    margin = 0.12 * (max(highs) - min(lows))
-    y_low, y_high = min(lows) - margin, max(highs) + margin
+    y_low, y_high = min(0.0, *lows), 1.08 * max(highs)  # from zero, the untrained base, so that gaps look as they are
     bottom = height - BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
